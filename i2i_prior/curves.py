@@ -1,0 +1,155 @@
+"""Curves as inline SVG, in the colours of the page around them.
+
+The page styles the classes `rule` (grid), `raw`, `smooth` (lines) and `dot`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+_WIDTH, _HEIGHT = 560, 250  # in SVG units
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 10, 30
+_UNITS = (("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15))
+
+
+def curve(steps: np.ndarray, values: np.ndarray, linear: bool = False) -> str:
+    """An SVG of values (n,) over steps (n,), raw and, where noisy, smoothed.
+
+    The axis is logarithmic when all values are positive and span more than a
+    factor of 5 beside their spikes, unless `linear`. Values that are not
+    finite leave a gap. At least two values must be finite.
+    """
+    even = _smoothed(values)
+    known = np.isfinite(values)
+    # one spike must not flatten the rest: it is cut at the frame
+    framed = np.append(np.percentile(values[known], [1, 99]), even[known])
+    bottom, top = float(framed.min()), float(framed.max())
+    noise = float(np.median(np.abs(values[known] - even[known])))
+    noisy = len(values) > 20 and noise > 0.002 * (top - bottom)
+    logarithmic = values[known].min() > 0 and top > 5 * bottom and not linear
+    ticks = _log_ticks(bottom, top) if logarithmic else _ticks(bottom, top)
+    bottom, top = min(bottom, ticks[0]), max(top, ticks[-1])
+    first, last = float(steps.min()), float(steps.max())
+    last = last if last > first else first + 1
+
+    def x_of(step: np.ndarray | float) -> np.ndarray:
+        share = (np.asarray(step, float) - first) / (last - first)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def y_of(value: np.ndarray | float) -> np.ndarray:
+        value = np.clip(np.asarray(value, float), bottom, top)
+        scale = np.log if logarithmic else np.asarray
+        share = (scale(value) - scale(bottom)) / (scale(top) - scale(bottom))
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
+
+    marks = [_row(float(y_of(tick)), short(tick)) for tick in ticks]
+    marks += [
+        f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 9}" '
+        f'text-anchor="middle">{short(tick)}</text>'
+        for tick in _ticks(first, last)
+        if first <= tick <= last
+    ]
+    xs, ys = x_of(steps), y_of(values)
+    marks.append(_path("raw" if noisy else "smooth", xs, ys))
+    if noisy:
+        marks.append(_path("smooth", xs, y_of(even), extremes=False))
+    elif len(steps) <= 20:
+        marks += [
+            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
+            for x, y in zip(xs[known], ys[known], strict=True)
+        ]
+    box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    return f'<svg {box} role="img">{"".join(marks)}</svg>'
+
+
+def _row(y: float, label: str) -> str:
+    """A horizontal grid line and its label."""
+    return (
+        f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
+        f'y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" '
+        f'text-anchor="end">{label}</text>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that cover [low, high], about five of them."""
+    if high <= low:
+        margin = abs(low) / 10 or 1.0
+        low, high = low - margin, high + margin
+    raw = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= raw * 0.99)
+    begin, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [
+        round(i * step, 12 - math.floor(math.log10(step)))
+        for i in range(begin, end + 1)
+    ]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5 times powers of ten around [low, high]; decades if many."""
+    decades = range(
+        math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
+    )
+    steps = (1.0, 2.0, 5.0) if len(decades) <= 4 else (1.0,)
+    ticks = [m * 10.0**d for d in decades for m in steps]
+    begin = max((t for t in ticks if t <= low * 1.0001), default=ticks[0])
+    end = min((t for t in ticks if t >= high * 0.9999), default=ticks[-1])
+    return [tick for tick in ticks if begin <= tick <= end]
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Running median of 5, then a Hann-weighted mean over 8 %; NaN stays."""
+    known = np.isfinite(values)
+    padded = np.pad(np.where(known, values, np.nan), 2, mode="edge")
+    robust = np.zeros(len(values))
+    windows = sliding_window_view(padded, 5)[known]
+    robust[known] = np.nanmedian(windows, axis=1)
+    kernel = np.hanning(2 * max(1, len(values) // 25) + 3)
+    half = len(kernel) // 2
+    sums = np.convolve(robust, kernel)
+    weights = np.convolve(known.astype(float), kernel)
+    inner = slice(half, half + len(values))
+    even = sums[inner] / np.maximum(weights[inner], 1e-9)
+    return np.where(known, even, np.nan)
+
+
+def _path(
+    css_class: str, xs: np.ndarray, ys: np.ndarray, extremes: bool = True
+) -> str:
+    """A line; of many points 300 are kept, or the extremes of 300 groups."""
+    groups = np.array_split(np.arange(len(xs)), min(len(xs), 300))
+    keep: list[int] = []
+    for group in groups:
+        known = group[np.isfinite(ys[group])]
+        if not len(known):
+            keep.append(int(group[0]))
+        elif extremes:
+            ends = {known[np.argmin(ys[known])], known[np.argmax(ys[known])]}
+            keep += sorted(int(index) for index in ends)
+        else:
+            keep.append(int(known[-1]))
+    words, pen = [], "M"
+    for index in keep:
+        if math.isfinite(ys[index]):
+            words.append(f"{pen}{xs[index]:.1f} {ys[index]:.1f}")
+        pen = "L" if math.isfinite(ys[index]) else "M"
+    return f'<path class="{css_class}" d="{"".join(words)}"/>'
+
+
+def short(value: Any) -> str:
+    """A number in few characters (1234567 -> "1.235 M"); others as they are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    size = abs(value)
+    if size != size or size == math.inf or 1e-3 <= size < 1e4 or not size:
+        return f"{value:.4g}"
+    for name, unit in _UNITS:
+        if unit <= size < 1000 * unit:
+            return f"{value / unit:.4g} {name}"
+    return f"{value:.3g}"

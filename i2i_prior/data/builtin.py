@@ -1,0 +1,119 @@
+"""`builtin:photos`: the photographs inside scikit-image and scikit-learn.
+
+Ten colour photographs that every installation already holds, so that the
+first run needs neither a download nor a data set. Seven train, three are
+held out. Neither package is imported: only their files are read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.images import decode
+from i2i_prior.data.sources import Record, fingerprint_of
+from i2i_prior.errors import UserError
+
+# package, folder inside it
+_SKIMAGE = ("skimage", "data")
+_SKLEARN = ("sklearn", os.path.join("datasets", "images"))
+
+# motorcycle_right.png is the same scene a step aside, hence left out.
+TRAIN = {
+    "chelsea.png": _SKIMAGE,
+    "china.jpg": _SKLEARN,
+    "hubble_deep_field.jpg": _SKIMAGE,
+    "ihc.png": _SKIMAGE,
+    "motorcycle_left.png": _SKIMAGE,
+    "retina.jpg": _SKIMAGE,
+    "rocket.jpg": _SKIMAGE,
+}
+HELD_OUT = {
+    "astronaut.png": _SKIMAGE,
+    "coffee.png": _SKIMAGE,
+    "flower.jpg": _SKLEARN,
+}
+_SETS = {"photos": TRAIN, "photos/heldout": HELD_OUT}
+
+
+class PhotoSource:
+    """The photographs of one set, decoded once per process and kept.
+
+    Records hold read-only pixels (H, W, 3) uint8, because decoding a
+    megapixel PNG anew for each crop would cost more than the crop.
+
+    Raises:
+        UserError: the set is unknown, or no photograph is installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in _SETS:
+            known = " or ".join(f"builtin:{known}" for known in _SETS)
+            raise UserError(
+                f"Image source builtin:{name} does not exist: use {known}."
+            )
+        self._paths = _installed(_SETS[name])
+        if not self._paths:
+            raise UserError(
+                f"Image source builtin:{name} finds none of its photographs: "
+                "install scikit-image and scikit-learn."
+            )
+        self.names = [os.path.basename(path) for path in self._paths]
+        self._pixels: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Record:
+        name = self.names[index]
+        with self._lock:
+            if index not in self._pixels:
+                with open(self._paths[index], "rb") as file:
+                    pixels = decode(Record(name, file.read()))
+                pixels.setflags(write=False)
+                self._pixels[index] = pixels
+            return Record(name, self._pixels[index])
+
+    def fingerprint(self) -> str:
+        sizes = [os.stat(path).st_size for path in self._paths]
+        return fingerprint_of("builtin", self.names, sizes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pixels": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+def _installed(photos: dict[str, tuple[str, str]]) -> list[str]:
+    """Paths of the photographs that are there; warns of the others."""
+    paths = []
+    for name, (package, folder) in photos.items():
+        root = _package_root(package)
+        path = os.path.join(root, folder, name) if root else ""
+        if root and os.path.isfile(path):
+            paths.append(path)
+        else:
+            warnings.warn(
+                f"builtin:photos goes without {name}: the installed "
+                f"{package} does not hold it.",
+                stacklevel=4,
+            )
+    return paths
+
+
+@cache
+def _package_root(package: str) -> str | None:
+    """Folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return spec.submodule_search_locations[0]

@@ -1,0 +1,76 @@
+"""Guidance: two predictions in, one out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from i2i_prior.diffusion.predictions import expand
+
+Predict = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def classifier_free(
+    cond: jax.Array, uncond: jax.Array, scale: ArrayLike
+) -> jax.Array:
+    """uncond + scale (cond - uncond) (arXiv 2207.12598, in the scale's form).
+
+    Args:
+      cond, uncond: predictions of one kind, (B, ...).
+      scale: scalar or (B,); 1 is `cond` to the bit, 0 is `uncond` up to
+        rounding, above 1 pushes away from `uncond`.
+    """
+    # Written from cond, so that scale 1 does not even round.
+    return cond + (expand(scale, cond) - 1.0) * (cond - uncond)
+
+
+def scale_at(
+    t: jax.Array,
+    scale: jax.Array | float,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> jax.Array:
+    """The scale in force at times t (B,): 1 outside the interval.
+
+    Args:
+      t: float (B,) in [0, 1].
+      scale: scalar or (B,), see `classifier_free`; may be traced.
+      interval: (lo, hi), both ends included (arXiv 2404.07724).
+    """
+    low, high = interval
+    inside = (t >= low) & (t <= high)
+    return jnp.where(inside, jnp.asarray(scale, jnp.float32), 1.0)
+
+
+def guide(
+    predict_cond: Predict,
+    predict_uncond: Predict,
+    scale: ArrayLike,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Predict:
+    """A guided `predict(x_t, t)` from two.
+
+    For autoguidance (arXiv 2406.02507, Eq. 3) `predict_uncond` is a weaker
+    model: smaller, or an early checkpoint, with the same condition.
+
+    Args:
+      predict_cond, predict_uncond: map x_t (B, ...) and t (B,) in [0, 1] to
+        a prediction (B, ...) of the same kind.
+      scale: scalar or (B,), see `classifier_free`; may be traced.
+      interval: (lo, hi) in t, both ends included; outside it the scale is 1
+        (arXiv 2404.07724). Both networks still run there, since t is traced.
+
+    Returns:
+      A function like the two it was given.
+    """
+
+    def predict(x_t: jax.Array, t: jax.Array) -> jax.Array:
+        return classifier_free(
+            predict_cond(x_t, t),
+            predict_uncond(x_t, t),
+            scale_at(t, scale, interval),
+        )
+
+    return predict

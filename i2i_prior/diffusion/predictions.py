@@ -1,0 +1,140 @@
+"""What a network may predict, and how the kinds turn into each other.
+
+With x_t = alpha x0 + sigma eps:
+
+- `eps`: the noise (DDPM, arXiv 2006.11239);
+- `x0`: the data;
+- `v` = alpha eps - sigma x0 (Salimans and Ho, arXiv 2202.00512);
+- `velocity` = eps - x0. On the flow path this is dx_t/dt (arXiv 2209.03003).
+  On ddpm paths it is the same difference, not a time derivative: a bounded
+  target that is well conditioned at both ends.
+
+`v` and `velocity` determine x0 and eps everywhere. `eps` does not determine
+x0 where alpha = 0, nor `x0` eps where sigma = 0: there the divisor is held at
+1e-6, so the answer is finite, and means nothing.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from i2i_prior.errors import UserError
+
+PREDICTIONS = ("eps", "x0", "v", "velocity")
+
+SMALLEST_DIVISOR = 1e-6
+
+
+def check_prediction(kind: str) -> None:
+    """Raise UserError unless `kind` is one of `PREDICTIONS`."""
+    if kind not in PREDICTIONS:
+        raise UserError(
+            f"Unknown prediction {kind!r}: choose one of "
+            f"{', '.join(PREDICTIONS)}."
+        )
+
+
+def expand(scale: ArrayLike, like: jax.Array) -> jax.Array:
+    """A scalar or (B,) as float32 that broadcasts against (B, ...)."""
+    scale = jnp.asarray(scale, jnp.float32)
+    if scale.ndim == 1:
+        return scale.reshape(scale.shape + (1,) * (like.ndim - 1))
+    return scale
+
+
+def to_x0(
+    value: jax.Array,
+    x_t: jax.Array,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    source: str,
+) -> jax.Array:
+    """The data estimate that a prediction of kind `source` stands for.
+
+    Args:
+      value: the prediction, (B, ...).
+      x_t: the noisy input, (B, ...).
+      alpha, sigma: scalars, (B,), or anything that broadcasts to x_t.
+      source: one of `PREDICTIONS`.
+
+    Returns:
+      x0, float32 (B, ...).
+    """
+    check_prediction(source)
+    value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
+    alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
+    if source == "x0":
+        return value
+    if source == "eps":
+        return (x_t - sigma * value) / jnp.maximum(alpha, SMALLEST_DIVISOR)
+    if source == "v":
+        return (alpha * x_t - sigma * value) / (alpha**2 + sigma**2)
+    return (x_t - sigma * value) / (alpha + sigma)
+
+
+def to_eps(
+    value: jax.Array,
+    x_t: jax.Array,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    source: str,
+) -> jax.Array:
+    """The noise estimate that a prediction of kind `source` stands for.
+
+    Arguments and result as in `to_x0`.
+    """
+    check_prediction(source)
+    value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
+    alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
+    if source == "eps":
+        return value
+    if source == "x0":
+        return (x_t - alpha * value) / jnp.maximum(sigma, SMALLEST_DIVISOR)
+    if source == "v":
+        return (sigma * x_t + alpha * value) / (alpha**2 + sigma**2)
+    return (x_t + alpha * value) / (alpha + sigma)
+
+
+def from_x0_eps(
+    x0: jax.Array,
+    eps: jax.Array,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    target: str,
+) -> jax.Array:
+    """The prediction of kind `target` for this data and noise, (B, ...)."""
+    check_prediction(target)
+    alpha, sigma = expand(alpha, x0), expand(sigma, x0)
+    if target == "x0":
+        return x0
+    if target == "eps":
+        return eps
+    if target == "v":
+        return alpha * eps - sigma * x0
+    return eps - x0
+
+
+def convert(
+    value: jax.Array,
+    x_t: jax.Array,
+    alpha: ArrayLike,
+    sigma: ArrayLike,
+    source: str,
+    target: str,
+) -> jax.Array:
+    """A prediction of kind `source` as one of kind `target`, (B, ...).
+
+    Arguments as in `to_x0`. Equal kinds return `value` untouched.
+
+    Raises:
+      UserError: for a kind that is not in `PREDICTIONS`.
+    """
+    check_prediction(source)
+    check_prediction(target)
+    if source == target:
+        return value
+    x0 = to_x0(value, x_t, alpha, sigma, source)
+    eps = to_eps(value, x_t, alpha, sigma, source)
+    return from_x0_eps(x0, eps, alpha, sigma, target)

@@ -1,0 +1,10 @@
+"""The one exception that is meant for the person at the keyboard."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Bad input: one sentence that says what is wrong and how to mend it.
+
+    The command line prints the sentence without a traceback and exits 1.
+    """

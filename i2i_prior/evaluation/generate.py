@@ -1,0 +1,192 @@
+"""From embeddings and noise to images: one compiled program a setting."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2i_prior.diffusion.samplers import sample
+from i2i_prior.models.functional import Flat
+from i2i_prior.models.layers import Array
+from i2i_prior.tasks.i2i import I2ITask
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How to sample; hashable, so that each setting compiles once.
+
+    Attributes:
+      solver: a name of `diffusion.samplers.SOLVERS`.
+      steps: solver steps.
+      guided: whether the null half runs at all.
+      interval: path times between which guidance acts.
+      lower_order_final: first-order last step of multistep solvers.
+    """
+
+    solver: str = "dpmpp_2m"
+    steps: int = 20
+    guided: bool = True
+    interval: tuple[float, float] = (0.0, 1.0)
+    lower_order_final: bool = True
+
+    @classmethod
+    def from_config(cls, section: Any) -> SampleOptions:
+        """From the `sample` section of a config."""
+        return cls(
+            solver=section.solver,
+            steps=section.steps,
+            guided=section.guidance != 1,
+            interval=(section.guidance_low, section.guidance_high),
+            lower_order_final=section.lower_order_final,
+        )
+
+
+class Generator:
+    """Embeds views and generates images for one task.
+
+    Args:
+      task: what the parameters mean.
+    """
+
+    def __init__(self, task: I2ITask):
+        self.task = task
+        self._embed = jax.jit(task.embed)
+
+    def embed(self, parameters: Flat, views: np.ndarray) -> Array:
+        """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C)."""
+        return self._embed(parameters, jnp.asarray(views))
+
+    def latents(
+        self,
+        parameters: Flat,
+        embeddings: Array,
+        noise: Array,
+        guidance: float,
+        options: SampleOptions,
+        key: Array | None = None,
+    ) -> Array:
+        """Runs the sampler.
+
+        Args:
+          parameters: all of them, by name.
+          embeddings: (B, M0, C).
+          noise: (B, H, W, C).
+          guidance: scale; only used where options.guided.
+          options: the compiled setting.
+          key: for stochastic solvers.
+
+        Returns:
+          latents float32 (B, H, W, C).
+        """
+        key = jax.random.key(0) if key is None else key
+        return self._sample(
+            parameters, embeddings, noise, jnp.float32(guidance), key, options
+        )
+
+    @functools.partial(jax.jit, static_argnums=(0, 6))
+    def _sample(self, parameters, embeddings, noise, guidance, key, options):
+        task = self.task
+        predict = task.predictor(
+            parameters,
+            embeddings,
+            guidance if options.guided else 1.0,
+            options.interval,
+        )
+        return sample(
+            predict,
+            noise,
+            task.path,
+            prediction=task.config.diffusion.prediction,
+            solver=options.solver,
+            steps=options.steps,
+            key=key,
+            lower_order_final=options.lower_order_final,
+        )
+
+    def images(
+        self,
+        parameters: Flat,
+        embeddings: Array,
+        noise: Array,
+        guidance: float,
+        options: SampleOptions,
+        key: Array | None = None,
+    ) -> np.ndarray:
+        """As `latents`, decoded: uint8 (B, S, S, 3)."""
+        latents = self.latents(
+            parameters, embeddings, noise, guidance, options, key
+        )
+        return np.asarray(self._decode(latents))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _decode(self, latents: Array) -> Array:
+        images = self.task.autoencoder.decode(latents)
+        return jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255).astype(
+            jnp.uint8
+        )
+
+
+def draw_noise(
+    seed: int, indices: np.ndarray | range, shape: tuple[int, ...]
+) -> Array:
+    """Noise that depends on (seed, index) only: (len(indices), *shape).
+
+    So sample number i is the same in any batch, on any mesh.
+    """
+    key = jax.random.key(seed)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+        jnp.asarray(indices)
+    )
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+
+
+def generate_for(
+    generator: Generator,
+    parameters: Flat,
+    views: np.ndarray,
+    *,
+    guidance: float,
+    options: SampleOptions,
+    seed: int,
+    batch_size: int,
+    progress: Any = None,
+) -> np.ndarray:
+    """One image for each view, in fixed-size batches (one compilation).
+
+    Args:
+      generator, parameters: the model.
+      views: uint8 (N, V, V, 3).
+      guidance, options: see `Generator.latents`.
+      seed: sample i draws from (seed, i).
+      batch_size: images at once; the last batch is padded.
+      progress: called with the number of finished images.
+
+    Returns:
+      uint8 (N, S, S, 3).
+    """
+    shape = generator.task.latent_shape(1)[1:]
+    size = min(batch_size, len(views))
+    out = []
+    for start in range(0, len(views), size):
+        # The last batch repeats its last view, to keep the shape.
+        rows = np.arange(start, start + size)
+        inside = np.minimum(rows, len(views) - 1)
+        embeddings = generator.embed(parameters, views[inside])
+        out.append(
+            generator.images(
+                parameters,
+                embeddings,
+                draw_noise(seed, rows, shape),
+                guidance,
+                options,
+                jax.random.fold_in(jax.random.key(seed), start),
+            )
+        )
+        if progress is not None:
+            progress(min(start + size, len(views)))
+    return np.concatenate(out)[: len(views)]

@@ -1,0 +1,126 @@
+"""This project's own weight file: one safetensors, config in its header.
+
+Names are those of `models.functional`, layers stacked on the first axis,
+kernels (in, out), float32. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from i2i_prior.config import flatten, from_flat
+from i2i_prior.errors import UserError
+
+FORMAT = "i2i_prior/1"
+
+
+def write(
+    path: Path,
+    parameters: dict[str, Any],
+    config: ConfigDict,
+    provenance: dict[str, Any],
+) -> int:
+    """Writes parameters beside, then renames.
+
+    Args:
+      path: the file, ending in .safetensors.
+      parameters: name -> array.
+      config: of the run, kept in the header.
+      provenance: more facts for the header (step, hash, fingerprint).
+
+    Returns:
+      bytes written.
+
+    Raises:
+      UserError: where the place cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"--out {path} should end in .safetensors")
+    arrays = {
+        name: np.ascontiguousarray(jax.device_get(array))
+        for name, array in parameters.items()
+    }
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(flatten(config)),
+        "provenance": json.dumps(provenance),
+    }
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, beside, metadata=header)
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error})") from error
+    return path.stat().st_size
+
+
+def read(
+    path: Path, prefix: str = ""
+) -> tuple[dict[str, np.ndarray], ConfigDict]:
+    """Reads a file that `write` wrote.
+
+    Args:
+      path: the file.
+      prefix: only names that start so.
+
+    Returns:
+      name -> array, and the config of its run.
+
+    Raises:
+      UserError: where it is missing, no safetensors, or another layout.
+    """
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise UserError(
+                    f"{path} is not a file that `i2i-prior export` wrote "
+                    "(its header names no such format)"
+                )
+            names = [n for n in file.keys() if n.startswith(prefix)]
+            arrays = {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError as error:
+        raise UserError(f"no weight file {path}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error})"
+        ) from error
+    return arrays, from_flat(json.loads(header["config"]))
+
+
+def load_encoder_into(
+    frozen: dict[str, jax.Array], path: Path
+) -> dict[str, jax.Array]:
+    """Replaces the encoder's arrays by those of a file.
+
+    Args:
+      frozen: the frozen parameters of a fresh state, by name.
+      path: what `export --part encoder` (or a whole export) wrote.
+
+    Raises:
+      UserError: where the file holds no encoder of this shape.
+    """
+    loaded, _ = read(path, "encoder/")
+    result = dict(frozen)
+    for name, old in frozen.items():
+        if not name.startswith("encoder/"):
+            continue
+        if name not in loaded or loaded[name].shape != old.shape:
+            raise UserError(
+                f"{path} holds no encoder of this shape ({name} should be "
+                f"{old.shape}); match the encoder section to the file"
+            )
+        result[name] = jax.device_put(loaded[name], old.sharding)
+    return result

@@ -1,0 +1,101 @@
+"""What a run is made of and runs on: metadata.json and the first line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from i2i_prior import __version__
+from i2i_prior.config import config_hash
+from i2i_prior.data.sources import Source
+from i2i_prior.scaling import flops
+from i2i_prior.tasks import i2i
+
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "ml-collections",
+    "numpy",
+    "pillow",
+)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a run's numbers."""
+    found = {"i2i_prior": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def training_flops_per_step(config: ConfigDict) -> float:
+    """FLOPs of forward and backward over the global batch."""
+    conditioner = i2i.conditioner_config(config)
+    dit = flops.dit_macs(i2i.dit_config(config), conditioner.tokens)
+    dit += flops.conditioner_macs(
+        conditioner.embedding_width,
+        conditioner.width,
+        conditioner.embeddings,
+        conditioner.expand,
+    )
+    encoder = flops.vit_macs(i2i.encoder_config(config))
+    if config.encoder.kind == "frozen":
+        each = flops.training_flops(dit, encoder)
+    else:
+        each = flops.training_flops(dit + encoder)
+    return each * config.data.batch_size
+
+
+def collect(
+    config: ConfigDict, program: Any, source: Source
+) -> dict[str, Any]:
+    """Versions, devices, mesh, sizes and the data's fingerprint."""
+    device = jax.devices()[0]
+    count = {
+        part: int(sum(np.prod(a.shape) for a in arrays.values()))
+        for part, arrays in (
+            ("trained", program.abstract.params),
+            ("frozen", program.abstract.frozen),
+        )
+    }
+    return {
+        "name": config.name,
+        "config_hash": config_hash(config),
+        "versions": versions(),
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "devices": jax.device_count(),
+        "hosts": jax.process_count(),
+        "mesh": dict(program.mesh.shape),
+        "parameters": count["trained"] + count["frozen"],
+        "trained_parameters": count["trained"],
+        "frozen_parameters": count["frozen"],
+        "flops_per_step": training_flops_per_step(config),
+        "data_source": config.data.source,
+        "data_examples": len(source),
+        "data_fingerprint": source.fingerprint(),
+    }
+
+
+def headline(config: ConfigDict, facts: dict[str, Any], origin: str) -> str:
+    """What a person wants to know before the first step, in two lines."""
+    mesh = " x ".join(f"{name} {size}" for name, size in facts["mesh"].items())
+    return (
+        f"{config.name}: {facts['parameters'] / 1e6:.1f}M parameters "
+        f"({facts['trained_parameters'] / 1e6:.1f}M trained), "
+        f"{facts['flops_per_step']:.3g} FLOPs a step, "
+        f"{facts['data_examples']} images of {facts['data_source']}\n"
+        f"{facts['devices']} x {facts['device_kind']}, mesh {mesh}; {origin}"
+    )

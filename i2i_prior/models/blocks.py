@@ -1,0 +1,202 @@
+"""Transformer blocks and final layers, one pair a family.
+
+Every block has the signature (h, time, tokens, mask, angles) -> h with
+h (B, N, D), time (B, D), tokens (B, M, D), mask (B, M), angles (N, d // 2).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from i2i_prior.models.attention import CrossAttention, SelfAttention
+from i2i_prior.models.layers import (
+    FLOAT32,
+    Array,
+    Linear,
+    Mlp,
+    Precision,
+    SwiGlu,
+    layer_norm,
+    modulate,
+    normal,
+    rms_norm,
+    zeros,
+)
+
+
+class LumosBlock(nnx.Module):
+    """adaLN-zero block with a bare cross-attention between its two halves.
+
+    The six modulations are a linear map of silu(time) in every block; the
+    cross-attention has neither a norm before it nor a gate behind it (Lumos,
+    arXiv 2412.07767, official source).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        cross_attention: bool,
+        fast_path: bool,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+    ):
+        options = {"rngs": rngs, "precision": precision}
+        self.modulation = Linear(width, 6 * width, init=zeros, **options)
+        self.attention = SelfAttention(width, heads, **options)
+        self.cross_attention = (
+            CrossAttention(width, heads, fast_path=fast_path, **options)
+            if cross_attention
+            else None
+        )
+        self.mlp = Mlp(width, int(mlp_ratio * width), width, **options)
+        self.precision = precision
+
+    def __call__(
+        self,
+        h: Array,
+        time: Array,
+        tokens: Array | None,
+        mask: Array | None,
+        angles: np.ndarray | None,
+    ) -> Array:
+        """See the module docstring; angles are not used (no RoPE)."""
+        del angles
+        modulation = self.modulation(jax.nn.silu(time)).astype(jnp.float32)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
+            modulation, 6, axis=-1
+        )
+        x = modulate(layer_norm(h), shift1, scale1)
+        h = h + gate1[:, None] * self.attention(self._cast(x))
+        if self.cross_attention is not None and tokens is not None:
+            h = h + self.cross_attention(self._cast(h), tokens, mask)
+        x = modulate(layer_norm(h), shift2, scale2)
+        h = h + gate2[:, None] * self.mlp(self._cast(x))
+        return self._cast(h)
+
+    def _cast(self, x: Array) -> Array:
+        return x.astype(self.precision.activations)
+
+
+class ModernBlock(nnx.Module):
+    """RMSNorm, SwiGLU, RoPE, QK-norm; every sublayer normed and gated.
+
+    Nine modulations of silu(time): shift, scale and gate for attention,
+    cross-attention and MLP. Norms carry no gain of their own (the scale is
+    one). The SwiGLU is narrowed to 2/3 to keep the MLP's parameter count.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        cross_attention: bool,
+        fast_path: bool,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+    ):
+        options = {"rngs": rngs, "precision": precision}
+        attention = {"qk_norm": True, "bias": False, **options}
+        parts = 9 if cross_attention else 6
+        self.modulation = Linear(width, parts * width, init=zeros, **options)
+        self.attention = SelfAttention(width, heads, **attention)
+        self.cross_attention = (
+            # The gate starts at zero, so the output kernel need not.
+            CrossAttention(
+                width,
+                heads,
+                fast_path=fast_path,
+                zero_out=False,
+                **attention,
+            )
+            if cross_attention
+            else None
+        )
+        hidden = 16 * round(mlp_ratio * width * 2 / 3 / 16)
+        self.mlp = SwiGlu(width, hidden, **options)
+        self.precision = precision
+        self.parts = parts
+
+    def __call__(
+        self,
+        h: Array,
+        time: Array,
+        tokens: Array | None,
+        mask: Array | None,
+        angles: np.ndarray | None,
+    ) -> Array:
+        """See the module docstring."""
+        modulation = self.modulation(jax.nn.silu(time)).astype(jnp.float32)
+        m = jnp.split(modulation, self.parts, axis=-1)
+        x = self._norm(h, m[0], m[1])
+        h = h + m[2][:, None] * self.attention(x, angles)
+        if self.cross_attention is not None and tokens is not None:
+            x = self._norm(h, m[6], m[7])
+            h = h + m[8][:, None] * self.cross_attention(x, tokens, mask)
+        x = self._norm(h, m[3], m[4])
+        h = h + m[5][:, None] * self.mlp(x)
+        return h.astype(self.precision.activations)
+
+    def _norm(self, h: Array, shift: Array, scale: Array) -> Array:
+        x = modulate(rms_norm(h), shift, scale)
+        return x.astype(self.precision.activations)
+
+
+class LumosFinalLayer(nnx.Module):
+    """Norm modulated by a (2, D) table + the raw time embedding.
+
+    Neither a SiLU nor a linear map of the time embedding, as in PixArt and
+    Lumos.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+    ):
+        table = normal(width**-0.5)(rngs.params(), (2, width))
+        self.shift_scale = nnx.Param(table)
+        self.out = Linear(
+            width, outputs, rngs=rngs, precision=precision, init=zeros
+        )
+
+    def __call__(self, h: Array, time: Array) -> Array:
+        """h (B, N, D), time (B, D) -> (B, N, outputs)."""
+        table = self.shift_scale[...]
+        x = modulate(layer_norm(h), table[0] + time, table[1] + time)
+        return self.out(x)
+
+
+class ModernFinalLayer(nnx.Module):
+    """RMSNorm modulated by a linear map of silu(time), zero at the start."""
+
+    def __init__(
+        self,
+        width: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+    ):
+        options = {"rngs": rngs, "precision": precision, "init": zeros}
+        self.modulation = Linear(width, 2 * width, **options)
+        self.out = Linear(width, outputs, **options)
+
+    def __call__(self, h: Array, time: Array) -> Array:
+        """h (B, N, D), time (B, D) -> (B, N, outputs)."""
+        shift, scale = jnp.split(self.modulation(jax.nn.silu(time)), 2, -1)
+        return self.out(modulate(rms_norm(h), shift, scale))
+
+
+BLOCKS = {"lumos": LumosBlock, "modern": ModernBlock}
+FINAL_LAYERS = {"lumos": LumosFinalLayer, "modern": ModernFinalLayer}

@@ -1,0 +1,196 @@
+"""Image embedding -> condition tokens for the DiT's cross-attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from i2i_prior.errors import UserError
+from i2i_prior.models.layers import (
+    FLOAT32,
+    Array,
+    Linear,
+    Mlp,
+    Precision,
+    gelu_tanh,
+    normal,
+)
+from i2i_prior.models.vit import Features
+
+# Cells of the pooled pyramid: 1x1, 2x2 and 4x4 averages of the patch grid.
+PYRAMID = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class ConditionerConfig:
+    """How an embedding becomes condition tokens.
+
+    Attributes:
+      embedding_width: C, channels of one embedding.
+      width: D of the DiT.
+      choice: "cls" (1 embedding), "patches" (N), or "pyramid" (the 1x1, 2x2
+        and 4x4 averages of the patch grid: 21).
+      patches: N, patch tokens of the encoder.
+      expand: tokens made of each embedding by a learned linear map; 1 adds
+        no parameters.
+      null: "random" (a fixed random vector, as Lumos and PixArt) or
+        "trained".
+      normalize: divide each embedding by its L2 norm, as Lumos does.
+      scale: factor after the normalisation; 1 for Lumos, sqrt(C) gives unit
+        variance.
+    """
+
+    embedding_width: int = 768
+    width: int = 1152
+    choice: str = "cls"
+    patches: int = 0
+    expand: int = 1
+    null: str = "random"
+    normalize: bool = True
+    scale: float = 1.0
+
+    @property
+    def embeddings(self) -> int:
+        """M0, embeddings an image is described by."""
+        if self.choice == "cls":
+            return 1
+        if self.choice == "patches":
+            return self.patches
+        return sum(n * n for n in PYRAMID)
+
+    @property
+    def tokens(self) -> int:
+        """M, condition tokens the DiT sees."""
+        return self.embeddings * self.expand
+
+
+class NullToken(nnx.Variable):
+    """A buffer that is saved with the parameters but never trained."""
+
+
+class Conditioner(nnx.Module):
+    """Chooses, normalises, drops, expands and projects image embeddings.
+
+    Raises:
+      UserError: for an unknown choice or null token.
+    """
+
+    def __init__(
+        self,
+        config: ConditionerConfig,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+    ):
+        if config.choice not in ("cls", "patches", "pyramid"):
+            raise UserError(
+                f"conditioner.choice {config.choice!r} is unknown; choose "
+                "cls, patches or pyramid"
+            )
+        if config.null not in ("random", "trained"):
+            raise UserError(
+                f"conditioner.null {config.null!r} is unknown; choose random "
+                "or trained"
+            )
+        inputs = config.embedding_width
+        null = normal(inputs**-0.5)(
+            rngs.params(), (config.embeddings, inputs)
+        )
+        kind = nnx.Param if config.null == "trained" else NullToken
+        self.null = kind(null)
+        self.expand = (
+            Linear(
+                inputs, config.expand * inputs, rngs=rngs, precision=precision
+            )
+            if config.expand > 1
+            else None
+        )
+        self.project = Mlp(
+            inputs,
+            config.width,
+            config.width,
+            rngs=rngs,
+            precision=precision,
+            init=normal(0.02),
+            activation=gelu_tanh,
+        )
+        self.config = config
+
+    def choose(self, features: Features) -> Array:
+        """Encoder features -> normalised embeddings, float32 (B, M0, C)."""
+        choice = self.config.choice
+        if choice == "cls":
+            chosen = features.cls[:, None]
+        elif choice == "patches":
+            chosen = features.patches
+        else:
+            chosen = pyramid(features.patches)
+        chosen = chosen.astype(jnp.float32)
+        if self.config.normalize:
+            norm = jnp.linalg.norm(chosen, axis=-1, keepdims=True)
+            chosen = chosen / jnp.maximum(norm, 1e-12)
+        return chosen * self.config.scale
+
+    def __call__(self, embeddings: Array, drop: Array | None = None) -> Array:
+        """Embeddings -> condition tokens.
+
+        Args:
+          embeddings: float (B, M0, C), as `choose` gives them.
+          drop: bool (B,); true replaces the embeddings of an example by the
+            null token (classifier-free guidance, arXiv 2207.12598).
+
+        Returns:
+          (B, M, D).
+        """
+        if drop is not None:
+            null = self.null[...][None]
+            embeddings = jnp.where(drop[:, None, None], null, embeddings)
+        if self.expand is not None:
+            expanded = self.expand(embeddings)
+            embeddings = expanded.reshape(
+                embeddings.shape[0], -1, embeddings.shape[-1]
+            )
+        return self.project(embeddings)
+
+    def null_embeddings(self, batch: int) -> Array:
+        """The unconditional input, float32 (B, M0, C)."""
+        null = self.null[...].astype(jnp.float32)
+        return jnp.broadcast_to(null, (batch, *null.shape))
+
+
+def pyramid(patches: Array) -> Array:
+    """Averages of the patch grid at 1x1, 2x2, 4x4: (B, N, C) -> (B, 21, C).
+
+    Grids that a level does not divide are averaged over the nearest cells
+    (as adaptive average pooling does).
+    """
+    side = round(patches.shape[1] ** 0.5)
+    levels = [_pooling(side, cells) for cells in PYRAMID]
+    weights = jnp.asarray(np.concatenate(levels))  # (21, N)
+    return jnp.einsum("mn,bnc->bmc", weights, patches.astype(jnp.float32))
+
+
+def _pooling(side: int, cells: int) -> np.ndarray:
+    """Row-stochastic (cells^2, side^2) adaptive-average-pooling matrix."""
+    line = np.zeros((cells, side), np.float32)
+    for cell in range(cells):
+        start = cell * side // cells
+        stop = -(-(cell + 1) * side // cells)
+        line[cell, start:stop] = 1 / (stop - start)
+    return np.kron(line, line)
+
+
+def draw_keep(key: Array, batch: int, tokens: int, rate: float) -> Array:
+    """Token mask, bool (B, M): each token masked with probability `rate`.
+
+    At least one token of every example is kept, since a softmax over none
+    is undefined. (Masking condition tokens against identity shortcuts:
+    IOMM, CVPR 2026.)
+    """
+    uniform = jax.random.uniform(key, (batch, tokens))
+    highest = uniform == uniform.max(axis=1, keepdims=True)
+    return (uniform >= rate) | highest

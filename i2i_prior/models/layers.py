@@ -1,0 +1,244 @@
+"""The small parts: precision, matmul, linear, norms, MLPs, embeddings.
+
+Arrays in, arrays out. Kernels are stored 2-D as (in, out) and every matmul
+runs on (rows, features): XLA's CPU and TPU back ends both prefer that to
+batched products (measured: 1.3x on CPU, half the compile time on TPU).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+Array = jax.Array
+Initializer = Callable[[Array, tuple[int, ...], jnp.dtype], Array]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What activations are kept in and what matrix units are fed.
+
+    Parameters are always float32; norms, softmax and sums always run in
+    float32.
+
+    Attributes:
+      activations: dtype of the residual stream and of layer outputs.
+      operands: dtype of both matmul operands; products are accumulated in
+        float32.
+    """
+
+    activations: jnp.dtype
+    operands: jnp.dtype
+
+
+PRECISIONS: dict[str, Precision] = {
+    "float32": Precision(jnp.dtype("float32"), jnp.dtype("float32")),
+    "bfloat16": Precision(jnp.dtype("bfloat16"), jnp.dtype("bfloat16")),
+    # float32 activations, bfloat16 products: 3x the float32 rate on CPUs with
+    # avx512_bf16, without rounding the residual stream.
+    "bfloat16_matmul": Precision(jnp.dtype("float32"), jnp.dtype("bfloat16")),
+}
+FLOAT32 = PRECISIONS["float32"]
+
+
+def _dot(a: Array, b: Array, contract: tuple[int, int], dtype) -> Array:
+    """2-D product over one axis of each, float32 accumulation and result."""
+    exact = dtype == jnp.float32
+    return jax.lax.dot_general(
+        a.astype(dtype),
+        b.astype(dtype),
+        (((contract[0],), (contract[1],)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if exact else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x: Array, kernel: Array, operands: jnp.dtype) -> Array:
+    """x (rows, in) @ kernel (in, out) -> float32 (rows, out).
+
+    Both operands are rounded to `operands`, in the backward pass too (plain
+    autodiff would multiply a float32 cotangent with a bfloat16 operand).
+    """
+    return _dot(x, kernel, (1, 0), operands)
+
+
+def _matmul_forward(x, kernel, operands):
+    # The residuals keep the rounded operands: half the memory in bfloat16.
+    rounded = x.astype(operands)
+    types = (jnp.zeros((), x.dtype), jnp.zeros((), kernel.dtype))
+    return _dot(rounded, kernel, (1, 0), operands), (rounded, kernel, types)
+
+
+def _matmul_backward(operands, residuals, cotangent):
+    x, kernel, (x_type, kernel_type) = residuals
+    dx = _dot(cotangent, kernel, (1, 1), operands).astype(x_type.dtype)
+    dkernel = _dot(x, cotangent, (0, 0), operands).astype(kernel_type.dtype)
+    return dx, dkernel
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def xavier(fan_in: int, fan_out: int) -> Initializer:
+    """Xavier-uniform with explicit fans (fused kernels keep theirs)."""
+    bound = math.sqrt(6.0 / (fan_in + fan_out))
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def normal(std: float) -> Initializer:
+    """Gaussian with the given standard deviation."""
+    return lambda key, shape, dtype=jnp.float32: std * jax.random.normal(
+        key, shape, dtype
+    )
+
+
+def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """All zeros, with an initializer's signature."""
+    return jnp.zeros(shape, dtype)
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias over the last axis.
+
+    Args:
+      inputs, outputs: feature counts.
+      init: kernel initializer; Xavier-uniform when None.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+        init: Initializer | None = None,
+        bias: bool = True,
+    ):
+        init = init or xavier(inputs, outputs)
+        self.kernel = nnx.Param(
+            init(rngs.params(), (inputs, outputs), jnp.float32)
+        )
+        self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
+        self.precision = precision
+
+    def __call__(self, x: Array) -> Array:
+        """x (..., inputs) -> (..., outputs) in the activation dtype."""
+        rows = x.reshape(-1, x.shape[-1])
+        y = matmul(rows, self.kernel[...], self.precision.operands)
+        if self.bias is not None:
+            y = y + self.bias[...]
+        y = y.astype(self.precision.activations)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def layer_norm(x: Array, epsilon: float = 1e-6) -> Array:
+    """LayerNorm without affine over the last axis, computed in float32."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(-1, keepdims=True)
+    centred = x - mean
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + epsilon)
+
+
+def rms_norm(x: Array, epsilon: float = 1e-6) -> Array:
+    """RMSNorm (arXiv 1910.07467 Eq. 4) without gain, in float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+    """x (B, N, D) * (1 + scale) + shift, both (B, D)."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def gelu_tanh(x: Array) -> Array:
+    """GELU in its tanh approximation (arXiv 1606.08415 section 2)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+class Mlp(nnx.Module):
+    """Linear -> activation -> Linear."""
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+        init: Initializer | None = None,
+        activation: Callable[[Array], Array] = gelu_tanh,
+    ):
+        options = {"rngs": rngs, "precision": precision, "init": init}
+        self.fc1 = Linear(inputs, hidden, **options)
+        self.fc2 = Linear(hidden, outputs, **options)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        """x (..., inputs) -> (..., outputs)."""
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class SwiGlu(nnx.Module):
+    """Gated MLP, arXiv 2002.05202 Eq. 6: W2 (silu(W1 x) * (V x))."""
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+    ):
+        options = {"rngs": rngs, "precision": precision, "bias": False}
+        self.gate_value = Linear(
+            width, 2 * hidden, init=xavier(width, hidden), **options
+        )
+        self.out = Linear(hidden, width, **options)
+
+    def __call__(self, x: Array) -> Array:
+        """x (..., width) -> (..., width)."""
+        gate, value = jnp.split(self.gate_value(x), 2, axis=-1)
+        return self.out(jax.nn.silu(gate) * value)
+
+
+def sinusoid(values: Array, features: int = 256) -> Array:
+    """values (B,) -> float32 (B, features): [cos | sin], period 10,000.
+
+    Frequencies are exp(-ln(10000) k / (features / 2)), as in ADM and DiT.
+    """
+    half = features // 2
+    frequencies = np.exp(-math.log(10_000) * np.arange(half) / half)
+    angles = values.astype(jnp.float32)[:, None] * frequencies.astype("f4")
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedder(nnx.Module):
+    """A number on the scale 0..1000 -> (B, width), through 256 sinusoids."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, precision: Precision):
+        self.mlp = Mlp(
+            256,
+            width,
+            width,
+            rngs=rngs,
+            precision=precision,
+            init=normal(0.02),
+            activation=jax.nn.silu,
+        )
+
+    def __call__(self, timestep: Array) -> Array:
+        """timestep float (B,) -> (B, width)."""
+        return self.mlp(sinusoid(timestep))

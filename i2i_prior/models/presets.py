@@ -1,0 +1,41 @@
+"""Named sizes: `lumos_xl2`, `modern_s4`, ... = family, size, patch."""
+
+from __future__ import annotations
+
+import re
+
+from i2i_prior.errors import UserError
+
+# depth, width, heads. S to XL: DiT (arXiv 2212.09748 table 1); H and G: JiT
+# (arXiv 2511.13720). The head width of XL is 72.
+SIZES: dict[str, tuple[int, int, int]] = {
+    "s": (12, 384, 6),
+    "b": (12, 768, 12),
+    "l": (24, 1024, 16),
+    "xl": (28, 1152, 16),
+    "h": (32, 1280, 16),
+    "g": (40, 1664, 16),
+}
+
+
+def preset(name: str) -> dict[str, int | str]:
+    """`lumos_xl2` -> {"block", "depth", "width", "heads", "patch"}.
+
+    Raises:
+      UserError: where the name is not family_sizepatch.
+    """
+    match = re.fullmatch(r"(lumos|modern)_(s|b|l|xl|h|g)(\d+)", name)
+    if not match:
+        raise UserError(
+            f"model preset {name!r} is unknown; it is a family (lumos, "
+            "modern), a size (s, b, l, xl, h, g) and a patch, as lumos_xl2"
+        )
+    family, size, patch = match.groups()
+    depth, width, heads = SIZES[size]
+    return {
+        "block": family,
+        "depth": depth,
+        "width": width,
+        "heads": heads,
+        "patch": int(patch),
+    }

@@ -1,0 +1,248 @@
+"""report.html: what a person opens first in a run directory.
+
+One file without network, scripts or fonts: curves are inline SVG in the
+page's own colours (light and dark), pictures are base64. What the run
+directory does not hold is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.curves import curve, short
+from i2i_prior.errors import UserError
+from i2i_prior.metrics import read_metrics
+from i2i_prior.page import (
+    STYLE,
+    cell,
+    embedded,
+    escape,
+    flatten,
+    folded,
+    readable,
+    section,
+)
+from i2i_prior.pictures import write_atomically
+
+_CURVES = (
+    ("loss", "Loss"),
+    ("learning_rate", "Learning rate"),
+    ("grad_norm", "Gradient norm"),
+    ("examples_per_second", "Examples per second"),
+    ("mfu", "Model FLOPs utilisation"),
+)
+_LINEAR = ("learning_rate", "examples_per_second", "mfu")
+
+
+def write_report(workdir: str | os.PathLike[str]) -> Path:
+    """Writes `workdir`/report.html from what the run has left there so far.
+
+    Reads config.json, metadata.json, metrics.jsonl, samples/STEP.png,
+    interpolations/*.png|gif and evaluations/*.json. Returns the path. Raises
+    UserError where `workdir` is no folder.
+    """
+    run = Path(workdir)
+    if not run.is_dir():
+        raise UserError(f"there is no run directory {run}.")
+    saved = _read_json(run / "config.json")
+    config = saved.get("config", saved)
+    metadata = _read_json(run / "metadata.json")
+    lines = [line for line in read_metrics(run) if "step" in line]
+    sections = [
+        _cards(config, metadata, lines),
+        section("Training", _plots(lines, _CURVES)),
+        _samples(run / "samples"),
+        _interpolations(run / "interpolations"),
+        _evaluations(run / "evaluations"),
+        folded("Configuration", config),
+        folded("Machine and versions", metadata),
+    ]
+    name = str(metadata.get("name") or run.resolve().name)
+    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    below = f"i2i_prior run report, written {written}"
+    if saved.get("hash"):
+        below += f", configuration {saved['hash']}"
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(name)}</title><style>{STYLE}</style></head>"
+        f"<body><main><h1>{escape(name)}</h1>"
+        f'<div class="soft">{escape(below)}</div>'
+        f"{''.join(sections)}</main></body></html>\n"
+    )
+    path = run / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def _cards(
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    lines: Sequence[Mapping[str, float]],
+) -> str:
+    """The numbers one looks for first, each on a card."""
+
+    def last(key: str) -> float | None:
+        found = (line[key] for line in reversed(lines) if key in line)
+        return next(found, None)
+
+    def known(*keys: str) -> Any:
+        return next((metadata[key] for key in keys if key in metadata), None)
+
+    devices = known("devices", "device_count")
+    if isinstance(devices, list):
+        devices = f"{len(devices)} x {devices[0]}" if devices else None
+    elif isinstance(devices, Mapping):
+        devices = " x ".join(str(value) for value in devices.values())
+    utilisation = last("mfu")
+    step = last("step")
+    cards = {
+        "status": known("status"),
+        "steps": None if step is None else f"{int(step):,}",
+        "last loss": last("loss"),
+        "examples / s": last("examples_per_second"),
+        "MFU": None if utilisation is None else f"{100 * utilisation:.1f} %",
+        "parameters": known("parameters", "parameter_count"),
+        "FLOPs / step": known("flops_per_step"),
+        "devices": devices,
+        "wall time": _duration(lines),
+    }
+    if cards["status"] is None and step is not None:
+        cards["status"] = _status(config, step)
+    boxes = [
+        f'<div class="card"><span>{escape(name)}</span>'
+        f"<b>{escape(short(value))}</b></div>"
+        for name, value in cards.items()
+        if value is not None
+    ]
+    return f'<div class="cards">{"".join(boxes)}</div>' if boxes else ""
+
+
+def _status(config: Mapping[str, Any], step: float) -> str | None:
+    total = dict(flatten(config)).get("train.steps")
+    if not isinstance(total, int) or total <= 0:
+        return None
+    return "complete" if step >= total else f"{100 * step / total:.0f} % done"
+
+
+def _duration(lines: Sequence[Mapping[str, float]]) -> str | None:
+    """Wall time between log lines; breaks of an hour and more are left out."""
+    times = [line["time"] for line in lines if "time" in line]
+    if len(times) < 2:
+        return None
+    gaps = np.diff(times)
+    seconds = int(gaps[(gaps > 0) & (gaps < 3600)].sum())
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours} h {minutes:02} min" if hours else f"{seconds / 60:.1f} min"
+
+
+def _plots(
+    lines: Sequence[Mapping[str, float]], wanted: Iterable[tuple[str, str]]
+) -> str:
+    plots = []
+    for key, title in wanted:
+        points = [
+            (line["step"], line[key])
+            for line in lines
+            if isinstance(line.get(key), float | int)
+        ]
+        finite = [value for _, value in points if math.isfinite(value)]
+        if len(finite) >= 2:
+            steps, values = np.array(points, float).T
+            plots.append(
+                f'<figure class="plot"><figcaption>{escape(title)}'
+                f"<b>{escape(short(finite[-1]))}</b></figcaption>"
+                f"{curve(steps, values, key in _LINEAR)}</figure>"
+            )
+    return f'<div class="plots">{"".join(plots)}</div>' if plots else ""
+
+
+def _samples(folder: Path) -> str:
+    """The newest sample grid large, up to eight earlier ones in a strip."""
+    found = [path for path in folder.glob("*.png") if path.stem.isdigit()]
+    found.sort(key=lambda path: int(path.stem))
+    pictures = [(int(path.stem), path) for path in found if readable(path)]
+    if not pictures:
+        return ""
+    *earlier, (step, newest) = pictures
+    body = (
+        f'<figure class="wide"><figcaption>step {step:,}</figcaption>'
+        f"{embedded(newest, f'samples at step {step}')}</figure>"
+    )
+    if earlier:
+        chosen = np.linspace(0, len(earlier) - 1, min(8, len(earlier)))
+        figures = [
+            f"<figure>{embedded(path, f'samples at step {step}', 420)}"
+            f"<figcaption>step {step:,}</figcaption></figure>"
+            for step, path in (earlier[round(index)] for index in chosen)
+        ]
+        body += f'<div class="strip">{"".join(figures)}</div>'
+    return section("Samples", body)
+
+
+def _interpolations(folder: Path) -> str:
+    """Up to twelve strips and animations between two images."""
+    found = sorted([*folder.glob("*.png"), *folder.glob("*.gif")])
+    figures = [
+        f'<figure class="wide">{embedded(path, path.stem)}'
+        f"<figcaption>{escape(path.stem)}</figcaption></figure>"
+        for path in found
+        if readable(path)
+    ]
+    return section("Interpolations", "".join(figures[:12]))
+
+
+def _evaluations(folder: Path) -> str:
+    """One table of all results, and each metric over the steps."""
+    results = [_read_json(path) for path in sorted(folder.glob("*.json"))]
+    results = [r for r in results if isinstance(r.get("metrics"), dict)]
+    results.sort(key=lambda result: _number(result.get("step")))
+    if not results:
+        return ""
+    names = list(dict.fromkeys(n for r in results for n in r["metrics"]))
+    about = [
+        key
+        for key in dict.fromkeys(key for r in results for key in r)
+        if key not in ("metrics", "step")
+        and not any(isinstance(r.get(key), dict | list) for r in results)
+    ][:8]
+    head = "".join(f"<th>{escape(n)}</th>" for n in ["step", *names, *about])
+    rows = "".join(
+        "<tr>"
+        + cell(result.get("step"), whole=True)
+        + "".join(cell(result["metrics"].get(name)) for name in names)
+        + "".join(cell(result.get(key), whole=True) for key in about)
+        + "</tr>"
+        for result in results
+    )
+    table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    points = [
+        {**result["metrics"], "step": _number(result["step"])}
+        for result in results
+        if isinstance(result.get("step"), int | float)
+    ]
+    several = len({point["step"] for point in points}) > 1
+    plots = _plots(points, [(name, name) for name in names]) if several else ""
+    return section("Evaluation", table + "<p></p>" * bool(plots) + plots)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else -math.inf
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none to read."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,344 @@
+"""The story of a run, told once, top to bottom.
+
+Resume is the same command on the same workdir: the newest checkpoint decides
+where the story goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from i2i_prior import metadata, workdir
+from i2i_prior.checkpoint import Checkpoints, restore_or_init
+from i2i_prior.data.pipeline import BrokenTally, DataOptions, Pipeline
+from i2i_prior.data.sources import Source, open_source
+from i2i_prior.interop import native
+from i2i_prior.looking import Looking
+from i2i_prior.metrics import MetricWriter, Progress, Throughput, mfu
+from i2i_prior.optim import make_optimizer, make_schedule
+from i2i_prior.parallel import mesh as meshes
+from i2i_prior.preemption import DIVERGED, DONE, REQUEUE, Preemption
+from i2i_prior.report import write_report
+from i2i_prior.step import (
+    TrainState,
+    compile_step,
+    init_state,
+    make_train_step,
+    state_shardings,
+)
+from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.validate import validate
+
+
+@dataclass
+class Program:
+    """What is computed: task, optimizer, mesh and the compiled step.
+
+    Attributes:
+      abstract: TrainState of shapes that carry their shardings.
+      initialise: () -> a fresh sharded TrainState.
+      step: (state, batch) -> (state, metrics), jitted, state donated.
+    """
+
+    task: I2ITask
+    mesh: Mesh
+    abstract: TrainState
+    initialise: Any
+    step: Any
+    schedule: Any
+
+
+def build(config: ConfigDict, mesh: Mesh) -> Program:
+    """Describes the network and the step without allocating anything."""
+    task = I2ITask(config)
+    transform = make_optimizer(config.optim, config.train.steps)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+
+    def init(key: jax.Array) -> TrainState:
+        return init_state(task, transform, key)
+
+    shapes = jax.eval_shape(init, init_key)
+    shardings = state_shardings(shapes, transform, mesh)
+    abstract = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
+    )
+    step = make_train_step(
+        task,
+        transform,
+        run_key=run_key,
+        ema_limit=config.train.ema_decay,
+        accumulate=config.train.accumulate,
+    )
+    return Program(
+        task=task,
+        mesh=mesh,
+        abstract=abstract,
+        initialise=lambda: _with_frozen_encoder(
+            jax.jit(init, out_shardings=shardings)(init_key), config
+        ),
+        step=compile_step(step, shardings, mesh),
+        schedule=make_schedule(config.optim, config.train.steps),
+    )
+
+
+def _with_frozen_encoder(state: TrainState, config: ConfigDict) -> TrainState:
+    encoder = config.encoder
+    if encoder.kind != "frozen" or encoder.weights == "random":
+        return state
+    frozen = native.load_encoder_into(state.frozen, Path(encoder.weights))
+    return dataclasses.replace(state, frozen=frozen)
+
+
+def data_options(config: ConfigDict) -> DataOptions:
+    """The data section as the pipeline wants it."""
+    data = config.data
+    return DataOptions(
+        image_size=data.image_size,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        crop=data.crop,
+        min_scale=data.min_scale,
+        flip=data.flip,
+        view_size=config.encoder.image_size,
+        view_min_scale=data.view_min_scale,
+        view_flip=data.view_flip,
+        view_jitter=data.view_jitter,
+        min_side=data.min_side,
+        threads=data.threads,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        max_broken=data.max_broken,
+    )
+
+
+@dataclass
+class Run:
+    """The parts of a run that meet in the loop."""
+
+    config: ConfigDict
+    workdir: Path
+    program: Program
+    source: Source
+    checkpoints: Checkpoints
+    writer: MetricWriter
+    looking: Looking
+    tally: BrokenTally
+    throughput: Throughput
+    flops: float
+    saved: int | None = None
+    last: dict[str, float] = field(default_factory=dict)
+
+
+def train(config: ConfigDict, directory: str | Path) -> int:
+    """Trains to `train.steps`, from wherever the workdir stands.
+
+    Args:
+      config: see `config.FIELDS`.
+      directory: the run directory, made if absent.
+
+    Returns:
+      0 done; 75 saved on a signal, run the same command to go on; 65
+      diverged, the last good checkpoint is kept.
+
+    Raises:
+      UserError: for a mistake in config, data or workdir, or a full disk.
+    """
+    directory = Path(directory)
+    validate(config, jax.device_count())
+    mesh = meshes.make_mesh(**config.mesh)
+    program = build(config, mesh)
+    source = open_source(config.data.source)
+    pipeline = Pipeline(
+        source, data_options(config), jax.process_index(), jax.process_count()
+    )
+    held_out = open_source(config.data.held_out or config.data.source)
+    pipeline.batch(0)  # unreadable data shows before a workdir is claimed
+    workdir.claim(directory, config)
+    with Preemption() as preemption:
+        checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
+        state, origin = restore_or_init(
+            checkpoints,
+            program.abstract,
+            program.initialise,
+            config.train.init_from,
+        )
+        start = int(state.step)
+        flops = metadata.training_flops_per_step(config)
+        run = Run(
+            config=config,
+            workdir=directory,
+            program=program,
+            source=source,
+            checkpoints=checkpoints,
+            writer=MetricWriter(directory, config.train.tensorboard),
+            looking=Looking(config, program.task, held_out, directory),
+            tally=BrokenTally(source),
+            throughput=Throughput(config.data.batch_size, start),
+            flops=flops,
+            saved=checkpoints.latest(),
+        )
+        run.writer.rewind(start)
+        facts = metadata.collect(config, program, source)
+        workdir.write_json(directory / "metadata.json", facts)
+        say(metadata.headline(config, facts, origin))
+        try:
+            return _loop(run, state, pipeline, preemption)
+        finally:
+            run.writer.close()
+            checkpoints.close()
+
+
+def _loop(
+    run: Run, state: TrainState, pipeline: Pipeline, preemption: Preemption
+) -> int:
+    config, total = run.config, run.config.train.steps
+    start = step = int(state.step)
+    if start == 0 and config.train.evaluate_every:
+        run.looking.evaluate(state.ema_parameters(), 0, run.writer)
+    progress = Progress(total, start, config.name)
+    sharding = meshes.batch_sharding(run.program.mesh)
+    batches = pipeline.batches_from(start)
+    try:
+        while step < total:
+            batch = next(batches)
+            run.tally.add(batch)
+            state, metrics = run.program.step(
+                state, to_device(batch, sharding)
+            )
+            step += 1
+            leaving = bool(preemption.requested) or step == total
+            if due(step, config.train.log_every) or step == start + 1:
+                run.tally.check(config.data.max_broken)
+                run.last = _log(run, step, metrics, progress)
+                if not _finite(run.last):
+                    return _diverged(run, step)
+            else:
+                progress.update(step)
+            if leaving or due(step, config.train.checkpoint_every):
+                if not _finite(jax.device_get(metrics)):
+                    return _diverged(run, step)
+                with run.throughput.pause("checkpoint"):
+                    run.checkpoints.save(state)
+                run.saved = step
+            if preemption.requested:
+                run.checkpoints.wait()
+                return _preempted(run, step, preemption.requested)
+            with run.throughput.pause("looking"):
+                _look(run, state, step)
+    finally:
+        batches.close()
+        progress.close()
+    run.checkpoints.wait()
+    _finish(run, state, step, start)
+    return DONE
+
+
+def _log(
+    run: Run, step: int, metrics: Any, progress: Progress
+) -> dict[str, float]:
+    values = {name: float(v) for name, v in jax.device_get(metrics).items()}
+    rates = run.throughput.window(step)
+    utilisation = mfu(
+        run.flops,
+        rates["steps_per_second"],
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+    )
+    values["learning_rate"] = float(run.program.schedule(step - 1))
+    extra = {} if utilisation is None else {"mfu": utilisation}
+    if run.tally.broken:
+        extra["broken"] = run.tally.broken
+    run.writer.scalars(step, {**values, **rates, **extra})
+    progress.update(
+        step,
+        loss=values["loss"],
+        examples_per_second=rates["examples_per_second"],
+        mfu=utilisation,
+    )
+    return values
+
+
+def _look(run: Run, state: TrainState, step: int) -> None:
+    train = run.config.train
+    last = step == train.steps
+    if train.sample_every and (last or due(step, train.sample_every)):
+        run.looking.sample(state.ema_parameters(), step, run.writer)
+    if train.evaluate_every and (last or due(step, train.evaluate_every)):
+        run.looking.evaluate(state.ema_parameters(), step, run.writer)
+
+
+def _finish(run: Run, state: TrainState, step: int, start: int) -> None:
+    train = run.config.train
+    grid = run.workdir / "samples" / f"{step}.png"
+    if start == step and train.sample_every and not grid.exists():
+        run.looking.sample(state.ema_parameters(), step, run.writer)
+    if run.tally.broken:
+        names = run.tally.names
+        workdir.write_json(run.workdir / "broken.json", names)
+        say(
+            f"{run.tally.broken} examples had unreadable images, replaced: "
+            f"{', '.join(names[:3])} (all in {run.workdir}/broken.json)"
+        )
+    run.writer.close()
+    say(f"done, step {step}; {write_report(run.workdir)}")
+
+
+def _preempted(run: Run, step: int, signal_name: str) -> int:
+    say(
+        f"{signal_name}: saved step {step} in {run.workdir}/checkpoints; run "
+        "the same command to resume"
+    )
+    return REQUEUE
+
+
+def _diverged(run: Run, step: int) -> int:
+    run.checkpoints.wait()
+    latest = run.checkpoints.latest()
+    good = (
+        f"the last good checkpoint is {run.workdir}/checkpoints/{latest}"
+        if latest is not None
+        else "no checkpoint had been saved yet"
+    )
+    say(
+        f"error: the loss is not finite at step {step}; {good}; lower "
+        "optim.learning_rate or optim.clip_norm in a new workdir"
+    )
+    return DIVERGED
+
+
+def _finite(values: Any) -> bool:
+    wanted = ("loss", "grad_norm")
+    return all(math.isfinite(float(values[name])) for name in wanted)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done every `every` steps is due after this one."""
+    return every > 0 and step % every == 0
+
+
+def to_device(batch: dict[str, np.ndarray], sharding: Any) -> Any:
+    """This host's slices -> global arrays; only what the step reads."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, batch[name])
+        for name in ("image", "view")
+    }
+
+
+def say(text: str) -> None:
+    """One line for the person, on stderr, from the first host only."""
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,104 @@
+"""The run directory: whose it is, and the small files in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from i2i_prior.config import RESUMABLE, config_hash, flatten, from_flat
+from i2i_prior.errors import UserError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes beside, then renames: readers see the old file or the new.
+
+    Raises:
+      UserError: where the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); free space or choose "
+            "another workdir"
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file `write_json` wrote.
+
+    Raises:
+      UserError: where it is missing or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}); is its folder a run "
+            "directory?"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})") from error
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir this config's, or checks that it is.
+
+    Fields that do not shape what is learned (`config.RESUMABLE`) may differ
+    and are rewritten.
+
+    Raises:
+      UserError: where the workdir holds a run of another config, or is a
+        folder with other things in it.
+    """
+    workdir = Path(workdir)
+    file = workdir / "config.json"
+    if file.exists():
+        theirs = flatten(load_config(workdir))
+        ours = flatten(config)
+        differing = [
+            f"{name} {theirs[name]!r} there, {ours[name]!r} here"
+            for name in ours
+            if name not in RESUMABLE and theirs[name] != ours[name]
+        ]
+        if differing:
+            more = f" and {len(differing) - 3} more" * (len(differing) > 3)
+            raise UserError(
+                f"workdir {workdir} holds a run of another config "
+                f"({'; '.join(differing[:3])}{more}); choose another "
+                "--workdir or the same config"
+            )
+    elif workdir.is_file():
+        raise UserError(f"workdir {workdir} is a file; choose a folder")
+    elif workdir.is_dir() and any(
+        not name.name.startswith(".") for name in workdir.iterdir()
+    ):
+        raise UserError(
+            f"workdir {workdir} is not empty and not a run directory (it has "
+            "no config.json); choose another"
+        )
+    write_json(file, {"config": flatten(config), "hash": config_hash(config)})
+
+
+def load_config(workdir: Path) -> ConfigDict:
+    """The config a run directory was made with.
+
+    Raises:
+      UserError: where there is none.
+    """
+    document = read_json(Path(workdir) / "config.json")
+    try:
+        return from_flat(document["config"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{workdir}/config.json is not a run's config ({error})"
+        ) from error

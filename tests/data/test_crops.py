@@ -1,0 +1,209 @@
+"""Crops, boxes and views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from i2i_prior.data.images import (
+    BrokenImage,
+    center_box,
+    center_crop,
+    flip,
+    random_resized_crop,
+    resize,
+    view,
+)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """An image whose red is x and whose green is y."""
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    return np.stack([x, y, np.zeros_like(x)], -1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 200), (200, 7), (50, 33)])
+@pytest.mark.parametrize("size", [1, 16, 33])
+def test_sizes_are_exact_and_boxes_inside(shape, size):
+    image = coordinates(*shape)
+    generator = rng()
+    for _ in range(20):
+        crop, box = random_resized_crop(image, size, generator)
+        left, top, right, bottom = box
+        assert 0 <= left < right <= shape[1]
+        assert 0 <= top < bottom <= shape[0]
+        assert crop.shape == (size, size, 3)
+        assert crop.dtype == np.uint8
+        look = view(image, box, 9, generator, 0.3, 0.5, 0.4)
+        assert look.shape == (9, 9, 3)
+        assert look.dtype == np.uint8
+    assert center_crop(image, size).shape == (size, size, 3)
+
+
+def test_boxes_follow_the_sampling_rule():
+    image = np.zeros((400, 400, 3), np.uint8)
+    generator = rng()
+    drawn = [
+        random_resized_crop(image, 1, generator, (0.1, 0.4))[1]
+        for _ in range(3000)
+    ]
+    left, top, right, bottom = np.array(drawn, float).T
+    width, height = right - left, bottom - top
+    share = width * height / 400**2
+    # No box of these areas is refused, so both laws hold without bias.
+    assert share.min() >= 0.095
+    assert share.max() <= 0.405
+    assert share.mean() == pytest.approx(0.25, abs=0.008)
+    assert share.std() == pytest.approx(0.3 / np.sqrt(12), rel=0.06)
+    log_ratio = np.log(width / height)
+    assert np.abs(log_ratio).max() <= np.log(4 / 3) + 0.02
+    assert log_ratio.mean() == pytest.approx(0, abs=0.012)
+    assert log_ratio.std() == pytest.approx(
+        2 * np.log(4 / 3) / np.sqrt(12), rel=0.06
+    )
+    place = left / (400 - width)
+    assert place.mean() == pytest.approx(0.5, abs=0.025)
+    assert place.min() < 0.01
+    assert place.max() > 0.99
+
+
+def test_long_images_fall_back_to_the_largest_central_box():
+    image = coordinates(30, 240)
+    _, box = random_resized_crop(image, 8, rng(), (0.9, 1.0))
+    assert box == (100, 0, 140, 30)
+    image = coordinates(240, 30)
+    _, box = random_resized_crop(image, 8, rng(), (0.9, 1.0))
+    assert box == (0, 100, 30, 140)
+
+
+def test_the_crop_shows_its_box():
+    image = coordinates(200, 250)
+    generator = rng(3)
+    for _ in range(20):
+        crop, (left, top, right, bottom) = random_resized_crop(
+            image, 32, generator
+        )
+        assert crop[..., 0].mean() == pytest.approx(
+            (left + right - 1) / 2, abs=1
+        )
+        assert crop[..., 1].mean() == pytest.approx(
+            (top + bottom - 1) / 2, abs=1
+        )
+
+
+def test_crops_depend_on_the_generator_alone():
+    image = coordinates(80, 90)
+    first, again, other = (
+        random_resized_crop(image, 16, rng(seed))[0] for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_resize_is_antialiased_and_stays_in_its_box():
+    # Stripes finer than the target's pixels must average out to grey ...
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    result = resize(stripes, (0, 0, 256, 256), 16).astype(int)
+    # (the last column and row stand for fewer source pixels).
+    assert np.abs(result - 127.5)[:-1, :-1].max() <= 3
+    assert np.abs(result - 127.5).max() <= 16
+    # ... and white pixels beside the box must not leak into it.
+    framed = np.full((40, 40, 3), 255, np.uint8)
+    framed[10:30, 10:30] = 50
+    assert (resize(framed, (10, 10, 30, 30), 7) == 50).all()
+
+
+@pytest.mark.parametrize("shape", [(120, 181), (181, 120), (64, 64)])
+def test_center_crop_is_resize_then_cut(shape):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    smooth = np.stack([x + y, 200 - x, 200 - y], -1).clip(0, 255)
+    image = smooth.astype(np.uint8)
+    size = 32
+    factor = size / min(shape)
+    whole = Image.fromarray(image).resize(
+        (round(shape[1] * factor), round(shape[0] * factor)),
+        Image.Resampling.BICUBIC,
+    )
+    left, top = (whole.width - size) // 2, (whole.height - size) // 2
+    expected = np.asarray(whole)[top : top + size, left : left + size]
+    error = np.abs(center_crop(image, size).astype(int) - expected)
+    # Half a target pixel apart at most: one step of the ramp.
+    assert error.mean() < 3
+
+
+def test_center_box():
+    assert center_box(10, 21) == (5, 0, 15, 10)
+    assert center_box(21, 10) == (0, 5, 10, 15)
+
+
+def test_an_extreme_shape_costs_no_memory():
+    image = np.zeros((1, 2_000_000, 3), np.uint8)
+    assert center_crop(image, 256).shape == (256, 256, 3)
+    assert random_resized_crop(image, 256, rng())[0].shape == (256, 256, 3)
+
+
+def test_small_images_are_scaled_up_or_refused():
+    image = coordinates(10, 40)
+    assert center_crop(image, 16, min_side=10).shape == (16, 16, 3)
+    with pytest.raises(BrokenImage, match="smaller than the crop"):
+        center_crop(image, 16, min_side=11)
+    with pytest.raises(BrokenImage, match="smaller than the crop"):
+        random_resized_crop(image, 16, rng(), min_side=11)
+
+
+def test_flip():
+    image = coordinates(3, 4)
+    assert np.array_equal(flip(image)[1, 0], image[1, 3])
+    assert np.array_equal(flip(flip(image)), image)
+
+
+def test_a_plain_view_is_the_box_itself():
+    image, box = coordinates(60, 80), (10, 20, 50, 44)
+    assert np.array_equal(view(image, box, 24, rng()), resize(image, box, 24))
+    mirrored = view(image, box, 24, rng(), flip_probability=1.0)
+    assert np.array_equal(mirrored, flip(resize(image, box, 24)))
+
+
+def test_sub_crops_stay_in_the_box_and_keep_its_aspect():
+    image, box = coordinates(200, 250), (50, 40, 210, 160)
+    spans = []
+    for seed in range(300):
+        x = view(image, box, 64, rng(seed), 0.25)[..., 0].astype(float)
+        y = view(image, box, 64, rng(seed), 0.25)[..., 1].astype(float)
+        assert x.min() >= 49
+        assert x.max() <= 210
+        assert y.min() >= 39
+        assert y.max() <= 160
+        spans.append((np.ptp(x) + 1, np.ptp(y) + 1))
+    width, height = np.array(spans).T
+    share = width * height / (160 * 120)
+    assert share.min() == pytest.approx(0.25, abs=0.05)
+    assert share.max() == pytest.approx(1, abs=0.06)
+    aspect = width / height / (160 / 120)
+    assert aspect.min() > 0.83
+    assert aspect.max() < 1.2
+
+
+def test_jitter_is_mild_and_nothing_at_zero():
+    image, box = coordinates(64, 64), (0, 0, 64, 64)
+    plain = view(image, box, 64, rng(5))
+    assert np.array_equal(plain, view(image, box, 64, rng(5), jitter=0.0))
+    changed = view(image, box, 64, rng(5), jitter=0.2)
+    difference = np.abs(changed.astype(int) - plain)
+    assert 0 < difference.mean() < 20
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    values = [
+        view(grey, (0, 0, 8, 8), 8, rng(s), jitter=0.3) for s in range(200)
+    ]
+    # Contrast and saturation leave a grey plane alone: brightness is left.
+    means = np.array([value.mean() for value in values])
+    assert means.min() >= 69
+    assert means.max() <= 131
+    assert np.ptp(means) > 50
+    assert all(np.ptp(value) == 0 for value in values)

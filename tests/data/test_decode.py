@@ -1,0 +1,205 @@
+"""Decoding of every odd kind of image, whole and damaged."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from i2i_prior.data.images import BrokenImage, decode
+from i2i_prior.data.sources import Record
+
+
+def encoded(image: Image.Image, form: str = "PNG", **kwargs) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **kwargs)
+    return file.getvalue()
+
+
+def pixels_of(image: Image.Image, form: str = "PNG", **kwargs) -> np.ndarray:
+    result = decode(Record("x", encoded(image, form, **kwargs)))
+    assert result.dtype == np.uint8
+    assert result.shape == (*image.size[::-1], 3)
+    return result
+
+
+def ramp(height: int = 24, width: int = 40) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    array = np.stack([x * 6, y * 10, (x + y) * 3], -1)
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of so many black-and-white pixels that holds none of them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b""))
+    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "WEBP", "JPEG"])
+def test_formats(form):
+    image = ramp()
+    kwargs = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
+    result = pixels_of(image, form, **kwargs.get(form, {}))
+    error = np.abs(result.astype(int) - np.asarray(image)).mean()
+    assert error <= {"JPEG": 4, "GIF": 12}.get(form, 0)
+
+
+def test_grey_and_black_and_white():
+    grey = ramp().convert("L")
+    result = pixels_of(grey)
+    assert np.array_equal(result, np.asarray(grey)[..., None].repeat(3, -1))
+    assert set(np.unique(pixels_of(ramp().convert("1")))) == {0, 255}
+
+
+def test_palette():
+    palette = ramp().convert("P", palette=Image.Palette.ADAPTIVE)
+    assert np.array_equal(pixels_of(palette), palette.convert("RGB"))
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 257, 32768, 65278, 65535]], np.uint16)
+    result = pixels_of(Image.fromarray(values))
+    assert result[0, :, 0].tolist() == [0, 1, 128, 254, 255]
+    assert np.array_equal(result[..., 0], result[..., 2])
+
+
+def test_transparent_pixels_turn_white():
+    array = np.zeros((1, 3, 4), np.uint8)
+    array[0, :, 3] = [0, 128, 255]
+    result = pixels_of(Image.fromarray(array))
+    assert result[0, :, 0].tolist() == [255, 127, 0]
+    grey = Image.fromarray(array).convert("LA")
+    assert pixels_of(grey)[0, :, 0].tolist() == [255, 127, 0]
+
+
+def test_transparency_by_key_turns_white():
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    result = pixels_of(palette, transparency=1)
+    assert result[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+    rgb = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    result = pixels_of(rgb, transparency=(1, 2, 3))
+    assert result[0].tolist() == [[255, 255, 255], [4, 5, 6]]
+
+
+def test_cmyk_jpeg():
+    ink = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    result = pixels_of(ink, "JPEG", quality=95)
+    assert np.abs(result[8, 8].astype(int) - [0, 255, 255]).max() <= 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(orientation):
+    upright = np.asarray(ramp())
+    # What a camera stores so that the tag's instruction restores the scene.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    result = decode(Record("x", encoded(image, exif=exif)))
+    assert np.array_equal(result, upright)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0junk" * 5, b"Exif\0\0II*\0\xff"])
+def test_damaged_exif_does_no_harm(exif):
+    assert pixels_of(ramp(), "JPEG", exif=exif).shape == (24, 40, 3)
+
+
+def test_one_pixel():
+    assert pixels_of(Image.new("RGB", (1, 1), (9, 8, 7))).tolist() == [
+        [[9, 8, 7]]
+    ]
+
+
+def test_pixels_come_back_as_they_are():
+    pixels = np.asarray(ramp())
+    assert decode(Record("x", pixels)) is pixels
+
+
+NOISE = Image.fromarray(
+    np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b"no image at all", "no image of a known format"),
+        (b"\xff\xd8\xff" + b"junk" * 99, "cannot be decoded|known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format"),
+        (encoded(NOISE)[:3000], "truncated"),
+        (encoded(NOISE)[:40], "cannot be decoded|known format"),
+        (encoded(NOISE, "JPEG")[:-900], "truncated"),
+        (encoded(NOISE, "JPEG")[:300], "cannot be decoded|truncated"),
+        (encoded(NOISE, "WEBP")[:500], "cannot be decoded|known format"),
+        (encoded(NOISE, "BMP")[:5000], "truncated"),
+        (png_header(9, 9), "cannot be decoded"),
+        (np.zeros((4, 4)), "uint8"),
+        (np.zeros((4, 4, 4), np.uint8), "uint8"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+    ],
+)
+def test_damage_is_named(data, reason):
+    with pytest.raises(BrokenImage, match=reason) as caught:
+        decode(Record("x", data))
+    assert caught.value.reason == str(caught.value)
+
+
+def test_a_flipped_byte_in_a_png_is_noticed():
+    data = bytearray(encoded(NOISE))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(BrokenImage):
+        decode(Record("x", bytes(data)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [20_000, 60_000])
+def test_a_huge_image_is_refused_from_its_header(side):
+    with pytest.raises(BrokenImage, match="more than 100000000 pixels"):
+        decode(Record("x", png_header(side, side)))
+
+
+def test_max_pixels_is_a_limit_of_its_own():
+    data = encoded(ramp())
+    assert decode(Record("x", data), max_pixels=24 * 40).shape == (24, 40, 3)
+    with pytest.raises(BrokenImage, match="more than 959 pixels"):
+        decode(Record("x", data), max_pixels=24 * 40 - 1)
+
+
+def test_pillow_does_not_warn_of_bombs():
+    # 100 million and a few: above Pillow's warning, below its error.
+    code = (
+        "from i2i_prior.data.images import BrokenImage, decode\n"
+        "from i2i_prior.data.sources import Record\n"
+        f"data = {png_header(10_000, 10_001)!r}\n"
+        "try:\n    decode(Record('x', data))\n"
+        "except BrokenImage as broken:\n    print(broken.reason)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "more than" in done.stdout
+    assert done.stderr == ""

@@ -29,9 +29,7 @@ class Checkpoints:
       read_only: never write there, for readers of a run that may be live.
     """
 
-    def __init__(
-        self, workdir: Path, keep: int = 3, read_only: bool = False
-    ):
+    def __init__(self, workdir: Path, keep: int = 3, read_only: bool = False):
         self.directory = Path(workdir).resolve() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -139,7 +137,7 @@ class Checkpoints:
             _check_types(targets[name], found[name])
             leaves = [found[name][leaf] for leaf in targets[name]]
             treedef = jax.tree_util.tree_structure(item)
-            restored[name] = treedef.unflatten(leaves)
+            restored[name] = jax.tree_util.tree_unflatten(treedef, leaves)
         return restored
 
     def close(self) -> None:

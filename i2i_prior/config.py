@@ -231,9 +231,11 @@ def _typed(what: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     try:
-        value = ast.literal_eval(text.strip().capitalize()
-                                 if text.lower() in ("true", "false")
-                                 else text.strip())
+        value = ast.literal_eval(
+            text.strip().capitalize()
+            if text.lower() in ("true", "false")
+            else text.strip()
+        )
     except (ValueError, SyntaxError):
         value = text
     kind = type(default)
@@ -278,3 +280,12 @@ def from_flat(flat: dict[str, Any]) -> ConfigDict:
     for name, value in flat.items():
         set_field(config, name, str(value))
     return config
+
+
+def explain(config: ConfigDict) -> str:
+    """One line a field: name, value, meaning."""
+    values = flatten(config)
+    return "\n".join(
+        f"{name:28} {values[name]!r:28} {meaning}"
+        for name, _, meaning in FIELDS
+    )

@@ -44,14 +44,10 @@ class Looking:
         self._source = source
         self._directory = directory
 
-    def sample(
-        self, parameters: Flat, step: int, writer: MetricWriter
-    ) -> None:
+    def sample(self, parameters: Flat, step: int, writer: MetricWriter) -> None:
         """Writes samples/STEP.png: conditions beside their variations."""
         section = self._config.sample
-        images, views = held_out(
-            self._config, self._source, section.conditions
-        )
+        images, views = held_out(self._config, self._source, section.conditions)
         generated = generate_for(
             self._generator,
             parameters,

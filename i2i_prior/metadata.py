@@ -58,9 +58,7 @@ def training_flops_per_step(config: ConfigDict) -> float:
     return each * config.data.batch_size
 
 
-def collect(
-    config: ConfigDict, program: Any, source: Source
-) -> dict[str, Any]:
+def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
     """Versions, devices, mesh, sizes and the data's fingerprint."""
     device = jax.devices()[0]
     count = {

@@ -89,6 +89,7 @@ class MetricWriter:
         self._images = images
         self._purge_step: int | None = None
         self._events: Any = None
+        self._opened = 0
         _repair(self.path)
         self._lines = self.path.open("a", encoding="utf-8")
 
@@ -146,8 +147,14 @@ class MetricWriter:
             # tensorboardX imports torch where it finds one, so import it late
             from tensorboardX import SummaryWriter
 
+            # its file names count whole seconds: a file opened within the
+            # same one would replace the first
+            self._opened += 1
             self._events = SummaryWriter(
-                str(self.workdir), purge_step=self._purge_step, flush_secs=10
+                str(self.workdir),
+                purge_step=self._purge_step,
+                flush_secs=10,
+                filename_suffix=f".{os.getpid()}.{self._opened}",
             )
         return self._events
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,11 +199,11 @@ def _enlarge(images: np.ndarray, scale: int, resample: str) -> np.ndarray:
     )
 
 
-def _font(text: str, width: int, height: int = _HEADER):
-    """The default font, as large as fits the width, 8 to 13 points."""
-    for size in range(min(13, height - 5), 8, -1):
+def _font(labels: Sequence[str], widths: Sequence[float]):
+    """The default font as large as fits every label, 8 to 13 points."""
+    for size in range(13, 8, -1):
         font = ImageFont.load_default(size)
-        if font.getlength(text) <= width:
+        if all(map(operator.le, map(font.getlength, labels), widths)):
             return font
     return ImageFont.load_default(8)
 
@@ -218,12 +219,13 @@ def _label_columns(
     header[:] = background
     labelled = Image.fromarray(np.concatenate([header, sheet]))
     draw = ImageDraw.Draw(labelled)
+    font = _font(labels, [width for _, width in spans])
     for label, (left, width) in zip(labels, spans, strict=False):
         draw.text(
             (left + width / 2, _HEADER / 2),
             label,
             fill=_INK,
-            font=_font(label, width),
+            font=font,
             anchor="mm",
         )
     return np.asarray(labelled)
@@ -237,15 +239,13 @@ def _label_rows(
     background: int | tuple[int, int, int],
 ) -> np.ndarray:
     """Adds texts on the left, each in the middle of its row."""
-    fonts = [_font(label, 160) for label in labels]
-    width = 8 + round(
-        max(f.getlength(t) for f, t in zip(fonts, labels, strict=True))
-    )
+    font = _font(labels, [160] * len(labels))
+    width = 8 + round(max(map(font.getlength, labels)))
     margin = np.empty((sheet.shape[0], width, 3), np.uint8)
     margin[:] = background
     labelled = Image.fromarray(np.concatenate([margin, sheet], axis=1))
     draw = ImageDraw.Draw(labelled)
-    for label, top, font in zip(labels, tops, fonts, strict=False):
+    for label, top in zip(labels, tops, strict=False):
         place = (width - 4, top + height / 2)
         draw.text(place, label, fill=_INK, font=font, anchor="rm")
     return np.asarray(labelled)

@@ -95,24 +95,23 @@ def _cards(
         found = (line[key] for line in reversed(lines) if key in line)
         return next(found, None)
 
-    def known(*keys: str) -> Any:
-        return next((metadata[key] for key in keys if key in metadata), None)
-
-    devices = known("devices", "device_count")
-    if isinstance(devices, list):
-        devices = f"{len(devices)} x {devices[0]}" if devices else None
-    elif isinstance(devices, Mapping):
-        devices = " x ".join(str(value) for value in devices.values())
+    devices, kind = metadata.get("devices"), metadata.get("device_kind")
+    if devices is not None and kind:
+        devices = f"{devices} x {kind}"
+    parameters = metadata.get("parameters")
+    trained = metadata.get("trained_parameters", parameters)
+    if trained != parameters:
+        parameters = f"{short(parameters)} ({short(trained)} trained)"
     utilisation = last("mfu")
     step = last("step")
     cards = {
-        "status": known("status"),
+        "status": metadata.get("status"),
         "steps": None if step is None else f"{int(step):,}",
         "last loss": last("loss"),
         "examples / s": last("examples_per_second"),
         "MFU": None if utilisation is None else f"{100 * utilisation:.1f} %",
-        "parameters": known("parameters", "parameter_count"),
-        "FLOPs / step": known("flops_per_step"),
+        "parameters": parameters,
+        "FLOPs / step": metadata.get("flops_per_step"),
         "devices": devices,
         "wall time": _duration(lines),
     }
@@ -231,7 +230,12 @@ def _evaluations(folder: Path) -> str:
         if isinstance(result.get("step"), int | float)
     ]
     several = len({point["step"] for point in points}) > 1
-    plots = _plots(points, [(name, name) for name in names]) if several else ""
+    changing = [
+        (name, name)
+        for name in names
+        if len({str(point.get(name)) for point in points}) > 1
+    ]
+    plots = _plots(points, changing) if several else ""
     return section("Evaluation", table + "<p></p>" * bool(plots) + plots)
 
 

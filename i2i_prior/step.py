@@ -35,13 +35,14 @@ class TrainState:
       opt_state: of the optax chain over params.
     """
 
-    step: jax.Array
-    params: dict[str, jax.Array]
-    frozen: dict[str, jax.Array]
-    ema: dict[str, jax.Array]
+    # Any: the same tree also carries shapes and shardings.
+    step: Any
+    params: dict[str, Any]
+    frozen: dict[str, Any]
+    ema: dict[str, Any]
     opt_state: Any
 
-    def ema_parameters(self) -> dict[str, jax.Array]:
+    def ema_parameters(self) -> dict[str, Any]:
         """All parameters by name, the trained ones from the EMA."""
         return {**self.ema, **self.frozen}
 
@@ -116,9 +117,7 @@ def make_train_step(
         key = jax.random.fold_in(run_key, state.step)
         draws = task.draw(key, batch["image"].shape[0])
         if accumulate == 1:
-            grads, metrics = gradient(
-                state.params, state.frozen, batch, draws
-            )
+            grads, metrics = gradient(state.params, state.frozen, batch, draws)
         else:
             grads, metrics = _accumulated(
                 gradient, state, (batch, draws), accumulate
@@ -134,9 +133,7 @@ def make_train_step(
             params,
         )
         metrics["grad_norm"] = optax.global_norm(grads)
-        new = TrainState(
-            state.step + 1, params, state.frozen, ema, opt_state
-        )
+        new = TrainState(state.step + 1, params, state.frozen, ema, opt_state)
         return new, metrics
 
     return step

@@ -216,9 +216,7 @@ def _loop(
         while step < total:
             batch = next(batches)
             run.tally.add(batch)
-            state, metrics = run.program.step(
-                state, to_device(batch, sharding)
-            )
+            state, metrics = run.program.step(state, to_device(batch, sharding))
             step += 1
             leaving = bool(preemption.requested) or step == total
             if due(step, config.train.log_every) or step == start + 1:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from i2i_prior.curves import curve, short
 from i2i_prior.errors import UserError
@@ -59,18 +62,20 @@ def run(tmp_path):
         "metadata.json": {
             "parameters": 33_400_000,
             "flops_per_step": 3.2e13,
-            "devices": ["TPU v5 lite"] * 8,
+            "trained_parameters": 21_000_000,
+            "devices": 8,
+            "device_kind": "TPU v5 lite",
             "versions": {EVIL: "1"},
         },
         "evaluations/1000.json": {
             "step": 1000,
             "features": "thumbnails",
-            "metrics": {"FD-thumb8hog": 61.25, "top1": 0.5},
+            "metrics": {"FD-thumb8hog": 61.25, "top1": 0.5, "chance": 0.02},
         },
         "evaluations/500.json": {
             "step": 500,
             "features": EVIL,
-            "metrics": {"FD-thumb8hog": 80.5, EVIL: 1},
+            "metrics": {"FD-thumb8hog": 80.5, "chance": 0.02, EVIL: 1},
         },
         "evaluations/other.json": ["not a result"],
     }
@@ -128,7 +133,7 @@ def test_what_a_person_looks_for_is_there(run):
         "configuration ab12",
         "50 % done",
         "1,000",
-        "33.4 M",
+        "33.4 M (21 M trained)",
         "32 T",
         "8 x TPU v5 lite",
         "40.0 %",
@@ -140,7 +145,7 @@ def test_what_a_person_looks_for_is_there(run):
         "Interpolations",
     ):
         assert wanted in text, wanted
-    # one curve a number logged, one for the metric with two steps
+    # one curve a number logged, one for the metric that changes
     page = (run / "report.html").read_text("utf-8")
     assert page.count("<svg") == 6
 
@@ -152,11 +157,13 @@ def test_results_are_sorted_by_step(run):
 
 def test_the_newest_picture_is_whole_and_earlier_ones_are_small(run):
     page = write_report(run).read_text("utf-8")
-    assert page.index("samples at step 1000") < page.index(
-        "samples at step 100"
-    ) or page.index('alt="samples at step 1000"') < page.index(
-        'alt="samples at step 100"'
-    )
+    newest, first = (f'alt="samples at step {step}"' for step in (1000, 100))
+    assert page.index(newest) < page.index(first)
+    widths = []
+    for data in re.findall(r"image/png;base64,([^\"]+)", page):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            widths.append(image.width)
+    assert widths == [900, 420, 420]
     assert "1,100" not in page
 
 

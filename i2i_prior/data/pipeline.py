@@ -11,7 +11,7 @@ block h of the global batch: joining the hosts' batches gives it in order.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -144,7 +144,7 @@ class Pipeline:
             for name in names
         }
 
-    def batches_from(self, step: int) -> Iterator[Batch]:
+    def batches_from(self, step: int) -> Generator[Batch]:
         """Endless `batch(step)`, `batch(step + 1)`, ..., made ahead.
 
         Starts at once at any step. Closing the iterator (`.close()`, or

@@ -17,12 +17,12 @@ FEATURES holds two sets, both callables from uint8 (N, H, W, 3) to float32
 
 **colour_texture** (d = 32): what it is made of, wherever it is. Few enough
 numbers for a Frechet distance over some 256 images.
-    0..2    mean of R, G, B, each / 255
-    3..5    standard deviation of R, G, B over the image
-    6..7    standard deviation of the opponent colours R - G, (R + G) / 2 - B
+    0..2    COLOUR_WEIGHT x mean of R, G, B, each / 255
+    3..5    COLOUR_WEIGHT x standard deviation of R, G, B over the image
+    6..7    the same of the opponent colours R - G, (R + G) / 2 - B
     8..15   log(1e-3 + mean gradient length) in each of 8 orientations, at 64
     16..23  the same at 32 x 32
-    24..31  log(1e-8 + mean power) in 8 rings of the 64 x 64 luminance minus
+    24..31  log(1e-8 + mean power) / 2 in 8 rings of the 64 x 64 luminance minus
             its mean under a Hann window; ring edges 0.9 * 36^(i/8) cycles per
             image, i = 0..8, so from one cycle to Nyquist in equal ratios.
 
@@ -44,7 +44,10 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 
+# Chosen so that no part holds nearly all of the variance over photographs:
+# about 10 : 5 (thumbnail : gradients), 2 : 3 : 2 (colour : edges : rings).
 HOG_WEIGHT = 4.0
+COLOUR_WEIGHT = 5.0
 ORIENTATIONS = 8
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 _CHUNK = 64  # images at once: 64 of 256 x 256 are 50 MB as float32
@@ -157,14 +160,14 @@ def colour_texture(images: np.ndarray) -> np.ndarray:
         np.log(1e-3 + orientation_energies(grey).mean(axis=(1, 2)))
         for grey in (luminance, area_resize(luminance, 32))
     ]
-    parts = [
+    colours = [
         # float32 sums over 65536 pixels lose digits
         pixels.mean(axis=(1, 2), dtype=np.float64),
         pixels.std(axis=(1, 2), dtype=np.float64),
         opponents.std(axis=(1, 2), dtype=np.float64),
-        *energies,
-        _ring_powers(luminance),
     ]
+    weighted = [COLOUR_WEIGHT * colour for colour in colours]
+    parts = [*weighted, *energies, _ring_powers(luminance)]
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
@@ -208,7 +211,7 @@ def _overlaps(outputs: int, inputs: int) -> np.ndarray:
 
 
 def _ring_powers(luminance: np.ndarray) -> np.ndarray:
-    """(N, S, S) -> (N, 8) log mean power in rings of equal ratio."""
+    """(N, S, S) -> (N, 8) half the log mean power in rings of equal ratio."""
     size = luminance.shape[1]
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     centred = luminance - luminance.mean(axis=(1, 2), keepdims=True)
@@ -222,7 +225,7 @@ def _ring_powers(luminance: np.ndarray) -> np.ndarray:
         power[:, (radius >= low) & (radius < high)].mean(axis=1)
         for low, high in pairwise(edges)
     ]
-    return np.log(1e-8 + np.stack(rings, axis=-1))
+    return np.log(1e-8 + np.stack(rings, axis=-1)) / 2
 
 
 FEATURES: dict[str, Features] = {
@@ -230,6 +233,6 @@ FEATURES: dict[str, Features] = {
         "thumbnails", "thumb8hog", thumbnails, parts=(192, 128)
     ),
     "colour_texture": Features(
-        "colour_texture", "colourtexture", colour_texture
+        "colour_texture", "colourtexture", colour_texture, parts=(8, 16, 8)
     ),
 }

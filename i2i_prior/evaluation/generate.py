@@ -139,9 +139,7 @@ def draw_noise(
     So sample number i is the same in any batch, on any mesh.
     """
     key = jax.random.key(seed)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
-        jnp.asarray(indices)
-    )
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
     return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
 
 

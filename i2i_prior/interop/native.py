@@ -89,8 +89,12 @@ def read(
                     f"{path} is not a file that `i2i-prior export` wrote "
                     "(its header names no such format)"
                 )
-            names = [n for n in file.keys() if n.startswith(prefix)]
-            arrays = {name: file.get_tensor(name) for name in names}
+            names = list(file.keys())
+            arrays = {
+                name: file.get_tensor(name)
+                for name in names
+                if name.startswith(prefix)
+            }
     except FileNotFoundError as error:
         raise UserError(f"no weight file {path}") from error
     except (OSError, SafetensorError) as error:

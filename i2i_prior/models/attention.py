@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,11 @@ class SelfAttention(nnx.Module):
         qk_norm: bool = False,
         bias: bool = True,
     ):
-        options = {"rngs": rngs, "precision": precision, "bias": bias}
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "precision": precision,
+            "bias": bias,
+        }
         self.qkv = Linear(width, 3 * width, **options)
         self.out = Linear(width, width, **options)
         self.q_norm = HeadNorm(width // heads) if qk_norm else None
@@ -138,7 +144,11 @@ class CrossAttention(nnx.Module):
         zero_out: bool = True,
         fast_path: bool = True,
     ):
-        options = {"rngs": rngs, "precision": precision, "bias": bias}
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "precision": precision,
+            "bias": bias,
+        }
         self.q = Linear(width, width, **options)
         # Lumos fuses k and v in one kernel of 2D rows: its Xavier fans.
         fused = xavier(width, 2 * width)

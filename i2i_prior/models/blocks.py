@@ -6,6 +6,8 @@ h (B, N, D), time (B, D), tokens (B, M, D), mask (B, M), angles (N, d // 2).
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,7 @@ class LumosBlock(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
     ):
-        options = {"rngs": rngs, "precision": precision}
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         self.modulation = Linear(width, 6 * width, init=zeros, **options)
         self.attention = SelfAttention(width, heads, **options)
         self.cross_attention = (
@@ -102,8 +104,8 @@ class ModernBlock(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
     ):
-        options = {"rngs": rngs, "precision": precision}
-        attention = {"qk_norm": True, "bias": False, **options}
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+        attention: dict[str, Any] = {"qk_norm": True, "bias": False, **options}
         parts = 9 if cross_attention else 6
         self.modulation = Linear(width, parts * width, init=zeros, **options)
         self.attention = SelfAttention(width, heads, **attention)
@@ -188,7 +190,11 @@ class ModernFinalLayer(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
     ):
-        options = {"rngs": rngs, "precision": precision, "init": zeros}
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "precision": precision,
+            "init": zeros,
+        }
         self.modulation = Linear(width, 2 * width, **options)
         self.out = Linear(width, outputs, **options)
 

@@ -97,9 +97,7 @@ class Conditioner(nnx.Module):
                 "or trained"
             )
         inputs = config.embedding_width
-        null = normal(inputs**-0.5)(
-            rngs.params(), (config.embeddings, inputs)
-        )
+        null = normal(inputs**-0.5)(rngs.params(), (config.embeddings, inputs))
         kind = nnx.Param if config.null == "trained" else NullToken
         self.null = kind(null)
         self.expand = (

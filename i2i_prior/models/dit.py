@@ -83,9 +83,7 @@ class DiTConfig:
 
 def patchify(x: Array, patch: int) -> Array:
     """(B, H, W, C) -> (B, H/p * W/p, p * p * C), row-major, (p, q, c)."""
-    return rearrange(
-        x, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch
-    )
+    return rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)
 
 
 def unpatchify(tokens: Array, grid: tuple[int, int], patch: int) -> Array:

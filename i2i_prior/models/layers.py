@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 Array = jax.Array
-Initializer = Callable[[Array, tuple[int, ...], jnp.dtype], Array]
+Initializer = Callable[..., Array]  # (key, shape, dtype=float32)
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,20 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 def xavier(fan_in: int, fan_out: int) -> Initializer:
     """Xavier-uniform with explicit fans (fused kernels keep theirs)."""
     bound = math.sqrt(6.0 / (fan_in + fan_out))
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
+
+    def init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def normal(std: float) -> Initializer:
     """Gaussian with the given standard deviation."""
-    return lambda key, shape, dtype=jnp.float32: std * jax.random.normal(
-        key, shape, dtype
-    )
+
+    def init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+        return std * jax.random.normal(key, shape, dtype)
+
+    return init
 
 
 def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -181,7 +186,11 @@ class Mlp(nnx.Module):
         init: Initializer | None = None,
         activation: Callable[[Array], Array] = gelu_tanh,
     ):
-        options = {"rngs": rngs, "precision": precision, "init": init}
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "precision": precision,
+            "init": init,
+        }
         self.fc1 = Linear(inputs, hidden, **options)
         self.fc2 = Linear(hidden, outputs, **options)
         self.activation = activation
@@ -202,7 +211,11 @@ class SwiGlu(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
     ):
-        options = {"rngs": rngs, "precision": precision, "bias": False}
+        options: dict[str, Any] = {
+            "rngs": rngs,
+            "precision": precision,
+            "bias": False,
+        }
         self.gate_value = Linear(
             width, 2 * hidden, init=xavier(width, hidden), **options
         )

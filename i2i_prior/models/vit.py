@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ class EncoderBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = config.width
-        options = {"rngs": rngs, "precision": precision}
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         self.norm1 = LayerNorm(width)
         self.attention = SelfAttention(width, config.heads, **options)
         self.norm2 = LayerNorm(width)
@@ -130,8 +130,6 @@ class ViT(nnx.Module):
         cls = jnp.broadcast_to(self.cls[...], (h.shape[0], 1, h.shape[-1]))
         h = jnp.concatenate([cls.astype(h.dtype), h], axis=1)
         h = (h + self.positions[...]).astype(precision.activations)
-        h = scan_blocks(
-            self.blocks, lambda h, block: block(h), h, "none", 1
-        )
+        h = scan_blocks(self.blocks, lambda h, block: block(h), h, "none", 1)
         h = self.norm(h)
         return Features(cls=h[:, 0], patches=h[:, 1:])

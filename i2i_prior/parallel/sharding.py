@@ -31,9 +31,7 @@ def partition_spec(
     name: str, shape: tuple[int, ...], mesh: Mesh
 ) -> PartitionSpec:
     """The spec of one parameter; axes that do not divide stay whole."""
-    for pattern, axes in RULES:
-        if re.search(pattern, name):
-            break
+    axes = next(axes for rule, axes in RULES if re.search(rule, name))
     spec: list[str | None] = [None] * len(shape)
     for offset, axis in enumerate(axes):
         dimension = len(shape) - len(axes) + offset

@@ -74,4 +74,4 @@ def test_dpmpp_2m_with_20_steps(lower_order_final: bool) -> None:
         steps=20,
         lower_order_final=lower_order_final,
     )
-    np.testing.assert_allclose(ours, x.numpy(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ours, x.numpy(), rtol=1e-5, atol=1e-5)

@@ -55,8 +55,8 @@ def test_a_flat_image_is_its_colour_and_no_gradient():
     )
     np.testing.assert_allclose(found[192:], 0, atol=1e-3)
     colour = COLOUR(images)[0]
-    np.testing.assert_allclose(colour[:3], [1, 0.2, 0], atol=1e-6)
-    np.testing.assert_allclose(colour[3:8], 0, atol=1e-6)
+    np.testing.assert_allclose(colour[:3], [5, 1, 0], atol=1e-5)
+    np.testing.assert_allclose(colour[3:8], 0, atol=1e-5)
 
 
 def test_thumbnail_is_the_mean_of_each_cell():
@@ -143,7 +143,7 @@ def test_colour_texture_does_not_see_where():
     images = noise(2, 64)
     turned = np.roll(images, (16, 24), axis=(1, 2))
     difference = np.abs(COLOUR(images) - COLOUR(turned))
-    assert difference[:, :8].max() < 1e-5
+    assert difference[:, :8].max() < 1e-4
     assert difference[:, 8:24].max() < 0.2  # the seams are new edges
     assert np.abs(THUMBNAILS(images) - THUMBNAILS(turned)).max() > 0.2
 

@@ -1,0 +1,207 @@
+"""The `i2i-prior` command: one thin function a subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from i2i_prior.errors import UserError
+
+EXAMPLES = {
+    "train": "i2i-prior train --config configs/quickstart.py "
+    "--workdir runs/quickstart --config.train.steps=500",
+    "sample": "i2i-prior sample --workdir runs/quickstart "
+    "--images cat.png dog.jpg --num 8 --out variations",
+    "interpolate": "i2i-prior interpolate --workdir runs/quickstart "
+    "--start a.png --end b.png --frames 12 --out walk.gif",
+    "evaluate": "i2i-prior evaluate --workdir runs/quickstart "
+    "--num-samples 256",
+    "export": "i2i-prior export --workdir runs/quickstart "
+    "--out prior.safetensors",
+    "report": "i2i-prior report --workdir runs/quickstart",
+    "doctor": "i2i-prior doctor",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses, runs, and turns a UserError into one sentence and exit 1."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [
+        text.removeprefix("--config.")
+        for text in rest
+        if text.startswith("--config.")
+    ]
+    unknown = [text for text in rest if not text.startswith("--config.")]
+    if unknown or (overrides and options.command == "doctor"):
+        parser.error(f"unrecognised: {' '.join(unknown or overrides)}")
+    quiet()
+    try:
+        sys.exit(options.run(options, overrides))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def quiet() -> None:
+    """Silences the libraries' own chatter, keeps their warnings."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All subcommands with their options and an example each."""
+    parser = argparse.ArgumentParser(
+        prog="i2i-prior",
+        description="Image-to-image generative priors: train, sample, "
+        "measure, export.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND"
+    )
+
+    def add(name: str, help_text: str, function) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=help_text,
+            description=help_text,
+            epilog=f"example: {EXAMPLES[name]}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.set_defaults(run=function)
+        return command
+
+    command = add("train", "Train a prior, or resume one.", run_train)
+    command.add_argument(
+        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
+    )
+    command.add_argument("--workdir", required=True, help="run directory")
+    command.add_argument(
+        "--print-config", action="store_true", help="print it and exit"
+    )
+
+    command = add("sample", "Draw variations of images.", run_sample)
+    _from_run(command)
+    command.add_argument("--images", nargs="+", required=True)
+    command.add_argument("--num", type=int, default=8, help="variations each")
+    command.add_argument("--out", required=True, help="folder")
+
+    command = add("interpolate", "Walk between two images.", run_interpolate)
+    _from_run(command)
+    command.add_argument("--start", required=True)
+    command.add_argument("--end", required=True)
+    command.add_argument("--frames", type=int, default=12)
+    command.add_argument("--method", choices=("lerp", "slerp"), default="lerp")
+    command.add_argument("--out", required=True, help="FILE.png or FILE.gif")
+
+    command = add("evaluate", "Score a checkpoint.", run_evaluate)
+    command.add_argument("--workdir", required=True, help="run directory")
+    command.add_argument("--step", type=int, help="checkpoint, else newest")
+    command.add_argument("--reference", help="SPEC, else the run's held_out")
+    command.add_argument("--num-samples", type=int, help="generated images")
+    command.add_argument("--features", help="feature set, or FILE.py:function")
+
+    command = add("export", "Write weights as safetensors.", run_export)
+    command.add_argument("--workdir", required=True, help="run directory")
+    command.add_argument("--step", type=int, help="checkpoint, else newest")
+    command.add_argument(
+        "--format", choices=("native",), default="native", help="layout"
+    )
+    command.add_argument("--part", choices=("all", "encoder"), default="all")
+    command.add_argument("--out", required=True, help="FILE.safetensors")
+
+    command = add("report", "Write report.html of a run.", run_report)
+    command.add_argument("--workdir", required=True, help="run directory")
+
+    add("doctor", "What this machine has.", run_doctor)
+    return parser
+
+
+def _from_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workdir", required=True, help="run directory or safetensors file"
+    )
+    command.add_argument("--step", type=int, help="checkpoint, else newest")
+    command.add_argument("--steps", type=int, help="solver steps")
+    command.add_argument("--guidance", type=float, help="guidance scale")
+    command.add_argument("--solver", help="as dpmpp_2m, ddim, euler, heun")
+    command.add_argument("--seed", type=int, default=0)
+
+
+def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior train`."""
+    from i2i_prior.config import load_config
+
+    config = load_config(options.config, overrides)
+    if options.print_config:
+        from i2i_prior.config import explain
+
+        print(explain(config))
+        return 0
+    from i2i_prior.train import train
+
+    return train(config, options.workdir)
+
+
+def run_sample(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior sample`."""
+    _no_overrides(overrides)
+    from i2i_prior.commands import sample
+
+    return sample(options)
+
+
+def run_interpolate(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior interpolate`."""
+    _no_overrides(overrides)
+    from i2i_prior.commands import interpolate
+
+    return interpolate(options)
+
+
+def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior evaluate`; sample.* and evaluate.* may be overridden."""
+    from i2i_prior.commands import evaluate
+
+    return evaluate(options, overrides)
+
+
+def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior export`."""
+    _no_overrides(overrides)
+    from i2i_prior.commands import export
+
+    return export(options)
+
+
+def run_report(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior report`."""
+    _no_overrides(overrides)
+    from i2i_prior.report import write_report
+
+    print(write_report(Path(options.workdir)))
+    return 0
+
+
+def run_doctor(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior doctor`."""
+    from i2i_prior.doctor import doctor
+
+    return doctor()
+
+
+def _no_overrides(overrides: list[str]) -> None:
+    if overrides:
+        raise UserError(
+            f"--config.{overrides[0]} only applies to train and evaluate"
+        )
+
+
+if __name__ == "__main__":
+    main()

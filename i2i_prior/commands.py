@@ -1,0 +1,161 @@
+"""What the subcommands do with a trained prior."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from i2i_prior import pictures
+from i2i_prior.api import Prior, open_image
+from i2i_prior.config import RESUMABLE, set_field
+from i2i_prior.data.images import center_crop
+from i2i_prior.data.sources import open_source
+from i2i_prior.errors import UserError
+from i2i_prior.interop import native
+from i2i_prior.looking import Looking
+from i2i_prior.metrics import Progress
+from i2i_prior.workdir import read_json
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Writes OUT/grid.png and each variation as OUT/NAME-K.png."""
+    if options.num < 1:
+        raise UserError("--num must be 1 or more")
+    images = [open_image(path) for path in options.images]
+    prior = Prior.load(options.workdir, options.step)
+    progress = Progress(len(images) * options.num, description="sampling")
+    variations = prior.vary(
+        images,
+        options.num,
+        steps=options.steps,
+        guidance=options.guidance,
+        solver=options.solver,
+        seed=options.seed,
+        progress=progress.update,
+    )
+    progress.close()
+    size = variations.shape[2]
+    conditions = np.stack([center_crop(image, size) for image in images])
+    out = _folder(options.out)
+    pictures.save_png(
+        out / "grid.png", pictures.condition_grid(conditions, variations)
+    )
+    stems = [Path(path).stem for path in options.images]
+    for number, (stem, row) in enumerate(zip(stems, variations, strict=True)):
+        if stems.count(stem) > 1:
+            stem = f"{stem}-{number}"
+        for k, image in enumerate(row):
+            pictures.save_png(out / f"{stem}-{k}.png", image)
+    print(out / "grid.png")
+    return 0
+
+
+def interpolate(options: argparse.Namespace) -> int:
+    """Writes a PNG strip or a GIF that goes there and back."""
+    out = Path(options.out)
+    if out.suffix not in (".png", ".gif"):
+        raise UserError(f"--out {out} should end in .png or .gif")
+    ends = [open_image(options.start), open_image(options.end)]
+    prior = Prior.load(options.workdir, options.step)
+    frames = prior.interpolate(
+        ends[0],
+        ends[1],
+        options.frames,
+        method=options.method,
+        steps=options.steps,
+        guidance=options.guidance,
+        solver=options.solver,
+        seed=options.seed,
+    )
+    _folder(out.parent)
+    scale = max(1, 96 // frames.shape[1])
+    if out.suffix == ".gif":
+        larger = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+        pictures.save_gif(out, larger)
+    else:
+        size = frames.shape[1]
+        first, last = (center_crop(end, size)[None] for end in ends)
+        strip = np.concatenate([first, frames, last])
+        labels = ["start", *[""] * len(frames), "end"]
+        picture = pictures.grid(
+            strip, columns=len(strip), scale=scale, column_labels=labels
+        )
+        pictures.save_png(out, picture)
+    print(out)
+    return 0
+
+
+def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Writes evaluations/STEP-FEATURES.json and prints one line."""
+    prior = Prior.load(options.workdir, options.step)
+    config = prior.config
+    for override in overrides:
+        name, _, text = override.partition("=")
+        if name not in RESUMABLE:
+            raise UserError(
+                f"--config.{name} would change the model; only sample.* and "
+                "evaluate.* may differ here"
+            )
+        set_field(config, name, text)
+    if options.reference:
+        config.data.held_out = options.reference
+    if options.num_samples:
+        config.evaluate.num_samples = options.num_samples
+    if options.features:
+        config.evaluate.features = options.features
+    if config.evaluate.num_samples < 2:
+        raise UserError("--num-samples must be 2 or more")
+    source = open_source(config.data.held_out or config.data.source)
+    looking = Looking(config, prior.task, source, Path(options.workdir))
+    result = looking.evaluate(prior.parameters, prior.step or 0, None)
+    line = "  ".join(f"{k} {v:.4g}" for k, v in result["metrics"].items())
+    print(
+        f"step {prior.step}  {line}  (N {result['num_samples']}, "
+        f"{result['solver']} {result['steps']} steps, guidance "
+        f"{result['guidance']:g})"
+    )
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Writes EMA parameters with config and provenance in the header."""
+    began = time.monotonic()
+    prior = Prior.load(options.workdir, options.step)
+    facts = read_json(Path(options.workdir) / "metadata.json")
+    keep = "" if options.part == "all" else f"{options.part}/"
+    parameters = {
+        name: array
+        for name, array in prior.parameters.items()
+        if name.startswith(keep)
+    }
+    provenance = {
+        "step": prior.step,
+        "weights": "ema",
+        "part": options.part,
+        "config_hash": facts.get("config_hash"),
+        "data_fingerprint": facts.get("data_fingerprint"),
+        "data_source": facts.get("data_source"),
+    }
+    out = Path(options.out)
+    size = native.write(out, parameters, prior.config, provenance)
+    count = sum(int(np.prod(array.shape)) for array in parameters.values())
+    print(
+        f"{out}: {len(parameters)} arrays, {count:,} parameters, "
+        f"{size / 2**20:.1f} MiB, {time.monotonic() - began:.1f} s"
+    )
+    return 0
+
+
+def _folder(path: str | Path) -> Path:
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the folder {path} ({os.strerror(error.errno or 0)})"
+        ) from error
+    return path

@@ -1,0 +1,54 @@
+"""Walks between two embeddings."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def lerp(start: Array, end: Array, weights: Array) -> Array:
+    """(1 - w) start + w end, not normalised again (as Lumos does it).
+
+    Args:
+      start, end: (M, C).
+      weights: (F,) in [0, 1].
+
+    Returns:
+      (F, M, C).
+    """
+    w = weights[:, None, None]
+    return (1 - w) * start + w * end
+
+
+def slerp(start: Array, end: Array, weights: Array) -> Array:
+    """Along the great circle of each token (Shoemake, SIGGRAPH 1985).
+
+    Lengths go linearly from one to the other; tokens that are parallel (or
+    zero) are lerped, where the arc is not defined.
+
+    Args:
+      start, end: (M, C).
+      weights: (F,) in [0, 1].
+
+    Returns:
+      (F, M, C).
+    """
+    length_start = jnp.linalg.norm(start, axis=-1, keepdims=True)
+    length_end = jnp.linalg.norm(end, axis=-1, keepdims=True)
+    unit_start = start / jnp.maximum(length_start, 1e-12)
+    unit_end = end / jnp.maximum(length_end, 1e-12)
+    cosine = jnp.clip((unit_start * unit_end).sum(-1, keepdims=True), -1, 1)
+    angle = jnp.arccos(cosine)
+    sine = jnp.sin(angle)
+    safe = jnp.where(sine < 1e-4, 1.0, sine)
+    w = weights[:, None, None]
+    direction = (
+        jnp.sin((1 - w) * angle) * unit_start + jnp.sin(w * angle) * unit_end
+    ) / safe
+    arc = direction * ((1 - w) * length_start + w * length_end)
+    return jnp.where(sine < 1e-4, lerp(start, end, weights), arc)
+
+
+INTERPOLATIONS = {"lerp": lerp, "slerp": slerp}

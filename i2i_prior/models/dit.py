@@ -198,12 +198,15 @@ class DiT(nnx.Module):
             x = jnp.concatenate([x, concat], axis=-1)
         grid = (x.shape[1] // config.patch, x.shape[2] // config.patch)
         h = self.patch_embed(patchify(x, config.patch))
-        angles = None
-        if config.block == "modern":
-            angles = rope_2d(config.width // config.heads, grid)
-        else:
-            base = config.input_size // config.patch
-            h = h + sincos_2d(config.width, grid, base)
+        base = config.input_size // config.patch
+        h = h + sincos_2d(config.width, grid, base)
+        # Rotary phases are relative: without the table above the queries of
+        # the cross-attention would not know where they are.
+        angles = (
+            rope_2d(config.width // config.heads, grid)
+            if config.block == "modern"
+            else None
+        )
         h = h.astype(precision.activations)
         time = self.time_embed(timestep)
         if self.pooled_embed is not None and pooled is not None:

@@ -12,20 +12,24 @@ import numpy as np
 from i2i_prior import pictures
 from i2i_prior.api import Prior, open_image
 from i2i_prior.config import RESUMABLE, set_field
-from i2i_prior.data.images import center_crop
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.images import BrokenImage, center_crop, decode
+from i2i_prior.data.sources import OPENERS, open_source
 from i2i_prior.errors import UserError
 from i2i_prior.interop import native
 from i2i_prior.looking import Looking
 from i2i_prior.metrics import Progress
 from i2i_prior.workdir import read_json
 
+# Conditions that fit one grid.
+MOST_IMAGES = 64
+
 
 def sample(options: argparse.Namespace) -> int:
     """Writes OUT/grid.png and each variation as OUT/NAME-K.png."""
     if options.num < 1:
         raise UserError("--num must be 1 or more")
-    images = [open_image(path) for path in options.images]
+    named = [pair for text in options.images for pair in find_images(text)]
+    images = [image for _, image in named]
     prior = Prior.load(options.workdir, options.step)
     progress = Progress(len(images) * options.num, description="sampling")
     variations = prior.vary(
@@ -44,7 +48,7 @@ def sample(options: argparse.Namespace) -> int:
     pictures.save_png(
         out / "grid.png", pictures.condition_grid(conditions, variations)
     )
-    stems = [Path(path).stem for path in options.images]
+    stems = [Path(name).stem for name, _ in named]
     for number, (stem, row) in enumerate(zip(stems, variations, strict=True)):
         if stems.count(stem) > 1:
             stem = f"{stem}-{number}"
@@ -59,7 +63,7 @@ def interpolate(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.suffix not in (".png", ".gif"):
         raise UserError(f"--out {out} should end in .png or .gif")
-    ends = [open_image(options.start), open_image(options.end)]
+    ends = [find_images(text)[0][1] for text in (options.start, options.end)]
     prior = Prior.load(options.workdir, options.step)
     frames = prior.interpolate(
         ends[0],
@@ -148,6 +152,36 @@ def export(options: argparse.Namespace) -> int:
         f"{size / 2**20:.1f} MiB, {time.monotonic() - began:.1f} s"
     )
     return 0
+
+
+def find_images(text: str) -> list[tuple[str, np.ndarray]]:
+    """A path, a SPEC, or SPEC#NAME -> (name, uint8 (H, W, 3)) of each image.
+
+    Raises:
+      UserError: where there is none, it is unreadable, or the SPEC holds
+        more than fit in one picture.
+    """
+    scheme = text.partition(":")[0]
+    if scheme not in OPENERS or Path(text).exists():
+        return [(Path(text).name, open_image(text))]
+    spec, _, wanted = text.partition("#")
+    source = open_source(spec)
+    if not wanted and len(source) > MOST_IMAGES:
+        raise UserError(
+            f"{spec} holds {len(source)} images; name one as {spec}#NAME"
+        )
+    records = (source[i] for i in range(len(source)))
+    try:
+        found = [
+            (record.name, decode(record))
+            for record in records
+            if wanted in ("", record.name)
+        ]
+    except BrokenImage as error:
+        raise UserError(f"an image of {spec} is unusable: {error}") from error
+    if not found:
+        raise UserError(f"{spec} holds no image named {wanted}")
+    return found
 
 
 def _folder(path: str | Path) -> Path:

@@ -58,6 +58,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("conditioner.null", "trained", "null token: trained or random (fixed)"),
     ("conditioner.normalize", True, "divide embeddings by their L2 norm"),
     ("conditioner.scale", 1.0, "factor after it; 0 means sqrt(width)"),
+    ("conditioner.positions", True, "patch and pyramid tokens say where"),
     ("conditioner.drop_rate", 0.1, "share of conditions replaced by the null"),
     ("conditioner.noise", 0.0, "std of embedding noise over embedding RMS"),
     ("conditioner.mask_rate", 0.0, "share of condition tokens masked out"),
@@ -202,9 +203,16 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
     try:
         module_spec.loader.exec_module(module)
         config = module.get_config(arg)
-    except (AttributeError, TypeError, KeyError) as error:
+        if not isinstance(config, ConfigDict):
+            raise TypeError("get_config returned no ConfigDict")
+        flatten(config)
+    except UserError:
+        raise
+    except Exception as error:  # the file is a program: anything may be wrong
         first = " ".join(str(error).split())
-        raise UserError(f"config file {file}: {first[:300]}") from error
+        raise UserError(
+            f"config file {file}: {type(error).__name__}: {first[:300]}"
+        ) from error
     for override in overrides or []:
         name, equals, text = override.partition("=")
         if not equals:

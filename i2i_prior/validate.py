@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 from ml_collections import ConfigDict
 
 from i2i_prior.config import FIELDS, flatten
+from i2i_prior.diffusion.objectives import DISTRIBUTIONS, WEIGHTINGS
+from i2i_prior.diffusion.paths import PATHS
+from i2i_prior.diffusion.predictions import PREDICTIONS
+from i2i_prior.diffusion.solvers import SOLVERS
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features import load_features
+from i2i_prior.parallel.mesh import mesh_shape
+from i2i_prior.tasks.i2i import conditioner_config
 
 _CHOICES = {
     "data.crop": ("random", "center"),
@@ -13,41 +22,58 @@ _CHOICES = {
     "encoder.kind": ("joint", "frozen"),
     "conditioner.choice": ("cls", "patches", "pyramid"),
     "conditioner.null": ("trained", "random"),
-    "diffusion.weighting": ("none", "min_snr"),
-    "diffusion.time": ("uniform", "logit_normal"),
+    "diffusion.path": tuple(PATHS),
+    "diffusion.prediction": PREDICTIONS,
+    "diffusion.weighting": WEIGHTINGS,
+    "diffusion.time": DISTRIBUTIONS,
     "optim.schedule": ("constant", "cosine", "linear"),
+    "sample.solver": tuple(SOLVERS),
 }
-_POSITIVE = (
-    "data.image_size",
-    "data.batch_size",
-    "data.threads",
-    "model.depth",
-    "model.width",
-    "model.heads",
-    "model.patch",
-    "encoder.depth",
-    "encoder.width",
-    "encoder.heads",
-    "encoder.patch",
-    "encoder.image_size",
-    "conditioner.expand",
-    "train.steps",
-    "train.accumulate",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.checkpoint_keep",
-    "sample.steps",
-    "evaluate.batch_size",
-)
+_LEAST = {
+    "data.image_size": 1,
+    "data.batch_size": 1,
+    "data.threads": 1,
+    "model.depth": 1,
+    "model.width": 1,
+    "model.heads": 1,
+    "model.patch": 1,
+    "model.scan_unroll": 1,
+    "encoder.depth": 1,
+    "encoder.width": 1,
+    "encoder.heads": 1,
+    "encoder.patch": 1,
+    "encoder.image_size": 1,
+    "conditioner.expand": 1,
+    "conditioner.noise": 0,
+    "optim.learning_rate": 0,
+    "optim.warmup_steps": 0,
+    "optim.epsilon": 0,
+    "optim.weight_decay": 0,
+    "optim.clip_norm": 0,
+    "train.steps": 1,
+    "train.accumulate": 1,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "train.checkpoint_keep": 1,
+    "train.sample_every": 0,
+    "train.evaluate_every": 0,
+    "sample.steps": 1,
+    "sample.conditions": 1,
+    "sample.variations": 1,
+    "evaluate.num_samples": 2,  # a covariance needs two
+    "evaluate.batch_size": 1,
+}
 _SHARES = (
     "data.flip",
     "data.view_flip",
     "data.max_broken",
     "conditioner.drop_rate",
     "conditioner.mask_rate",
+    "train.ema_decay",
     "sample.guidance_low",
     "sample.guidance_high",
 )
+_BELOW_ONE = ("optim.beta1", "optim.beta2")
 
 
 def validate(config: ConfigDict, devices: int) -> None:
@@ -61,27 +87,39 @@ def validate(config: ConfigDict, devices: int) -> None:
     """
     flat = flatten(config)
     for name, default, _ in FIELDS:
-        if type(flat[name]) is not type(default):
+        value = flat[name]
+        if type(value) is not type(default):
             raise UserError(
                 f"config field {name} takes {type(default).__name__}, not "
-                f"{flat[name]!r}"
+                f"{value!r}"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config field {name} is {value}; give a number")
     for name, known in _CHOICES.items():
         if flat[name] not in known:
             raise UserError(
                 f"config field {name} is {flat[name]!r}; choose "
                 f"{' or '.join(known)}"
             )
-    for name in _POSITIVE:
-        if flat[name] < 1:
+    for name, least in _LEAST.items():
+        if flat[name] < least:
             raise UserError(
-                f"config field {name} is {flat[name]}; it must be 1 or more"
+                f"config field {name} is {flat[name]}; it must be {least} or "
+                "more"
             )
     for name in _SHARES:
         if not 0 <= flat[name] <= 1:
             raise UserError(
                 f"config field {name} is {flat[name]}; it must be 0 to 1"
             )
+    for name in _BELOW_ONE:
+        if not 0 <= flat[name] < 1:
+            raise UserError(
+                f"config field {name} is {flat[name]}; it must be 0 or more, "
+                "and below 1"
+            )
+    if config.train.evaluate_every:
+        load_features(config.evaluate.features)
     _validate_batch(config, devices)
     _validate_condition(config)
 
@@ -93,8 +131,8 @@ def _validate_batch(config: ConfigDict, devices: int) -> None:
             f"data.batch_size {batch} does not split into train.accumulate "
             f"{accumulate} micro-batches"
         )
-    tensor = max(config.mesh.tensor, 1)
-    shards = max(devices // tensor, 1)
+    replica, fsdp, _ = mesh_shape(**config.mesh, devices=devices)
+    shards = replica * fsdp
     if (batch // accumulate) % shards:
         raise UserError(
             f"data.batch_size {batch} over train.accumulate {accumulate} "
@@ -104,8 +142,6 @@ def _validate_batch(config: ConfigDict, devices: int) -> None:
 
 
 def _validate_condition(config: ConfigDict) -> None:
-    from i2i_prior.tasks.i2i import conditioner_config
-
     tokens = conditioner_config(config).tokens
     if tokens == 1 and not config.model.one_token:
         raise UserError(

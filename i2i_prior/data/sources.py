@@ -73,8 +73,8 @@ def open_source(spec: str) -> Source:
         UserError: the scheme is unknown, or nothing readable is there.
     """
     scheme, colon, rest = spec.partition(":")
-    if not colon or scheme not in _OPENERS:
-        known = ", ".join(f"{name}:" for name in _OPENERS)
+    if not colon or scheme not in OPENERS:
+        known = ", ".join(f"{name}:" for name in OPENERS)
         raise UserError(
             f"Image source {spec!r} is not understood: write one of {known} "
             "followed by a path or name, as in folder:/data/images."
@@ -84,7 +84,7 @@ def open_source(spec: str) -> Source:
             f"Image source {spec!r} names nothing after the colon: write a "
             "path or name there, as in folder:/data/images."
         )
-    return _OPENERS[scheme](rest)
+    return OPENERS[scheme](rest)
 
 
 def fingerprint_of(
@@ -293,7 +293,7 @@ def _not_read_yet(scheme: str) -> Callable[[str], Source]:
     return refuse
 
 
-_OPENERS: dict[str, Callable[[str], Source]] = {
+OPENERS: dict[str, Callable[[str], Source]] = {
     "folder": FolderSource,
     "tar": TarSource,
     "builtin": _open_builtin,

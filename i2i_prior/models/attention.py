@@ -143,6 +143,7 @@ class CrossAttention(nnx.Module):
         bias: bool = True,
         zero_out: bool = True,
         fast_path: bool = True,
+        tie_init: bool = False,
     ):
         options: dict[str, Any] = {
             "rngs": rngs,
@@ -153,6 +154,10 @@ class CrossAttention(nnx.Module):
         # Lumos fuses k and v in one kernel of 2D rows: its Xavier fans.
         fused = xavier(width, 2 * width)
         self.k = Linear(width, width, init=fused, **options)
+        if tie_init:
+            # Image and condition tokens carry the same position table: with
+            # equal projections each looks at its own place from the start.
+            self.k.kernel = nnx.Param(jnp.copy(self.q.kernel[...]))
         self.v = Linear(width, width, init=fused, **options)
         out_init = zeros if zero_out else None
         self.out = Linear(width, width, init=out_init, **options)

@@ -116,6 +116,7 @@ class ModernBlock(nnx.Module):
                 heads,
                 fast_path=fast_path,
                 zero_out=False,
+                tie_init=True,
                 **attention,
             )
             if cross_attention

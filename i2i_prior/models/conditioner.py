@@ -19,6 +19,7 @@ from i2i_prior.models.layers import (
     gelu_tanh,
     normal,
 )
+from i2i_prior.models.positions import sincos_at
 from i2i_prior.models.vit import Features
 
 # Cells of the pooled pyramid: 1x1, 2x2 and 4x4 averages of the patch grid.
@@ -42,6 +43,9 @@ class ConditionerConfig:
       normalize: divide each embedding by its L2 norm, as Lumos does.
       scale: factor after the normalisation; 1 for Lumos, sqrt(C) gives unit
         variance.
+      grid: side of the DiT's token grid; patch and pyramid tokens then carry
+        the position table of the place they describe, so that image tokens
+        find theirs. 0 adds no positions.
     """
 
     embedding_width: int = 768
@@ -52,6 +56,7 @@ class ConditionerConfig:
     null: str = "random"
     normalize: bool = True
     scale: float = 1.0
+    grid: int = 0
 
     @property
     def embeddings(self) -> int:
@@ -152,12 +157,29 @@ class Conditioner(nnx.Module):
             embeddings = expanded.reshape(
                 embeddings.shape[0], -1, embeddings.shape[-1]
             )
-        return self.project(embeddings)
+        tokens = self.project(embeddings)
+        if self.config.grid and self.config.choice != "cls":
+            tokens = tokens + token_positions(self.config)
+        return tokens
 
     def null_embeddings(self, batch: int) -> Array:
         """The unconditional input, float32 (B, M0, C)."""
         null = self.null[...].astype(jnp.float32)
         return jnp.broadcast_to(null, (batch, *null.shape))
+
+
+def token_positions(config: ConditionerConfig) -> np.ndarray:
+    """Where each token's patch or cell is centred, float32 (M, D)."""
+    if config.choice == "pyramid":
+        sides: tuple[int, ...] = PYRAMID
+    else:
+        sides = (round(config.patches**0.5),)
+    tables = []
+    for side in sides:
+        centres = (np.arange(side) + 0.5) * config.grid / side - 0.5
+        columns, rows = np.meshgrid(centres, centres)
+        tables.append(sincos_at(config.width, rows, columns))
+    return np.repeat(np.concatenate(tables), config.expand, axis=0)
 
 
 def pyramid(patches: Array) -> Array:

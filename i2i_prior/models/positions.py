@@ -32,14 +32,27 @@ def sincos_2d(
     base = base_size or grid[0]
     rows = np.arange(grid[0], dtype=np.float64) / (grid[0] / base) / scale
     columns = np.arange(grid[1], dtype=np.float64) / (grid[1] / base) / scale
+    column, row = np.meshgrid(columns, rows)
+    return sincos_at(width, row, column)
+
+
+def sincos_at(width: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The table of `sincos_2d` at any positions.
+
+    Args:
+      width: channels, divisible by 4.
+      rows, columns: positions in tokens, of one shape with N elements.
+
+    Returns:
+      float32 (N, width).
+    """
     omega = 1.0 / 10_000 ** (np.arange(width // 4) / (width / 4))
 
     def encode(position: np.ndarray) -> np.ndarray:
         angles = position.reshape(-1)[:, None] * omega
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
-    column, row = np.meshgrid(columns, rows)
-    table = np.concatenate([encode(column), encode(row)], axis=1)
+    table = np.concatenate([encode(columns), encode(rows)], axis=1)
     return table.astype(np.float32)
 
 

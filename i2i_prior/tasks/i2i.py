@@ -53,6 +53,7 @@ def encoder_config(config: ConfigDict) -> ViTConfig:
 def conditioner_config(config: ConfigDict) -> ConditionerConfig:
     """The conditioner's shape from `conditioner`, `encoder`, `model`."""
     section, encoder = config.conditioner, config.encoder
+    dit = dit_config(config)
     return ConditionerConfig(
         embedding_width=encoder.width,
         width=config.model.width,
@@ -62,6 +63,7 @@ def conditioner_config(config: ConfigDict) -> ConditionerConfig:
         null=section.null,
         normalize=section.normalize,
         scale=section.scale or math.sqrt(encoder.width),
+        grid=dit.input_size // dit.patch if section.positions else 0,
     )
 
 

@@ -316,6 +316,16 @@ def test_matmul_rounds_its_operands_and_nothing_else():
     for got, want in expected:
         assert relative_error(got, want) < 1e-6
 
+    # Optimizers transpose gradients, which one form of the product on
+    # XLA's CPU back end does not survive.
+    @jax.jit
+    def transposed(x, kernel, cotangent):
+        run = jax.vjp(lambda x, w: matmul(x, w, bfloat16), x, kernel)[1]
+        return run(cotangent)[1].T
+
+    got = transposed(x, kernel, cotangent)
+    assert relative_error(got, expected[2][1].T) < 1e-6
+
 
 def test_fresh_lumos_predicts_zero():
     """adaLN-zero and a zero final layer: the first output is exactly 0."""

@@ -1,0 +1,42 @@
+"""The network of Lumos I2I XL/2, on pixels, for TPU pods and GPU clusters.
+
+    i2i-prior train --config configs/lumos_xl2.py:res=32 --workdir RUN \\
+        --config.data.source=tar:/data/*.tar \\
+        --config.encoder.weights=encoder.safetensors
+
+Blocks, conditioner, path and loss are Lumos' (arXiv 2412.07767): in its
+4-channel latent the network has 822,006,176 parameters. Until autoencoders
+are here it sees pixels, 3 channels. Batch, learning rate and EMA were never
+published; these are PixArt-alpha's.
+"""
+
+from i2i_prior.config import default_config, parse_arg
+from i2i_prior.models.presets import preset
+
+
+def get_config(arg=""):
+    """`res=32` pixels a side."""
+    options = parse_arg(arg, res=32)
+    config = default_config()
+    config.name = "lumos_xl2"
+    config.data.image_size = options.res
+    config.data.batch_size = 2048
+
+    config.model.update(preset("lumos_xl2"))
+    config.model.remat = "full"
+    config.model.one_token = True
+
+    config.encoder.kind = "frozen"
+    config.conditioner.expand = 1
+    config.conditioner.null = "random"
+
+    config.diffusion.path = "ddpm_linear"
+    config.diffusion.prediction = "eps"
+    config.diffusion.learn_sigma = True
+    config.diffusion.time = "uniform"
+
+    config.optim.learning_rate = 2e-5
+    config.optim.weight_decay = 0.03
+    config.optim.epsilon = 1e-10
+    config.optim.clip_norm = 0.01
+    return config

@@ -1,0 +1,188 @@
+"""Shared by all tests: 4 fake CPU devices, quick compilation, a tiny run."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.metadata
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = Path(__file__).with_name("tiny_config.py")
+
+
+def _prepare_jax() -> None:
+    """Sets what JAX reads at import, for this process and its children."""
+    flags = ["--xla_force_host_platform_device_count=4"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        # Compiling is most of the time: 8x faster so. XLA stops a process
+        # over a flag that it no longer knows, hence the version.
+        flags += [
+            "--xla_backend_optimization_level=0",
+            "--xla_cpu_use_fusion_emitters=false",
+        ]
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join([*flags, given]).strip()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # The same program is compiled once a session, not once a process.
+    cache = tempfile.mkdtemp(prefix="i2i-prior-xla-")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+_prepare_jax()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Ended]:
+    """Runs `i2i-prior ARGUMENTS` in this process."""
+    from i2i_prior.cli import main
+
+    def run(*arguments: str | Path) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main([str(argument) for argument in arguments])
+        return Ended(ended.value.code or 0, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def python() -> Callable[..., subprocess.Popen]:
+    """Starts another Python with this package and these devices."""
+
+    def start(*arguments: str | Path, prefix: tuple[str, ...] = ()):
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        return subprocess.Popen(
+            [*prefix, sys.executable, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder of 24 small pictures, each of its own colour and texture."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        colour = rng.integers(0, 256, 3)
+        coarse = rng.normal(colour, 40, (4, 4, 3)).clip(0, 255)
+        picture = Image.fromarray(coarse.astype(np.uint8)).resize((20, 16))
+        picture.save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(photos) -> str:
+    """What `--config` takes for the tiny run on `photos`."""
+    return f"{TINY}:source=folder:{photos}"
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_spec) -> Callable:
+    """tiny("train.steps=3", ...): the tiny config with overrides."""
+    from i2i_prior.config import load_config
+
+    return lambda *overrides: load_config(tiny_spec, list(overrides))
+
+
+@pytest.fixture(scope="session")
+def meshes() -> dict:
+    """The layouts that are compared, by name."""
+    import jax
+
+    from i2i_prior.parallel.mesh import make_mesh
+
+    return {
+        "one": make_mesh(devices=jax.devices()[:1]),
+        "fsdp": make_mesh(fsdp=4),
+        "replica": make_mesh(replica=2, fsdp=2),
+        "tensor": make_mesh(fsdp=2, tensor=2),
+    }
+
+
+@pytest.fixture(scope="session")
+def programs(tiny, meshes) -> dict:
+    """The tiny run's Program on each mesh; a step compiles when called."""
+    from i2i_prior.train import build
+
+    return {name: build(tiny(), mesh) for name, mesh in meshes.items()}
+
+
+@pytest.fixture(scope="session")
+def fresh(programs) -> Callable:
+    """fresh("fsdp"): the state of step 0 in the shardings of a mesh."""
+    import jax
+
+    first = jax.device_get(programs["one"].initialise())
+
+    def state(mesh: str):
+        # Through NumPy, since steps donate what they are given.
+        return jax.tree.map(
+            lambda array, shape: jax.device_put(array, shape.sharding),
+            first,
+            programs[mesh].abstract,
+        )
+
+    return state
+
+
+@pytest.fixture(scope="session")
+def batches(tiny) -> list[dict[str, np.ndarray]]:
+    """The first six batches of the tiny run."""
+    from i2i_prior.data.pipeline import Pipeline
+    from i2i_prior.data.sources import open_source
+    from i2i_prior.train import data_options
+
+    config = tiny()
+    pipeline = Pipeline(open_source(config.data.source), data_options(config))
+    return [pipeline.batch(step) for step in range(6)]
+
+
+@pytest.fixture(scope="session")
+def run_directory(command, tiny_spec, tmp_path_factory) -> Path:
+    """A finished tiny run of 6 steps with a grid and a score: read only."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    ended = command(
+        "train",
+        "--config",
+        tiny_spec,
+        "--workdir",
+        workdir,
+        "--config.train.sample_every=6",
+        "--config.train.evaluate_every=6",
+    )
+    assert ended.code == 0, ended.err
+    return workdir

@@ -1,0 +1,25 @@
+"""Every shipped config loads, validates and builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from i2i_prior.config import load_config
+from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.validate import validate
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_builds(path):
+    config = load_config(str(path), ["encoder.weights=random"])
+    validate(config, devices=1)
+    task = I2ITask(config)
+    params, frozen = jax.eval_shape(task.init, jax.random.key(0))
+    assert sum(np.prod(p.shape) for p in params.values()) > 1e6
+    assert not set(params) & set(frozen)

@@ -70,6 +70,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("encoder.heads", 12, "attention heads"),
     ("encoder.patch", 16, "side of a patch, pixels"),
     ("encoder.image_size", 224, "side of the view it sees, pixels"),
+    ("encoder.pixels", "symmetric", "values it reads: symmetric or imagenet"),
     # diffusion
     ("diffusion.path", "flow", "ddpm_linear, ddpm_cosine or flow"),
     ("diffusion.prediction", "velocity", "eps, x0, v or velocity"),
@@ -113,7 +114,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     # evaluate
     ("evaluate.num_samples", 256, "generated images"),
     ("evaluate.batch_size", 64, "images generated at once"),
-    ("evaluate.features", "thumbnails", "feature set, see evaluation.features"),
+    ("evaluate.features", "colour_texture", "feature set, see evaluation.features"),
     # mesh: product = device count; -1 takes what is left
     ("mesh.replica", 1, "data-parallel copies over slow links"),
     ("mesh.fsdp", -1, "data-parallel shards of the parameters"),

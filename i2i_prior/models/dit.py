@@ -191,8 +191,12 @@ class DiT(nnx.Module):
 
         Returns:
           float32 (B, H, W, C), or (B, H, W, 2C) with learned sigma.
+
+        Raises:
+          UserError: where a condition has no door, or a door no condition.
         """
         config = self.config
+        _check_doors(config, tokens, pooled, concat)
         precision = PRECISIONS[config.precision]
         if concat is not None:
             x = jnp.concatenate([x, concat], axis=-1)
@@ -209,7 +213,7 @@ class DiT(nnx.Module):
         )
         h = h.astype(precision.activations)
         time = self.time_embed(timestep)
-        if self.pooled_embed is not None and pooled is not None:
+        if self.pooled_embed is not None:
             time = time + self.pooled_embed(pooled)
 
         def body(h: Array, block: nnx.Module) -> Array:
@@ -260,6 +264,20 @@ def _check(config: DiTConfig) -> None:
             f"into patches of {config.patch}; change model.patch or "
             "data.image_size"
         )
+
+
+def _check_doors(config: DiTConfig, tokens, pooled, concat) -> None:
+    for name, given, door in (
+        ("tokens", tokens, config.cross_attention),
+        ("pooled", pooled, config.pooled_width > 0),
+        ("concat", concat, config.concat_channels > 0),
+    ):
+        if (given is not None) != door:
+            has = "takes" if door else "takes no"
+            got = "none was" if given is None else "one was"
+            raise UserError(
+                f"this DiT {has} {name} condition, but {got} given"
+            )
 
 
 def frozen_names(config: DiTConfig) -> tuple[str, ...]:

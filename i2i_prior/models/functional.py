@@ -41,7 +41,7 @@ class Functional:
         """name -> shape and dtype, learnable or not."""
         return {
             join(path): jax.ShapeDtypeStruct(
-                variable[...].shape, variable[...].dtype
+                variable.get_value().shape, variable.get_value().dtype
             )
             for path, variable in self.variables.items()
         }

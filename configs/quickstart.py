@@ -12,21 +12,22 @@ from i2i_prior.config import default_config, parse_arg
 
 def get_config(arg=""):
     """`steps=N` shortens or lengthens the run."""
-    options = parse_arg(arg, steps=2400)
+    options = parse_arg(arg, steps=1500)
     config = default_config()
     config.name = "quickstart"
 
     config.data.image_size = 32
-    config.data.batch_size = 64
+    config.data.batch_size = 32
     config.data.min_scale = 0.05
-    config.data.view_min_scale = 0.6
+    config.data.view_min_scale = 0.8
 
     config.model.block = "modern"
     config.model.depth = 4
-    config.model.width = 192
+    config.model.width = 160
     config.model.heads = 4
     config.model.patch = 4
     config.model.precision = "bfloat16_matmul"
+    config.model.scan_unroll = 4
 
     config.encoder.depth = 2
     config.encoder.width = 128
@@ -43,9 +44,9 @@ def get_config(arg=""):
     config.train.steps = options.steps
     config.train.ema_decay = 0.995
     config.train.log_every = 25
-    config.train.checkpoint_every = 400
-    config.train.sample_every = 1200
+    config.train.checkpoint_every = 300
+    config.train.sample_every = 500
+    config.train.evaluate_every = 500
     config.sample.steps = 12
     config.sample.guidance = 1.5
-    config.evaluate.features = "colour_texture"
     return config

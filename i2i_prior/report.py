@@ -46,8 +46,8 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir`/report.html from what the run has left there so far.
 
     Reads config.json, metadata.json, metrics.jsonl, samples/STEP.png,
-    interpolations/*.png|gif and evaluations/*.json. Returns the path. Raises
-    UserError where `workdir` is no folder.
+    variations/grid.png, interpolations/*.png|gif and evaluations/*.json.
+    Returns the path. Raises UserError where `workdir` is no folder.
     """
     run = Path(workdir)
     if not run.is_dir():
@@ -60,7 +60,8 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
         _cards(config, metadata, lines),
         section("Training", _plots(lines, _CURVES)),
         _samples(run / "samples"),
-        _interpolations(run / "interpolations"),
+        _pictures("Variations", [run / "variations" / "grid.png"]),
+        _pictures("Interpolations", _interpolations(run / "interpolations")),
         _evaluations(run / "evaluations"),
         folded("Configuration", config),
         folded("Machine and versions", metadata),
@@ -188,16 +189,20 @@ def _samples(folder: Path) -> str:
     return section("Samples", body)
 
 
-def _interpolations(folder: Path) -> str:
+def _interpolations(folder: Path) -> list[Path]:
     """Up to twelve strips and animations between two images."""
-    found = sorted([*folder.glob("*.png"), *folder.glob("*.gif")])
+    return sorted([*folder.glob("*.png"), *folder.glob("*.gif")])[:12]
+
+
+def _pictures(title: str, paths: Sequence[Path]) -> str:
+    """Those of the pictures that are there, each with its name below."""
     figures = [
         f'<figure class="wide">{embedded(path, path.stem)}'
         f"<figcaption>{escape(path.stem)}</figcaption></figure>"
-        for path in found
+        for path in paths
         if readable(path)
     ]
-    return section("Interpolations", "".join(figures[:12]))
+    return section(title, "".join(figures))
 
 
 def _evaluations(folder: Path) -> str:

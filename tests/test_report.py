@@ -256,3 +256,11 @@ def test_many_points_stay_small():
 )
 def test_short(value, text):
     assert short(value) == text
+
+
+def test_variations_are_shown(tmp_path):
+    (tmp_path / "variations").mkdir()
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "variations" / "grid.png")
+    page = write_report(tmp_path).read_text()
+    assert "Variations" in page
+    assert page.count("data:image/png;base64,") == 1

@@ -27,6 +27,7 @@ def get_config(arg=""):
     config.model.one_token = True
 
     config.encoder.kind = "frozen"
+    config.encoder.pixels = "imagenet"
     config.conditioner.expand = 1
     config.conditioner.null = "random"
 

@@ -126,7 +126,14 @@ class Prior:
           steps, guidance, solver: the run's own where None.
           batch_size: images generated at once.
           progress: called with the number of finished images.
+
+        Raises:
+          UserError: for an unusable image or a number out of range.
         """
+        if not len(images) or num < 1 or batch_size < 1:
+            raise UserError(
+                "vary needs one image or more, num >= 1 and batch_size >= 1"
+            )
         options, scale = self._options(steps, guidance, solver)
         views = np.repeat(self.views(images), num, axis=0)
         out = generate_for(
@@ -250,8 +257,8 @@ class Prior:
         if lower_order_final is None:
             lower_order_final = section.lower_order_final
         options = SampleOptions(
-            solver=solver or section.solver,
-            steps=steps or section.steps,
+            solver=section.solver if solver is None else solver,
+            steps=section.steps if steps is None else steps,
             guided=scale != 1,
             interval=(section.guidance_low, section.guidance_high),
             lower_order_final=lower_order_final,

@@ -6,22 +6,38 @@ is complete: Orbax writes beside and renames.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from i2i_prior.errors import UserError
 from i2i_prior.step import TrainState
 
+_ITEMS = ("ema", "training")
 _NO_SPACE = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
+
+
+def _not_of_orbax(record: Any) -> bool:
+    # It logs every clean-up, and a traceback of each error that it raises.
+    return "orbax" not in record.pathname
+
+
+logging.get_absl_logger().addFilter(_not_of_orbax)
 
 
 class Checkpoints:
     """The checkpoints of one run.
+
+    Nothing is made on disk before the first `save`.
 
     Args:
       workdir: the run directory; files go to workdir/checkpoints/STEP.
@@ -31,22 +47,35 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 3, read_only: bool = False):
         self.directory = Path(workdir).resolve() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            save_interval_steps=0 if read_only else 1,
+            create=not read_only,
+            read_only=read_only,
+            # What a killed or starved save left would stay for ever.
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=not read_only,
+        )
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else keep,
-                create=not read_only,
-                read_only=read_only,
-                enable_async_checkpointing=not read_only,
-            ),
+            options=self._options,
+            item_names=_ITEMS,
+            item_handlers={
+                name: ocp.StandardCheckpointHandler() for name in _ITEMS
+            },
         )
 
     def latest(self) -> int | None:
         """The newest complete step, None where there is none."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
         """All complete steps, ascending."""
+        if not self.directory.is_dir():
+            return []
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
@@ -58,7 +87,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self.steps():
             return
-        with self._disk_errors():
+        self.wait()
+        with self.full_disk_explained():
+            self._require_space(state)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -75,7 +106,9 @@ class Checkpoints:
         Raises:
           UserError: where it failed.
         """
-        with self._disk_errors():
+        if "_manager" not in vars(self):
+            return
+        with self.full_disk_explained():
             self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
@@ -115,7 +148,11 @@ class Checkpoints:
 
     def _restore(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         targets = {name: _to_tree(item) for name, item in items.items()}
+        place = self.directory / str(step)
         try:
+            stored = self._manager.item_metadata(step)
+            for name, target in targets.items():
+                _compare(stored[name], target, place)
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -125,16 +162,14 @@ class Checkpoints:
                     }
                 ),
             )
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except (ValueError, TypeError, KeyError, OSError) as error:
             first = " ".join(str(error).split())[:200]
             raise UserError(
-                f"checkpoint {self.directory / str(step)} does not hold the "
-                f"state of this config ({first}); use a new workdir or the "
-                "config it was made with"
+                f"checkpoint {place} is damaged ({first}); delete it, and the "
+                "one before it counts"
             ) from error
         restored = {}
         for name, item in items.items():
-            _check_types(targets[name], found[name])
             leaves = [found[name][leaf] for leaf in targets[name]]
             treedef = jax.tree_util.tree_structure(item)
             restored[name] = jax.tree_util.tree_unflatten(treedef, leaves)
@@ -142,35 +177,36 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then releases Orbax's threads."""
+        if "_manager" not in vars(self):
+            return
         try:
             self.wait()
         finally:
             self._manager.close()
 
-    def _disk_errors(self) -> _DiskErrors:
-        return _DiskErrors(self)
+    def _require_space(self, state: TrainState) -> None:
+        # Orbax on a full disk fails late, on threads, in hundreds of lines.
+        self.directory.mkdir(parents=True, exist_ok=True)
+        needed = sum(array.nbytes for array in jax.tree.leaves(state))
+        if shutil.disk_usage(self.directory).free < needed:
+            raise OSError(errno.ENOSPC, f"a checkpoint takes {needed} bytes")
 
-
-class _DiskErrors:
-    """Turns a full disk, however it is spelled, into a UserError."""
-
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is None or isinstance(error, UserError):
-            return
-        number = getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if full or any(text in str(error) for text in _NO_SPACE):
-            latest = self._checkpoints.latest()
+    @contextlib.contextmanager
+    def full_disk_explained(self) -> Iterator[None]:
+        """Turns a full disk, however it is spelled, into a UserError."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            number = getattr(error, "errno", None)
+            full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            if not full and not any(text in str(error) for text in _NO_SPACE):
+                raise
+            latest = self.latest()
             raise UserError(
-                f"no space left for a checkpoint in "
-                f"{self._checkpoints.directory}; free some and run the same "
-                "command again: it resumes from "
+                f"no space left in {self.directory.parent}; free some and "
+                "run the same command again: it resumes from "
                 + (f"step {latest}" if latest is not None else "the start")
             ) from error
 
@@ -271,11 +307,26 @@ def _to_tree(values: Any) -> dict[str, Any]:
     }
 
 
-def _check_types(target: dict[str, Any], tree: dict[str, Any]) -> None:
-    """Orbax casts silently where dtypes differ; we do not."""
-    for name, wanted in target.items():
-        if np.dtype(wanted.dtype) != np.dtype(tree[name].dtype):
-            raise UserError(
-                f"checkpoint array {name} is {tree[name].dtype}, this "
-                f"config wants {wanted.dtype}"
-            )
+def _compare(stored: Any, target: dict[str, Any], place: Path) -> None:
+    """Refuses other names, shapes and dtypes (Orbax would cast those)."""
+
+    def described(tree: Any) -> dict[str, str]:
+        return {
+            name: f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
+            for name, leaf in tree.items()
+        }
+
+    there, here = described(stored), described(target)
+    differing = [
+        f"{name} is {there.get(name, 'absent')} there, "
+        f"{here.get(name, 'absent')} here"
+        for name in here | there
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        more = f" and {len(differing) - 1} more" * (len(differing) > 1)
+        raise UserError(
+            f"checkpoint {place} does not hold the state of this config "
+            f"({differing[0]}{more}); use a new workdir or the config it was "
+            "made with"
+        )

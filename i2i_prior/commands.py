@@ -95,6 +95,11 @@ def interpolate(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """Writes evaluations/STEP-FEATURES.json and prints one line."""
+    if Path(options.workdir).is_file():
+        raise UserError(
+            f"{options.workdir} is a file; scores are written into a run "
+            "directory, so give one"
+        )
     prior = Prior.load(options.workdir, options.step)
     config = prior.config
     for override in overrides:
@@ -107,7 +112,7 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
         set_field(config, name, text)
     if options.reference:
         config.data.held_out = options.reference
-    if options.num_samples:
+    if options.num_samples is not None:
         config.evaluate.num_samples = options.num_samples
     if options.features:
         config.evaluate.features = options.features

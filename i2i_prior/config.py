@@ -114,7 +114,11 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     # evaluate
     ("evaluate.num_samples", 256, "generated images"),
     ("evaluate.batch_size", 64, "images generated at once"),
-    ("evaluate.features", "colour_texture", "feature set, see evaluation.features"),
+    (
+        "evaluate.features",
+        "colour_texture",
+        "feature set, see evaluation.features",
+    ),
     # mesh: product = device count; -1 takes what is left
     ("mesh.replica", 1, "data-parallel copies over slow links"),
     ("mesh.fsdp", -1, "data-parallel shards of the parameters"),

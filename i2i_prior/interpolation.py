@@ -25,8 +25,8 @@ def lerp(start: Array, end: Array, weights: Array) -> Array:
 def slerp(start: Array, end: Array, weights: Array) -> Array:
     """Along the great circle of each token (Shoemake, SIGGRAPH 1985).
 
-    Lengths go linearly from one to the other; tokens that are parallel (or
-    zero) are lerped, where the arc is not defined.
+    Lengths go linearly from one to the other. Tokens that are parallel,
+    opposite or zero are lerped: the arc is not defined there.
 
     Args:
       start, end: (M, C).
@@ -40,15 +40,16 @@ def slerp(start: Array, end: Array, weights: Array) -> Array:
     unit_start = start / jnp.maximum(length_start, 1e-12)
     unit_end = end / jnp.maximum(length_end, 1e-12)
     cosine = jnp.clip((unit_start * unit_end).sum(-1, keepdims=True), -1, 1)
+    # arccos in float32 knows angles to 5e-4 only, here.
+    undefined = (1 - jnp.abs(cosine) < 1e-6) | (length_start * length_end == 0)
     angle = jnp.arccos(cosine)
-    sine = jnp.sin(angle)
-    safe = jnp.where(sine < 1e-4, 1.0, sine)
+    safe = jnp.where(undefined, 1.0, jnp.sin(angle))
     w = weights[:, None, None]
     direction = (
         jnp.sin((1 - w) * angle) * unit_start + jnp.sin(w * angle) * unit_end
     ) / safe
     arc = direction * ((1 - w) * length_start + w * length_end)
-    return jnp.where(sine < 1e-4, lerp(start, end, weights), arc)
+    return jnp.where(undefined, lerp(start, end, weights), arc)
 
 
 INTERPOLATIONS = {"lerp": lerp, "slerp": slerp}

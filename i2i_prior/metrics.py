@@ -236,6 +236,13 @@ class Progress:
                 "% [{elapsed}<{remaining}{postfix}]",
             )
 
+    def restart(self, step: int) -> None:
+        """The time left is judged from here on: compilation is over."""
+        self._start, self._began = step, self._clock()
+        if self._bar is not None:
+            self._bar.initial = step
+            self._bar.start_t = self._bar._time()
+
     def update(self, step: int, **values: float | None) -> None:
         """`step` steps are done; loss, examples_per_second, mfu and others."""
         text = _readable(values)

@@ -6,10 +6,11 @@ where the story goes on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def _with_frozen_encoder(state: TrainState, config: ConfigDict) -> TrainState:
     encoder = config.encoder
     if encoder.kind != "frozen" or encoder.weights == "random":
         return state
-    frozen = native.load_encoder_into(state.frozen, Path(encoder.weights))
+    file = Path(encoder.weights)
+    frozen = native.load_encoder_into(state.frozen, file, encoder)
     return dataclasses.replace(state, frozen=frozen)
 
 
@@ -139,8 +141,6 @@ class Run:
     tally: BrokenTally
     throughput: Throughput
     flops: float
-    saved: int | None = None
-    last: dict[str, float] = field(default_factory=dict)
 
 
 def train(config: ConfigDict, directory: str | Path) -> int:
@@ -159,47 +159,49 @@ def train(config: ConfigDict, directory: str | Path) -> int:
     """
     directory = Path(directory)
     validate(config, jax.device_count())
-    mesh = meshes.make_mesh(**config.mesh)
-    program = build(config, mesh)
+    workdir.check(directory, config)
+    program = build(config, meshes.make_mesh(**config.mesh))
     source = open_source(config.data.source)
     pipeline = Pipeline(
         source, data_options(config), jax.process_index(), jax.process_count()
     )
     held_out = open_source(config.data.held_out or config.data.source)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
-    workdir.claim(directory, config)
-    with Preemption() as preemption:
-        checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
+    checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
+    with (
+        Preemption() as preemption,
+        checkpoints.full_disk_explained(),
+        contextlib.closing(checkpoints),
+    ):
         state, origin = restore_or_init(
             checkpoints,
             program.abstract,
             program.initialise,
             config.train.init_from,
         )
-        start = int(state.step)
-        flops = metadata.training_flops_per_step(config)
-        run = Run(
-            config=config,
-            workdir=directory,
-            program=program,
-            source=source,
-            checkpoints=checkpoints,
-            writer=MetricWriter(directory, config.train.tensorboard),
-            looking=Looking(config, program.task, held_out, directory),
-            tally=BrokenTally(source),
-            throughput=Throughput(config.data.batch_size, start),
-            flops=flops,
-            saved=checkpoints.latest(),
-        )
-        run.writer.rewind(start)
+        # Only now, so that a start that fails leaves nothing behind.
+        workdir.claim(directory, config)
         facts = metadata.collect(config, program, source)
         workdir.write_json(directory / "metadata.json", facts)
-        say(metadata.headline(config, facts, origin))
-        try:
+        start = int(state.step)
+        writer = MetricWriter(directory, config.train.tensorboard)
+        with contextlib.closing(writer):
+            # A run that begins scores its step 0 (again).
+            writer.rewind(start or -1)
+            run = Run(
+                config=config,
+                workdir=directory,
+                program=program,
+                source=source,
+                checkpoints=checkpoints,
+                writer=writer,
+                looking=Looking(config, program.task, held_out, directory),
+                tally=BrokenTally(source),
+                throughput=Throughput(config.data.batch_size, start),
+                flops=facts["flops_per_step"],
+            )
+            say(metadata.headline(config, facts, origin))
             return _loop(run, state, pipeline, preemption)
-        finally:
-            run.writer.close()
-            checkpoints.close()
 
 
 def _loop(
@@ -208,7 +210,8 @@ def _loop(
     config, total = run.config, run.config.train.steps
     start = step = int(state.step)
     if start == 0 and config.train.evaluate_every:
-        run.looking.evaluate(state.ema_parameters(), 0, run.writer)
+        with run.throughput.pause("looking"):
+            run.looking.evaluate(state.ema_parameters(), 0, run.writer)
     progress = Progress(total, start, config.name)
     sharding = meshes.batch_sharding(run.program.mesh)
     batches = pipeline.batches_from(start)
@@ -216,13 +219,18 @@ def _loop(
         while step < total:
             batch = next(batches)
             run.tally.add(batch)
-            state, metrics = run.program.step(state, to_device(batch, sharding))
+            batch = to_device(batch, sharding)
+            if step == start:
+                state, metrics = _first_step(run, state, batch, progress)
+            else:
+                state, metrics = run.program.step(state, batch)
             step += 1
-            leaving = bool(preemption.requested) or step == total
+            # Read once: a signal may come between any two lines.
+            signal_name = preemption.requested
+            leaving = bool(signal_name) or step == total
             if due(step, config.train.log_every) or step == start + 1:
                 run.tally.check(config.data.max_broken)
-                run.last = _log(run, step, metrics, progress)
-                if not _finite(run.last):
+                if not _finite(_log(run, step, metrics, progress)):
                     return _diverged(run, step)
             else:
                 progress.update(step)
@@ -231,10 +239,9 @@ def _loop(
                     return _diverged(run, step)
                 with run.throughput.pause("checkpoint"):
                     run.checkpoints.save(state)
-                run.saved = step
-            if preemption.requested:
+            if signal_name:
                 run.checkpoints.wait()
-                return _preempted(run, step, preemption.requested)
+                return _preempted(run, step, signal_name)
             with run.throughput.pause("looking"):
                 _look(run, state, step)
     finally:
@@ -245,27 +252,41 @@ def _loop(
     return DONE
 
 
+def _first_step(run: Run, state: TrainState, batch: Any, progress: Progress):
+    """Compiles; rates and the time left count from its end."""
+    with run.throughput.pause("compile"):
+        result = jax.block_until_ready(run.program.step(state, batch))
+    step = int(result[0].step)
+    run.throughput.window(step)
+    progress.restart(step)
+    return result
+
+
 def _log(
     run: Run, step: int, metrics: Any, progress: Progress
 ) -> dict[str, float]:
     values = {name: float(v) for name, v in jax.device_get(metrics).items()}
-    rates = run.throughput.window(step)
-    utilisation = mfu(
-        run.flops,
-        rates["steps_per_second"],
-        jax.device_count(),
-        jax.devices()[0].device_kind,
-    )
     values["learning_rate"] = float(run.program.schedule(step - 1))
-    extra = {} if utilisation is None else {"mfu": utilisation}
     if run.tally.broken:
-        extra["broken"] = run.tally.broken
-    run.writer.scalars(step, {**values, **rates, **extra})
+        values["broken"] = run.tally.broken
+    rates = run.throughput.window(step)
+    if not rates["steps_per_second"]:  # the first step, which compiled
+        rates = {}
+    else:
+        utilisation = mfu(
+            run.flops,
+            rates["steps_per_second"],
+            jax.device_count(),
+            jax.devices()[0].device_kind,
+        )
+        if utilisation is not None:
+            rates["mfu"] = utilisation
+    run.writer.scalars(step, {**values, **rates})
     progress.update(
         step,
         loss=values["loss"],
-        examples_per_second=rates["examples_per_second"],
-        mfu=utilisation,
+        examples_per_second=rates.get("examples_per_second"),
+        mfu=rates.get("mfu"),
     )
     return values
 

@@ -13,13 +13,17 @@ from i2i_prior.diffusion.predictions import PREDICTIONS
 from i2i_prior.diffusion.solvers import SOLVERS
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features import load_features
+from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.layers import PRECISIONS
 from i2i_prior.parallel.mesh import mesh_shape
 from i2i_prior.tasks.i2i import conditioner_config
 
 _CHOICES = {
     "data.crop": ("random", "center"),
-    "autoencoder.kind": ("pixels",),
+    "autoencoder.kind": tuple(AUTOENCODERS),
+    "model.precision": tuple(PRECISIONS),
     "encoder.kind": ("joint", "frozen"),
+    "encoder.pixels": ("symmetric", "imagenet"),
     "conditioner.choice": ("cls", "patches", "pyramid"),
     "conditioner.null": ("trained", "random"),
     "diffusion.path": tuple(PATHS),

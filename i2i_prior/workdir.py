@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -26,7 +27,8 @@ def write_json(path: Path, value: Any) -> None:
         beside.write_text(json.dumps(value, indent=2, default=str) + "\n")
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise UserError(
             f"cannot write {path} ({error.strerror}); free space or choose "
             "another workdir"
@@ -50,11 +52,10 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error})") from error
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir this config's, or checks that it is.
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Whether a run of this config may go on, or begin, in the workdir.
 
-    Fields that do not shape what is learned (`config.RESUMABLE`) may differ
-    and are rewritten.
+    Fields that do not shape what is learned (`config.RESUMABLE`) may differ.
 
     Raises:
       UserError: where the workdir holds a run of another config, or is a
@@ -86,7 +87,16 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             f"workdir {workdir} is not empty and not a run directory (it has "
             "no config.json); choose another"
         )
-    write_json(file, {"config": flatten(config), "hash": config_hash(config)})
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir this config's, once `check` has passed.
+
+    Raises:
+      UserError: where it cannot be written.
+    """
+    document = {"config": flatten(config), "hash": config_hash(config)}
+    write_json(Path(workdir) / "config.json", document)
 
 
 def load_config(workdir: Path) -> ConfigDict:
@@ -98,7 +108,7 @@ def load_config(workdir: Path) -> ConfigDict:
     document = read_json(Path(workdir) / "config.json")
     try:
         return from_flat(document["config"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{workdir}/config.json is not a run's config ({error})"
         ) from error

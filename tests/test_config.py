@@ -79,7 +79,7 @@ def test_strings_that_look_like_numbers_stay_strings(text):
 
 
 def test_from_flat_refuses_unknown_names():
-    with pytest.raises(UserError, match="no field model.hads"):
+    with pytest.raises(UserError, match=r"no field model\.hads"):
         from_flat({"model.hads": 3})
 
 
@@ -141,7 +141,7 @@ def test_unknown_fields_come_with_a_suggestion(name, hint):
 
 
 def test_nothing_is_suggested_for_what_looks_like_nothing():
-    with pytest.raises(UserError, match="no field zzz$"):
+    with pytest.raises(UserError, match=r"no field zzz$"):
         set_field(default_config(), "zzz", "3")
 
 
@@ -177,7 +177,7 @@ def test_parse_arg():
     assert parse_arg("", **known).to_dict() == known
     options = parse_arg("res=512,name=a=b,fast", **known)
     assert options.to_dict() == {**known, "res": 512, "name": "a=b", "fast": 1}
-    with pytest.raises(UserError, match="'size' is unknown.*res, name"):
+    with pytest.raises(UserError, match=r"'size' is unknown.*res, name"):
         parse_arg("size=3", **known)
     with pytest.raises(UserError, match="argument res takes an integer"):
         parse_arg("res=big", **known)
@@ -234,7 +234,7 @@ def test_mistakes_in_the_file_are_one_sentence_that_names_it(
 
 
 def test_missing_files_and_half_overrides(tmp_path):
-    with pytest.raises(UserError, match="no config file .*x.py"):
+    with pytest.raises(UserError, match=r"no config file .*x\.py"):
         load_config(str(tmp_path / "x.py"))
     with pytest.raises(UserError, match=r"x\.py"):
         load_config(str(tmp_path / "x.py:res=3"))

@@ -9,30 +9,28 @@ import pytest
 
 UNSHARE = ["unshare", "--mount"] + ["--map-root-user"] * (os.getuid() != 0)
 
-# In a mount namespace of its own: a disk of 4 MB, of which a file takes
-# most; a checkpoint of the tiny run needs about 1 MB.
+# Runs in a mount namespace of its own, on a disk of 8 MB that is filled up
+# to some bytes: too few for config.json, then for a checkpoint (1.3 MB), then
+# for the second one; at last all of it is free.
 SCRIPT = """
 import os, subprocess, sys
 from pathlib import Path
-disk, spec, free = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-subprocess.run(
-    ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True
-)
-filler = disk / "filler"
-usage = os.statvfs(disk)
-filler.write_bytes(bytes(usage.f_bavail * usage.f_frsize - free))
 from i2i_prior.cli import main
 
-def train():
+disk, spec = Path(sys.argv[1]), sys.argv[2]
+mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]
+subprocess.run(mount, check=True)
+filler = disk / "filler"
+for free in (100, 20_000, 2_000_000, None):
+    filler.unlink(missing_ok=True)
+    usage = os.statvfs(disk)
+    if free:
+        filler.write_bytes(bytes(usage.f_bavail * usage.f_frsize - free))
+    print("===", file=sys.stderr)
     try:
         main(["train", "--config", spec, "--workdir", str(disk / "run")])
     except SystemExit as ended:
-        return ended.code or 0
-
-print(train(), flush=True)
-print("=== freed", file=sys.stderr)
-filler.unlink()
-print(train(), flush=True)
+        print(ended.code, flush=True)
 print(sorted(os.listdir(disk / "run" / "checkpoints")))
 """
 
@@ -51,21 +49,26 @@ def mount_refused(folder) -> str:
     return tried.stderr.strip() if tried.returncode else ""
 
 
-@pytest.mark.parametrize("free", [100, 20_000, 2_000_000])
-def test_a_full_disk(python, tiny_spec, tmp_path, free):
+def test_a_full_disk(python, tiny_spec, tmp_path):
     if reason := mount_refused(tmp_path):
         pytest.skip(f"a small disk cannot be mounted here: {reason}")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     disk = tmp_path / "disk"
     disk.mkdir()
-    process = python(script, disk, tiny_spec, str(free), prefix=(*UNSHARE,))
+    process = python(script, disk, tiny_spec, prefix=tuple(UNSHARE))
     out, err = process.communicate(timeout=300)
-    first, second = err.split("=== freed\n")
-    print(err)
-    assert out.splitlines()[:2] == ["1", "0"]
+    assert out.splitlines() == ["1", "1", "1", "0", "['2', '4', '6']"], err
     assert "Traceback" not in err
-    assert first.splitlines()[-1].startswith("error: ")
-    assert first.count("error: ") == 1
-    assert "done, step 6" in second
-    assert out.splitlines()[2] == "['2', '4', '6']"
+    *full, free = err.split("===\n")[1:]
+    endings = (
+        "config.json (No space left on device); free space or choose another",
+        "run the same command again: it resumes from the start",
+        "run the same command again: it resumes from step 2",
+    )
+    for text, ending in zip(full, endings, strict=True):
+        assert text.count("error: ") == 1
+        assert text.splitlines()[-1].startswith("error: ")
+        assert ending in text
+    assert "resumed, step 2" in free
+    assert "done, step 6" in free

@@ -234,3 +234,12 @@ def test_peaks(kind, peak):
 def test_mfu():
     assert mfu(197e12, 4.0, 8, "TPU v5 lite") == pytest.approx(0.5)
     assert mfu(1e12, 1.0, 1, "cpu") is None
+
+
+def test_time_before_a_restart_does_not_count():
+    clock = iter([0.0, 100.0, 110.0])
+    stream = io.StringIO()
+    progress = Progress(11, stream=stream, clock=lambda: next(clock))
+    progress.restart(1)  # at 100 s: one step, which compiled
+    progress.update(6, loss=1.0)  # 5 steps in 10 s, 5 to go
+    assert "ETA 00:10" in stream.getvalue()

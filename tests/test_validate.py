@@ -84,5 +84,5 @@ def test_a_value_of_another_type_put_there_by_force(tiny):
     config = tiny()
     with config.ignore_type():
         config.model.heads = "many"
-    with pytest.raises(UserError, match="model.heads takes int, not 'many'"):
+    with pytest.raises(UserError, match=r"model\.heads takes int, not 'many'"):
         validate(config, 4)

@@ -28,7 +28,7 @@ def get_config(arg=""):
     config.encoder.image_size = 8
     config.conditioner.expand = 2
 
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 1e-2
     config.optim.warmup_steps = 2
     config.optim.weight_decay = 0.01
     config.train.steps = 6

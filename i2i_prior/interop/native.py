@@ -6,6 +6,7 @@ kernels (in, out), float32. Nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -61,7 +62,8 @@ def write(
         save_file(arrays, beside, metadata=header)
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error})") from error
     return path.stat().st_size
 
@@ -105,18 +107,26 @@ def read(
 
 
 def load_encoder_into(
-    frozen: dict[str, jax.Array], path: Path
+    frozen: dict[str, jax.Array], path: Path, encoder: ConfigDict
 ) -> dict[str, jax.Array]:
     """Replaces the encoder's arrays by those of a file.
 
     Args:
       frozen: the frozen parameters of a fresh state, by name.
       path: what `export --part encoder` (or a whole export) wrote.
+      encoder: the `encoder` section that the state was made with.
 
     Raises:
-      UserError: where the file holds no encoder of this shape.
+      UserError: where the file holds no such encoder.
     """
-    loaded, _ = read(path, "encoder/")
+    loaded, config = read(path, "encoder/")
+    for name in ("heads", "pixels"):  # shapes do not tell these
+        if encoder[name] != config.encoder[name]:
+            raise UserError(
+                f"the encoder in {path} has encoder.{name}="
+                f"{config.encoder[name]}, not {encoder[name]}; match the "
+                "encoder section to the file"
+            )
     result = dict(frozen)
     for name, old in frozen.items():
         if not name.startswith("encoder/"):

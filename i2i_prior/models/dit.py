@@ -213,7 +213,7 @@ class DiT(nnx.Module):
         )
         h = h.astype(precision.activations)
         time = self.time_embed(timestep)
-        if self.pooled_embed is not None:
+        if self.pooled_embed is not None and pooled is not None:
             time = time + self.pooled_embed(pooled)
 
         def body(h: Array, block: nnx.Module) -> Array:
@@ -275,9 +275,7 @@ def _check_doors(config: DiTConfig, tokens, pooled, concat) -> None:
         if (given is not None) != door:
             has = "takes" if door else "takes no"
             got = "none was" if given is None else "one was"
-            raise UserError(
-                f"this DiT {has} {name} condition, but {got} given"
-            )
+            raise UserError(f"this DiT {has} {name} condition, but {got} given")
 
 
 def frozen_names(config: DiTConfig) -> tuple[str, ...]:

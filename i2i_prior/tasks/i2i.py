@@ -31,8 +31,8 @@ from i2i_prior.models.vit import ViT, ViTConfig
 
 Draws = dict[str, Array]
 
-# What frozen encoders were trained on: ImageNet channel statistics of images
-# in [0, 1]. A jointly trained encoder reads images in [-1, 1] as they are.
+# Of images in [0, 1]: what published encoders read (`encoder.pixels` is
+# imagenet). Those trained here read images in [-1, 1] as they are (symmetric).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -217,7 +217,7 @@ class I2ITask:
 
     def _embed(self, model: Any, views: Array) -> Array:
         pixels = to_float(views)
-        if self.config.encoder.kind == "frozen":
+        if self.config.encoder.pixels == "imagenet":
             mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
             pixels = ((pixels + 1) / 2 - mean) / std
         return model.conditioner.choose(model.encoder(pixels))

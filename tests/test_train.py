@@ -1,0 +1,357 @@
+"""The loop: exact resume, exit codes, divergence, a frozen encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import i2i_prior.train
+from i2i_prior.checkpoint import Checkpoints
+from i2i_prior.metrics import read_metrics
+from i2i_prior.parallel.mesh import batch_sharding
+from i2i_prior.preemption import Preemption
+from i2i_prior.train import to_device
+
+
+@pytest.fixture(scope="module")
+def restore(programs):
+    """restore(workdir, step): the whole state as NumPy arrays."""
+
+    def read(workdir, step):
+        checkpoints = Checkpoints(workdir, read_only=True)
+        state = checkpoints.restore(programs["fsdp"].abstract, step)
+        checkpoints.close()
+        return jax.device_get(state)
+
+    return read
+
+
+@pytest.fixture
+def train(command, tiny_spec, tmp_path):
+    """train("field=value", ...) into this test's workdir."""
+
+    def run(*overrides):
+        return command(
+            "train",
+            "--config",
+            tiny_spec,
+            "--workdir",
+            tmp_path / "run",
+            *(f"--config.{override}" for override in overrides),
+        )
+
+    return run
+
+
+def losses(workdir) -> dict[int, tuple[float, float]]:
+    """step -> (loss, gradient norm); every step once."""
+    lines = [line for line in read_metrics(workdir) if "loss" in line]
+    steps = [line["step"] for line in lines]
+    assert len(set(steps)) == len(steps), "a step was logged twice"
+    assert steps == sorted(steps)
+    return {line["step"]: (line["loss"], line["grad_norm"]) for line in lines}
+
+
+def test_step_k_sees_batch_k(run_directory, programs, fresh, batches, meshes):
+    state, sharding = fresh("fsdp"), batch_sharding(meshes["fsdp"])
+    for step, pair in losses(run_directory).items():
+        batch = to_device(batches[step - 1], sharding)
+        state, metrics = programs["fsdp"].step(state, batch)
+        assert (metrics["loss"], metrics["grad_norm"]) == pair
+
+
+# Dies while checkpoint 4 is being written in the background.
+KILLED = """
+import os, signal, sys
+from i2i_prior import cli, train
+
+look = train._look
+def die(run, state, step):
+    look(run, state, step)
+    if step == 2:
+        run.checkpoints.wait()
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+train._look = die
+cli.main(sys.argv[1:])
+"""
+
+
+def test_resume_after_sigkill_is_bit_exact(
+    train, python, restore, run_directory, tiny_spec, tmp_path
+):
+    workdir = tmp_path / "run"
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    arguments = "train", "--config", tiny_spec, "--workdir", workdir
+    process = python(script, *arguments)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, err
+    assert not (workdir / "checkpoints" / "6").exists()
+    # As where the kill came in the middle of a line.
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+
+    ended = train()
+    assert ended.code == 0, ended.err
+    assert "resumed, step " in ended.err
+    wanted, found = restore(run_directory, 6), restore(workdir, 6)
+    assert len(jax.tree.leaves(wanted)) > 100
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    assert losses(workdir) == losses(run_directory)
+    assert list(losses(workdir)) == [1, 2, 3, 4, 5, 6]
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert names == {"2", "4", "6"}
+
+
+def test_resume_on_another_mesh_goes_on_alike(train, run_directory, tmp_path):
+    shutil.copytree(run_directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    ended = train("mesh.fsdp=2", "mesh.tensor=2")
+    assert ended.code == 0, ended.err
+    assert "mesh replica 1 x fsdp 2 x tensor 2; resumed, step 4" in ended.err
+    found, wanted = losses(tmp_path / "run"), losses(run_directory)
+    assert list(found) == list(wanted)
+    for step, pair in wanted.items():
+        assert found[step] == pytest.approx(pair, rel=1e-5)
+
+
+def test_sigterm_saves_and_asks_to_be_queued_again(
+    train, python, tiny_spec, tmp_path
+):
+    workdir = tmp_path / "run"
+    process = python(
+        "-m",
+        "i2i_prior.cli",
+        "train",
+        "--config",
+        tiny_spec,
+        "--workdir",
+        workdir,
+        "--config.train.steps=1000000",
+        "--config.train.checkpoint_every=1000000",
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("tiny 3/"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75, lines
+    last = lines[-1]
+    assert last.startswith("SIGTERM: saved step ")
+    assert last.endswith("run the same command to resume\n")
+    (saved,) = (int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert last.startswith(f"SIGTERM: saved step {saved} in {workdir}")
+    ended = train(f"train.steps={saved + 2}")
+    assert ended.code == 0, ended.err
+    assert f"resumed, step {saved}" in ended.err
+    assert list(losses(workdir))[-3:] == [saved, saved + 1, saved + 2]
+
+
+@pytest.mark.parametrize("number", Preemption.SIGNALS)
+def test_preemption_notes_the_first_signal(number):
+    before = signal.getsignal(number)
+    with Preemption() as preemption:
+        assert preemption.requested == ""
+        os.kill(os.getpid(), number)
+        assert preemption.requested == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_aborts():
+    with Preemption():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("place", ["_look", "_log", "to_device"])
+def test_a_signal_at_any_line_saves_what_it_says(
+    train, monkeypatch, tmp_path, place
+):
+    """After step 2, in the logging of step 2, before step 3."""
+    function = getattr(i2i_prior.train, place)
+    calls = []
+
+    def signalled(*arguments):
+        result = function(*arguments)
+        calls.append(place)
+        if len(calls) == (3 if place == "to_device" else 2):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return result
+
+    monkeypatch.setattr(i2i_prior.train, place, signalled)
+    ended = train("train.checkpoint_every=100")
+    assert ended.code == 75
+    assert "SIGUSR1: saved step 3 in " in ended.err
+    names = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert names == ["3"]
+
+
+def inject(monkeypatch, at: int, value: float) -> None:
+    """Multiplies the parameters by `value` before step `at` (from 1)."""
+    build = i2i_prior.train.build
+
+    def built(config, mesh):
+        program = build(config, mesh)
+
+        def step(state, batch):
+            if int(state.step) + 1 == at:
+                params = jax.tree.map(lambda a: a * value, state.params)
+                state = dataclasses.replace(state, params=params)
+            return program.step(state, batch)
+
+        return dataclasses.replace(program, step=step)
+
+    monkeypatch.setattr(i2i_prior.train, "build", built)
+
+
+def test_divergence_keeps_and_names_the_last_good_checkpoint(
+    train, monkeypatch, restore, run_directory, tmp_path
+):
+    with monkeypatch.context() as patch:
+        inject(patch, at=4, value=float("nan"))
+        # Seen because a checkpoint is due: nothing is logged then.
+        ended = train("train.log_every=100")
+    assert ended.code == 65
+    workdir = tmp_path / "run"
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("error: the loss is not finite at step 4; ")
+    assert f"the last good checkpoint is {workdir}/checkpoints/2;" in last
+    assert "lower optim.learning_rate" in last
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        restore(workdir, 2),
+        restore(run_directory, 2),
+    )
+    ended = train()
+    assert ended.code == 0, ended.err
+    assert "resumed, step 2" in ended.err
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        restore(workdir, 6),
+        restore(run_directory, 6),
+    )
+
+
+def test_divergence_before_any_checkpoint(train, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        inject(patch, at=2, value=float("inf"))
+        ended = train("train.checkpoint_every=100", "train.evaluate_every=100")
+    assert ended.code == 65
+    assert "not finite at step 2; no checkpoint had been saved" in ended.err
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert lines[-1]["loss"] is None
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    # From the start again, without a trace of the first attempt.
+    ended = train("train.steps=1", "train.evaluate_every=100")
+    assert ended.code == 0, ended.err
+    steps = [line["step"] for line in read_metrics(tmp_path / "run")]
+    assert steps == [0, 1, 1]  # scores, loss, scores
+
+
+def test_a_done_run_ends_at_once_and_stays_as_it_is(
+    train, run_directory, tmp_path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(run_directory, workdir)
+    ended = train(
+        "train.sample_every=6",
+        "train.evaluate_every=6",
+        "train.tensorboard=true",
+    )
+    assert ended.code == 0, ended.err
+    assert "resumed, step 6" in ended.err
+    assert ended.err.splitlines()[-1].startswith("done, step 6; ")
+    assert "loss" not in ended.err
+    for name in ("metrics.jsonl", "config.json", "samples/6.png"):
+        wanted = (run_directory / name).read_bytes()
+        assert (workdir / name).read_bytes() == wanted, name
+    ended = train("train.steps=4")
+    assert ended.code == 0, ended.err
+    assert (workdir / "checkpoints" / "6").is_dir()
+
+
+def test_what_a_run_leaves(run_directory, tiny):
+    facts = json.loads((run_directory / "metadata.json").read_text())
+    assert facts["name"] == "tiny"
+    assert facts["mesh"] == {"replica": 1, "fsdp": 4, "tensor": 1}
+    assert facts["parameters"] == facts["trained_parameters"] > 50_000
+    assert facts["data_examples"] == 24
+    for name in ("config.json", "report.html", "samples/6.png"):
+        assert (run_directory / name).is_file(), name
+    assert any(run_directory.glob("events.out.tfevents.*"))
+    (score,) = (run_directory / "evaluations").glob("00000006-*.json")
+    assert json.loads(score.read_text())["num_samples"] == 4
+    (before,) = (run_directory / "evaluations").glob("00000000-*.json")
+    assert json.loads(before.read_text())["step"] == 0
+    lines = read_metrics(run_directory)
+    assert lines[-1]["step"] == 6
+    steps = [line for line in lines if "loss" in line]
+    assert all({"mse", "grad_norm", "learning_rate"} <= set(x) for x in steps)
+    # The first step compiles: its rate would say nothing.
+    assert "examples_per_second" not in steps[0]
+    assert all({"examples_per_second", "goodput"} <= set(x) for x in steps[1:])
+    rates = [line["learning_rate"] for line in steps]
+    assert rates == pytest.approx([5e-3, 7.5e-3] + [1e-2] * 4)
+
+
+@pytest.fixture(scope="module")
+def encoder_file(command, run_directory, tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "encoder.safetensors"
+    arguments = "--workdir", run_directory, "--part", "encoder", "--out", out
+    ended = command("export", *arguments)
+    assert ended.code == 0, ended.err
+    return out
+
+
+def test_a_frozen_encoder_is_the_one_of_the_file(
+    train, run_directory, encoder_file, photos, tmp_path
+):
+    from safetensors.numpy import load_file
+
+    from i2i_prior import Prior
+
+    ended = train(
+        "encoder.kind=frozen",
+        f"encoder.weights={encoder_file}",
+        "train.steps=3",
+    )
+    assert ended.code == 0, ended.err
+    joint, frozen = Prior.load(run_directory), Prior.load(tmp_path / "run")
+    stored = load_file(encoder_file)
+    assert len(stored) > 10
+    for name, array in stored.items():
+        np.testing.assert_array_equal(frozen.parameters[name], array)
+    # The same weights and the same pixels, so the same embeddings.
+    images = sorted(photos.iterdir())[:3]
+    np.testing.assert_allclose(
+        frozen.embed(images), joint.embed(images), 1e-5, 1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("encoder.heads=4", "has encoder.heads=2, not 4"),
+        ("encoder.pixels=imagenet", "has encoder.pixels=symmetric, not image"),
+        ("encoder.depth=2", "holds no encoder of this shape"),
+    ],
+)
+def test_an_encoder_of_another_kind(
+    train, encoder_file, tmp_path, override, said
+):
+    frozen = "encoder.kind=frozen", f"encoder.weights={encoder_file}"
+    ended = train(*frozen, override)
+    assert ended.code == 1
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from i2i_prior.config import default_config, parse_arg
 
 def get_config(arg=""):
     """`steps=N` shortens or lengthens the run."""
-    options = parse_arg(arg, steps=1500)
+    options = parse_arg(arg, steps=1200)
     config = default_config()
     config.name = "quickstart"
 
@@ -45,8 +45,8 @@ def get_config(arg=""):
     config.train.ema_decay = 0.995
     config.train.log_every = 25
     config.train.checkpoint_every = 300
-    config.train.sample_every = 500
-    config.train.evaluate_every = 500
+    config.train.sample_every = 600
+    config.train.evaluate_every = 600
     config.sample.steps = 12
     config.sample.guidance = 1.5
     return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from i2i_prior import pictures
 from i2i_prior.data.sources import Source
 from i2i_prior.evaluation.evaluate import evaluate, held_out
+from i2i_prior.evaluation.features import load_features
 from i2i_prior.evaluation.generate import (
     Generator,
     SampleOptions,
@@ -30,6 +32,7 @@ class Looking:
       config, task: of the run.
       source: held-out images.
       directory: the run directory.
+      check: called between batches of images; raises to stop there.
     """
 
     def __init__(
@@ -38,11 +41,23 @@ class Looking:
         task: I2ITask,
         source: Source,
         directory: Path,
+        check: Callable[[], None] = lambda: None,
     ):
         self._config = config
         self._generator = Generator(task)
         self._source = source
         self._directory = directory
+        self._check = check
+
+    def grid_path(self, step: int) -> Path:
+        """Where the sample grid of a step is."""
+        return self._directory / "samples" / f"{step}.png"
+
+    def scores_path(self, step: int) -> Path:
+        """Where the scores of a step are, over the config's features."""
+        name = load_features(self._config.evaluate.features).name
+        stem = f"{step:08d}-{name.replace('/', '_')}"
+        return self._directory / "evaluations" / f"{stem}.json"
 
     def sample(self, parameters: Flat, step: int, writer: MetricWriter) -> None:
         """Writes samples/STEP.png: conditions beside their variations."""
@@ -56,6 +71,7 @@ class Looking:
             options=SampleOptions.from_config(section),
             seed=self._config.seed,
             batch_size=self._config.evaluate.batch_size,
+            progress=lambda _: self._check(),
         )
         grid = pictures.condition_grid(
             images,
@@ -63,9 +79,9 @@ class Looking:
                 len(images), section.variations, *generated.shape[1:]
             ),
         )
-        folder = self._directory / "samples"
-        folder.mkdir(exist_ok=True)
-        pictures.save_png(folder / f"{step}.png", grid)
+        path = self.grid_path(step)
+        path.parent.mkdir(exist_ok=True)
+        pictures.save_png(path, grid)
         writer.image(step, "samples", grid)
 
     def evaluate(
@@ -75,12 +91,17 @@ class Looking:
         began = time.monotonic()
         total = self._config.evaluate.num_samples
         progress = Progress(total, description="evaluating")
+
+        def advance(done: int) -> None:
+            self._check()
+            progress.update(done)
+
         result, _, _ = evaluate(
             self._config,
             self._generator,
             parameters,
             self._source,
-            progress=progress.update,
+            progress=advance,
         )
         progress.close()
         result = {
@@ -88,8 +109,7 @@ class Looking:
             **result,
             "seconds": round(time.monotonic() - began, 1),
         }
-        stem = f"{step:08d}-{result['features'].replace('/', '_')}"
-        write_json(self._directory / "evaluations" / f"{stem}.json", result)
+        write_json(self.scores_path(step), result)
         if writer is not None:
             writer.scalars(
                 step,

@@ -8,6 +8,10 @@ from types import FrameType
 DONE, DIVERGED, REQUEUE = 0, 65, 75
 
 
+class Interrupted(Exception):  # noqa: N818 - no error
+    """A signal came during something that can be done again."""
+
+
 class Preemption:
     """Notes the first TERM, USR1, USR2 or Ctrl-C; a second Ctrl-C aborts.
 
@@ -28,6 +32,11 @@ class Preemption:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raises Interrupted once a signal has come: polled by long work."""
+        if self.requested:
+            raise Interrupted(self.requested)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:

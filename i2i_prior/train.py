@@ -28,7 +28,13 @@ from i2i_prior.looking import Looking
 from i2i_prior.metrics import MetricWriter, Progress, Throughput, mfu
 from i2i_prior.optim import make_optimizer, make_schedule
 from i2i_prior.parallel import mesh as meshes
-from i2i_prior.preemption import DIVERGED, DONE, REQUEUE, Preemption
+from i2i_prior.preemption import (
+    DIVERGED,
+    DONE,
+    REQUEUE,
+    Interrupted,
+    Preemption,
+)
 from i2i_prior.report import write_report
 from i2i_prior.step import (
     TrainState,
@@ -186,8 +192,7 @@ def train(config: ConfigDict, directory: str | Path) -> int:
         start = int(state.step)
         writer = MetricWriter(directory, config.train.tensorboard)
         with contextlib.closing(writer):
-            # A run that begins scores its step 0 (again).
-            writer.rewind(start or -1)
+            writer.rewind(start)
             run = Run(
                 config=config,
                 workdir=directory,
@@ -195,7 +200,13 @@ def train(config: ConfigDict, directory: str | Path) -> int:
                 source=source,
                 checkpoints=checkpoints,
                 writer=writer,
-                looking=Looking(config, program.task, held_out, directory),
+                looking=Looking(
+                    config,
+                    program.task,
+                    held_out,
+                    directory,
+                    preemption.check,
+                ),
                 tally=BrokenTally(source),
                 throughput=Throughput(config.data.batch_size, start),
                 flops=facts["flops_per_step"],
@@ -209,14 +220,15 @@ def _loop(
 ) -> int:
     config, total = run.config, run.config.train.steps
     start = step = int(state.step)
-    if start == 0 and config.train.evaluate_every:
-        with run.throughput.pause("looking"):
-            run.looking.evaluate(state.ema_parameters(), 0, run.writer)
+    metrics = None
     progress = Progress(total, start, config.name)
     sharding = meshes.batch_sharding(run.program.mesh)
     batches = pipeline.batches_from(start)
     try:
-        while step < total:
+        # Looking comes first, for what a run that was cut has not drawn.
+        while (seen := _look(run, state, step)) and step < total:
+            if preemption.requested:
+                break
             batch = next(batches)
             run.tally.add(batch)
             batch = to_device(batch, sharding)
@@ -225,31 +237,28 @@ def _loop(
             else:
                 state, metrics = run.program.step(state, batch)
             step += 1
-            # Read once: a signal may come between any two lines.
-            signal_name = preemption.requested
-            leaving = bool(signal_name) or step == total
             if due(step, config.train.log_every) or step == start + 1:
                 run.tally.check(config.data.max_broken)
                 if not _finite(_log(run, step, metrics, progress)):
                     return _diverged(run, step)
             else:
                 progress.update(step)
-            if leaving or due(step, config.train.checkpoint_every):
-                if not _finite(jax.device_get(metrics)):
+            if due(step, config.train.checkpoint_every) or step == total:
+                if not _finite(metrics):
                     return _diverged(run, step)
                 with run.throughput.pause("checkpoint"):
                     run.checkpoints.save(state)
-            if signal_name:
-                run.checkpoints.wait()
-                return _preempted(run, step, signal_name)
-            with run.throughput.pause("looking"):
-                _look(run, state, step)
     finally:
         batches.close()
         progress.close()
+    if step >= total and seen:
+        run.checkpoints.wait()
+        return _finish(run, step)
+    if not _finite(metrics):
+        return _diverged(run, step)
+    run.checkpoints.save(state)
     run.checkpoints.wait()
-    _finish(run, state, step, start)
-    return DONE
+    return _preempted(run, step, preemption.requested)
 
 
 def _first_step(run: Run, state: TrainState, batch: Any, progress: Progress):
@@ -291,20 +300,27 @@ def _log(
     return values
 
 
-def _look(run: Run, state: TrainState, step: int) -> None:
-    train = run.config.train
-    last = step == train.steps
-    if train.sample_every and (last or due(step, train.sample_every)):
-        run.looking.sample(state.ema_parameters(), step, run.writer)
-    if train.evaluate_every and (last or due(step, train.evaluate_every)):
-        run.looking.evaluate(state.ema_parameters(), step, run.writer)
+def _look(run: Run, state: TrainState, step: int) -> bool:
+    """Draws and scores what is due and not there; False if a signal came."""
+    train, looking = run.config.train, run.looking
+
+    def wanted(every: int, path: Path) -> bool:
+        last = every > 0 and step == train.steps
+        return (last or due(step, every)) and not path.exists()
+
+    with run.throughput.pause("looking"):
+        try:
+            # A grid of the first step would show noise.
+            if step and wanted(train.sample_every, looking.grid_path(step)):
+                looking.sample(state.ema_parameters(), step, run.writer)
+            if wanted(train.evaluate_every, looking.scores_path(step)):
+                looking.evaluate(state.ema_parameters(), step, run.writer)
+        except Interrupted:
+            return False
+    return True
 
 
-def _finish(run: Run, state: TrainState, step: int, start: int) -> None:
-    train = run.config.train
-    grid = run.workdir / "samples" / f"{step}.png"
-    if start == step and train.sample_every and not grid.exists():
-        run.looking.sample(state.ema_parameters(), step, run.writer)
+def _finish(run: Run, step: int) -> int:
     if run.tally.broken:
         names = run.tally.names
         workdir.write_json(run.workdir / "broken.json", names)
@@ -314,6 +330,7 @@ def _finish(run: Run, state: TrainState, step: int, start: int) -> None:
         )
     run.writer.close()
     say(f"done, step {step}; {write_report(run.workdir)}")
+    return DONE
 
 
 def _preempted(run: Run, step: int, signal_name: str) -> int:
@@ -340,6 +357,8 @@ def _diverged(run: Run, step: int) -> int:
 
 
 def _finite(values: Any) -> bool:
+    if values is None:  # no step was done here
+        return True
     wanted = ("loss", "grad_norm")
     return all(math.isfinite(float(values[name])) for name in wanted)
 

@@ -14,6 +14,7 @@ import pytest
 
 import i2i_prior.train
 from i2i_prior.checkpoint import Checkpoints
+from i2i_prior.evaluation.generate import Generator
 from i2i_prior.metrics import read_metrics
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.preemption import Preemption
@@ -74,11 +75,12 @@ from i2i_prior import cli, train
 
 look = train._look
 def die(run, state, step):
-    look(run, state, step)
+    seen = look(run, state, step)
     if step == 2:
         run.checkpoints.wait()
     if step == 4:
         os.kill(os.getpid(), signal.SIGKILL)
+    return seen
 train._look = die
 cli.main(sys.argv[1:])
 """
@@ -172,11 +174,13 @@ def test_a_second_ctrl_c_aborts():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("place", ["_look", "_log", "to_device"])
+@pytest.mark.parametrize(
+    ("place", "saved"), [("_look", 1), ("_log", 2), ("to_device", 3)]
+)
 def test_a_signal_at_any_line_saves_what_it_says(
-    train, monkeypatch, tmp_path, place
+    train, monkeypatch, tmp_path, place, saved
 ):
-    """After step 2, in the logging of step 2, before step 3."""
+    """After the looking at step 1, the logging of step 2, before step 3."""
     function = getattr(i2i_prior.train, place)
     calls = []
 
@@ -190,9 +194,38 @@ def test_a_signal_at_any_line_saves_what_it_says(
     monkeypatch.setattr(i2i_prior.train, place, signalled)
     ended = train("train.checkpoint_every=100")
     assert ended.code == 75
-    assert "SIGUSR1: saved step 3 in " in ended.err
+    assert f"SIGUSR1: saved step {saved} in " in ended.err
     names = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
-    assert names == ["3"]
+    assert names == [str(saved)]
+
+
+def test_a_signal_ends_an_evaluation_and_its_rerun_makes_up_for_it(
+    train, monkeypatch, tmp_path
+):
+    options = ("train.evaluate_every=4", "train.checkpoint_every=100")
+    options += ("evaluate.num_samples=8", "evaluate.batch_size=4")
+    generate = Generator.images
+    calls = []
+
+    def signalled(*arguments):
+        calls.append(0)
+        if len(calls) == 3:  # the first batch of the evaluation of step 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        return generate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "images", signalled)
+        ended = train(*options)
+    assert ended.code == 75
+    assert "SIGTERM: saved step 4 in " in ended.err
+    assert len(calls) == 3
+    scores = tmp_path / "run" / "evaluations"
+    assert len(list(scores.glob("00000004-*"))) == 0
+    ended = train(*options)
+    assert ended.code == 0, ended.err
+    assert len(list(scores.glob("00000004-*"))) == 1
+    steps = [line["step"] for line in read_metrics(tmp_path / "run")]
+    assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 6]
 
 
 def inject(monkeypatch, at: int, value: float) -> None:
@@ -255,7 +288,7 @@ def test_divergence_before_any_checkpoint(train, monkeypatch, tmp_path):
     ended = train("train.steps=1", "train.evaluate_every=100")
     assert ended.code == 0, ended.err
     steps = [line["step"] for line in read_metrics(tmp_path / "run")]
-    assert steps == [0, 1, 1]  # scores, loss, scores
+    assert steps == [0, 1, 1]  # scores of the first attempt, loss, scores
 
 
 def test_a_done_run_ends_at_once_and_stays_as_it_is(

@@ -46,14 +46,6 @@ class Functional:
             for path, variable in self.variables.items()
         }
 
-    def learnable(self) -> set[str]:
-        """Names of `nnx.Param` variables (buffers are not)."""
-        return {
-            join(path)
-            for path, variable in self.variables.items()
-            if isinstance(variable, nnx.Param)
-        }
-
 
 def join(path: Iterable[Any]) -> str:
     """The name of a path."""

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from i2i_prior.cli import EXAMPLES
+from i2i_prior.commands import find_images
+from i2i_prior.errors import UserError
 
 
 def test_help_names_every_command(command):
@@ -327,3 +329,27 @@ def test_imports_do_not_pull_torch_or_tensorflow_in(python):
     process = python("-c", code)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
+
+
+def test_images_are_found_by_path_spec_and_name(photos):
+    [(name, image)] = find_images(str(photos / "03.png"))
+    assert name == "03.png"
+    [(same, pixels)] = find_images(f"folder:{photos}#03.png")
+    assert (same, pixels.tolist()) == (name, image.tolist())
+    assert len(find_images(f"folder:{photos}")) == 24
+    found = find_images("builtin:photos/heldout")
+    assert [name for name, _ in found] == [
+        "astronaut.png",
+        "coffee.png",
+        "flower.jpg",
+    ]
+
+
+def test_images_that_are_not_found(photos, monkeypatch):
+    with pytest.raises(UserError, match=r"no image named 99\.png"):
+        find_images(f"folder:{photos}#99.png")
+    with pytest.raises(UserError, match="cannot read the image"):
+        find_images(str(photos / "99.png"))
+    monkeypatch.setattr("i2i_prior.commands.MOST_IMAGES", 3)
+    with pytest.raises(UserError, match="holds 24 images; name one"):
+        find_images(f"folder:{photos}")

@@ -85,6 +85,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--print-config", action="store_true", help="print it and exit"
     )
+    command.add_argument(
+        "--explain-sharding",
+        action="store_true",
+        help="print where each parameter lies and exit",
+    )
 
     command = add("sample", "Draw variations of images.", run_sample)
     _from_run(command)
@@ -143,6 +148,11 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
         from i2i_prior.config import explain
 
         print(explain(config))
+        return 0
+    if options.explain_sharding:
+        from i2i_prior.program import explain_sharding
+
+        print(explain_sharding(config))
         return 0
     from i2i_prior.train import train
 

@@ -20,7 +20,7 @@ def doctor() -> int:
         print(f"{name:18} {version}")
     import jax
 
-    from i2i_prior.metrics import peak_flops
+    from i2i_prior.throughput import peak_flops
 
     try:
         devices = jax.devices()

@@ -7,7 +7,6 @@ where the story goes on.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import sys
 from dataclasses import dataclass
@@ -15,18 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from i2i_prior import metadata, workdir
 from i2i_prior.checkpoint import Checkpoints, restore_or_init
-from i2i_prior.data.pipeline import BrokenTally, DataOptions, Pipeline
+from i2i_prior.data.pipeline import BrokenTally, Pipeline
 from i2i_prior.data.sources import Source, open_source
-from i2i_prior.interop import native
 from i2i_prior.looking import Looking
-from i2i_prior.metrics import MetricWriter, Progress, Throughput, mfu
-from i2i_prior.optim import make_optimizer, make_schedule
+from i2i_prior.metrics import MetricWriter, Progress
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.preemption import (
     DIVERGED,
@@ -35,102 +30,11 @@ from i2i_prior.preemption import (
     Interrupted,
     Preemption,
 )
+from i2i_prior.program import Program, build, data_options, to_device
 from i2i_prior.report import write_report
-from i2i_prior.step import (
-    TrainState,
-    compile_step,
-    init_state,
-    make_train_step,
-    state_shardings,
-)
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.step import TrainState
+from i2i_prior.throughput import Throughput, mfu
 from i2i_prior.validate import validate
-
-
-@dataclass
-class Program:
-    """What is computed: task, optimizer, mesh and the compiled step.
-
-    Attributes:
-      abstract: TrainState of shapes that carry their shardings.
-      initialise: () -> a fresh sharded TrainState.
-      step: (state, batch) -> (state, metrics), jitted, state donated.
-    """
-
-    task: I2ITask
-    mesh: Mesh
-    abstract: TrainState
-    initialise: Any
-    step: Any
-    schedule: Any
-
-
-def build(config: ConfigDict, mesh: Mesh) -> Program:
-    """Describes the network and the step without allocating anything."""
-    task = I2ITask(config)
-    transform = make_optimizer(config.optim, config.train.steps)
-    init_key, run_key = jax.random.split(jax.random.key(config.seed))
-
-    def init(key: jax.Array) -> TrainState:
-        return init_state(task, transform, key)
-
-    shapes = jax.eval_shape(init, init_key)
-    shardings = state_shardings(shapes, transform, mesh)
-    abstract = jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(
-            shape.shape, shape.dtype, sharding=sharding
-        ),
-        shapes,
-        shardings,
-    )
-    step = make_train_step(
-        task,
-        transform,
-        run_key=run_key,
-        ema_limit=config.train.ema_decay,
-        accumulate=config.train.accumulate,
-    )
-    return Program(
-        task=task,
-        mesh=mesh,
-        abstract=abstract,
-        initialise=lambda: _with_frozen_encoder(
-            jax.jit(init, out_shardings=shardings)(init_key), config
-        ),
-        step=compile_step(step, shardings, mesh),
-        schedule=make_schedule(config.optim, config.train.steps),
-    )
-
-
-def _with_frozen_encoder(state: TrainState, config: ConfigDict) -> TrainState:
-    encoder = config.encoder
-    if encoder.kind != "frozen" or encoder.weights == "random":
-        return state
-    file = Path(encoder.weights)
-    frozen = native.load_encoder_into(state.frozen, file, encoder)
-    return dataclasses.replace(state, frozen=frozen)
-
-
-def data_options(config: ConfigDict) -> DataOptions:
-    """The data section as the pipeline wants it."""
-    data = config.data
-    return DataOptions(
-        image_size=data.image_size,
-        batch_size=data.batch_size,
-        seed=config.seed,
-        crop=data.crop,
-        min_scale=data.min_scale,
-        flip=data.flip,
-        view_size=config.encoder.image_size,
-        view_min_scale=data.view_min_scale,
-        view_flip=data.view_flip,
-        view_jitter=data.view_jitter,
-        min_side=data.min_side,
-        threads=data.threads,
-        workers=data.workers,
-        prefetch=data.prefetch,
-        max_broken=data.max_broken,
-    )
 
 
 @dataclass
@@ -366,14 +270,6 @@ def _finite(values: Any) -> bool:
 def due(step: int, every: int) -> bool:
     """Whether something done every `every` steps is due after this one."""
     return every > 0 and step % every == 0
-
-
-def to_device(batch: dict[str, np.ndarray], sharding: Any) -> Any:
-    """This host's slices -> global arrays; only what the step reads."""
-    return {
-        name: jax.make_array_from_process_local_data(sharding, batch[name])
-        for name in ("image", "view")
-    }
 
 
 def say(text: str) -> None:

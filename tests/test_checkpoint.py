@@ -12,7 +12,7 @@ import pytest
 
 from i2i_prior.checkpoint import Checkpoints, load_ema, restore_or_init
 from i2i_prior.errors import UserError
-from i2i_prior.train import build
+from i2i_prior.program import build
 
 
 def assert_identical(found, wanted):

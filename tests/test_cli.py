@@ -353,3 +353,22 @@ def test_images_that_are_not_found(photos, monkeypatch):
     monkeypatch.setattr("i2i_prior.commands.MOST_IMAGES", 3)
     with pytest.raises(UserError, match="holds 24 images; name one"):
         find_images(f"folder:{photos}")
+
+
+def test_explain_sharding(command, tiny_spec, tmp_path):
+    ended = command(
+        "train",
+        "--config",
+        tiny_spec,
+        "--workdir",
+        tmp_path / "run",
+        "--explain-sharding",
+        "--config.mesh.tensor=2",
+    )
+    assert ended.code == 0, ended.err
+    [line] = [n for n in ended.out.splitlines() if "mlp/out/kernel" in n]
+    # 2 layers of 80 x 32 (SwiGLU), rows over tensor, columns over fsdp.
+    assert "(2, 80, 32)" in line
+    assert "(None, 'tensor', 'fsdp')" in line
+    assert line.split()[-1] == "5,120"  # bytes: 2 x 40 x 16 float32
+    assert not (tmp_path / "run").exists()

@@ -9,14 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from i2i_prior.metrics import (
-    MetricWriter,
-    Progress,
-    Throughput,
-    mfu,
-    peak_flops,
-    read_metrics,
-)
+from i2i_prior.metrics import MetricWriter, Progress, read_metrics
+from i2i_prior.throughput import Throughput, mfu, peak_flops
 
 
 class Clock:

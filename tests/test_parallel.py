@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 from i2i_prior.errors import UserError
 from i2i_prior.parallel.mesh import batch_sharding, make_mesh, mesh_shape
 from i2i_prior.parallel.sharding import explain, partition_spec
-from i2i_prior.train import to_device
+from i2i_prior.program import to_device
 
 MESHES = ("one", "fsdp", "replica", "tensor")
 

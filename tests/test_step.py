@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from i2i_prior.program import build, to_device
 from i2i_prior.step import ema_decay
-from i2i_prior.train import build, to_device
 
 
 def device(mesh, batch):

@@ -18,7 +18,7 @@ from i2i_prior.evaluation.generate import Generator
 from i2i_prior.metrics import read_metrics
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.preemption import Preemption
-from i2i_prior.train import to_device
+from i2i_prior.program import to_device
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.data.images import center_crop, decode
 from i2i_prior.data.sources import Record
+from i2i_prior.encoder import Encoder, load_encoder
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.generate import (
     Generator,
@@ -25,9 +26,10 @@ from i2i_prior.evaluation.generate import (
 )
 from i2i_prior.interop import native
 from i2i_prior.interpolation import INTERPOLATIONS
-from i2i_prior.models.functional import Flat, make_functional
-from i2i_prior.models.vit import Features, ViT
-from i2i_prior.tasks.i2i import I2ITask, encoder_config
+from i2i_prior.models.functional import Flat
+from i2i_prior.tasks.i2i import I2ITask
+
+__all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
 
 Image = str | Path | np.ndarray
 
@@ -264,42 +266,6 @@ class Prior:
             lower_order_final=lower_order_final,
         )
         return options, float(scale)
-
-
-class Encoder:
-    """An image encoder: normalised pixels in, `Features` out."""
-
-    def __init__(self, config: ConfigDict, parameters: Flat):
-        self._functional, _ = make_functional(
-            lambda rngs: ViT(encoder_config(config), rngs=rngs)
-        )
-        prefix = "encoder/"
-        self._parameters = {
-            name.removeprefix(prefix): jnp.asarray(array)
-            for name, array in parameters.items()
-            if name.startswith(prefix)
-        }
-        self._forward = jax.jit(
-            lambda parameters, pixels: self._functional.merge(parameters)(
-                pixels
-            )
-        )
-
-    def __call__(self, pixels: Any) -> Features:
-        """pixels float (B, S, S, 3) -> cls (B, D), patches (B, N, D)."""
-        return self._forward(self._parameters, jnp.asarray(pixels))
-
-
-def load_encoder(path: str | Path) -> Encoder:
-    """The encoder inside an exported safetensors file.
-
-    Raises:
-      UserError: where the file is missing or holds no encoder.
-    """
-    parameters, config = native.read(Path(path), "encoder/")
-    if not parameters:
-        raise UserError(f"{path} holds no encoder")
-    return Encoder(config, parameters)
 
 
 def open_image(image: Image) -> np.ndarray:

@@ -118,6 +118,17 @@ def close(images, others) -> bool:
     return difference.max() <= 1 and (difference > 0).mean() < 0.05
 
 
+@pytest.mark.parametrize("solver", ["sde", "ancestral"])
+def test_stochastic_samples_do_not_depend_on_their_batch(
+    prior, pictures, solver
+):
+    options = {"num": 3, "seed": 5, "solver": solver, "steps": 3}
+    images = prior.vary(pictures[:2], **options)
+    small = prior.vary(pictures[:2], batch_size=4, **options)
+    assert close(images, small)
+    assert not close(images[0, 0], images[0, 1])
+
+
 def test_vary(prior, pictures):
     images = prior.vary(pictures[:2], num=3, seed=5)
     assert images.shape == (2, 3, 8, 8, 3)

@@ -58,7 +58,9 @@ def sample(
       prediction: what `predict` returns, one of `PREDICTIONS`.
       solver: a key of `SOLVERS`.
       steps: number of steps, see `time_grid`.
-      key: a JAX key for the stochastic solvers (`ancestral`, `sde`).
+      key: for the stochastic solvers (`ancestral`, `sde`): one JAX key, or
+        an array (B,) of them, with which a sample does not depend on its
+        batch.
       lower_order_final: whether the last step of `dpmpp_2m` and `dpmpp_2s` is
         of first order (steadier with few steps). A step to sigma = 0, as on
         flow, always is.
@@ -100,8 +102,7 @@ def sample(
         x = now.base * base + now.x0 * x0 + now.eps * eps
         x += now.previous_x0 * previous_x0 + now.previous_eps * previous_eps
         if key is not None and chosen.stochastic:
-            fresh = jax.random.fold_in(key, number)
-            x += now.noise * jax.random.normal(fresh, x.shape)
+            x += now.noise * _fresh_noise(key, number, x.shape)
         base = jnp.where(now.ends_step, x, base)
         return (x, base, x0, eps), x if return_trajectory else None
 
@@ -115,6 +116,19 @@ def sample(
         return x
     ends = np.flatnonzero([row.ends_step for row in rows])
     return x, jnp.concatenate([noise[None], states[ends]])
+
+
+def _fresh_noise(
+    key: jax.Array, number: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """Noise of one evaluation, (B, ...), of one key or of each sample's."""
+
+    def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, number), shape)
+
+    if key.ndim == 0:
+        return draw(key, shape)
+    return jax.vmap(lambda one: draw(one, shape[1:]))(key)
 
 
 def _start(path: Path, prediction: str) -> float:

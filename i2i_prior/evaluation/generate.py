@@ -138,9 +138,16 @@ def draw_noise(
 
     So sample number i is the same in any batch, on any mesh.
     """
-    key = jax.random.key(seed)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(indices))
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(
+        keys(seed, indices)
+    )
+
+
+def keys(seed: int, indices: np.ndarray | range) -> Array:
+    """A key for each index: fold_in(key(seed), index), (len(indices),)."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
+        jnp.asarray(indices)
+    )
 
 
 def generate_for(
@@ -182,7 +189,7 @@ def generate_for(
                 draw_noise(seed, rows, shape),
                 guidance,
                 options,
-                jax.random.fold_in(jax.random.key(seed), start),
+                keys(seed, rows),
             )
         )
         if progress is not None:

@@ -48,6 +48,8 @@ class Looking:
         self._source = source
         self._directory = directory
         self._check = check
+        name = load_features(config.evaluate.features).name
+        self._scores = f"{name.replace('/', '_')}.json"
 
     def grid_path(self, step: int) -> Path:
         """Where the sample grid of a step is."""
@@ -55,9 +57,8 @@ class Looking:
 
     def scores_path(self, step: int) -> Path:
         """Where the scores of a step are, over the config's features."""
-        name = load_features(self._config.evaluate.features).name
-        stem = f"{step:08d}-{name.replace('/', '_')}"
-        return self._directory / "evaluations" / f"{stem}.json"
+        folder = self._directory / "evaluations"
+        return folder / f"{step:08d}-{self._scores}"
 
     def sample(self, parameters: Flat, step: int, writer: MetricWriter) -> None:
         """Writes samples/STEP.png: conditions beside their variations."""

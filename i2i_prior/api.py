@@ -264,6 +264,7 @@ class Prior:
             guided=scale != 1,
             interval=(section.guidance_low, section.guidance_high),
             lower_order_final=lower_order_final,
+            clip=section.clip,
         )
         return options, float(scale)
 

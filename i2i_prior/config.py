@@ -108,6 +108,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("sample.guidance", 4.5, "classifier-free guidance scale, 1 for none"),
     ("sample.guidance_low", 0.0, "guide from this time on, 0 to 1"),
     ("sample.guidance_high", 1.0, "guide up to this time, 0 to 1"),
+    ("sample.clip", 0.0, "hold x0 in [-clip, clip], 1 for pixels, 0 for none"),
     ("sample.lower_order_final", True, "first-order last step"),
     ("sample.conditions", 8, "held-out images in a sample grid"),
     ("sample.variations", 4, "variations of each"),

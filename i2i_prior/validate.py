@@ -62,6 +62,7 @@ _LEAST = {
     "train.sample_every": 0,
     "train.evaluate_every": 0,
     "sample.steps": 1,
+    "sample.clip": 0,
     "sample.conditions": 1,
     "sample.variations": 1,
     "evaluate.num_samples": 2,  # a covariance needs two

@@ -270,3 +270,16 @@ def test_exports_are_plain_float32_with_their_provenance(exported, prior):
     assert jax.tree.all(
         jax.tree.map(lambda a: a.dtype == np.float32, prior.parameters)
     )
+
+
+def test_clip_bounds_the_latents(prior, pictures):
+    tokens = prior.embed(pictures[:2])
+    noise = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("f4")
+    free = prior.sample(noise, tokens)
+    try:
+        prior.config.sample.clip = 0.25
+        held = prior.sample(noise, tokens)
+    finally:
+        prior.config.sample.clip = 0.0
+    assert np.abs(free).max() > 0.3
+    assert np.abs(held).max() <= 0.25 + 1e-6

@@ -26,6 +26,7 @@ class SampleOptions:
       guided: whether the null half runs at all.
       interval: path times between which guidance acts.
       lower_order_final: first-order last step of multistep solvers.
+      clip: every estimate of x0 is held in [-clip, clip]; 0 for no bound.
     """
 
     solver: str = "dpmpp_2m"
@@ -33,6 +34,7 @@ class SampleOptions:
     guided: bool = True
     interval: tuple[float, float] = (0.0, 1.0)
     lower_order_final: bool = True
+    clip: float = 0.0
 
     @classmethod
     def from_config(cls, section: Any) -> SampleOptions:
@@ -43,6 +45,7 @@ class SampleOptions:
             guided=section.guidance != 1,
             interval=(section.guidance_low, section.guidance_high),
             lower_order_final=section.lower_order_final,
+            clip=section.clip,
         )
 
 
@@ -106,6 +109,7 @@ class Generator:
             steps=options.steps,
             key=key,
             lower_order_final=options.lower_order_final,
+            clip_x0=options.clip or None,
         )
 
     def images(

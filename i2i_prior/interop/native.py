@@ -6,9 +6,8 @@ kernels (in, out), float32. Nothing is unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from i2i_prior.config import flatten, from_flat
 from i2i_prior.errors import UserError
+from i2i_prior.interop import safetensors_files
+from i2i_prior.interop.stored import Stored
 
 FORMAT = "i2i_prior/1"
 
@@ -47,8 +47,11 @@ def write(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path} should end in .safetensors")
-    arrays = {
-        name: np.ascontiguousarray(jax.device_get(array))
+    tensors = {
+        # From the devices when it is written: one tensor in memory at a time.
+        name: Stored(
+            tuple(array.shape), array.dtype.name, partial(jax.device_get, array)
+        )
         for name, array in parameters.items()
     }
     header = {
@@ -56,16 +59,16 @@ def write(
         "config": json.dumps(flatten(config)),
         "provenance": json.dumps(provenance),
     }
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    return safetensors_files.write(path, tensors, header)
+
+
+def is_native(path: Path) -> bool:
+    """Whether a file is one that `write` wrote."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, beside, metadata=header)
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error})") from error
-    return path.stat().st_size
+        with safe_open(str(path), framework="numpy") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
 
 
 def read(

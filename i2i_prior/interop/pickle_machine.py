@@ -1,0 +1,155 @@
+"""A pickle without the calls: a stack machine that builds plain data.
+
+`pickletools` decodes the opcodes; each of them does here what the pickle
+protocol says, except that a global is never imported and no object is asked
+anything. What names and calls mean is up to the caller.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+
+@dataclass
+class Inert:
+    """An instance of a class that is not built; `state` as it was given."""
+
+    name: str
+    state: Any = None
+
+
+def run(
+    file: IO[bytes],
+    *,
+    find: Callable[[Any, Any], Any],
+    call: Callable[[Any, Any], Any],
+    persistent: Callable[[Any], Any],
+) -> Any:
+    """Reads one pickle; the file stands behind it afterwards.
+
+    Work and memory stay linear in the bytes read. Dicts keep only keys that
+    are strings, so that nothing of the file is hashed but those.
+
+    Args:
+      file: at the first opcode; `read` and `readline` are used.
+      find: (module, name) -> what stands for that global.
+      call: (function, arguments) -> the result.
+      persistent: persistent id -> what it stands for.
+
+    Raises:
+      ValueError, LookupError or TypeError: where it is no pickle, cut
+        short, or holds an opcode that no state dict needs. What find, call
+        and persistent raise passes through.
+    """
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+
+    def above_mark() -> list[Any]:
+        mark = marks.pop()
+        items = stack[mark:]
+        del stack[mark:]
+        return items
+
+    def last(count: int) -> list[Any]:
+        items = [stack.pop() for _ in range(count)]
+        return items[::-1]
+
+    for opcode, argument, _ in pickletools.genops(file):
+        match opcode.name:
+            case name if name in _ARGUMENTS:
+                stack.append(argument)
+            case name if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(memo[argument])
+            case "MARK":
+                marks.append(len(stack))
+            case "POP":
+                stack.pop()
+            case "TUPLE":
+                stack.append(tuple(above_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+                stack.append(tuple(last(int(name[-1]))))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "LIST":
+                stack.append(above_mark())
+            case "APPEND":
+                _append(stack, last(1))
+            case "APPENDS" | "ADDITEMS":
+                _append(stack, above_mark())
+            case "EMPTY_DICT":
+                stack.append({})
+            case "DICT":
+                items = above_mark()
+                stack.append({})
+                set_items(stack[-1], items)
+            case "SETITEM":
+                items = last(2)
+                set_items(stack[-1], items)
+            case "SETITEMS":
+                items = above_mark()
+                set_items(stack[-1], items)
+            case "EMPTY_SET":
+                stack.append(Inert("set"))
+            case "FROZENSET":
+                above_mark()
+                stack.append(Inert("frozenset"))
+            case "GLOBAL":
+                stack.append(find(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(find(*last(2)))
+            case "BINPERSID":
+                stack.append(persistent(stack.pop()))
+            case "REDUCE" | "NEWOBJ":
+                stack.append(call(*last(2)))
+            case "NEWOBJ_EX":
+                function, arguments, _keywords = last(3)
+                stack.append(call(function, arguments))
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(stack[-1], Inert):
+                    stack[-1].state = state
+            case "STOP":
+                return stack.pop()
+            case "PROTO" | "FRAME":
+                pass
+            case name:
+                raise ValueError(f"no state dict needs the opcode {name}")
+    raise ValueError("no end")
+
+
+def set_items(target: Any, items: list[Any]) -> None:
+    """Puts keys and values, in turn, into a dict; on others they drop."""
+    if isinstance(target, dict):
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) is str:
+                target[key] = value
+
+
+def _append(stack: list[Any], items: list[Any]) -> None:
+    if isinstance(stack[-1], list):
+        stack[-1].extend(items)
+
+
+_ARGUMENTS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+    *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_CONSTANTS = {
+    "NONE": None,
+    "NEWTRUE": True,
+    "NEWFALSE": False,
+    "EMPTY_TUPLE": (),
+}

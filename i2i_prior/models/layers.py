@@ -181,6 +181,19 @@ def layer_norm(x: Array, epsilon: float = 1e-6) -> Array:
     return centred * jax.lax.rsqrt(variance + epsilon)
 
 
+class LayerNorm(nnx.Module):
+    """LayerNorm with gain and bias, in float32."""
+
+    def __init__(self, width: int, epsilon: float = 1e-6):
+        self.gain = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        """x (..., width) -> float32 (..., width)."""
+        return layer_norm(x, self.epsilon) * self.gain[...] + self.bias[...]
+
+
 def rms_norm(x: Array, epsilon: float = 1e-6) -> Array:
     """RMSNorm (arXiv 1910.07467 Eq. 4) without gain, in float32."""
     x = x.astype(jnp.float32)
@@ -235,11 +248,12 @@ class SwiGlu(nnx.Module):
         *,
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
+        bias: bool = False,
     ):
         options: dict[str, Any] = {
             "rngs": rngs,
             "precision": precision,
-            "bias": False,
+            "bias": bias,
         }
         self.gate_value = Linear(
             width, 2 * hidden, init=xavier(width, hidden), **options

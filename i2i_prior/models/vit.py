@@ -1,68 +1,53 @@
-"""Image encoders: a pre-norm vision transformer with a CLS token."""
+"""Image encoders: one vision transformer for all of `models.families`."""
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.attention import SelfAttention
-from i2i_prior.models.dit import patchify, scan_blocks, stack_blocks
+from i2i_prior.models.attention import CrossAttention, SelfAttention
+from i2i_prior.models.families import (
+    ACTIVATIONS,
+    FAMILIES,
+    Family,
+    Features,
+    ViTConfig,
+    check,
+)
 from i2i_prior.models.layers import (
     PRECISIONS,
     Array,
+    LayerNorm,
     Linear,
     Mlp,
     Precision,
-    layer_norm,
+    SwiGlu,
     normal,
 )
+from i2i_prior.models.resample import bicubic_matrix
+from i2i_prior.models.stacking import patchify, scan_blocks, stack_blocks
+
+__all__ = ["FAMILIES", "Features", "ViT", "ViTConfig"]
 
 
-class Features(NamedTuple):
-    """What an encoder says of an image.
-
-    Attributes:
-      cls: (B, D), after the last norm.
-      patches: (B, N, D), after the last norm, row-major.
-    """
-
-    cls: Array
-    patches: Array
+def _mlp(config: ViTConfig, **options: Any) -> nnx.Module:
+    activation = ACTIVATIONS[FAMILIES[config.family].activation]
+    width, hidden = config.width, config.hidden
+    return Mlp(width, hidden, width, activation=activation, **options)
 
 
-@dataclass(frozen=True)
-class ViTConfig:
-    """Shape of an encoder; the defaults are DINO v1 ViT-B/16."""
-
-    depth: int = 12
-    width: int = 768
-    heads: int = 12
-    patch: int = 16
-    image_size: int = 224
-    mlp_ratio: float = 4.0
-    precision: str = "float32"
-
-
-class LayerNorm(nnx.Module):
-    """LayerNorm with gain and bias, in float32."""
-
-    def __init__(self, width: int):
-        self.gain = nnx.Param(jnp.ones((width,)))
-        self.bias = nnx.Param(jnp.zeros((width,)))
-
-    def __call__(self, x: Array) -> Array:
-        """x (..., width) -> float32 (..., width)."""
-        return layer_norm(x) * self.gain[...] + self.bias[...]
+def _norm(config: ViTConfig) -> LayerNorm:
+    epsilon = config.epsilon or FAMILIES[config.family].epsilon
+    return LayerNorm(config.width, epsilon)
 
 
 class EncoderBlock(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); exact GELU."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), branches scaled."""
 
     def __init__(
         self,
@@ -71,65 +56,209 @@ class EncoderBlock(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        width = config.width
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        self.norm1 = LayerNorm(width)
-        self.attention = SelfAttention(width, config.heads, **options)
-        self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(
-            width,
-            int(config.mlp_ratio * width),
-            width,
-            activation=functools.partial(jax.nn.gelu, approximate=False),
-            **options,
+        self.norm1 = _norm(config)
+        self.attention = SelfAttention(config.width, config.heads, **options)
+        self.norm2 = _norm(config)
+        self.mlp = (
+            SwiGlu(config.width, config.hidden, bias=True, **options)
+            if config.swiglu
+            else _mlp(config, **options)
         )
+        scaled = FAMILIES[config.family].layer_scale
+        ones = jnp.ones((config.width,))
+        self.scale1 = nnx.Param(ones) if scaled else None
+        self.scale2 = nnx.Param(ones) if scaled else None
 
     def __call__(self, h: Array) -> Array:
         """h (B, N, D) -> (B, N, D)."""
-        h = h + self.attention(self.norm1(h).astype(h.dtype))
-        return h + self.mlp(self.norm2(h).astype(h.dtype))
+        branch = self.attention(self.norm1(h).astype(h.dtype))
+        if self.scale1 is not None:
+            branch = (branch * self.scale1[...]).astype(h.dtype)
+        h = h + branch
+        branch = self.mlp(self.norm2(h).astype(h.dtype))
+        if self.scale2 is not None:
+            branch = (branch * self.scale2[...]).astype(h.dtype)
+        return h + branch
+
+
+class AttentionPool(nnx.Module):
+    """One learned query over all patches, then a residual MLP."""
+
+    def __init__(
+        self, config: ViTConfig, precision: Precision, *, rngs: nnx.Rngs
+    ):
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+        width = config.width
+        self.probe = nnx.Param(normal(0.02)(rngs.params(), (1, 1, width)))
+        self.attention = CrossAttention(
+            width, config.heads, zero_out=False, fast_path=False, **options
+        )
+        self.norm = _norm(config)
+        self.mlp = _mlp(config, **options)
+
+    def __call__(self, h: Array) -> Array:
+        """h (B, N, D) -> (B, D)."""
+        probe = jnp.broadcast_to(self.probe[...], (len(h), 1, h.shape[-1]))
+        x = self.attention(probe.astype(h.dtype), h)
+        x = x + self.mlp(self.norm(x).astype(x.dtype))
+        return x[:, 0]
 
 
 class ViT(nnx.Module):
-    """Vision transformer (arXiv 2010.11929) as DINO v1 has it.
+    """Vision transformer (arXiv 2010.11929) of one of the `FAMILIES`.
 
     Raises:
-      UserError: where the patch does not divide the image or the heads do
-        not divide the width.
+      UserError: where the family is unknown, the patch does not divide the
+        image, or the heads do not divide the width.
     """
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        if config.image_size % config.patch or config.width % config.heads:
-            raise UserError(
-                f"encoder: patches of {config.patch} must divide the image "
-                f"of {config.image_size}, {config.heads} heads the width "
-                f"{config.width}"
-            )
+        check(config)
+        family = FAMILIES[config.family]
         precision = PRECISIONS[config.precision]
-        tokens = (config.image_size // config.patch) ** 2
+        width, cells = config.width, config.grid**2
         self.patch_embed = Linear(
-            3 * config.patch**2, config.width, rngs=rngs, precision=precision
+            3 * config.patch**2,
+            width,
+            rngs=rngs,
+            precision=precision,
+            bias=family.patch_bias,
         )
         small = normal(0.02)
-        self.cls = nnx.Param(small(rngs.params(), (1, 1, config.width)))
+        self.cls = (
+            nnx.Param(small(rngs.params(), (1, 1, width)))
+            if family.cls
+            else None
+        )
         self.positions = nnx.Param(
-            small(rngs.params(), (1, tokens + 1, config.width))
+            small(rngs.params(), (1, cells + family.cls, width))
         )
         self.blocks = stack_blocks(
             lambda rngs: EncoderBlock(config, precision, rngs=rngs),
             config.depth,
             rngs,
         )
-        self.norm = LayerNorm(config.width)
+        self.norm = _norm(config)
+        self.registers = (
+            nnx.Param(small(rngs.params(), (1, config.registers, width)))
+            if config.registers
+            else None
+        )
+        self.pre_norm = _norm(config) if family.pre_norm else None
+        self.pool = (
+            AttentionPool(config, precision, rngs=rngs)
+            if family.attention_pool
+            else None
+        )
+        self.projection = (
+            Linear(
+                width,
+                config.projection,
+                rngs=rngs,
+                precision=precision,
+                bias=False,
+            )
+            if config.projection
+            else None
+        )
         self.config = config
 
     def __call__(self, pixels: Array) -> Features:
-        """pixels float (B, S, S, 3), normalised -> `Features`, float32."""
+        """Features of images of any size.
+
+        Args:
+          pixels: float (B, H, W, 3), normalised as the family wants it
+            (`models.preprocess`). Where the grid is not the one of the
+            position table, the table is interpolated.
+
+        Raises:
+          UserError: where the patch does not divide the image.
+        """
+        family = FAMILIES[self.config.family]
         precision = PRECISIONS[self.config.precision]
+        pixels, grid = _whole_patches(pixels, self.config)
         h = self.patch_embed(patchify(pixels, self.config.patch))
-        cls = jnp.broadcast_to(self.cls[...], (h.shape[0], 1, h.shape[-1]))
-        h = jnp.concatenate([cls.astype(h.dtype), h], axis=1)
-        h = (h + self.positions[...]).astype(precision.activations)
+        if self.cls is not None:
+            cls = jnp.broadcast_to(self.cls[...], (len(h), 1, h.shape[-1]))
+            h = jnp.concatenate([cls.astype(h.dtype), h], axis=1)
+        h = h + _interpolated(self.positions[...], grid, self.config)
+        if self.registers is not None:
+            shape = (len(h), *self.registers.shape[1:])
+            tokens = jnp.broadcast_to(self.registers[...], shape)
+            h = jnp.concatenate([h[:, :1], tokens, h[:, 1:]], axis=1)
+        if self.pre_norm is not None:
+            h = self.pre_norm(h)
+        h = h.astype(precision.activations)
         h = scan_blocks(self.blocks, lambda h, block: block(h), h, "none", 1)
-        h = self.norm(h)
-        return Features(cls=h[:, 0], patches=h[:, 1:])
+        return self._features(h, family)
+
+    def _features(self, h: Array, family: Family) -> Features:
+        first = family.cls + self.config.registers
+        if not family.norm_patches:
+            cls = self.norm(h[:, 0])
+            pooled = cls
+            if self.projection is not None:
+                pooled = self.projection(cls).astype(jnp.float32)
+            return Features(cls, h[:, first:].astype(jnp.float32), pooled)
+        normed = self.norm(h)
+        patches = normed[:, first:]
+        if self.pool is not None:
+            pooled = self.pool(normed.astype(h.dtype)).astype(jnp.float32)
+            return Features(pooled, patches, pooled)
+        cls = normed[:, 0] if family.cls else patches.mean(axis=1)
+        return Features(cls, patches)
+
+
+def _whole_patches(
+    pixels: Array, config: ViTConfig
+) -> tuple[Array, tuple[int, int]]:
+    """The pixels that fill patches, and the grid (h, w) of these."""
+    patch = config.patch
+    height, width = pixels.shape[1:3]
+    grid = (height // patch, width // patch)
+    if height % patch or width % patch:
+        if not FAMILIES[config.family].partial_patches:
+            raise UserError(
+                f"an image of {height} x {width} pixels does not split into "
+                f"patches of {patch}; resize it"
+            )
+        pixels = pixels[:, : grid[0] * patch, : grid[1] * patch]
+    return pixels, grid
+
+
+def _interpolated(
+    table: Array, grid: tuple[int, int], config: ViTConfig
+) -> Array:
+    """Positions (1, N, D) for a grid (h, w), each family's own way.
+
+    Bicubic everywhere. The official DINO and DINOv2 code gives torch a scale
+    of (n + 0.1) / cells instead of the size n; models with registers were
+    published with antialias instead.
+    """
+    cells = config.grid
+    if grid == (cells, cells):
+        return table
+    family = FAMILIES[config.family]
+    antialias = config.registers > 0
+    offset = 0.0 if antialias else family.position_offset
+    rows, columns = (
+        bicubic_matrix(
+            n,
+            cells,
+            scale=(n + offset) / cells if offset else 0.0,
+            antialias=antialias,
+        )
+        for n in grid
+    )
+    first = int(family.cls)
+    square = table[0, first:].reshape(cells, cells, -1)
+    resized = jnp.einsum(
+        "yh,xw,hwd->yxd",
+        rows,
+        columns,
+        square,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    resized = resized.reshape(1, math.prod(grid), -1)
+    return jnp.concatenate([table[:, :first], resized], axis=1)

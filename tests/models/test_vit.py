@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -134,3 +136,27 @@ def test_bad_shapes_are_refused():
     for config in (ViTConfig(image_size=225), ViTConfig(heads=7)):
         with pytest.raises(UserError, match="must divide"):
             ViT(config, rngs=nnx.Rngs(0))
+    for config, said in (
+        (ViTConfig(family="resnet"), "choose one of dino"),
+        (ViTConfig(family="siglip", registers=4), "no CLS token"),
+        (ViTConfig(projection=512), "only the families clip"),
+    ):
+        with pytest.raises(UserError, match=said):
+            ViT(config, rngs=nnx.Rngs(0))
+
+
+def test_bad_images_are_refused():
+    def features(pixels):
+        return ViT(CONFIG, rngs=nnx.Rngs(0))(pixels)
+
+    shape = jax.ShapeDtypeStruct((1, 16, 13, 3), "float32")
+    with pytest.raises(UserError, match="16 x 13 pixels does not split"):
+        jax.eval_shape(features, shape)
+
+
+def test_configs_are_flat():
+    """A config file holds them: plain values, defaults of DINO v1 B/16."""
+    values = dataclasses.asdict(ViTConfig())
+    assert {type(v) for v in values.values()} <= {int, float, str, bool}
+    assert ViTConfig().hidden == 3072
+    assert ViTConfig(mlp_width=4304).hidden == 4304

@@ -1,0 +1,81 @@
+"""What both text encoders share: their output and their attention."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from i2i_prior.models.layers import Array, Precision, gelu_tanh
+
+
+class TextFeatures(NamedTuple):
+    """What an encoder says of a caption.
+
+    Attributes:
+      tokens: float32 (B, L, D), after the last norm.
+      pooled: float32 (B, P), one vector a caption; None where the encoder
+        has none (T5).
+    """
+
+    tokens: Array
+    pooled: Array | None
+
+
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x), OpenAI's GELU (arXiv 1606.08415 section 2)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+# By the names that Hugging Face configs use.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+
+
+def text_attention(
+    qkv: Array,
+    heads: int,
+    precision: Precision,
+    *,
+    scale: float,
+    bias: Array | None = None,
+    visible: Array | None = None,
+) -> Array:
+    """softmax(scale q k^T + bias) v over the visible keys.
+
+    Captions are short: the scores are simply written out, in float32.
+
+    Args:
+      qkv: (B, L, 3 * heads * d), channels [q | k | v], each heads-major.
+      heads: how many.
+      scale: of the products; 1 in T5, d^-1/2 elsewhere.
+      bias: float32 (heads, L, L), added to the scores.
+      visible: bool, broadcast to (B, heads, L, L): which keys count.
+
+    Returns:
+      (B, L, heads * d) in the activation dtype.
+    """
+    batch, length, _ = qkv.shape
+    qkv = qkv.astype(precision.operands).reshape(batch, length, 3, heads, -1)
+    exact = precision.operands == jnp.float32
+    product = functools.partial(
+        jnp.einsum,
+        precision=jax.lax.Precision.HIGHEST if exact else None,
+        preferred_element_type=jnp.float32,
+    )
+    scores = product("bqhd,bkhd->bhqk", qkv[:, :, 0], qkv[:, :, 1]) * scale
+    if bias is not None:
+        scores = scores + bias
+    if visible is not None:
+        scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(precision.operands)
+    out = product("bhqk,bkhd->bqhd", weights, qkv[:, :, 2])
+    return out.reshape(batch, length, -1).astype(precision.activations)

@@ -1,0 +1,196 @@
+"""CLIP's text encoder: a causal transformer, read at the end of the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from i2i_prior.errors import UserError
+from i2i_prior.models.layers import (
+    PRECISIONS,
+    Array,
+    LayerNorm,
+    Linear,
+    Mlp,
+    Precision,
+    normal,
+)
+from i2i_prior.models.stacking import scan_blocks, stack_blocks
+from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """Shape of a CLIP text encoder; the defaults are OpenAI's ViT-L/14.
+
+    Attributes:
+      vocabulary: rows of the token embedding.
+      length: rows of the position table, the longest text.
+      depth, width, heads: layers, channels D, attention heads.
+      hidden: width of the MLP.
+      projection: width P of the pooled vector; 0 leaves it as it is (P = D).
+      end: id of the token that ends a text. None where it is the largest id
+        of the vocabulary, as in CLIP's own.
+      activation: a name of `text.ACTIVATIONS`.
+      epsilon: of the norms.
+      precision: a name of `layers.PRECISIONS`.
+    """
+
+    vocabulary: int = 49408
+    length: int = 77
+    depth: int = 12
+    width: int = 768
+    heads: int = 12
+    hidden: int = 3072
+    projection: int = 768
+    end: int | None = None
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+    precision: str = "float32"
+
+
+class CausalAttention(nnx.Module):
+    """Multi-head self-attention under a mask of visible keys."""
+
+    def __init__(
+        self, config: ClipTextConfig, precision: Precision, *, rngs: nnx.Rngs
+    ):
+        width = config.width
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+        self.qkv = Linear(width, 3 * width, **options)
+        self.out = Linear(width, width, **options)
+        self.heads = config.heads
+        self.precision = precision
+
+    def __call__(self, x: Array, visible: Array) -> Array:
+        """x (B, L, D), visible (B or 1, 1, L, L) -> (B, L, D)."""
+        out = text_attention(
+            self.qkv(x),
+            self.heads,
+            self.precision,
+            scale=(x.shape[-1] // self.heads) ** -0.5,
+            visible=visible,
+        )
+        return self.out(out)
+
+
+class ClipTextBlock(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self, config: ClipTextConfig, precision: Precision, *, rngs: nnx.Rngs
+    ):
+        self.norm1 = LayerNorm(config.width, config.epsilon)
+        self.attention = CausalAttention(config, precision, rngs=rngs)
+        self.norm2 = LayerNorm(config.width, config.epsilon)
+        self.mlp = Mlp(
+            config.width,
+            config.hidden,
+            config.width,
+            activation=ACTIVATIONS[config.activation],
+            rngs=rngs,
+            precision=precision,
+        )
+
+    def __call__(self, h: Array, visible: Array) -> Array:
+        """h (B, L, D) -> (B, L, D)."""
+        h = h + self.attention(self.norm1(h).astype(h.dtype), visible)
+        return h + self.mlp(self.norm2(h).astype(h.dtype))
+
+
+class ClipTextEncoder(nnx.Module):
+    """The text tower of CLIP (arXiv 2103.00020 section 2.4).
+
+    Raises:
+      UserError: where the heads do not divide the width, or the precision
+        or the activation is unknown.
+    """
+
+    def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
+        _check(config)
+        precision = PRECISIONS[config.precision]
+        self.embedding = nnx.Param(
+            normal(0.02)(rngs.params(), (config.vocabulary, config.width))
+        )
+        self.positions = nnx.Param(
+            normal(0.01)(rngs.params(), (config.length, config.width))
+        )
+        self.blocks = stack_blocks(
+            lambda rngs: ClipTextBlock(config, precision, rngs=rngs),
+            config.depth,
+            rngs,
+        )
+        self.norm = LayerNorm(config.width, config.epsilon)
+        self.project = (
+            Linear(
+                config.width,
+                config.projection,
+                bias=False,
+                rngs=rngs,
+                precision=precision,
+            )
+            if config.projection
+            else None
+        )
+        self.config = config
+
+    def __call__(self, ids: Array, mask: Array | None = None) -> TextFeatures:
+        """Encodes captions.
+
+        Args:
+          ids: int (B, L), L at most `length`.
+          mask: bool (B, L), true where a token counts; None counts all. A
+            token never sees those behind it, so padding after a text changes
+            only the outputs at the padding; Stable Diffusion gives none.
+
+        Returns:
+          `TextFeatures`; pooled is the output at the first end token (at the
+          first token, where a text holds none), projected.
+
+        Raises:
+          UserError: where the text is longer than the position table.
+        """
+        config = self.config
+        length = ids.shape[1]
+        if length > config.length:
+            raise UserError(
+                f"{length} tokens are more than the {config.length} positions "
+                "of this CLIP text encoder; cut the captions shorter"
+            )
+        h = self.embedding[...][ids] + self.positions[...][:length]
+        h = h.astype(PRECISIONS[config.precision].activations)
+        visible = jnp.asarray(np.tri(length, dtype=bool))[None, None]
+        if mask is not None:
+            visible = visible & mask[:, None, None, :]
+
+        def body(h: Array, block: nnx.Module) -> Array:
+            return block(h, visible)
+
+        tokens = self.norm(scan_blocks(self.blocks, body, h, "none", 1))
+        ends = ids if config.end is None else ids == config.end
+        rows = jnp.arange(ids.shape[0])
+        pooled = tokens[rows, jnp.argmax(ends, axis=-1)]
+        if self.project is not None:
+            pooled = self.project(pooled).astype(jnp.float32)
+        return TextFeatures(tokens=tokens, pooled=pooled)
+
+
+def _check(config: ClipTextConfig) -> None:
+    for name, value, known in (
+        ("precision", config.precision, PRECISIONS),
+        ("activation", config.activation, ACTIVATIONS),
+    ):
+        if value not in known:
+            raise UserError(
+                f"CLIP text {name} {value!r} is unknown; choose one of "
+                f"{', '.join(known)}"
+            )
+    if config.width % config.heads:
+        raise UserError(
+            f"CLIP text: {config.heads} heads do not divide the width "
+            f"{config.width}; give the right number of heads"
+        )

@@ -1,0 +1,312 @@
+"""A folder that PyTorch opens without JAX, and back.
+
+FOLDER/i2i_prior_torch.py computes in torch what our networks compute (a copy
+of `torch_export/i2i_prior_torch.py`); beside it lie model.safetensors under
+our own names in torch's conventions, config.json and a model card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from i2i_prior import __version__
+from i2i_prior.config import flatten, from_flat
+from i2i_prior.errors import UserError
+from i2i_prior.fields import FIELDS
+from i2i_prior.interop import autoencoders, mapping
+from i2i_prior.interop.autoencoder_detection import diffusers_config
+from i2i_prior.interop.files import read_state_dict, write_state_dict
+from i2i_prior.models.functional import make_functional
+from i2i_prior.tasks import modules
+
+FORMAT = "i2i_prior/torch"
+FORMAT_VERSION = 1
+TEMPLATE = Path(__file__).with_name("torch_export") / "i2i_prior_torch.py"
+
+Layout = tuple[Any, dict[str, Any]]
+_PREFIX = "autoencoder/"
+# Layers that `models.stacking.stack_blocks` stacked on the first axis.
+_STACKED = re.compile(r"^(dit|encoder)/blocks/")
+
+
+def torch_rules(shapes: Mapping[str, tuple[int, ...]]) -> list[mapping.Rule]:
+    """Our names and shapes -> the rules that tie them to torch's keys.
+
+    `dit/blocks/mlp/fc1/kernel` (L, in, out) becomes
+    `dit.blocks.{i}.mlp.fc1.weight` (out, in), a gain becomes a weight, a
+    convolution's kernel (h, w, I, O) a weight (O, I, h, w); all else keeps
+    its name and shape.
+    """
+    rules = []
+    for name, shape in shapes.items():
+        layers = shape[0] if _STACKED.match(name) else None
+        key = _STACKED.sub(r"\1/blocks/{i}/", name).replace("/", ".")
+        op = mapping.SAME
+        if name.endswith("/kernel"):
+            convolution = len(shape) == (4 if layers is None else 5)
+            op = mapping.CONV if convolution else mapping.LINEAR
+        key = re.sub(r"\.(kernel|gain)$", ".weight", key)
+        rules.append(mapping.Rule((name,), (key,), op, layers))
+    return rules
+
+
+def write_torch_folder(
+    out: Path,
+    parameters: Mapping[str, Any],
+    config: ConfigDict,
+    provenance: dict[str, Any],
+) -> int:
+    """Writes the folder beside, then renames.
+
+    Args:
+      out: the folder; it may exist if it is empty.
+      parameters: our name -> array, all that the config's model has.
+      config: of the run.
+      provenance: for the model card and config.json: step, weights ("ema" or
+        "raw"), config_hash, data_source, data_fingerprint, as far as known.
+
+    Returns:
+      bytes written.
+
+    Raises:
+      UserError: where the place is taken or cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists already; name a new folder")
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    facts = _facts(parameters, config, provenance)
+    apart = _PREFIX if _diffusers_layout(config) else "(none)"
+    shapes = {
+        name: array.shape
+        for name, array in parameters.items()
+        if not name.startswith(apart)
+    }
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "provenance": facts,
+        "modules": module_shapes(config),
+        **flatten(config),
+    }
+    try:
+        beside.mkdir(parents=True)
+        write_state_dict(
+            beside / "model.safetensors",
+            mapping.save(parameters, torch_rules(shapes)),
+            metadata={"format": "pt"},  # which transformers asks for
+        )
+        text = json.dumps(description, indent=2) + "\n"
+        (beside / "config.json").write_text(text, encoding="utf-8")
+        card = model_card(config, facts, out.name)
+        (beside / "README.md").write_text(card, encoding="utf-8")
+        shutil.copyfile(TEMPLATE, beside / TEMPLATE.name)
+        if described := _diffusers_layout(config):
+            _write_autoencoder(beside / "autoencoder", parameters, described)
+        files = [file for file in beside.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        os.replace(beside, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out} ({error})") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return size
+
+
+def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
+    """Reads a folder that `write_torch_folder` wrote.
+
+    Returns:
+      our name -> float32 array, bit for bit what was exported, and the
+      config of the run.
+
+    Raises:
+      UserError: where it is no such folder, or its weights do not fit its
+        config.
+    """
+    path = Path(path)
+    try:
+        text = (path / "config.json").read_text(encoding="utf-8")
+        description = json.loads(text)
+        version = description["format"], description["format_version"]
+    except OSError as error:
+        raise UserError(f"cannot read {path}/config.json ({error})") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}/config.json is not one that `i2i-prior export --format "
+            "torch` wrote; copy the folder again"
+        ) from error
+    if version != (FORMAT, FORMAT_VERSION):
+        raise UserError(
+            f"{path} has the format {version[0]} {version[1]}, this version "
+            f"reads {FORMAT} {FORMAT_VERSION}; install a matching i2i-prior"
+        )
+    known = {name for name, _, _ in FIELDS}
+    config = from_flat({k: v for k, v in description.items() if k in known})
+    functional, _ = make_functional(
+        lambda rngs: modules.I2IModel(config, rngs=rngs)
+    )
+    shapes = {name: s.shape for name, s in functional.shapes().items()}
+    parts = {}
+    if _diffusers_layout(config):
+        folder = read_state_dict(path / "autoencoder")
+        _, loaded, _ = autoencoders.load(folder)
+        parts = {_PREFIX + name: array for name, array in loaded.items()}
+        shapes = {k: v for k, v in shapes.items() if k not in parts}
+    state = read_state_dict(path / "model.safetensors")
+    rules = torch_rules(shapes)
+    mapping.check(state.shapes, rules, shapes, path=path, layout="torch folder")
+    return mapping.load(state, rules, shapes, path=path) | parts, config
+
+
+def _diffusers_layout(config: ConfigDict) -> Layout | None:
+    """Shape and config.json of an autoencoder that diffusers has.
+
+    It lies in a folder of its own, for diffusers to run; any other stays
+    among our weights.
+    """
+    if not modules.has_autoencoder(config):
+        return None
+    shape = modules.autoencoder_config(config)
+    if shape.kind != "kl" or shape.batch_norm:
+        return None
+    try:
+        return shape, diffusers_config(shape)
+    except UserError:
+        return None
+
+
+def _write_autoencoder(
+    folder: Path, parameters: Mapping[str, Any], described: Layout
+) -> None:
+    shape, description = described
+    folder.mkdir()
+    weights = {
+        name.removeprefix(_PREFIX): array
+        for name, array in parameters.items()
+        if name.startswith(_PREFIX)
+    }
+    write_state_dict(
+        folder / "diffusion_pytorch_model.safetensors",
+        autoencoders.export(weights, shape, "diffusers"),
+        metadata={"format": "pt"},
+    )
+    text = json.dumps(description, indent=2) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+
+
+def module_shapes(config: ConfigDict) -> dict[str, Any]:
+    """What the torch file builds its networks from, JSON.
+
+    The fields of `DiTConfig`, `ConditionerConfig` and `ViTConfig` as this
+    package derives them from the run's, and of the latent space. None where
+    the model has no such network.
+    """
+    conditioner = encoder = None
+    if config.conditioner.choice != "none":
+        shape = modules.conditioner_config(config)
+        conditioner = {**_fields(shape), "embeddings": shape.embeddings}
+    if config.encoder.kind != "none":
+        vit = modules.encoder_config(config)
+        encoder = {**_fields(vit), "hidden": vit.hidden}
+    return {
+        "dit": _fields(modules.dit_config(config)),
+        "conditioner": conditioner,
+        "encoder": encoder,
+        "latent": _fields(modules.autoencoder_config(config)),
+    }
+
+
+def _fields(shape: Any) -> dict[str, Any]:
+    """A config's fields, but for how it is computed here."""
+    ours = ("precision", "remat", "scan_unroll")
+    fields = dataclasses.asdict(shape)
+    return {name: v for name, v in fields.items() if name not in ours}
+
+
+def _facts(
+    parameters: Mapping[str, Any], config: ConfigDict, provenance: dict
+) -> dict[str, Any]:
+    count = sum(int(np.prod(a.shape)) for a in parameters.values())
+    return {
+        "name": config.name,
+        **provenance,
+        "parameters": count,
+        "i2i_prior": __version__,
+    }
+
+
+def model_card(config: ConfigDict, facts: dict[str, Any], folder: str) -> str:
+    """README.md of the folder: use, and where the weights come from."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    sampler = (
+        f"{config.sample.solver}, {config.sample.steps} steps, guidance "
+        f"{config.sample.guidance:g}"
+    )
+    encoder, kind = config.encoder, config.autoencoder.kind
+    embeds = encoder.kind != "none" and encoder.family == "dino"
+    labels = config.conditioner.choice == "none"
+    condition = "class labels" if labels else "tokens given to it"
+    if encoder.kind != "none":
+        condition = "the embedding of an image"
+    use = 'images = prior.vary(["cat.png"], num=4)  # uint8 (1, 4, H, W, 3)'
+    decodes = kind == "pixels" or _diffusers_layout(config)
+    if not embeds or not decodes:
+        # The torch file has no code for it, so this does not come first.
+        given = "pooled=labels" if labels else "tokens"
+        use = f"latents = prior.sample(noise, {given})  # (B, C, H, W)"
+    return _CARD.format(
+        name=config.name,
+        folder=folder,
+        rows=rows,
+        sampler=sampler,
+        use=use,
+        condition=condition,
+        block=config.model.block,
+        size=config.data.image_size,
+        latents="pixels" if kind == "pixels" else f"{kind} latents",
+    )
+
+
+_CARD = """# {name}
+
+A generative prior of i2i_prior: a diffusion transformer ({block} blocks) that
+makes images of {size} x {size}, as {latents}, from {condition}.
+
+```python
+import sys
+sys.path.insert(0, "{folder}")
+from i2i_prior_torch import Prior
+prior = Prior.from_pretrained("{folder}")
+{use}
+```
+
+This needs torch and safetensors, and Pillow for images given as paths.
+`Prior` is an `nn.Module`, so `.to("cuda")` and `.to(torch.bfloat16)` work, and
+it has
+
+- `vary(images, num)`, `interpolate(start, end, frames)`, `embed(images)`,
+  where the image encoder was trained here or is DINO, and the latents are
+  pixels or a diffusers AutoencoderKL in `autoencoder/` (needs diffusers);
+- `predict(x_t, timestep, tokens)`: the raw network, NCHW;
+- `sample(noise, tokens)`: latents from given noise, NCHW. This run's own
+  sampler: {sampler}.
+
+`i2i-prior` opens the folder as well: `i2i_prior.Prior.load("{folder}")`.
+
+| Provenance | |
+|---|---|
+{rows}
+
+The code in `i2i_prior_torch.py` is licensed under Apache-2.0.
+"""

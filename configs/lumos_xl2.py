@@ -1,13 +1,15 @@
-"""The network of Lumos I2I XL/2, on pixels, for TPU pods and GPU clusters.
+"""Lumos I2I XL/2, on latents of the Stable Diffusion autoencoder.
 
-    i2i-prior train --config configs/lumos_xl2.py:res=32 --workdir RUN \\
+    i2i-prior train --config configs/lumos_xl2.py:res=256 --workdir RUN \\
         --config.data.source=tar:/data/*.tar \\
-        --config.encoder.weights=encoder.safetensors
+        --config.encoder.weights=dino_vitbase16_pretrain.pth \\
+        --config.autoencoder.weights=sd-vae-ft-mse
 
-Blocks, conditioner, path and loss are Lumos' (arXiv 2412.07767): in its
-4-channel latent the network has 822,006,176 parameters. Until autoencoders
-are here it sees pixels, 3 channels. Batch, learning rate and EMA were never
-published; these are PixArt-alpha's.
+For TPU pods and GPU clusters: 822,006,176 parameters beside the frozen DINO
+ViT-B/16 and autoencoder. Blocks, conditioner, path and loss are Lumos' (arXiv
+2412.07767). Batch, learning rate and EMA were never published; these are
+PixArt-alpha's. To start from the released weights, `i2i-prior import` them
+and name that run as --config.train.init_from.
 """
 
 from i2i_prior.config import default_config, parse_arg
@@ -15,8 +17,8 @@ from i2i_prior.models.presets import preset
 
 
 def get_config(arg=""):
-    """`res=32` pixels a side."""
-    options = parse_arg(arg, res=32)
+    """`res=256` pixels a side."""
+    options = parse_arg(arg, res=256)
     config = default_config()
     config.name = "lumos_xl2"
     config.data.image_size = options.res
@@ -27,7 +29,8 @@ def get_config(arg=""):
     config.model.one_token = True
 
     config.encoder.kind = "frozen"
-    config.encoder.pixels = "imagenet"
+    config.autoencoder.kind = "sd"
+    config.encoder.pixels = "family"
     config.conditioner.expand = 1
     config.conditioner.null = "random"
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior.data.images import center_crop, decode
-from i2i_prior.data.sources import Record
+from i2i_prior.data.images import center_crop
 from i2i_prior.encoder import Encoder, load_encoder
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.generate import (
@@ -24,14 +23,16 @@ from i2i_prior.evaluation.generate import (
     draw_noise,
     generate_for,
 )
-from i2i_prior.interop import native
+from i2i_prior.images import Image, open_image
 from i2i_prior.interpolation import INTERPOLATIONS
+from i2i_prior.loading import load_model
 from i2i_prior.models.functional import Flat
+from i2i_prior.models.preprocess import PREPROCESSING, square
+from i2i_prior.tasks.conditions import Conditions
 from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.modules import view_size
 
 __all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
-
-Image = str | Path | np.ndarray
 
 
 class Prior:
@@ -41,6 +42,8 @@ class Prior:
       config: of the run it came from.
       parameters: name -> float32 array (EMA).
       step: optimizer updates it has seen, None where unknown.
+      layout: what kind of file it came from, see `loading.Loaded`.
+      notes: what was assumed when it was loaded.
     """
 
     def __init__(
@@ -50,52 +53,35 @@ class Prior:
         self.parameters = parameters
         self.step = step
         self.task = I2ITask(config)
+        self.layout = "run"
+        self.notes: list[str] = []
         self._generator = Generator(self.task)
+        self._predict = jax.jit(self._forward)
 
     @classmethod
-    def load(cls, path: str | Path, step: int | None = None) -> Prior:
-        """From a run directory or an exported safetensors file.
+    def load(
+        cls, path: str | Path, step: int | None = None, **options: Any
+    ) -> Prior:
+        """From a run directory, an export, or a published checkpoint.
 
         Args:
-          path: either.
+          path: a run directory; a file or folder that `export` wrote; or
+            weights of a known layout: Lumos (I2I, T2I, multi-scale), DiT,
+            SiT, REPA, PixArt-alpha (official or diffusers), safetensors or
+            torch files.
           step: which checkpoint of a run; the newest when None.
+          **options: `heads`, `base_size`, `position_scale` (Lumos'
+            lewei_scale) for what shapes do not tell; `layout` to name it;
+            `weights` "ema" or "raw"; `encoder` and `autoencoder`, files of
+            the frozen networks around it. See `loading.load_model`.
 
         Raises:
-          UserError: where there is neither.
+          UserError: where there is no such model.
         """
-        path = Path(path)
-        if path.is_file():
-            parameters, config = native.read(path)
-            prior = cls(config, {})
-            prior._accept(parameters, path)
-            return prior
-        from i2i_prior.checkpoint import load_ema
-        from i2i_prior.workdir import load_config
-
-        prior = cls(load_config(path), {})
-        shapes = prior.task.functional.shapes()
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        abstract = {
-            name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device)
-            for name, s in shapes.items()
-        }
-        prior.parameters, prior.step = load_ema(path, abstract, step)
+        loaded = load_model(path, step=step, **options)
+        prior = cls(loaded.config, loaded.parameters, loaded.step)
+        prior.layout, prior.notes = loaded.layout, loaded.notes
         return prior
-
-    def _accept(self, parameters: Flat, path: Path) -> None:
-        shapes = self.task.functional.shapes()
-        wrong = [
-            name
-            for name, shape in shapes.items()
-            if name not in parameters or parameters[name].shape != shape.shape
-        ]
-        wrong += [name for name in parameters if name not in shapes]
-        if wrong:
-            raise UserError(
-                f"{path} does not hold this model: {len(wrong)} arrays are "
-                f"missing, misshapen or unknown ({', '.join(wrong[:3])})"
-            )
-        self.parameters = jax.tree.map(jnp.asarray, parameters)
 
     def embed(self, images: Sequence[Image]) -> jax.Array:
         """Images (paths or uint8 HWC arrays) -> float32 (B, M0, C)."""
@@ -104,7 +90,12 @@ class Prior:
 
     def views(self, images: Sequence[Image]) -> np.ndarray:
         """Central squares as the encoder sees them, uint8 (B, V, V, 3)."""
-        size = self.config.encoder.image_size
+        size = view_size(self.config)
+        if self.config.encoder.pixels == "family":
+            record = PREPROCESSING[self.config.encoder.family]
+            return np.stack(
+                [square(open_image(i), record, size) for i in images]
+            )
         return np.stack([center_crop(open_image(i), size) for i in images])
 
     def vary(
@@ -157,6 +148,7 @@ class Prior:
         frames: int = 12,
         *,
         method: str = "lerp",
+        endpoint: bool = True,
         steps: int | None = None,
         guidance: float | None = None,
         solver: str | None = None,
@@ -171,6 +163,8 @@ class Prior:
           start, end: paths or uint8 arrays.
           frames: at least 2.
           method: lerp (as Lumos) or slerp of the embeddings.
+          endpoint: whether the last frame has reached `end`; Lumos' own
+            walk stops a frame short of it.
           steps, guidance, solver: the run's own where None.
           seed: of the shared noise.
         """
@@ -183,7 +177,7 @@ class Prior:
             )
         options, scale = self._options(steps, guidance, solver)
         first, last = self.embed([start, end])
-        weights = jnp.linspace(0, 1, frames)
+        weights = jnp.linspace(0, 1, frames, endpoint=endpoint)
         embeddings = INTERPOLATIONS[method](first, last, weights)
         noise = draw_noise(seed, range(1), self.task.latent_shape(1)[1:])
         noise = jnp.broadcast_to(noise, (frames, *noise.shape[1:]))
@@ -193,42 +187,68 @@ class Prior:
 
     def predict(
         self,
-        x_t: jax.Array,
-        timestep: jax.Array,
-        tokens: jax.Array,
-        mask: jax.Array | None = None,
-        pooled: jax.Array | None = None,
-        concat: jax.Array | None = None,
+        x_t: Any,
+        timestep: Any,
+        tokens: Any = None,
+        mask: Any = None,
+        pooled: Any = None,
+        concat: Any = None,
+        size: Any = None,
+        aspect: Any = None,
     ) -> jax.Array:
         """The raw network output, float32 (B, H, W, C or 2C).
 
         Args:
           x_t: (B, H, W, C).
-          timestep: (B,), 0..1000 (0..999 on DDPM paths).
+          timestep: (B,), in the convention of the weights: 0..1000 for those
+            trained here (0..999 on DDPM paths, so Lumos, DiT, PixArt), 0..1
+            for SiT (1 is data) and REPA (0 is data).
           tokens: embeddings (B, M0, C_e), before the conditioner.
           mask: bool (B, M), true where a condition token counts.
-          pooled, concat: the other doors, where the model has them.
+          pooled: class labels int (B,), or vectors, where the model has
+            that door.
+          concat: (B, H, W, K), where it has that one.
+          size, aspect: (B, 2) in pixels and (B, 1), for multi-scale models.
+
+        Raises:
+          UserError: where a condition is missing or has no door.
         """
-        model = self.task.functional.merge(self.parameters)
-        return model.dit(
-            jnp.asarray(x_t),
-            jnp.asarray(timestep),
-            tokens=model.conditioner(jnp.asarray(tokens)),
-            mask=mask,
-            pooled=pooled,
-            concat=concat,
-        )
+        given = (x_t, timestep, tokens, mask, pooled, concat, size, aspect)
+        arrays = [None if a is None else jnp.asarray(a) for a in given]
+        self._accepts(arrays[2])
+        return self._predict(self.parameters, *arrays)
+
+    def _forward(
+        self, parameters: Flat, x_t, timestep, tokens, mask, *doors
+    ) -> jax.Array:
+        model = self.task.functional.merge(parameters)
+        if tokens is not None:
+            tokens = model.conditioner(tokens)
+        return model.dit(x_t, timestep, tokens, mask, *doors)
+
+    def _accepts(self, tokens: jax.Array | None) -> None:
+        if tokens is None:
+            return
+        if self.config.conditioner.choice == "none":
+            raise UserError("this model takes no tokens, but some were given")
+        width = self.task.conditioner.embedding_width
+        if tokens.ndim != 3 or tokens.shape[-1] != width:
+            raise UserError(
+                f"tokens are (B, M, {width}) here, not {tokens.shape}"
+            )
 
     def sample(
         self,
-        noise: jax.Array,
-        tokens: jax.Array,
+        noise: Any,
+        tokens: Any = None,
         *,
         steps: int | None = None,
         guidance: float | None = None,
         solver: str | None = None,
-        lower_order_final: bool = True,
+        lower_order_final: bool | None = None,
+        null_mask: Any = None,
         seed: int = 0,
+        **conditions: Any,
     ) -> jax.Array:
         """Latents from given noise, float32 (B, H, W, C).
 
@@ -236,60 +256,82 @@ class Prior:
           noise: (B, H, W, C), standard normal.
           tokens: embeddings (B, M0, C_e).
           steps, guidance, solver: the run's own where None.
-          lower_order_final: first-order last step.
+          lower_order_final: first-order last step; the run's own where None.
+          null_mask: bool (B, M) of the null half, or how it follows from
+            the mask: "full", all null tokens are seen; "caption", only as
+            many as the caption has, which is what the official samplers of
+            Lumos and PixArt-alpha do and the default of their checkpoints.
           seed: of stochastic solvers only.
+          **conditions: fields of `tasks.conditions.Conditions`: mask,
+            pooled, concat, size, aspect, null_tokens.
+
+        Raises:
+          UserError: where a condition is missing or has no door.
         """
+        mode = null_mask if isinstance(null_mask, str) else None
+        if mode not in (None, "full", "caption"):
+            raise UserError(
+                f"null_mask {mode!r} is unknown; choose full or caption, or "
+                "give a mask"
+            )
+        if mode is None:
+            conditions["null_mask"] = null_mask
         options, scale = self._options(
-            steps, guidance, solver, lower_order_final
+            steps, guidance, solver, lower_order_final, mode
         )
+        unknown = conditions.keys() - set(Conditions._fields)
+        if unknown:
+            raise UserError(
+                f"sample knows no {', '.join(sorted(unknown))}; conditions "
+                f"are {', '.join(Conditions._fields)}"
+            )
+        tokens = None if tokens is None else jnp.asarray(tokens)
+        self._accepts(tokens)
         return self._generator.latents(
             self.parameters,
-            jnp.asarray(tokens),
+            tokens,
             jnp.asarray(noise),
             scale,
             options,
             jax.random.key(seed),
+            Conditions(
+                **{
+                    name: None if value is None else jnp.asarray(value)
+                    for name, value in conditions.items()
+                }
+            ),
         )
 
+    def decode(self, latents: Any) -> np.ndarray:
+        """Latents (B, H, W, C) -> images, uint8 (B, S, S, 3).
+
+        Raises:
+          UserError: where the model came without its autoencoder.
+        """
+        return self._generator.decode(self.parameters, jnp.asarray(latents))
+
     def _options(
-        self, steps, guidance, solver, lower_order_final=None
+        self,
+        steps,
+        guidance,
+        solver,
+        lower_order_final=None,
+        null_mask=None,
     ) -> tuple[SampleOptions, float]:
         section = self.config.sample
         scale = section.guidance if guidance is None else guidance
+        steps = section.steps if steps is None else steps
         if lower_order_final is None:
-            lower_order_final = section.lower_order_final
+            # The official text-to-image samplers take one below 10 steps.
+            few = steps < 10 and self.config.conditioner.choice == "tokens"
+            lower_order_final = section.lower_order_final or few
         options = SampleOptions(
             solver=section.solver if solver is None else solver,
-            steps=section.steps if steps is None else steps,
+            steps=steps,
             guided=scale != 1,
             interval=(section.guidance_low, section.guidance_high),
             lower_order_final=lower_order_final,
             clip=section.clip,
+            null_mask=null_mask or section.null_mask,
         )
         return options, float(scale)
-
-
-def open_image(image: Image) -> np.ndarray:
-    """A path or a uint8 array -> uint8 (H, W, 3).
-
-    Raises:
-      UserError: where it cannot be read, or is no uint8 RGB array.
-    """
-    from i2i_prior.data.images import BrokenImage
-
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(
-                f"an image array is uint8 (H, W, 3), not {image.dtype} "
-                f"{image.shape}"
-            )
-        return image
-    try:
-        with open(image, "rb") as file:
-            return decode(Record(str(image), file.read()))
-    except OSError as error:
-        raise UserError(
-            f"cannot read the image {image} ({error.strerror})"
-        ) from error
-    except BrokenImage as error:
-        raise UserError(f"the image {image} is unusable: {error}") from error

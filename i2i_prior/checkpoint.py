@@ -146,6 +146,53 @@ class Checkpoints:
         """
         return self._restore(step, {"ema": abstract})["ema"]
 
+    def restore_raw(
+        self, abstract: dict[str, jax.ShapeDtypeStruct], step: int
+    ) -> dict[str, jax.Array]:
+        """As `restore_ema`, with the trained parameters before averaging.
+
+        Raises:
+          UserError: where only one set of weights is there.
+        """
+        stored = self._manager.item_metadata(step)["training"] or {}
+        trained = {
+            f"params.{_dotted(name)}": name
+            for name in abstract
+            if f"params.{_dotted(name)}" in stored
+        }
+        if not trained:
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} holds one set of "
+                "weights only; ask for the EMA"
+            )
+        frozen = {_dotted(name): name for name in abstract}
+        for name in trained.values():
+            del frozen[_dotted(name)]
+        return self._read_some(
+            step, "training", trained, abstract
+        ) | self._read_some(step, "ema", frozen, abstract)
+
+    def _read_some(
+        self,
+        step: int,
+        item: str,
+        names: dict[str, str],
+        abstract: dict[str, jax.ShapeDtypeStruct],
+    ) -> dict[str, jax.Array]:
+        """Reads some leaves of an item: stored name -> ours."""
+        if not names:
+            return {}
+        wanted = {stored: abstract[name] for stored, name in names.items()}
+        arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+        with ocp.PyTreeCheckpointer() as reader:
+            found = reader.restore(
+                self.directory / str(step) / item,
+                args=ocp.args.PyTreeRestore(
+                    wanted, arguments, partial_restore=True
+                ),
+            )
+        return {name: found[stored] for stored, name in names.items()}
+
     def _restore(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
         targets = {name: _to_tree(item) for name, item in items.items()}
         place = self.directory / str(step)
@@ -184,7 +231,7 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _require_space(self, state: TrainState) -> None:
+    def _require_space(self, state: Any) -> None:
         # Orbax on a full disk fails late, on threads, in hundreds of lines.
         self.directory.mkdir(parents=True, exist_ok=True)
         needed = sum(array.nbytes for array in jax.tree.leaves(state))
@@ -211,78 +258,6 @@ class Checkpoints:
             ) from error
 
 
-def restore_or_init(
-    checkpoints: Checkpoints,
-    abstract: TrainState,
-    initialise: Any,
-    init_from: str = "",
-) -> tuple[TrainState, str]:
-    """The newest checkpoint, else another run's EMA, else the seed.
-
-    Args:
-      checkpoints: of this run.
-      abstract: shapes with shardings.
-      initialise: () -> fresh sharded TrainState.
-      init_from: workdir of another run, "" for none.
-
-    Returns:
-      the state, and a phrase that says where it came from.
-
-    Raises:
-      UserError: where init_from holds no checkpoint of this model.
-    """
-    latest = checkpoints.latest()
-    if latest is not None:
-        return checkpoints.restore(abstract, latest), f"resumed, step {latest}"
-    state = initialise()
-    if not init_from:
-        return state, "fresh from the seed"
-    wanted = {**abstract.ema, **abstract.frozen}
-    ema = load_ema(Path(init_from), wanted)[0]
-    params = {name: ema[name] for name in state.params}
-    return (
-        TrainState(
-            step=state.step,
-            params=params,
-            frozen={name: ema[name] for name in state.frozen},
-            ema=jax.tree.map(lambda a: a.copy(), params),
-            opt_state=state.opt_state,
-        ),
-        f"parameters from {init_from}",
-    )
-
-
-def load_ema(
-    workdir: Path,
-    abstract: dict[str, jax.ShapeDtypeStruct],
-    step: int | None = None,
-) -> tuple[dict[str, jax.Array], int]:
-    """EMA (and frozen) parameters of a run's checkpoint, and its step.
-
-    Args:
-      workdir: a run directory; a live run is not disturbed.
-      abstract: name -> shape, dtype, sharding.
-      step: which checkpoint; the newest when None.
-
-    Raises:
-      UserError: where there is no such checkpoint.
-    """
-    if not (Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints; train there first")
-    source = Checkpoints(workdir, read_only=True)
-    try:
-        steps = source.steps()
-        if not steps or (step is not None and step not in steps):
-            raise UserError(
-                f"{source.directory} holds no complete checkpoint"
-                + (f" of step {step}, but {steps}" if step and steps else "")
-            )
-        chosen = steps[-1] if step is None else step
-        return source.restore_ema(abstract, chosen), chosen
-    finally:
-        source.close()
-
-
 def _items(state: TrainState) -> dict[str, Any]:
     """What is stored apart, so that readers of the EMA read only it."""
     return {
@@ -300,11 +275,13 @@ def _to_tree(values: Any) -> dict[str, Any]:
     # dotted names instead.
     leaves = jax.tree_util.tree_flatten_with_path(values)[0]
     return {
-        jax.tree_util.keystr(path, simple=True, separator=".").replace(
-            "/", "."
-        ): leaf
+        _dotted(jax.tree_util.keystr(path, simple=True, separator=".")): leaf
         for path, leaf in leaves
     }
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".")
 
 
 def _compare(stored: Any, target: dict[str, Any], place: Path) -> None:

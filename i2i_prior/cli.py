@@ -9,6 +9,9 @@ from pathlib import Path
 
 from i2i_prior.errors import UserError
 
+# Of `interop.recognise`, which is heavy to import.
+LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
+
 EXAMPLES = {
     "train": "i2i-prior train --config configs/quickstart.py "
     "--workdir runs/quickstart --config.train.steps=500",
@@ -18,8 +21,10 @@ EXAMPLES = {
     "--start a.png --end b.png --frames 12 --out walk.gif",
     "evaluate": "i2i-prior evaluate --workdir runs/quickstart "
     "--num-samples 256",
-    "export": "i2i-prior export --workdir runs/quickstart "
-    "--out prior.safetensors",
+    "import": "i2i-prior import lumos.pth --workdir runs/lumos "
+    "--encoder dino.pth --autoencoder sd-vae/",
+    "export": "i2i-prior export --workdir runs/quickstart --format torch "
+    "--out prior",
     "report": "i2i-prior report --workdir runs/quickstart",
     "doctor": "i2i-prior doctor",
 }
@@ -112,20 +117,72 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--num-samples", type=int, help="generated images")
     command.add_argument("--features", help="feature set, or FILE.py:function")
 
-    command = add("export", "Write weights as safetensors.", run_export)
-    command.add_argument("--workdir", required=True, help="run directory")
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
-    command.add_argument(
-        "--format", choices=("native",), default="native", help="layout"
-    )
-    command.add_argument("--part", choices=("all", "encoder"), default="all")
-    command.add_argument("--out", required=True, help="FILE.safetensors")
+    _add_import(add("import", "Read weights of others.", run_import))
+    _add_export(add("export", "Write weights for others.", run_export))
 
     command = add("report", "Write report.html of a run.", run_report)
     command.add_argument("--workdir", required=True, help="run directory")
 
     add("doctor", "What this machine has.", run_doctor)
     return parser
+
+
+def _add_import(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "file", help="safetensors, a torch file, or a folder with either"
+    )
+    command.add_argument("--workdir", help="new run directory, else only look")
+    command.add_argument(
+        "--format", choices=LAYOUTS, help="layout, else it is detected"
+    )
+    _add_weights(command)
+    command.add_argument("--heads", type=int, help="attention heads")
+    command.add_argument(
+        "--base-size", type=int, help="tokens a side that positions count in"
+    )
+    command.add_argument(
+        "--position-scale", type=float, help="Lumos' lewei_scale"
+    )
+    command.add_argument("--encoder", help="image encoder of the conditions")
+    command.add_argument(
+        "--autoencoder", help="of the latents; a pair as ENCODER,DECODER"
+    )
+    command.add_argument(
+        "--autoencoder-kind", help="sd, sdxl, sd3, ... where it cannot tell"
+    )
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workdir", required=True, help="run directory, or a weight file"
+    )
+    command.add_argument("--step", type=int, help="checkpoint, else newest")
+    command.add_argument(
+        "--format",
+        choices=("native", "torch", *LAYOUTS),
+        default="native",
+        help="layout; torch is a folder with its own PyTorch module",
+    )
+    _add_weights(command)
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="of a published layout's file",
+    )
+    command.add_argument("--part", choices=("all", "encoder"), default="all")
+    command.add_argument(
+        "--out", required=True, help="FILE.safetensors, FILE.pth or a folder"
+    )
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        default="ema",
+        help="which, where both are there",
+    )
 
 
 def _from_run(command: argparse.ArgumentParser) -> None:
@@ -182,10 +239,18 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     return evaluate(options, overrides)
 
 
+def run_import(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior import`."""
+    _no_overrides(overrides)
+    from i2i_prior.handover import import_
+
+    return import_(options)
+
+
 def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior export`."""
     _no_overrides(overrides)
-    from i2i_prior.commands import export
+    from i2i_prior.handover import export
 
     return export(options)
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 
 from i2i_prior import pictures
-from i2i_prior.api import Prior, open_image
+from i2i_prior.api import Prior
 from i2i_prior.config import RESUMABLE, set_field
 from i2i_prior.data.images import BrokenImage, center_crop, decode
 from i2i_prior.data.sources import OPENERS, open_source
 from i2i_prior.errors import UserError
-from i2i_prior.interop import native
+from i2i_prior.images import open_image
 from i2i_prior.looking import Looking
 from i2i_prior.metrics import Progress
-from i2i_prior.workdir import read_json
 
 # Conditions that fit one grid.
 MOST_IMAGES = 64
@@ -126,35 +124,6 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
         f"step {prior.step}  {line}  (N {result['num_samples']}, "
         f"{result['solver']} {result['steps']} steps, guidance "
         f"{result['guidance']:g})"
-    )
-    return 0
-
-
-def export(options: argparse.Namespace) -> int:
-    """Writes EMA parameters with config and provenance in the header."""
-    began = time.monotonic()
-    prior = Prior.load(options.workdir, options.step)
-    facts = read_json(Path(options.workdir) / "metadata.json")
-    keep = "" if options.part == "all" else f"{options.part}/"
-    parameters = {
-        name: array
-        for name, array in prior.parameters.items()
-        if name.startswith(keep)
-    }
-    provenance = {
-        "step": prior.step,
-        "weights": "ema",
-        "part": options.part,
-        "config_hash": facts.get("config_hash"),
-        "data_fingerprint": facts.get("data_fingerprint"),
-        "data_source": facts.get("data_source"),
-    }
-    out = Path(options.out)
-    size = native.write(out, parameters, prior.config, provenance)
-    count = sum(int(np.prod(array.shape)) for array in parameters.values())
-    print(
-        f"{out}: {len(parameters)} arrays, {count:,} parameters, "
-        f"{size / 2**20:.1f} MiB, {time.monotonic() - began:.1f} s"
     )
     return 0
 

@@ -14,7 +14,7 @@ from i2i_prior import __version__
 from i2i_prior.config import config_hash
 from i2i_prior.data.sources import Source
 from i2i_prior.scaling import flops
-from i2i_prior.tasks import i2i
+from i2i_prior.tasks import modules
 
 PACKAGES = (
     "jax",
@@ -42,15 +42,15 @@ def versions() -> dict[str, str]:
 
 def training_flops_per_step(config: ConfigDict) -> float:
     """FLOPs of forward and backward over the global batch."""
-    conditioner = i2i.conditioner_config(config)
-    dit = flops.dit_macs(i2i.dit_config(config), conditioner.tokens)
+    conditioner = modules.conditioner_config(config)
+    dit = flops.dit_macs(modules.dit_config(config), conditioner.tokens)
     dit += flops.conditioner_macs(
         conditioner.embedding_width,
         conditioner.width,
         conditioner.embeddings,
         conditioner.expand,
     )
-    encoder = flops.vit_macs(i2i.encoder_config(config))
+    encoder = flops.vit_macs(modules.encoder_config(config))
     if config.encoder.kind == "frozen":
         each = flops.training_flops(dit, encoder)
     else:

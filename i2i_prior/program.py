@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from i2i_prior.data.pipeline import DataOptions
-from i2i_prior.interop import native
+from i2i_prior.interop.attach import load_frozen
 from i2i_prior.optim import make_optimizer, make_schedule
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.parallel.sharding import explain
@@ -25,6 +24,7 @@ from i2i_prior.step import (
     state_shardings,
 )
 from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.modules import view_size
 
 
 @dataclass
@@ -74,7 +74,7 @@ def build(config: ConfigDict, mesh: Mesh) -> Program:
         task=task,
         mesh=mesh,
         abstract=abstract,
-        initialise=lambda: _with_frozen_encoder(
+        initialise=lambda: _with_frozen(
             jax.jit(init, out_shardings=shardings)(init_key), config
         ),
         step=compile_step(step, shardings, mesh),
@@ -82,12 +82,8 @@ def build(config: ConfigDict, mesh: Mesh) -> Program:
     )
 
 
-def _with_frozen_encoder(state: TrainState, config: ConfigDict) -> TrainState:
-    encoder = config.encoder
-    if encoder.kind != "frozen" or encoder.weights == "random":
-        return state
-    file = Path(encoder.weights)
-    frozen = native.load_encoder_into(state.frozen, file, encoder)
+def _with_frozen(state: TrainState, config: ConfigDict) -> TrainState:
+    frozen = load_frozen(state.frozen, config)
     return dataclasses.replace(state, frozen=frozen)
 
 
@@ -101,7 +97,7 @@ def data_options(config: ConfigDict) -> DataOptions:
         crop=data.crop,
         min_scale=data.min_scale,
         flip=data.flip,
-        view_size=config.encoder.image_size,
+        view_size=view_size(config),
         view_min_scale=data.view_min_scale,
         view_flip=data.view_flip,
         view_jitter=data.view_jitter,

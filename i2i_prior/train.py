@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from i2i_prior import metadata, workdir
-from i2i_prior.checkpoint import Checkpoints, restore_or_init
+from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.data.pipeline import BrokenTally, Pipeline
 from i2i_prior.data.sources import Source, open_source
 from i2i_prior.looking import Looking
@@ -32,6 +32,7 @@ from i2i_prior.preemption import (
 )
 from i2i_prior.program import Program, build, data_options, to_device
 from i2i_prior.report import write_report
+from i2i_prior.restoring import restore_or_init
 from i2i_prior.step import TrainState
 from i2i_prior.throughput import Throughput, mfu
 from i2i_prior.validate import validate

@@ -14,24 +14,32 @@ from i2i_prior.diffusion.solvers import SOLVERS
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features import load_features
 from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.families import FAMILIES
 from i2i_prior.models.layers import PRECISIONS
 from i2i_prior.parallel.mesh import mesh_shape
-from i2i_prior.tasks.i2i import conditioner_config
+from i2i_prior.tasks.modules import (
+    autoencoder_config,
+    conditioner_config,
+)
 
 _CHOICES = {
     "data.crop": ("random", "center"),
     "autoencoder.kind": tuple(AUTOENCODERS),
     "model.precision": tuple(PRECISIONS),
     "encoder.kind": ("joint", "frozen"),
-    "encoder.pixels": ("symmetric", "imagenet"),
+    "encoder.family": tuple(FAMILIES),
+    "encoder.pixels": ("symmetric", "family"),
+    # Training conditions on images; tokens and labels come from elsewhere.
     "conditioner.choice": ("cls", "patches", "pyramid"),
     "conditioner.null": ("trained", "random"),
     "diffusion.path": tuple(PATHS),
     "diffusion.prediction": PREDICTIONS,
+    "diffusion.convention": ("own", "sit", "unit"),
     "diffusion.weighting": WEIGHTINGS,
     "diffusion.time": DISTRIBUTIONS,
     "optim.schedule": ("constant", "cosine", "linear"),
     "sample.solver": tuple(SOLVERS),
+    "sample.null_mask": ("full", "caption"),
 }
 _LEAST = {
     "data.image_size": 1,
@@ -47,6 +55,7 @@ _LEAST = {
     "encoder.heads": 1,
     "encoder.patch": 1,
     "encoder.image_size": 1,
+    "encoder.view_size": 0,
     "conditioner.expand": 1,
     "conditioner.noise": 0,
     "optim.learning_rate": 0,
@@ -164,11 +173,29 @@ def _validate_condition(config: ConfigDict) -> None:
             "conditioner.mask_rate needs more than one condition token; set "
             "it to 0 or raise conditioner.expand"
         )
+    if config.encoder.view_size % config.encoder.patch:
+        raise UserError(
+            f"encoder.view_size {config.encoder.view_size} does not split into "
+            f"patches of {config.encoder.patch}; change one of them"
+        )
     if config.encoder.kind == "frozen" and not config.encoder.weights:
         raise UserError(
-            "a frozen encoder needs encoder.weights: a safetensors file that "
-            "`i2i-prior export --part encoder` wrote, or 'random' to say "
-            "that random features are meant"
+            "a frozen encoder needs encoder.weights: a file that `i2i-prior "
+            "export --part encoder` wrote, published weights (DINO, DINOv2, "
+            "CLIP, ...), or 'random' to say that random features are meant"
+        )
+    if config.autoencoder.kind != "pixels" and not config.autoencoder.weights:
+        raise UserError(
+            f"autoencoder.kind {config.autoencoder.kind} needs "
+            "autoencoder.weights: a file or a folder, or 'random' to say that "
+            "a random one is meant"
+        )
+    autoencoder = autoencoder_config(config)
+    if config.data.image_size % (autoencoder.factor * config.model.patch):
+        raise UserError(
+            f"data.image_size {config.data.image_size} does not split into "
+            f"patches of {config.model.patch} latent pixels of "
+            f"{autoencoder.factor} image pixels; change one of them"
         )
     if config.diffusion.learn_sigma and config.diffusion.path == "flow":
         raise UserError(

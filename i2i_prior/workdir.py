@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 from i2i_prior.config import RESUMABLE, config_hash, flatten, from_flat
 from i2i_prior.errors import UserError
 
+# What `i2i-prior import` puts into a run directory instead of checkpoints.
+WEIGHTS = "weights.safetensors"
+
 
 def write_json(path: Path, value: Any) -> None:
     """Writes beside, then renames: readers see the old file or the new.
@@ -63,6 +66,11 @@ def check(workdir: Path, config: ConfigDict) -> None:
     """
     workdir = Path(workdir)
     file = workdir / "config.json"
+    if (workdir / WEIGHTS).exists():
+        raise UserError(
+            f"workdir {workdir} holds imported weights; train in another "
+            f"workdir, with --config.train.init_from={workdir}"
+        )
     if file.exists():
         theirs = flatten(load_config(workdir))
         ours = flatten(config)

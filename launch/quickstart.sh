@@ -40,4 +40,6 @@ done
 echo "== scores on held-out crops, weights, report"
 i2i evaluate --workdir "$RUN"
 i2i export --workdir "$RUN" --out "$RUN/prior.safetensors"
+[ -d "$RUN/torch" ] || i2i export --workdir "$RUN" --format torch \
+    --out "$RUN/torch"
 i2i report --workdir "$RUN"

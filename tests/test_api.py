@@ -223,7 +223,7 @@ def test_mistakes(prior, run_directory, exported, pictures, tmp_path):
         Prior.load, run_directory, step=3
     )
     assert "does not hold this model" in said(Prior.load, exported[1])
-    assert "not a readable safetensors file" in said(Prior.load, pictures[0])
+    assert "no weight file by its name" in said(Prior.load, pictures[0])
     assert "no weight file" in said(load_encoder, tmp_path / "none")
     assert "cannot read the image" in said(prior.vary, [tmp_path / "x.png"])
     broken = tmp_path / "x.png"
@@ -249,7 +249,7 @@ def test_a_file_of_another_project(tmp_path):
 
     file = tmp_path / "other.safetensors"
     save_file({"weight": np.zeros(3, "f4")}, file)
-    with pytest.raises(UserError, match="not a file that `i2i-prior export`"):
+    with pytest.raises(UserError, match="no diffusion transformer of a known"):
         Prior.load(file)
 
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.checkpoint import Checkpoints, load_ema, restore_or_init
+from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.errors import UserError
 from i2i_prior.program import build
+from i2i_prior.restoring import load_parameters, restore_or_init
 
 
 def assert_identical(found, wanted):
@@ -91,27 +92,27 @@ def test_only_the_newest_are_kept(state, tmp_path):
     assert names == {"2", "3"}
 
 
-def test_load_ema(saved, state, programs):
+def test_load_parameters(saved, state, programs):
     one = programs["one"].abstract
-    found, step = load_ema(saved, {**one.ema, **one.frozen})
+    found, step = load_parameters(saved, {**one.ema, **one.frozen})
     assert step == 7
     assert_identical(found, state.ema_parameters())
     assert all(len(a.sharding.device_set) == 1 for a in found.values())
-    found, step = load_ema(saved, one.ema, step=7)
+    found, step = load_parameters(saved, one.ema, step=7)
     assert step == 7
     with pytest.raises(
         UserError, match=r"no complete checkpoint of step 3, but"
     ):
-        load_ema(saved, one.ema, step=3)
+        load_parameters(saved, one.ema, step=3)
 
 
-def test_load_ema_where_there_is_none(programs, tmp_path):
+def test_load_parameters_where_there_is_none(programs, tmp_path):
     one = programs["one"].abstract
     with pytest.raises(UserError, match="holds no checkpoints"):
-        load_ema(tmp_path, one.ema)
+        load_parameters(tmp_path, one.ema)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds no complete checkpoint"):
-        load_ema(tmp_path, one.ema)
+        load_parameters(tmp_path, one.ema)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
@@ -166,7 +167,7 @@ def test_a_damaged_checkpoint(saved, programs, tmp_path):
         Checkpoints(workdir).restore(abstract, 7)
     shutil.rmtree(data)
     with pytest.raises(UserError, match=r"7 is damaged .*delete it"):
-        load_ema(workdir, abstract.ema)
+        load_parameters(workdir, abstract.ema)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_another_dtype_is_not_cast(saved, programs):
     with pytest.raises(
         UserError, match=f"{name}.* is float32 .*here".replace("/", ".")
     ):
-        load_ema(saved, {**ema, name: half})
+        load_parameters(saved, {**ema, name: half})
 
 
 def test_a_reader_does_not_disturb_a_live_run(state, programs, tmp_path):
@@ -213,7 +214,7 @@ def test_a_reader_does_not_disturb_a_live_run(state, programs, tmp_path):
     (unfinished / "ema").mkdir(parents=True)
     for step in (2, 3, 4):
         writer.save(at_step(state, step))  # in the background
-        found, seen = load_ema(tmp_path, ema)
+        found, seen = load_parameters(tmp_path, ema)
         assert seen in (step - 1, step)
         assert_identical(found, state.ema)
         assert unfinished.is_dir()

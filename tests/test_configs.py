@@ -17,7 +17,10 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path):
-    config = load_config(str(path), ["encoder.weights=random"])
+    random = ["encoder.weights=random"]
+    if path.stem == "lumos_xl2":
+        random.append("autoencoder.weights=random")
+    config = load_config(str(path), random)
     validate(config, devices=1)
     task = I2ITask(config)
     params, frozen = jax.eval_shape(task.init, jax.random.key(0))

@@ -140,7 +140,7 @@ def test_a_frozen_encoder_costs_one_pass(tiny):
     frozen = training_flops_per_step(
         tiny("encoder.kind=frozen", "encoder.weights=random")
     )
-    from i2i_prior.tasks.i2i import encoder_config
+    from i2i_prior.tasks.modules import encoder_config
 
     encoder = vit_macs(encoder_config(tiny()))
     assert joint - frozen == pytest.approx(8 * 2 * 2 * encoder)

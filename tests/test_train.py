@@ -375,7 +375,7 @@ def test_a_frozen_encoder_is_the_one_of_the_file(
     ("override", "said"),
     [
         ("encoder.heads=4", "has encoder.heads=2, not 4"),
-        ("encoder.pixels=imagenet", "has encoder.pixels=symmetric, not image"),
+        ("encoder.pixels=family", "has encoder.pixels=symmetric, not family"),
         ("encoder.depth=2", "holds no encoder of this shape"),
     ],
 )

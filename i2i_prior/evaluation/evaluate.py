@@ -23,6 +23,7 @@ from i2i_prior.evaluation.generate import (
 from i2i_prior.evaluation.retrieval import condition_match
 from i2i_prior.evaluation.statistics import FeatureStatistics
 from i2i_prior.models.functional import Flat
+from i2i_prior.tasks.modules import view_size
 
 # Conditions that compete for a generated image: chance is 1 in 64.
 GROUP = 64
@@ -44,9 +45,10 @@ def held_out(
         )
 
     images = crops(config.data.image_size)
-    if config.encoder.image_size == config.data.image_size:
+    side = view_size(config)
+    if side == config.data.image_size:
         return images, images
-    return images, crops(config.encoder.image_size)
+    return images, crops(side)
 
 
 def score(

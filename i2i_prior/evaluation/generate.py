@@ -13,6 +13,7 @@ import numpy as np
 from i2i_prior.diffusion.samplers import sample
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.layers import Array
+from i2i_prior.tasks.conditions import Conditions
 from i2i_prior.tasks.i2i import I2ITask
 
 
@@ -27,6 +28,7 @@ class SampleOptions:
       interval: path times between which guidance acts.
       lower_order_final: first-order last step of multistep solvers.
       clip: every estimate of x0 is held in [-clip, clip]; 0 for no bound.
+      null_mask: see `tasks.conditions.with_null`.
     """
 
     solver: str = "dpmpp_2m"
@@ -35,6 +37,7 @@ class SampleOptions:
     interval: tuple[float, float] = (0.0, 1.0)
     lower_order_final: bool = True
     clip: float = 0.0
+    null_mask: str = "full"
 
     @classmethod
     def from_config(cls, section: Any) -> SampleOptions:
@@ -46,6 +49,7 @@ class SampleOptions:
             interval=(section.guidance_low, section.guidance_high),
             lower_order_final=section.lower_order_final,
             clip=section.clip,
+            null_mask=section.null_mask,
         )
 
 
@@ -67,11 +71,12 @@ class Generator:
     def latents(
         self,
         parameters: Flat,
-        embeddings: Array,
+        embeddings: Array | None,
         noise: Array,
         guidance: float,
         options: SampleOptions,
         key: Array | None = None,
+        conditions: Conditions | None = None,
     ) -> Array:
         """Runs the sampler.
 
@@ -82,23 +87,34 @@ class Generator:
           guidance: scale; only used where options.guided.
           options: the compiled setting.
           key: for stochastic solvers.
+          conditions: what the model wants beside embeddings.
 
         Returns:
           latents float32 (B, H, W, C).
         """
         key = jax.random.key(0) if key is None else key
         return self._sample(
-            parameters, embeddings, noise, jnp.float32(guidance), key, options
+            parameters,
+            embeddings,
+            noise,
+            jnp.float32(guidance),
+            key,
+            conditions or Conditions(),
+            options,
         )
 
-    @functools.partial(jax.jit, static_argnums=(0, 6))
-    def _sample(self, parameters, embeddings, noise, guidance, key, options):
+    @functools.partial(jax.jit, static_argnums=(0, 7))
+    def _sample(
+        self, parameters, embeddings, noise, guidance, key, conditions, options
+    ):
         task = self.task
         predict = task.predictor(
             parameters,
             embeddings,
             guidance if options.guided else 1.0,
             options.interval,
+            conditions,
+            options.null_mask,
         )
         return sample(
             predict,
@@ -125,11 +141,15 @@ class Generator:
         latents = self.latents(
             parameters, embeddings, noise, guidance, options, key
         )
-        return np.asarray(self._decode(latents))
+        return self.decode(parameters, latents)
+
+    def decode(self, parameters: Flat, latents: Array) -> np.ndarray:
+        """latents (B, H, W, C) -> uint8 (B, S, S, 3)."""
+        return np.asarray(self._decode(parameters, latents))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _decode(self, latents: Array) -> Array:
-        images = self.task.autoencoder.decode(latents)
+    def _decode(self, parameters: Flat, latents: Array) -> Array:
+        images = self.task.decode(parameters, latents)
         return jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255).astype(
             jnp.uint8
         )

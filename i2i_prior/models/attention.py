@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from i2i_prior.models.layers import (
     Array,
     Linear,
     Precision,
+    layer_norm,
     rms_norm,
     xavier,
     zeros,
@@ -85,6 +87,19 @@ class HeadNorm(nnx.Module):
         return (rms_norm(x) * self.gain[...]).astype(x.dtype)
 
 
+class HeadLayerNorm(nnx.Module):
+    """LayerNorm with gain and bias over each head's channels (SiT, REPA)."""
+
+    def __init__(self, head_width: int):
+        self.gain = nnx.Param(jnp.ones((head_width,)))
+        self.bias = nnx.Param(jnp.zeros((head_width,)))
+
+    def __call__(self, x: Array) -> Array:
+        """x (B, N, heads, d) -> the same shape and dtype."""
+        normed = layer_norm(x, 1e-5) * self.gain[...] + self.bias[...]
+        return normed.astype(x.dtype)
+
+
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with a fused qkv kernel, rows [q | k | v]."""
 
@@ -95,7 +110,7 @@ class SelfAttention(nnx.Module):
         *,
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
-        qk_norm: bool = False,
+        qk_norm: Callable[[int], nnx.Module] | None = None,
         bias: bool = True,
     ):
         options: dict[str, Any] = {
@@ -105,8 +120,8 @@ class SelfAttention(nnx.Module):
         }
         self.qkv = Linear(width, 3 * width, **options)
         self.out = Linear(width, width, **options)
-        self.q_norm = HeadNorm(width // heads) if qk_norm else None
-        self.k_norm = HeadNorm(width // heads) if qk_norm else None
+        self.q_norm = qk_norm(width // heads) if qk_norm else None
+        self.k_norm = qk_norm(width // heads) if qk_norm else None
         self.heads = heads
         self.precision = precision
 
@@ -139,7 +154,7 @@ class CrossAttention(nnx.Module):
         *,
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
-        qk_norm: bool = False,
+        qk_norm: Callable[[int], nnx.Module] | None = None,
         bias: bool = True,
         zero_out: bool = True,
         fast_path: bool = True,
@@ -161,8 +176,8 @@ class CrossAttention(nnx.Module):
         self.v = Linear(width, width, init=fused, **options)
         out_init = zeros if zero_out else None
         self.out = Linear(width, width, init=out_init, **options)
-        self.q_norm = HeadNorm(width // heads) if qk_norm else None
-        self.k_norm = HeadNorm(width // heads) if qk_norm else None
+        self.q_norm = qk_norm(width // heads) if qk_norm else None
+        self.k_norm = qk_norm(width // heads) if qk_norm else None
         self.heads = heads
         self.precision = precision
         self.fast_path = fast_path

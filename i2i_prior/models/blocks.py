@@ -2,10 +2,13 @@
 
 Every block has the signature (h, time, tokens, mask, angles) -> h with
 h (B, N, D), time (B, D), tokens (B, M, D), mask (B, M), angles (N, d // 2).
+Blocks of adaLN-single get the shared map of the time, (B, 6 D), instead.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from i2i_prior.models.attention import CrossAttention, SelfAttention
+from i2i_prior.models.attention import (
+    CrossAttention,
+    HeadLayerNorm,
+    HeadNorm,
+    SelfAttention,
+)
 from i2i_prior.models.layers import (
     FLOAT32,
     Array,
@@ -32,9 +40,11 @@ from i2i_prior.models.layers import (
 class LumosBlock(nnx.Module):
     """adaLN-zero block with a bare cross-attention between its two halves.
 
-    The six modulations are a linear map of silu(time) in every block; the
-    cross-attention has neither a norm before it nor a gate behind it (Lumos,
-    arXiv 2412.07767, official source).
+    The six modulations are a linear map of silu(time) in every block, or
+    with `single` a learned table plus one map that all blocks share (PixArt's
+    adaLN-single, arXiv 2310.00426 section 2.3). The cross-attention has
+    neither a norm before it nor a gate behind it (Lumos, arXiv 2412.07767,
+    official source). Without it this is DiT's block.
     """
 
     def __init__(
@@ -46,11 +56,24 @@ class LumosBlock(nnx.Module):
         cross_attention: bool,
         fast_path: bool,
         rngs: nnx.Rngs,
+        qk_norm: bool = False,
+        single: bool = False,
         precision: Precision = FLOAT32,
     ):
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        self.modulation = Linear(width, 6 * width, init=zeros, **options)
-        self.attention = SelfAttention(width, heads, **options)
+        table = normal(width**-0.5)
+        self.table = (
+            nnx.Param(table(rngs.params(), (6, width))) if single else None
+        )
+        self.modulation = (
+            None if single else Linear(width, 6 * width, init=zeros, **options)
+        )
+        self.attention = SelfAttention(
+            width,
+            heads,
+            qk_norm=HeadLayerNorm if qk_norm else None,
+            **options,
+        )
         self.cross_attention = (
             CrossAttention(width, heads, fast_path=fast_path, **options)
             if cross_attention
@@ -69,7 +92,14 @@ class LumosBlock(nnx.Module):
     ) -> Array:
         """See the module docstring; angles are not used (no RoPE)."""
         del angles
-        modulation = self.modulation(jax.nn.silu(time)).astype(jnp.float32)
+        modulation = (
+            time
+            if self.modulation is None
+            else self.modulation(jax.nn.silu(time))
+        )
+        modulation = modulation.astype(jnp.float32)
+        if self.table is not None:
+            modulation = modulation + self.table[...].reshape(-1)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
             modulation, 6, axis=-1
         )
@@ -102,10 +132,16 @@ class ModernBlock(nnx.Module):
         cross_attention: bool,
         fast_path: bool,
         rngs: nnx.Rngs,
+        qk_norm: bool = False,
         precision: Precision = FLOAT32,
     ):
+        del qk_norm  # always, and by RMS
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        attention: dict[str, Any] = {"qk_norm": True, "bias": False, **options}
+        attention: dict[str, Any] = {
+            "qk_norm": HeadNorm,
+            "bias": False,
+            **options,
+        }
         parts = 9 if cross_attention else 6
         self.modulation = Linear(width, parts * width, init=zeros, **options)
         self.attention = SelfAttention(width, heads, **attention)
@@ -180,8 +216,11 @@ class LumosFinalLayer(nnx.Module):
         return self.out(x)
 
 
-class ModernFinalLayer(nnx.Module):
-    """RMSNorm modulated by a linear map of silu(time), zero at the start."""
+class AdaFinalLayer(nnx.Module):
+    """Norm modulated by a linear map of silu(time), zero at the start.
+
+    With LayerNorm this is DiT's, with RMSNorm the modern one.
+    """
 
     def __init__(
         self,
@@ -190,6 +229,7 @@ class ModernFinalLayer(nnx.Module):
         *,
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
+        norm: Callable[[Array], Array] = layer_norm,
     ):
         options: dict[str, Any] = {
             "rngs": rngs,
@@ -198,12 +238,23 @@ class ModernFinalLayer(nnx.Module):
         }
         self.modulation = Linear(width, 2 * width, **options)
         self.out = Linear(width, outputs, **options)
+        self.norm = norm
 
     def __call__(self, h: Array, time: Array) -> Array:
         """h (B, N, D), time (B, D) -> (B, N, outputs)."""
         shift, scale = jnp.split(self.modulation(jax.nn.silu(time)), 2, -1)
-        return self.out(modulate(rms_norm(h), shift, scale))
+        return self.out(modulate(self.norm(h), shift, scale))
 
 
-BLOCKS = {"lumos": LumosBlock, "modern": ModernBlock}
-FINAL_LAYERS = {"lumos": LumosFinalLayer, "modern": ModernFinalLayer}
+BLOCKS: dict[str, Any] = {
+    "lumos": LumosBlock,
+    "dit": LumosBlock,
+    "pixart": functools.partial(LumosBlock, single=True),
+    "modern": ModernBlock,
+}
+FINAL_LAYERS: dict[str, Any] = {
+    "lumos": LumosFinalLayer,
+    "dit": AdaFinalLayer,
+    "pixart": LumosFinalLayer,
+    "modern": functools.partial(AdaFinalLayer, norm=rms_norm),
+}

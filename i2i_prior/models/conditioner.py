@@ -33,13 +33,15 @@ class ConditionerConfig:
     Attributes:
       embedding_width: C, channels of one embedding.
       width: D of the DiT.
-      choice: "cls" (1 embedding), "patches" (N), or "pyramid" (the 1x1, 2x2
-        and 4x4 averages of the patch grid: 21).
+      choice: "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2 and
+        4x4 averages of the patch grid: 21), or "tokens" (`length` given by
+        the caller, such as a caption's).
       patches: N, patch tokens of the encoder.
+      length: M0 of "tokens".
       expand: tokens made of each embedding by a learned linear map; 1 adds
         no parameters.
-      null: "random" (a fixed random vector, as Lumos and PixArt) or
-        "trained".
+      null: "random" (a fixed random vector, as Lumos and PixArt), "trained",
+        or "given" (none of its own: the caller embeds an empty caption).
       normalize: divide each embedding by its L2 norm, as Lumos does.
       scale: factor after the normalisation; 1 for Lumos, sqrt(C) gives unit
         variance.
@@ -52,6 +54,7 @@ class ConditionerConfig:
     width: int = 1152
     choice: str = "cls"
     patches: int = 0
+    length: int = 0
     expand: int = 1
     null: str = "random"
     normalize: bool = True
@@ -65,6 +68,8 @@ class ConditionerConfig:
             return 1
         if self.choice == "patches":
             return self.patches
+        if self.choice == "tokens":
+            return self.length
         return sum(n * n for n in PYRAMID)
 
     @property
@@ -91,12 +96,12 @@ class Conditioner(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
     ):
-        if config.choice not in ("cls", "patches", "pyramid"):
+        if config.choice not in ("cls", "patches", "pyramid", "tokens"):
             raise UserError(
                 f"conditioner.choice {config.choice!r} is unknown; choose "
-                "cls, patches or pyramid"
+                "cls, patches, pyramid or tokens"
             )
-        if config.null not in ("random", "trained"):
+        if config.null not in ("random", "trained", "given"):
             raise UserError(
                 f"conditioner.null {config.null!r} is unknown; choose random "
                 "or trained"
@@ -104,7 +109,7 @@ class Conditioner(nnx.Module):
         inputs = config.embedding_width
         null = normal(inputs**-0.5)(rngs.params(), (config.embeddings, inputs))
         kind = nnx.Param if config.null == "trained" else NullToken
-        self.null = kind(null)
+        self.null = None if config.null == "given" else kind(null)
         self.expand = (
             Linear(
                 inputs, config.expand * inputs, rngs=rngs, precision=precision
@@ -149,7 +154,7 @@ class Conditioner(nnx.Module):
         Returns:
           (B, M, D).
         """
-        if drop is not None:
+        if drop is not None and self.null is not None:
             null = self.null[...][None]
             embeddings = jnp.where(drop[:, None, None], null, embeddings)
         if self.expand is not None:
@@ -158,12 +163,22 @@ class Conditioner(nnx.Module):
                 embeddings.shape[0], -1, embeddings.shape[-1]
             )
         tokens = self.project(embeddings)
-        if self.config.grid and self.config.choice != "cls":
+        if self.config.grid and self.config.choice in ("patches", "pyramid"):
             tokens = tokens + token_positions(self.config)
         return tokens
 
     def null_embeddings(self, batch: int) -> Array:
-        """The unconditional input, float32 (B, M0, C)."""
+        """The unconditional input, float32 (B, M0, C).
+
+        Raises:
+          UserError: where the null is given by the caller.
+        """
+        if self.null is None:
+            raise UserError(
+                "this model's weights hold no null tokens (a diffusers "
+                "pipeline embeds the empty prompt); give null_tokens, or "
+                "sample with guidance=1"
+            )
         null = self.null[...].astype(jnp.float32)
         return jnp.broadcast_to(null, (batch, *null.shape))
 

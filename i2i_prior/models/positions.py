@@ -30,8 +30,9 @@ def sincos_2d(
       scale: PixArt's `lewei_scale`, a further division of the positions.
     """
     base = base_size or grid[0]
-    rows = np.arange(grid[0], dtype=np.float64) / (grid[0] / base) / scale
-    columns = np.arange(grid[1], dtype=np.float64) / (grid[1] / base) / scale
+    # float32 positions under float64 frequencies, as in the official code.
+    rows = np.arange(grid[0], dtype=np.float32) / (grid[0] / base) / scale
+    columns = np.arange(grid[1], dtype=np.float32) / (grid[1] / base) / scale
     column, row = np.meshgrid(columns, rows)
     return sincos_at(width, row, column)
 

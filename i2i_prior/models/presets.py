@@ -24,11 +24,12 @@ def preset(name: str) -> dict[str, int | str]:
     Raises:
       UserError: where the name is not family_sizepatch.
     """
-    match = re.fullmatch(r"(lumos|modern)_(s|b|l|xl|h|g)(\d+)", name)
+    match = re.fullmatch(r"(lumos|modern|dit|pixart)_(s|b|l|xl|h|g)(\d+)", name)
     if not match:
         raise UserError(
             f"model preset {name!r} is unknown; it is a family (lumos, "
-            "modern), a size (s, b, l, xl, h, g) and a patch, as lumos_xl2"
+            "modern, dit, pixart), a size (s, b, l, xl, h, g) and a patch, "
+            "as lumos_xl2"
         )
     family, size, patch = match.groups()
     depth, width, heads = SIZES[size]

@@ -8,7 +8,7 @@ in the published GMACs of DiT and Lumos.
 from __future__ import annotations
 
 from i2i_prior.models.dit import DiTConfig, token_count
-from i2i_prior.models.vit import ViTConfig
+from i2i_prior.models.families import FAMILIES, ViTConfig
 
 
 def dit_macs(config: DiTConfig, condition_tokens: int) -> int:
@@ -35,22 +35,33 @@ def dit_macs(config: DiTConfig, condition_tokens: int) -> int:
         layer += 3 * n * d * hidden
     else:
         layer += 2 * n * d * hidden
-    layer += parts * d * d
+    ends = 0
+    if config.block == "pixart":
+        ends += parts * d * d  # one map of the time for all layers
+    else:
+        layer += parts * d * d
+    if config.block in ("dit", "modern"):
+        ends += 2 * d * d  # the final layer's own map
     patch = config.patch**2
-    ends = n * d * patch * (config.channels + config.concat_channels)
+    ends += n * d * patch * (config.channels + config.concat_channels)
     ends += n * d * patch * config.out_channels
     ends += 256 * d + d * d  # time embedding
     if config.pooled_width:
         ends += config.pooled_width * d + d * d
+    if config.size_conditions:
+        third = d // 3
+        ends += 3 * (256 * third + third * third)
     return config.depth * layer + ends
 
 
 def vit_macs(config: ViTConfig) -> int:
     """Multiply-adds of one forward pass of an encoder on one image."""
     n, d = (config.image_size // config.patch) ** 2, config.width
-    hidden = int(config.mlp_ratio * d)
-    tokens = n + 1
-    layer = 4 * tokens * d * d + 2 * tokens**2 * d + 2 * tokens * d * hidden
+    hidden = config.hidden
+    tokens = n + FAMILIES[config.family].cls + config.registers
+    products = 3 if config.swiglu else 2
+    layer = 4 * tokens * d * d + 2 * tokens**2 * d
+    layer += products * tokens * d * hidden
     return config.depth * layer + n * 3 * config.patch**2 * d
 
 

@@ -1,103 +1,37 @@
 """The image-to-image task: each image from its own embedding.
 
-One module holds the encoder, the conditioner and the DiT; this file says how
-a batch becomes their inputs, what is drawn at random, and what the loss is.
+`modules` holds encoder, conditioner, DiT and autoencoder; this file says how a
+batch becomes their inputs, what is drawn at random, and what the loss is.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from ml_collections import ConfigDict
 
 from i2i_prior.diffusion import objectives
 from i2i_prior.diffusion.guidance import classifier_free, scale_at
 from i2i_prior.diffusion.paths import Path, get_path
-from i2i_prior.models.autoencoder import AUTOENCODERS
-from i2i_prior.models.conditioner import (
-    Conditioner,
-    ConditionerConfig,
-    draw_keep,
-)
-from i2i_prior.models.dit import DiT, DiTConfig, frozen_names
+from i2i_prior.errors import UserError
+from i2i_prior.models.conditioner import draw_keep
+from i2i_prior.models.dit import frozen_names
 from i2i_prior.models.functional import Flat, make_functional, partition
-from i2i_prior.models.layers import PRECISIONS, Array
-from i2i_prior.models.vit import ViT, ViTConfig
+from i2i_prior.models.layers import Array
+from i2i_prior.models.preprocess import normalise
+from i2i_prior.tasks.conditions import Conditions, null_tokens, with_null
+from i2i_prior.tasks.modules import (
+    I2IModel,
+    autoencoder_config,
+    conditioner_config,
+    dit_config,
+    has_autoencoder,
+)
 
 Draws = dict[str, Array]
-
-# Of images in [0, 1]: what published encoders read (`encoder.pixels` is
-# imagenet). Those trained here read images in [-1, 1] as they are (symmetric).
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def encoder_config(config: ConfigDict) -> ViTConfig:
-    """The encoder's shape from the `encoder` section."""
-    encoder = config.encoder
-    return ViTConfig(
-        depth=encoder.depth,
-        width=encoder.width,
-        heads=encoder.heads,
-        patch=encoder.patch,
-        image_size=encoder.image_size,
-        precision=config.model.precision,
-    )
-
-
-def conditioner_config(config: ConfigDict) -> ConditionerConfig:
-    """The conditioner's shape from `conditioner`, `encoder`, `model`."""
-    section, encoder = config.conditioner, config.encoder
-    dit = dit_config(config)
-    return ConditionerConfig(
-        embedding_width=encoder.width,
-        width=config.model.width,
-        choice=section.choice,
-        patches=(encoder.image_size // encoder.patch) ** 2,
-        expand=section.expand,
-        null=section.null,
-        normalize=section.normalize,
-        scale=section.scale or math.sqrt(encoder.width),
-        grid=dit.input_size // dit.patch if section.positions else 0,
-    )
-
-
-def dit_config(config: ConfigDict) -> DiTConfig:
-    """The DiT's shape from `model`, `data` and `autoencoder`."""
-    model = config.model
-    autoencoder = AUTOENCODERS[config.autoencoder.kind]()
-    return DiTConfig(
-        block=model.block,
-        depth=model.depth,
-        width=model.width,
-        heads=model.heads,
-        patch=model.patch,
-        input_size=config.data.image_size // autoencoder.factor,
-        channels=autoencoder.channels,
-        learn_sigma=config.diffusion.learn_sigma,
-        mlp_ratio=model.mlp_ratio,
-        one_token=model.one_token,
-        precision=model.precision,
-        remat=model.remat,
-        scan_unroll=model.scan_unroll,
-    )
-
-
-class I2IModel(nnx.Module):
-    """Encoder, conditioner and DiT under one roof and one tree of names."""
-
-    def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
-        precision = PRECISIONS[config.model.precision]
-        self.dit = DiT(dit_config(config), rngs=rngs)
-        self.conditioner = Conditioner(
-            conditioner_config(config), rngs=rngs, precision=precision
-        )
-        self.encoder = ViT(encoder_config(config), rngs=rngs)
 
 
 class I2ITask:
@@ -105,7 +39,8 @@ class I2ITask:
 
     Attributes:
       path: the noise path.
-      autoencoder: the latent space.
+      latent: the latent space's `channels` and `factor`.
+      conditioner: the conditioner's shape.
       functional: the module as functions over named arrays.
     """
 
@@ -114,7 +49,8 @@ class I2ITask:
         self.path: Path = get_path(
             config.diffusion.path, shift=config.diffusion.shift
         )
-        self.autoencoder = AUTOENCODERS[config.autoencoder.kind]()
+        self.latent = autoencoder_config(config)
+        self.conditioner = conditioner_config(config)
         self.functional, self._init = make_functional(
             lambda rngs: I2IModel(config, rngs=rngs)
         )
@@ -124,6 +60,7 @@ class I2ITask:
         patterns = list(frozen_names(dit_config(self.config)))
         if self.config.encoder.kind == "frozen":
             patterns.append(r"^encoder/")
+        patterns.append(r"^autoencoder/")
         if self.config.conditioner.null == "random":
             patterns.append(r"^conditioner/null$")
         return tuple(patterns)
@@ -134,8 +71,8 @@ class I2ITask:
 
     def latent_shape(self, batch: int) -> tuple[int, int, int, int]:
         """(B, H, W, C) of the latents of `batch` images."""
-        side = self.config.data.image_size // self.autoencoder.factor
-        return batch, side, side, self.autoencoder.channels
+        side = self.config.data.image_size // self.latent.factor
+        return batch, side, side, self.latent.channels
 
     def draw(self, key: Array, batch: int) -> Draws:
         """Everything random of one step, for the whole global batch.
@@ -145,7 +82,8 @@ class I2ITask:
 
         Returns:
           t (B,), noise (B, H, W, C), drop bool (B,), and where configured
-          embedding_noise (B, M0, C) and keep bool (B, M).
+          embedding_noise (B, M0, C), keep bool (B, M), and posterior
+          (B, H, W, C) for a draw from the autoencoder's Gaussian.
         """
         config = self.config
         times, noise, drop, embedding, keep = jax.random.split(key, 5)
@@ -163,13 +101,19 @@ class I2ITask:
                 drop, config.conditioner.drop_rate, (batch,)
             ),
         }
-        shape = conditioner_config(config)
+        shape = self.conditioner
         if config.conditioner.noise:
             size = (batch, shape.embeddings, shape.embedding_width)
             draws["embedding_noise"] = jax.random.normal(embedding, size)
         if config.conditioner.mask_rate:
             draws["keep"] = draw_keep(
                 keep, batch, shape.tokens, config.conditioner.mask_rate
+            )
+        if has_autoencoder(config) and self.latent.kind == "kl":
+            # Of a key of its own, so that the other draws stay what they are.
+            posterior = jax.random.fold_in(noise, 1)
+            draws["posterior"] = jax.random.normal(
+                posterior, self.latent_shape(batch)
             )
         return draws
 
@@ -188,7 +132,7 @@ class I2ITask:
         """
         config = self.config
         model = self.functional.merge(parameters)
-        x0 = self.autoencoder.encode(to_float(batch["image"]))
+        x0 = self._encode(model, batch["image"], draws.get("posterior"))
         embeddings = self._embed(model, batch["view"])
         if "embedding_noise" in draws:
             rms = jnp.sqrt(jnp.square(embeddings).mean(-1, keepdims=True))
@@ -197,11 +141,8 @@ class I2ITask:
             )
         tokens = model.conditioner(embeddings, draws["drop"])
         x_t = objectives.add_noise(x0, draws["noise"], draws["t"], self.path)
-        output = model.dit(
-            x_t,
-            self.path.network_time(draws["t"]),
-            tokens=tokens,
-            mask=draws.get("keep"),
+        output = self._network(
+            model, x_t, draws["t"], tokens=tokens, mask=draws.get("keep")
         )
         return objectives.loss(
             output,
@@ -210,28 +151,85 @@ class I2ITask:
             draws["t"],
             self.path,
             config.diffusion.prediction,
-            learn_sigma=config.diffusion.learn_sigma,
+            learn_sigma=self._learns_sigma,
             vlb_weight=config.diffusion.vlb_weight,
             weighting=config.diffusion.weighting,
         )
 
+    @property
+    def _learns_sigma(self) -> bool:
+        # SiT keeps DiT's variance channels on its flow, and never uses them.
+        return self.config.diffusion.learn_sigma and self.path.is_discrete
+
+    def _encode(self, model: Any, images: Array, noise: Array | None) -> Array:
+        images = to_float(images)
+        if model.autoencoder is None:
+            return images
+        if noise is not None:
+            return model.autoencoder.sample(images, noise)
+        return model.autoencoder.encode(images)
+
     def _embed(self, model: Any, views: Array) -> Array:
         pixels = to_float(views)
-        if self.config.encoder.pixels == "imagenet":
-            mean, std = jnp.asarray(IMAGENET_MEAN), jnp.asarray(IMAGENET_STD)
-            pixels = ((pixels + 1) / 2 - mean) / std
+        if self.config.encoder.pixels == "family":
+            pixels = normalise((pixels + 1) / 2, self.config.encoder.family)
         return model.conditioner.choose(model.encoder(pixels))
 
+    def _network(self, model: Any, x_t: Array, t: Array, **doors: Any) -> Array:
+        """The DiT on our clock and with our signs.
+
+        SiT (arXiv 2401.08740, official code) runs its clock from noise at 0
+        to data at 1 and answers data - noise; REPA keeps the clock and only
+        counts to 1 instead of 1000 ("unit").
+        """
+        convention = self.config.diffusion.convention
+        if convention == "own":
+            time = self.path.network_time(t)
+        else:
+            time = 1 - t if convention == "sit" else t
+        output = model.dit(x_t, time, **doors)
+        if not self._learns_sigma:
+            output = output[..., : self.latent.channels]
+        return -output if convention == "sit" else output
+
     def embed(self, parameters: Flat, views: Array) -> Array:
-        """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C)."""
-        return self._embed(self.functional.merge(parameters), views)
+        """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C).
+
+        Raises:
+          UserError: where the model has no encoder.
+        """
+        model = self.functional.merge(parameters)
+        if model.encoder is None:
+            raise UserError(
+                "this model has no image encoder; load it with "
+                "encoder=FILE, or give it tokens instead of images"
+            )
+        return self._embed(model, views)
+
+    def decode(self, parameters: Flat, latents: Array) -> Array:
+        """latents (B, H, W, C) -> images in about [-1, 1], (B, S, S, 3).
+
+        Raises:
+          UserError: where the model has no autoencoder.
+        """
+        if self.config.autoencoder.kind == "pixels":
+            return latents
+        model = self.functional.merge(parameters)
+        if model.autoencoder is None:
+            raise UserError(
+                f"these latents ({self.config.autoencoder.kind}) need an "
+                "autoencoder; load the model with autoencoder=FILE"
+            )
+        return model.autoencoder.decode(latents)
 
     def predictor(
         self,
         parameters: Flat,
-        embeddings: Array,
+        tokens: Array | None = None,
         guidance: float | Array = 1.0,
         interval: tuple[float, float] = (0.0, 1.0),
+        conditions: Conditions | None = None,
+        null_mask: str = "full",
     ) -> Callable[[Array, Array], Array]:
         """The guided network as a function of (x_t, t).
 
@@ -240,33 +238,45 @@ class I2ITask:
 
         Args:
           parameters: all of them, by name.
-          embeddings: (B, M0, C), as `embed` gives them.
+          tokens: embeddings (B, M0, C), as `embed` gives them.
           guidance: scale, a number or (B,).
           interval: path times between which guidance acts.
+          conditions: what else the model wants.
+          null_mask: see `conditions.with_null`.
 
         Returns:
           predict(x_t (B, H, W, C), t (B,)) -> prediction (B, H, W, C).
+
+        Raises:
+          UserError: where there is no null to guide against.
         """
         model = self.functional.merge(parameters)
-        tokens = model.conditioner(embeddings)
-        channels = self.autoencoder.channels
-
-        def network(x_t: Array, t: Array, tokens: Array) -> Array:
-            time = self.path.network_time(t)
-            return model.dit(x_t, time, tokens=tokens)[..., :channels]
+        conditions = conditions or Conditions()
+        channels = self.latent.channels
+        projected = None
+        if tokens is not None and model.conditioner is not None:
+            projected = model.conditioner(tokens)
 
         if isinstance(guidance, int | float) and guidance == 1:
-            return lambda x_t, t: network(x_t, t, tokens)
-        null = model.conditioner(
-            model.conditioner.null_embeddings(embeddings.shape[0])
+            doors = conditions.doors()
+
+            def plain(x_t: Array, t: Array) -> Array:
+                out = self._network(model, x_t, t, tokens=projected, **doors)
+                return out[..., :channels]
+
+            return plain
+        both, doors = with_null(
+            conditions,
+            projected,
+            null_tokens(model.conditioner, tokens, conditions.null_tokens),
+            classes=self.config.model.classes,
+            null_mask=null_mask,
         )
-        both = jnp.concatenate([tokens, null])
 
         def guided(x_t: Array, t: Array) -> Array:
-            out = network(
-                jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both
-            )
-            cond, uncond = jnp.split(out, 2)
+            twice = jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t])
+            out = self._network(model, *twice, tokens=both, **doors)
+            cond, uncond = jnp.split(out[..., :channels], 2)
             return classifier_free(
                 cond, uncond, scale_at(t, guidance, interval)
             )

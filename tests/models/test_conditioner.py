@@ -122,7 +122,9 @@ def test_draw_keep_has_the_rate_and_keeps_one():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="choose cls, patches or pyramid"):
+    with pytest.raises(
+        UserError, match="choose cls, patches, pyramid or tokens"
+    ):
         make(choice="all")
     with pytest.raises(UserError, match="choose random or trained"):
         make(null="zero")

@@ -357,7 +357,7 @@ def test_presets_make_valid_configs(size):
 
 def test_preset_names():
     assert preset("modern_s4")["patch"] == 4
-    for name in ("lumos_xl", "dit_xl2", "lumos_xl2 ", "xl2"):
+    for name in ("lumos_xl", "unet_xl2", "lumos_xl2 ", "xl2"):
         with pytest.raises(UserError, match="family"):
             preset(name)
 

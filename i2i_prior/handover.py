@@ -1,0 +1,211 @@
+"""`import` and `export`: weights from PyTorch, and to it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior import workdir as workdirs
+from i2i_prior.config import config_hash, default_config, flatten
+from i2i_prior.errors import UserError
+from i2i_prior.interop import native
+from i2i_prior.loading import Loaded, load_model
+
+# Formats of `export` beside the layouts of `interop.recognise`.
+OWN_FORMATS = ("native", "torch")
+
+
+def export(options: argparse.Namespace) -> int:
+    """Writes weights with config and provenance; EMA unless asked."""
+    from i2i_prior.interop import export as layouts
+
+    began = time.monotonic()
+    if options.part == "encoder" and options.format != "native":
+        raise UserError(
+            "--part encoder is written as native; leave out --format"
+        )
+    if options.dtype != "float32" and options.format in OWN_FORMATS:
+        raise UserError(
+            f"--format {options.format} is always float32; leave out --dtype"
+        )
+    loaded = load_model(
+        options.workdir, step=options.step, weights=options.weights
+    )
+    provenance = _provenance(loaded, options)
+    config = loaded.config
+    out = Path(options.out)
+    parts: tuple[str, ...] = ("",)
+    if options.part == "encoder":
+        parts = ("encoder/",)
+    elif options.format not in OWN_FORMATS:
+        parts = ("dit/", "conditioner/")
+    parameters = {
+        name: array
+        for name, array in loaded.parameters.items()
+        if name.startswith(parts)
+    }
+    if options.format == "native":
+        size = native.write(out, parameters, config, provenance)
+    elif options.format == "torch":
+        from i2i_prior.interop.torch_folder import write_torch_folder
+
+        size = write_torch_folder(out, parameters, config, provenance)
+    else:
+        size = layouts.export_file(
+            out,
+            parameters,
+            config,
+            options.format,
+            dtype=options.dtype,
+            metadata={k: str(v) for k, v in provenance.items()},
+        )
+        for line in layouts.caveats(config, options.format):
+            print(f"note: {line}")
+    loaded.parameters = parameters
+    print(
+        f"{out}: {len(parameters)} arrays, {count_parameters(loaded):,} "
+        f"parameters, {size / 2**20:.1f} MiB, "
+        f"{time.monotonic() - began:.1f} s"
+    )
+    return 0
+
+
+def _provenance(loaded: Loaded, options: argparse.Namespace) -> dict[str, Any]:
+    facts = {}
+    if loaded.layout == "run":
+        facts = workdirs.read_json(Path(options.workdir) / "metadata.json")
+    return {
+        "name": loaded.config.name,
+        "step": loaded.step,
+        "weights": options.weights,
+        "part": options.part,
+        "config_hash": facts.get("config_hash", config_hash(loaded.config)),
+        "data_fingerprint": facts.get("data_fingerprint"),
+        "data_source": facts.get("data_source"),
+    }
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Recognises weights; with --workdir writes them as a run directory."""
+    began = time.monotonic()
+    if not Path(options.file).exists():
+        raise UserError(f"no file or folder {options.file}")
+    if options.format is None and (other := _other_network(options.file)):
+        if options.workdir:
+            raise UserError(other)
+        print(other)
+        return 0
+    workdir = None
+    if options.workdir:
+        workdir = Path(options.workdir)
+        if workdir.exists() and (
+            not workdir.is_dir() or any(workdir.iterdir())
+        ):
+            raise UserError(
+                f"--workdir {workdir} is not empty; choose a new one"
+            )
+    loaded = load_model(
+        options.file,
+        layout=options.format,
+        weights=options.weights,
+        heads=options.heads,
+        base_size=options.base_size,
+        position_scale=options.position_scale,
+        encoder=options.encoder,
+        autoencoder=options.autoencoder,
+        autoencoder_kind=options.autoencoder_kind,
+    )
+    _describe(options.file, loaded)
+    if workdir is not None:
+        _write_run(workdir, loaded, options.file)
+        print(f"{workdir}: written in {time.monotonic() - began:.1f} s")
+    return 0
+
+
+def _describe(file: str, loaded: Loaded) -> None:
+    """What was recognised, its size, and the config it implies."""
+    print(
+        f"{file}: {loaded.layout}, {count_parameters(loaded):,} parameters "
+        f"in {len(loaded.parameters)} arrays"
+    )
+    defaults = flatten(default_config())
+    for name, value in flatten(loaded.config).items():
+        if value != defaults[name]:
+            print(f"  {name} = {value!r}")
+    for line in loaded.notes:
+        print(f"note: {line}")
+
+
+def _write_run(workdir: Path, loaded: Loaded, file: str) -> None:
+    """The weights, metadata.json, and config.json."""
+    from i2i_prior.metadata import versions
+
+    origin = {"imported_from": str(file), "layout": loaded.layout}
+    weights = workdir / workdirs.WEIGHTS
+    native.write(weights, loaded.parameters, loaded.config, origin)
+    facts = {
+        "name": loaded.config.name,
+        "config_hash": config_hash(loaded.config),
+        "versions": versions(),
+        "parameters": count_parameters(loaded),
+        **origin,
+    }
+    workdirs.write_json(workdir / "metadata.json", facts)
+    # Last: a folder without it is no run directory.
+    workdirs.claim(workdir, loaded.config)
+
+
+def _other_network(file: str) -> str | None:
+    """A sentence on weights that are an encoder or an autoencoder."""
+    from i2i_prior.interop import (
+        autoencoders,
+        encoders,
+        native,
+        recognise,
+        text,
+    )
+    from i2i_prior.interop.files import read_state_dict
+
+    path = Path(file)
+    if native.is_native(path) or (path / "i2i_prior_torch.py").exists():
+        return None
+    state = read_state_dict(path)
+    if recognise.detect(state.shapes):
+        return None
+    count = sum(int(np.prod(shape)) for shape in state.shapes.values())
+    size = f"{count:,} parameters in {len(state.shapes)} arrays"
+    if layout := encoders.detect(state):
+        return (
+            f"{file}: image encoder ({layout}), {size}; name it as "
+            "encoder.weights of a config, as --encoder of an import, or open "
+            "it with load_encoder"
+        )
+    if layout := text.detect(state):
+        return (
+            f"{file}: text encoder ({layout}), {size}; open it with "
+            "load_encoder"
+        )
+    with contextlib.suppress(UserError):
+        found = autoencoders.detect(state.shapes, file)
+        return (
+            f"{file}: autoencoder ({found.name}), {size}; name it as "
+            "autoencoder.weights of a config, or as --autoencoder of an import"
+        )
+    return None
+
+
+def count_parameters(loaded: Loaded) -> int:
+    """Numbers in all networks, without the untrained null token's."""
+    buffers = {"conditioner/null"}
+    if loaded.config.conditioner.null == "trained":
+        buffers = set()
+    return sum(
+        int(np.prod(array.shape))
+        for name, array in loaded.parameters.items()
+        if name not in buffers
+    )

@@ -1,0 +1,76 @@
+"""What is added to the time embedding: classes, vectors, image sizes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from i2i_prior.models.layers import (
+    FLOAT32,
+    Array,
+    Mlp,
+    Precision,
+    normal,
+    sinusoid,
+)
+
+
+class ClassTable(nnx.Module):
+    """One learned vector a class, the last for the null class (DiT)."""
+
+    def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs):
+        self.table = nnx.Param(normal(0.02)(rngs.params(), (rows, width)))
+
+    def __call__(self, labels: Array) -> Array:
+        """labels int (B,) or (B, 1), or weights float (B, rows) -> (B, D)."""
+        table = self.table[...]
+        if jnp.issubdtype(labels.dtype, jnp.integer):
+            return table[labels.reshape(-1)]
+        return labels @ table
+
+
+def pooled_mlp(
+    inputs: int, width: int, *, rngs: nnx.Rngs, precision: Precision
+) -> Mlp:
+    """A vector (B, inputs) -> (B, width)."""
+    return Mlp(
+        inputs,
+        width,
+        width,
+        rngs=rngs,
+        precision=precision,
+        activation=jax.nn.silu,
+    )
+
+
+class SizeEmbedder(nnx.Module):
+    """Image size and aspect ratio -> (B, width), a third for each number.
+
+    PixArt-alpha's micro-conditions (arXiv 2310.00426 section 2.4, official
+    code): every number goes through 256 sinusoids and an MLP of its kind.
+    """
+
+    def __init__(
+        self, width: int, *, rngs: nnx.Rngs, precision: Precision = FLOAT32
+    ):
+        def mlp() -> Mlp:
+            return Mlp(
+                256,
+                width // 3,
+                width // 3,
+                rngs=rngs,
+                precision=precision,
+                init=normal(0.02),
+                activation=jax.nn.silu,
+            )
+
+        self.size = mlp()
+        self.aspect = mlp()
+
+    def __call__(self, size: Array, aspect: Array) -> Array:
+        """size (B, 2) pixels, aspect (B, 1) -> (B, width)."""
+        batch = size.shape[0]
+        embedded = self.size(sinusoid(size.reshape(-1)))
+        ratio = self.aspect(sinusoid(aspect.reshape(-1)))
+        return jnp.concatenate([embedded.reshape(batch, -1), ratio], axis=-1)

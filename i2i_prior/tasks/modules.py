@@ -1,0 +1,135 @@
+"""What a config's network is made of: module shapes, and the whole module."""
+
+from __future__ import annotations
+
+import math
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+from i2i_prior.models.autoencoder import (
+    AUTOENCODERS,
+    config_from_json,
+    make_autoencoder,
+)
+from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
+from i2i_prior.models.dit import DiT, DiTConfig
+from i2i_prior.models.layers import PRECISIONS
+from i2i_prior.models.vit import ViT, ViTConfig
+
+
+def encoder_config(config: ConfigDict) -> ViTConfig:
+    """The encoder's shape from the `encoder` section."""
+    encoder = config.encoder
+    return ViTConfig(
+        family=encoder.family,
+        depth=encoder.depth,
+        width=encoder.width,
+        heads=encoder.heads,
+        patch=encoder.patch,
+        image_size=encoder.image_size,
+        mlp_width=encoder.mlp_width,
+        registers=encoder.registers,
+        swiglu=encoder.swiglu,
+        projection=encoder.projection,
+        epsilon=encoder.epsilon,
+        precision=config.model.precision,
+    )
+
+
+def view_size(config: ConfigDict) -> int:
+    """Side of the square that the encoder is shown, pixels."""
+    return config.encoder.view_size or config.encoder.image_size
+
+
+def conditioner_config(config: ConfigDict) -> ConditionerConfig:
+    """The conditioner's shape from `conditioner`, `encoder`, `model`."""
+    section, encoder = config.conditioner, config.encoder
+    dit = dit_config(config)
+    width = section.embedding_width or encoder.width
+    return ConditionerConfig(
+        embedding_width=width,
+        width=config.model.width,
+        choice=section.choice,
+        patches=(view_size(config) // encoder.patch) ** 2,
+        length=section.length,
+        expand=section.expand,
+        null=section.null,
+        normalize=section.normalize,
+        scale=section.scale or math.sqrt(width),
+        grid=dit.input_size // dit.patch if section.positions else 0,
+    )
+
+
+def dit_config(config: ConfigDict) -> DiTConfig:
+    """The DiT's shape from `model`, `data` and `autoencoder`."""
+    model = config.model
+    autoencoder = autoencoder_config(config)
+    return DiTConfig(
+        block=model.block,
+        depth=model.depth,
+        width=model.width,
+        heads=model.heads,
+        patch=model.patch,
+        input_size=config.data.image_size // autoencoder.factor,
+        channels=autoencoder.channels,
+        learn_sigma=config.diffusion.learn_sigma,
+        mlp_ratio=model.mlp_ratio,
+        cross_attention=config.conditioner.choice != "none",
+        qk_norm=model.qk_norm,
+        classes=model.classes,
+        size_conditions=model.size_conditions,
+        base_size=model.base_size,
+        position_scale=model.position_scale,
+        one_token=model.one_token,
+        precision=model.precision,
+        remat=model.remat,
+        scan_unroll=model.scan_unroll,
+    )
+
+
+def autoencoder_config(config: ConfigDict):
+    """The latent space from the `autoencoder` section; it has a `channels`
+    and a `factor`."""
+    section = config.autoencoder
+    if section.shape:
+        return config_from_json(section.shape)
+    return AUTOENCODERS[section.kind]
+
+
+def has_autoencoder(config: ConfigDict) -> bool:
+    """Whether the model carries autoencoder weights."""
+    return config.autoencoder.kind != "pixels" and bool(
+        config.autoencoder.weights
+    )
+
+
+class I2IModel(nnx.Module):
+    """All networks under one roof and one tree of names.
+
+    A condition that is given from outside needs no conditioner or encoder, a
+    latent space whose weights are elsewhere no autoencoder: those are None.
+    """
+
+    def __init__(self, config: ConfigDict, *, rngs: nnx.Rngs):
+        precision = config.model.precision
+        self.dit = DiT(dit_config(config), rngs=rngs)
+        self.conditioner = (
+            Conditioner(
+                conditioner_config(config),
+                rngs=rngs,
+                precision=PRECISIONS[precision],
+            )
+            if config.conditioner.choice != "none"
+            else None
+        )
+        self.encoder = (
+            ViT(encoder_config(config), rngs=rngs)
+            if config.encoder.kind != "none"
+            else None
+        )
+        self.autoencoder = (
+            make_autoencoder(autoencoder_config(config), precision, rngs=rngs)
+            if has_autoencoder(config)
+            else None
+        )

@@ -175,5 +175,7 @@ def _check(loaded: Loaded, path: Path) -> None:
             f"{path} does not hold this model: {len(wrong)} arrays are "
             f"missing, misshapen or unknown ({', '.join(wrong[:3])})"
         )
-    for name in list(parameters):  # one at a time: models are large
-        parameters[name] = jnp.asarray(parameters[name])
+    for name in list(parameters):
+        # One at a time, and waited for: until a copy is done its source
+        # stays in memory too, and models are large.
+        parameters[name] = jnp.asarray(parameters[name]).block_until_ready()

@@ -101,11 +101,11 @@ def load_parameters(
 def _read_file(
     file: Path, abstract: dict[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-    arrays, _ = native.read(file)
+    tensors, _ = native.open_file(file)
     wrong = [
         name
         for name, shape in abstract.items()
-        if name not in arrays or arrays[name].shape != shape.shape
+        if name not in tensors or tensors[name].shape != shape.shape
     ]
     if wrong:
         raise UserError(
@@ -114,6 +114,8 @@ def _read_file(
         )
     return {
         # One at a time, and gone from the host before the next.
-        name: jax.device_put(arrays.pop(name), shape.sharding)
+        name: jax.block_until_ready(
+            jax.device_put(tensors[name].read(), shape.sharding)
+        )
         for name, shape in abstract.items()
     }

@@ -48,9 +48,10 @@ def write(
     if path.suffix != ".safetensors":
         raise UserError(f"--out {path} should end in .safetensors")
     tensors = {
-        # From the devices when it is written: one tensor in memory at a time.
+        # From the devices when it is written: one tensor in memory at a time
+        # (jax.device_get would keep a copy of each, on CPU too).
         name: Stored(
-            tuple(array.shape), array.dtype.name, partial(jax.device_get, array)
+            tuple(array.shape), array.dtype.name, partial(np.asarray, array)
         )
         for name, array in parameters.items()
     }
@@ -71,17 +72,11 @@ def is_native(path: Path) -> bool:
         return False
 
 
-def read(
-    path: Path, prefix: str = ""
-) -> tuple[dict[str, np.ndarray], ConfigDict]:
-    """Reads a file that `write` wrote.
-
-    Args:
-      path: the file.
-      prefix: only names that start so.
+def open_file(path: Path) -> tuple[dict[str, Stored], ConfigDict]:
+    """What a file that `write` wrote holds, no array read yet.
 
     Returns:
-      name -> array, and the config of its run.
+      name -> tensor to be read when it is wanted, and the config of its run.
 
     Raises:
       UserError: where it is missing, no safetensors, or another layout.
@@ -89,24 +84,32 @@ def read(
     try:
         with safe_open(str(path), framework="numpy") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise UserError(
-                    f"{path} is not a file that `i2i-prior export` wrote "
-                    "(its header names no such format)"
-                )
-            names = list(file.keys())
-            arrays = {
-                name: file.get_tensor(name)
-                for name in names
-                if name.startswith(prefix)
-            }
     except FileNotFoundError as error:
         raise UserError(f"no weight file {path}") from error
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} is not a readable safetensors file ({error})"
         ) from error
-    return arrays, from_flat(json.loads(header["config"]))
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is not a file that `i2i-prior export` wrote (its header "
+            "names no such format)"
+        )
+    config = from_flat(json.loads(header["config"]))
+    return safetensors_files.read(path), config
+
+
+def read(
+    path: Path, prefix: str = ""
+) -> tuple[dict[str, np.ndarray], ConfigDict]:
+    """Reads the arrays whose names start with `prefix`; see `open_file`."""
+    tensors, config = open_file(path)
+    arrays = {
+        name: tensor.read()
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    return arrays, config
 
 
 def load_encoder_into(

@@ -51,7 +51,7 @@ def error(ours, reference) -> float:
 
 
 def nchw(array):
-    return torch.from_numpy(np.asarray(array)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2)
 
 
 def nhwc(tensor):

@@ -5,6 +5,7 @@ Arrays are NHWC; images are uint8 in, uint8 out.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Prior:
           **options: `heads`, `base_size`, `position_scale` (Lumos'
             lewei_scale) for what shapes do not tell; `layout` to name it;
             `weights` "ema" or "raw"; `encoder` and `autoencoder`, files of
-            the frozen networks around it. See `loading.load_model`.
+            the frozen networks around it; `precision`. See
+            `loading.load_model`.
 
         Raises:
           UserError: where there is no such model.
@@ -213,18 +215,21 @@ class Prior:
         Raises:
           UserError: where a condition is missing or has no door.
         """
-        given = (x_t, timestep, tokens, mask, pooled, concat, size, aspect)
-        arrays = [None if a is None else jnp.asarray(a) for a in given]
-        self._accepts(arrays[2])
-        return self._predict(self.parameters, *arrays)
+        doors = _arrays(
+            mask=mask, pooled=pooled, concat=concat, size=size, aspect=aspect
+        )
+        tokens = None if tokens is None else jnp.asarray(tokens)
+        self._accepts(tokens)
+        x_t, timestep = jnp.asarray(x_t), jnp.asarray(timestep)
+        return self._predict(self.parameters, x_t, timestep, tokens, doors)
 
     def _forward(
-        self, parameters: Flat, x_t, timestep, tokens, mask, *doors
+        self, parameters: Flat, x_t, timestep, tokens, doors
     ) -> jax.Array:
         model = self.task.functional.merge(parameters)
         if tokens is not None:
             tokens = model.conditioner(tokens)
-        return model.dit(x_t, timestep, tokens, mask, *doors)
+        return model.dit(x_t, timestep, tokens=tokens, **doors)
 
     def _accepts(self, tokens: jax.Array | None) -> None:
         if tokens is None:
@@ -294,12 +299,7 @@ class Prior:
             scale,
             options,
             jax.random.key(seed),
-            Conditions(
-                **{
-                    name: None if value is None else jnp.asarray(value)
-                    for name, value in conditions.items()
-                }
-            ),
+            Conditions(**_arrays(**conditions)),
         )
 
     def decode(self, latents: Any) -> np.ndarray:
@@ -312,26 +312,40 @@ class Prior:
 
     def _options(
         self,
-        steps,
-        guidance,
-        solver,
-        lower_order_final=None,
-        null_mask=None,
+        steps: int | None,
+        guidance: float | None,
+        solver: str | None,
+        lower_order_final: bool | None = None,
+        null_mask: str | None = None,
     ) -> tuple[SampleOptions, float]:
+        """The run's own, but for what is given; and the guidance scale."""
         section = self.config.sample
         scale = section.guidance if guidance is None else guidance
-        steps = section.steps if steps is None else steps
+        given: dict[str, Any] = {
+            "steps": steps,
+            "solver": solver,
+            "null_mask": null_mask,
+        }
+        options = dataclasses.replace(
+            SampleOptions.from_config(section),
+            guided=scale != 1,
+            **{name: v for name, v in given.items() if v is not None},
+        )
         if lower_order_final is None:
             # The official text-to-image samplers take one below 10 steps.
-            few = steps < 10 and self.config.conditioner.choice == "tokens"
-            lower_order_final = section.lower_order_final or few
-        options = SampleOptions(
-            solver=section.solver if solver is None else solver,
-            steps=steps,
-            guided=scale != 1,
-            interval=(section.guidance_low, section.guidance_high),
-            lower_order_final=lower_order_final,
-            clip=section.clip,
-            null_mask=null_mask or section.null_mask,
-        )
-        return options, float(scale)
+            text = self.config.conditioner.choice == "tokens"
+            few = text and options.steps < 10
+            lower_order_final = options.lower_order_final or few
+        return dataclasses.replace(
+            options, lower_order_final=lower_order_final
+        ), float(scale)
+
+
+def _arrays(**conditions: Any) -> dict[str, jax.Array | None]:
+    """Conditions as JAX arrays, masks as bool."""
+    return {
+        name: None
+        if value is None
+        else jnp.asarray(value, bool if name.endswith("mask") else None)
+        for name, value in conditions.items()
+    }

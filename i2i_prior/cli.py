@@ -150,6 +150,11 @@ def _add_import(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--autoencoder-kind", help="sd, sdxl, sd3, ... where it cannot tell"
     )
+    command.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "bfloat16_matmul"),
+        help="what the run computes in, else float32",
+    )
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:

@@ -119,6 +119,7 @@ def import_(options: argparse.Namespace) -> int:
         encoder=options.encoder,
         autoencoder=options.autoencoder,
         autoencoder_kind=options.autoencoder_kind,
+        precision=options.precision,
     )
     _describe(options.file, loaded)
     if workdir is not None:

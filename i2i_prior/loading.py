@@ -51,6 +51,7 @@ def load_model(
     encoder: str | Path | None = None,
     autoencoder: str | Path | None = None,
     autoencoder_kind: str | None = None,
+    precision: str | None = None,
 ) -> Loaded:
     """Opens a prior.
 
@@ -65,6 +66,8 @@ def load_model(
       autoencoder: published autoencoder of the latents, a file or folder, or
         `ENCODER,DECODER`.
       autoencoder_kind: which (sd, sdxl, ...), where its file does not tell.
+      precision: what it computes in, a name of `layers.PRECISIONS`; the
+        run's own, and float32 for a published checkpoint, where None.
 
     Raises:
       UserError: where there is no model, or it does not fit together.
@@ -99,6 +102,8 @@ def load_model(
         )
     else:
         loaded = _load_run(path, step, weights)
+    if precision is not None:
+        loaded.config.model.precision = precision
     _attach(loaded, encoder, autoencoder, autoencoder_kind)
     _check(loaded, path)
     return loaded

@@ -6,6 +6,8 @@ Arrays are NHWC; images are uint8 in, uint8 out.
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from i2i_prior.evaluation.generate import (
     generate_for,
 )
 from i2i_prior.images import Image, open_image
+from i2i_prior.inputs import check_conditions, check_latents, check_timestep
 from i2i_prior.interpolation import INTERPOLATIONS
 from i2i_prior.loading import load_model
 from i2i_prior.models.functional import Flat
@@ -218,9 +221,9 @@ class Prior:
         doors = _arrays(
             mask=mask, pooled=pooled, concat=concat, size=size, aspect=aspect
         )
-        tokens = None if tokens is None else jnp.asarray(tokens)
-        self._accepts(tokens)
         x_t, timestep = jnp.asarray(x_t), jnp.asarray(timestep)
+        tokens = self._checked(x_t, tokens, doors)
+        check_timestep(timestep, len(x_t))
         return self._predict(self.parameters, x_t, timestep, tokens, doors)
 
     def _forward(
@@ -231,16 +234,17 @@ class Prior:
             tokens = model.conditioner(tokens)
         return model.dit(x_t, timestep, tokens=tokens, **doors)
 
-    def _accepts(self, tokens: jax.Array | None) -> None:
-        if tokens is None:
-            return
-        if self.config.conditioner.choice == "none":
-            raise UserError("this model takes no tokens, but some were given")
-        width = self.task.conditioner.embedding_width
-        if tokens.ndim != 3 or tokens.shape[-1] != width:
-            raise UserError(
-                f"tokens are (B, M, {width}) here, not {tokens.shape}"
-            )
+    def _checked(
+        self, x: jax.Array, tokens: Any, conditions: dict[str, Any]
+    ) -> jax.Array | None:
+        """The tokens as an array, once everything fits the model."""
+        tokens = None if tokens is None else jnp.asarray(tokens)
+        shape = self.task.dit
+        check_latents(shape, x)
+        check_conditions(
+            shape, self.task.conditioner, len(x), tokens, conditions
+        )
+        return tokens
 
     def sample(
         self,
@@ -290,16 +294,16 @@ class Prior:
                 f"sample knows no {', '.join(sorted(unknown))}; conditions "
                 f"are {', '.join(Conditions._fields)}"
             )
-        tokens = None if tokens is None else jnp.asarray(tokens)
-        self._accepts(tokens)
+        arrays, noise = _arrays(**conditions), jnp.asarray(noise)
+        tokens = self._checked(noise, tokens, arrays)
         return self._generator.latents(
             self.parameters,
             tokens,
-            jnp.asarray(noise),
+            noise,
             scale,
             options,
             jax.random.key(seed),
-            Conditions(**_arrays(**conditions)),
+            Conditions(**arrays),
         )
 
     def decode(self, latents: Any) -> np.ndarray:
@@ -321,6 +325,8 @@ class Prior:
         """The run's own, but for what is given; and the guidance scale."""
         section = self.config.sample
         scale = section.guidance if guidance is None else guidance
+        if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+            raise UserError(f"guidance is {scale!r}; give a number, 1 for none")
         given: dict[str, Any] = {
             "steps": steps,
             "solver": solver,

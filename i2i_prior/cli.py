@@ -144,6 +144,8 @@ def _add_import(command: argparse.ArgumentParser) -> None:
         "--position-scale", type=float, help="Lumos' lewei_scale"
     )
     command.add_argument("--encoder", help="image encoder of the conditions")
+    command.add_argument("--encoder-heads", type=int, help="its heads")
+    command.add_argument("--encoder-family", help="as dino, mae, ijepa")
     command.add_argument(
         "--autoencoder", help="of the latents; a pair as ENCODER,DECODER"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,8 @@ def export(options: argparse.Namespace) -> int:
     parts: tuple[str, ...] = ("",)
     if options.part == "encoder":
         parts = ("encoder/",)
+        if config.encoder.kind == "none":
+            raise UserError("this model has no image encoder to export")
     elif options.format not in OWN_FORMATS:
         parts = ("dit/", "conditioner/")
     parameters = {
@@ -95,10 +96,9 @@ def import_(options: argparse.Namespace) -> int:
     began = time.monotonic()
     if not Path(options.file).exists():
         raise UserError(f"no file or folder {options.file}")
-    if options.format is None and (other := _other_network(options.file)):
-        if options.workdir:
-            raise UserError(other)
-        print(other)
+    only_look = options.format is None and not options.workdir
+    if only_look and (other := _other_network(Path(options.file))):
+        print(f"{options.file}: {other}")
         return 0
     workdir = None
     if options.workdir:
@@ -117,6 +117,8 @@ def import_(options: argparse.Namespace) -> int:
         base_size=options.base_size,
         position_scale=options.position_scale,
         encoder=options.encoder,
+        encoder_heads=options.encoder_heads,
+        encoder_family=options.encoder_family,
         autoencoder=options.autoencoder,
         autoencoder_kind=options.autoencoder_kind,
         precision=options.precision,
@@ -161,43 +163,16 @@ def _write_run(workdir: Path, loaded: Loaded, file: str) -> None:
     workdirs.claim(workdir, loaded.config)
 
 
-def _other_network(file: str) -> str | None:
-    """A sentence on weights that are an encoder or an autoencoder."""
-    from i2i_prior.interop import (
-        autoencoders,
-        encoders,
-        native,
-        recognise,
-        text,
-    )
+def _other_network(path: Path) -> str | None:
+    """What the file is where it is no prior; it is only to be looked at."""
+    from i2i_prior.interop import recognise
     from i2i_prior.interop.files import read_state_dict
+    from i2i_prior.interop.foreign import other_network
 
-    path = Path(file)
     if native.is_native(path) or (path / "i2i_prior_torch.py").exists():
         return None
     state = read_state_dict(path)
-    if recognise.detect(state.shapes):
-        return None
-    count = sum(int(np.prod(shape)) for shape in state.shapes.values())
-    size = f"{count:,} parameters in {len(state.shapes)} arrays"
-    if layout := encoders.detect(state):
-        return (
-            f"{file}: image encoder ({layout}), {size}; name it as "
-            "encoder.weights of a config, as --encoder of an import, or open "
-            "it with load_encoder"
-        )
-    if layout := text.detect(state):
-        return (
-            f"{file}: text encoder ({layout}), {size}; open it with "
-            "load_encoder"
-        )
-    with contextlib.suppress(UserError):
-        found = autoencoders.detect(state.shapes, file)
-        return (
-            f"{file}: autoencoder ({found.name}), {size}; name it as "
-            "autoencoder.weights of a config, or as --autoencoder of an import"
-        )
-    return None
+    return None if recognise.detect(state.shapes) else other_network(state)
 
 
 def count_parameters(loaded: Loaded) -> int:

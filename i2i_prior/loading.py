@@ -49,6 +49,8 @@ def load_model(
     base_size: int | None = None,
     position_scale: float | None = None,
     encoder: str | Path | None = None,
+    encoder_heads: int | None = None,
+    encoder_family: str | None = None,
     autoencoder: str | Path | None = None,
     autoencoder_kind: str | None = None,
     precision: str | None = None,
@@ -63,6 +65,7 @@ def load_model(
       heads, base_size, position_scale: what a published checkpoint does not
         tell, see `recognise.implied_config`.
       encoder: published image encoder to embed images with.
+      encoder_heads, encoder_family: what its file does not tell.
       autoencoder: published autoencoder of the latents, a file or folder, or
         `ENCODER,DECODER`.
       autoencoder_kind: which (sd, sdxl, ...), where its file does not tell.
@@ -73,6 +76,8 @@ def load_model(
       UserError: where there is no model, or it does not fit together.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"no file or folder {path}; give a run or weights")
     if weights not in ("ema", "raw"):
         raise UserError(f"weights {weights!r} is unknown; choose ema or raw")
     if path.is_file() and native.is_native(path) and layout is None:
@@ -104,7 +109,10 @@ def load_model(
         loaded = _load_run(path, step, weights)
     if precision is not None:
         loaded.config.model.precision = precision
-    _attach(loaded, encoder, autoencoder, autoencoder_kind)
+    if encoder is not None:
+        _attach_encoder(loaded, encoder, encoder_heads, encoder_family)
+    if autoencoder is not None:
+        _attach_autoencoder(loaded, autoencoder, autoencoder_kind)
     _check(loaded, path)
     return loaded
 
@@ -136,34 +144,33 @@ def _shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     return functional.shapes()
 
 
-def _attach(
-    loaded: Loaded,
-    encoder: str | Path | None,
-    autoencoder: str | Path | None,
-    kind: str | None,
+def _attach_encoder(
+    loaded: Loaded, file: str | Path, heads: int | None, family: str | None
 ) -> None:
     from i2i_prior.interop import attach
 
-    if encoder is not None:
-        if loaded.config.encoder.kind != "none":
-            raise UserError(
-                "this model carries its own image encoder; load it without "
-                "encoder"
-            )
-        parts, notes = attach.attach_encoder(loaded.config, encoder)
-        loaded.parameters |= parts
-        loaded.notes += notes
-    if autoencoder is not None:
-        if loaded.config.autoencoder.weights:
-            raise UserError(
-                "this model carries its own autoencoder; load it without "
-                "autoencoder"
-            )
-        parts, notes = attach.attach_autoencoder(
-            loaded.config, str(autoencoder), kind
+    if loaded.config.encoder.kind != "none":
+        raise UserError(
+            "this model carries its own image encoder; load it without encoder"
         )
-        loaded.parameters |= parts
-        loaded.notes += notes
+    parts, notes = attach.attach_encoder(loaded.config, file, heads, family)
+    loaded.parameters |= parts
+    loaded.notes += notes
+
+
+def _attach_autoencoder(
+    loaded: Loaded, file: str | Path, kind: str | None
+) -> None:
+    from i2i_prior.interop import attach
+
+    if loaded.config.autoencoder.weights:
+        raise UserError(
+            "this model carries its own autoencoder; load it without "
+            "autoencoder"
+        )
+    parts, notes = attach.attach_autoencoder(loaded.config, str(file), kind)
+    loaded.parameters |= parts
+    loaded.notes += notes
 
 
 def _check(loaded: Loaded, path: Path) -> None:

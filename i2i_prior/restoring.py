@@ -74,6 +74,11 @@ def load_parameters(
       UserError: where there is no such checkpoint.
     """
     file = workdir if workdir.is_file() else workdir / WEIGHTS
+    if workdir.is_file() and not native.is_native(workdir):
+        raise UserError(
+            f"{workdir} is not a file that `i2i-prior export` wrote; turn it "
+            "into a run with `i2i-prior import` first"
+        )
     if file.is_file():
         if weights != "ema" or step not in (None, 0):
             raise UserError(

@@ -218,7 +218,7 @@ def test_mistakes(prior, run_directory, exported, pictures, tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "is its folder a run" in said(Prior.load, tmp_path / "none")
+    assert "no file or folder" in said(Prior.load, tmp_path / "none")
     assert "no complete checkpoint of step 3" in said(
         Prior.load, run_directory, step=3
     )

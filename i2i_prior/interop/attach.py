@@ -50,6 +50,11 @@ def attach_encoder(
         read_state_dict(path), heads=heads, family=family
     )
     section = config.encoder
+    if config.conditioner.choice not in ("cls", "patches", "pyramid"):
+        raise UserError(
+            "this model is not conditioned on images, so it takes no image "
+            "encoder; load it without encoder"
+        )
     if shape.width != section.width:
         raise UserError(
             f"{path} embeds into {shape.width} channels, but this model is "

@@ -46,7 +46,7 @@ def check_format(config: ConfigDict, layout: str) -> None:
             f"the layout takes {doors}, and this model does not",
         ),
         (
-            conditioner.expand > 1,
+            conditioner.expand > 1 and not classes,
             f"the layout makes one token of each embedding, this model "
             f"{conditioner.expand}",
         ),

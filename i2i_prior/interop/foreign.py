@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,12 +107,36 @@ def recognised(state: StateDict) -> str:
     """
     found = detect(state.shapes)
     if found is None:
+        if other := other_network(state):
+            raise UserError(f"{state.path} holds no prior but an {other}")
         keys = ", ".join(list(state.shapes)[:3])
         raise UserError(
             f"{state.path} holds no diffusion transformer of a known layout "
             f"({', '.join(LAYOUTS.values())}); its first keys are {keys}"
         )
     return found
+
+
+def other_network(state: StateDict) -> str | None:
+    """A phrase on weights that are an encoder or an autoencoder."""
+    from i2i_prior.interop import autoencoders, encoders, text
+
+    count = sum(int(np.prod(shape)) for shape in state.shapes.values())
+    size = f"{count:,} parameters in {len(state.shapes)} arrays"
+    if layout := encoders.detect(state):
+        return (
+            f"image encoder ({layout}), {size}; name it as encoder.weights of "
+            "a config or --encoder of an import, or open it with load_encoder"
+        )
+    if layout := text.detect(state.shapes):
+        return f"encoder of text ({layout}), {size}; open it with load_encoder"
+    with contextlib.suppress(UserError):
+        found = autoencoders.detect(state.shapes, state.path)
+        return (
+            f"autoencoder ({found.name}), {size}; name it as "
+            "autoencoder.weights of a config or --autoencoder of an import"
+        )
+    return None
 
 
 def _notes(state: StateDict, layout: str, config: ConfigDict) -> list[str]:
@@ -139,7 +164,15 @@ def _notes(state: StateDict, layout: str, config: ConfigDict) -> list[str]:
             "the layout stores no null tokens: guidance wants null_tokens, "
             "the embedded empty prompt"
         )
-    if config.model.size_conditions and not config.model.base_size:
+    known = "pos_embed" in state.shapes or "sample_size" in (state.config or {})
+    if not known:
+        notes.append(
+            f"the file does not tell the image size: "
+            f"{config.data.image_size} pixels are assumed, and positions "
+            "counted in tokens of that; give base_size and position_scale, or "
+            "put its config.json beside it"
+        )
+    elif config.model.size_conditions and not config.model.base_size:
         notes.append(
             "positions count in tokens of the grid; give base_size and "
             "position_scale for those of a multi-scale model"

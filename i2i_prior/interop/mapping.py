@@ -253,7 +253,13 @@ def load(
     for rule in rules:
         targets = [np.empty(shapes[name], np.float32) for name in rule.ours]
         for layer, keys in enumerate(rule.layer_keys()):
-            arrays = rule.op.to_ours(tuple(state[key] for key in keys))
+            theirs = tuple(state[key] for key in keys)
+            if any(array.dtype.kind in "iub" for array in theirs):
+                raise UserError(
+                    f"{path} holds whole numbers where weights should be "
+                    f"({', '.join(keys)}); nothing was loaded"
+                )
+            arrays = rule.op.to_ours(theirs)
             for target, array in zip(targets, arrays, strict=True):
                 if not np.isfinite(array).all():
                     raise UserError(

@@ -82,7 +82,18 @@ def implied_config(
       UserError: where the keys do not say what they must, or the heads
         cannot be told.
     """
+    if layout not in LAYOUTS:
+        raise UserError(
+            f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}"
+        )
     given = heads, base_size, position_scale
+    for name, value in zip(
+        ("heads", "base_size", "position_scale"), given, strict=True
+    ):
+        if value is not None and not (
+            isinstance(value, int | float) and value > 0
+        ):
+            raise UserError(f"{name} is {value!r}; give a number above 0")
     try:
         return _implied(state, layout, *given)
     except (KeyError, ValueError) as error:
@@ -186,6 +197,7 @@ def _set_classes(config: ConfigDict, shapes: Any, layout: str) -> None:
     table = shapes["y_embedder.embedding_table.weight"]
     config.model.classes = table[0] - 1
     config.conditioner.choice = "none"
+    config.conditioner.expand = 1
     sample, diffusion = config.sample, config.diffusion
     sample.guidance = 4.0
     if layout == "dit":
@@ -241,12 +253,12 @@ def _set_positions(
         model.base_size = base_size
     if position_scale is not None:
         model.position_scale = float(position_scale)
-    # Multi-scale models compute their table anew for every grid.
-    if "pos_embed" not in state.shapes or model.size_conditions:
+    if "pos_embed" not in state.shapes:
         return
     stored = np.asarray(state["pos_embed"], np.float32)
     given = position_scale is not None or base_size is not None
     scales = (model.position_scale,) if given else (1.0, 2.0, 0.5, 4.0)
+    before = model.position_scale
     for scale in scales:
         model.position_scale = scale
         table = position_table(config)
@@ -254,6 +266,10 @@ def _set_positions(
             table, stored, rtol=0, atol=1e-2
         ):
             return
+    if model.size_conditions:
+        # They compute their table anew for every grid, whatever is stored.
+        model.position_scale = before
+        return
     raise UserError(
         f"{state.path}: pos_embed {stored.shape} is not the fixed sin-cos "
         "table of its grid; give the base_size and position_scale (lewei_"

@@ -40,7 +40,7 @@ class I2ITask:
     Attributes:
       path: the noise path.
       latent: the latent space's `channels` and `factor`.
-      conditioner: the conditioner's shape.
+      conditioner, dit: the shapes of both.
       functional: the module as functions over named arrays.
     """
 
@@ -51,13 +51,14 @@ class I2ITask:
         )
         self.latent = autoencoder_config(config)
         self.conditioner = conditioner_config(config)
+        self.dit = dit_config(config)
         self.functional, self._init = make_functional(
             lambda rngs: I2IModel(config, rngs=rngs)
         )
         self._frozen = self._frozen_patterns()
 
     def _frozen_patterns(self) -> tuple[str, ...]:
-        patterns = list(frozen_names(dit_config(self.config)))
+        patterns = list(frozen_names(self.dit))
         if self.config.encoder.kind == "frozen":
             patterns.append(r"^encoder/")
         patterns.append(r"^autoencoder/")

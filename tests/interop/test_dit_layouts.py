@@ -335,6 +335,47 @@ def test_files_of_every_dtype_load_strictly(dtype, suffix, tmp_path):
         assert np.array_equal(first[key], second[key]), key
 
 
+def test_inputs_that_do_not_fit(tmp_path):
+    """One sentence each, before anything is compiled."""
+    torch.save(dit().state_dict(), tmp_path / "dit.pt")
+    torch.save(lumos(6).state_dict(), tmp_path / "text.pt")
+    classes = Prior.load(tmp_path / "dit.pt", heads=HEADS)
+    text = Prior.load(tmp_path / "text.pt", heads=HEADS)
+    x, time = random(2, SIZE, SIZE, 4), np.float32([1, 2])
+    tokens, labels = random(2, 6, 24), np.int32([1, 2])
+
+    def said(prior, x=x, time=time, **conditions):
+        with pytest.raises(UserError) as error:
+            prior.predict(x, time, **conditions)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "channels last" in said(text, x.transpose(0, 3, 1, 2), tokens=tokens)
+    assert "multiples of 2" in said(text, x[:, 1:], tokens=tokens)
+    assert "timestep is (2,)" in said(text, time=time[:1], tokens=tokens)
+    assert "tokens are (2, M, 24)" in said(text, tokens=tokens[:1])
+    assert "takes tokens condition" in said(text)
+    mask = np.ones((2, 7), bool)
+    assert "mask is (2, 6)" in said(text, tokens=tokens, mask=mask)
+    assert "takes no pooled" in said(text, tokens=tokens, pooled=labels)
+    assert "takes no tokens" in said(classes, tokens=tokens, pooled=labels)
+    assert "1..11 are not all in 0..10" in said(
+        classes, pooled=np.int32([1, 11])
+    )
+    assert "labels are whole numbers" in said(
+        classes, pooled=np.float32([1, 2])
+    )
+    for options, reason in (
+        ({"layout": "flux"}, "layout 'flux' is unknown"),
+        ({"heads": -4}, "heads is -4"),
+        ({"heads": HEADS, "position_scale": 0}, "position_scale is 0"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            Prior.load(tmp_path / "text.pt", **options)
+    with pytest.raises(UserError, match="guidance is nan"):
+        text.sample(x, tokens=tokens, guidance=float("nan"))
+
+
 def test_xl_sizes():
     """XL/2: names, shapes and counts, from shapes alone."""
     from i2i_prior.interop.foreign import parameter_shapes, rules_of

@@ -21,6 +21,8 @@ from PIL import Image  # noqa: E402
 from benchmarks.torch_lumos import TorchLumos  # noqa: E402
 from i2i_prior import Prior  # noqa: E402
 from tests.interop.test_dit_layouts import randomised  # noqa: E402
+from tests.interop.test_torch_folder import open_module  # noqa: E402
+from tests.interop.torch_official import TorchDiT  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -223,6 +225,41 @@ def test_an_imported_run_samples_and_goes_back(
     )
     assert ended.code == 1
     assert f"train.init_from={workdir}" in ended.err
+
+
+@pytest.mark.parametrize("layout", ["dit", "sit", "repa"])
+def test_models_of_classes_go_there_and_back(layout, command, tmp_path):
+    """In by the command line, out again, and a torch folder that samples."""
+    model = randomised(
+        TorchDiT(2, 72, 1, 8, 10, sigma=layout != "repa", qk_norm=True)
+    )
+    file, workdir = tmp_path / "model.pt", tmp_path / "run"
+    torch.save(model.state_dict(), file)
+    named = ("--format", layout) if layout == "sit" else ()
+    ended = command("import", file, "--workdir", workdir, *named)
+    assert ended.code == 0, ended.err
+    export = "export", "--workdir", workdir, "--format"
+    ended = command(*export, layout, "--out", tmp_path / "back.pt")
+    assert ended.code == 0, ended.err
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert back.keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(back[key], value), key
+    ended = command(*export, "torch", "--out", tmp_path / "folder")
+    assert ended.code == 0, ended.err
+    if layout == "dit":
+        return
+    theirs = open_module(tmp_path / "folder").Prior
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([3, 7])
+    wanted = theirs.from_pretrained(tmp_path / "folder").sample(
+        noise, pooled=labels, steps=3
+    )
+    found = Prior.load(workdir).sample(
+        noise.permute(0, 2, 3, 1).numpy(), pooled=labels.numpy(), steps=3
+    )
+    wanted = wanted.permute(0, 2, 3, 1).numpy()
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_torch_folder_of_a_latent_model(imported, released, command, tmp_path):

@@ -209,7 +209,10 @@ def test_parts_that_do_not_fit(image_model, parts, tmp_path):
         bare.vary([np.zeros((8, 8, 3), np.uint8)])
     with pytest.raises(UserError, match="need an autoencoder"):
         bare.decode(noise)
-    with pytest.raises(UserError, match=r"tokens are \(B, M, 32\)"):
+    with pytest.raises(UserError, match=r"tokens are \(1, M, 32\)"):
         bare.sample(noise, tokens=random(1, 1, 24))
     with pytest.raises(UserError, match="give heads"):
         Prior.load(file)
+    torch.save(lumos(6).state_dict(), other)
+    with pytest.raises(UserError, match="not conditioned on images"):
+        Prior.load(other, heads=HEADS, encoder=folder / "dino")

@@ -497,6 +497,7 @@ SOLVERS = {
     "dpmpp_1s": (1, True),
     "ddim": (1, False),
     "euler": (1, False),
+    "heun": (2, False),
 }
 # A noise prediction says nothing of the data where alpha is 0: with one,
 # sampling starts at this lambda = log(alpha / sigma).
@@ -603,6 +604,9 @@ def integrate(
         x0 = to_x0(predict(x, now), x, alpha, sigma, prediction)
         if clip:
             x0 = x0.clamp(-clip, clip)
+        if solver == "heun":
+            x = _heun_step(predict, x, x0, path, now, after, prediction, clip)
+            continue
         first_order = sigma_s == 0 or (lower_order_final and after == times[-1])
         estimate = x0
         if order == 2 and x0_before is not None and not first_order:
@@ -613,6 +617,26 @@ def integrate(
         x = ratio * x + (alpha_s - alpha * ratio) * estimate
         before, x0_before = now, x0
     return x
+
+
+def _heun_step(
+    predict, x, x0, path: NoisePath, now, after, prediction: str, clip: float
+) -> Tensor:
+    """Trapezium rule on dx = x0 d(alpha) + eps d(sigma).
+
+    x0 is the estimate at `now`; a step to sigma = 0 is of order 1.
+    """
+    (alpha, sigma), (alpha_s, sigma_s) = map(path.factors, (now, after))
+    eps = (x - alpha * x0) / sigma
+    end = alpha_s * x0 + sigma_s * eps
+    if sigma_s == 0:
+        return end
+    x0_s = to_x0(predict(end, after), end, alpha_s, sigma_s, prediction)
+    if clip:
+        x0_s = x0_s.clamp(-clip, clip)
+    eps_s = (end - alpha_s * x0_s) / sigma_s
+    toward_x0 = (alpha_s - alpha) * (x0 + x0_s)
+    return x + 0.5 * (toward_x0 + (sigma_s - sigma) * (eps + eps_s))
 
 
 # --- The prior --------------------------------------------------------------
@@ -735,7 +759,11 @@ class Prior(nn.Module):
         def chosen(name: str, given: Any = None) -> Any:
             return self.config[f"sample.{name}"] if given is None else given
 
-        scale = chosen("guidance", guidance)
+        scale, steps = chosen("guidance", guidance), chosen("steps", steps)
+        if lower_order_final is None:
+            # The official text-to-image samplers take one below 10 steps.
+            few = self.config["conditioner.choice"] == "tokens" and steps < 10
+            lower_order_final = chosen("lower_order_final") or few
         low, high = chosen("guidance_low"), chosen("guidance_high")
         doors = {"tokens": self._project(tokens), **conditions}
         if scale != 1:
@@ -758,8 +786,8 @@ class Prior(nn.Module):
             self.path,
             prediction=self.config["diffusion.prediction"],
             solver=chosen("solver", solver),
-            steps=chosen("steps", steps),
-            lower_order_final=chosen("lower_order_final", lower_order_final),
+            steps=steps,
+            lower_order_final=lower_order_final,
             clip=chosen("clip"),
         )
 
@@ -917,9 +945,11 @@ def view(image: Tensor, size: int, dino: bool) -> Tensor:
     pixels = image.permute(2, 0, 1)
     if shape != image.shape[:2]:
         mode = "bilinear" if dino else "bicubic"
-        pixels = F.interpolate(
-            pixels[None].float(), shape, mode=mode, antialias=True
-        )[0]
-        pixels = pixels.round().clamp(0, 255).to(torch.uint8)
+        # One axis after the other, rounded in between, as Pillow does it.
+        for step in ((image.shape[0], shape[1]), shape):
+            pixels = F.interpolate(
+                pixels[None].float(), step, mode=mode, antialias=True
+            )[0]
+            pixels = pixels.round().clamp(0, 255).to(torch.uint8)
     top, left = (round((n - size) / 2) for n in shape)
     return pixels[:, top:, left:][:, :size, :size].permute(1, 2, 0)

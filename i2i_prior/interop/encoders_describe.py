@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.encoders_layouts import LAYOUTS, Layout, fits
+from i2i_prior.interop.encoders_layouts import (
+    LAYOUTS,
+    VIT_EPSILON,
+    Layout,
+    fits,
+)
 from i2i_prior.interop.encoders_shapes import ShapeReader
 from i2i_prior.models.families import FAMILIES, ViTConfig
 
@@ -24,13 +29,14 @@ if TYPE_CHECKING:
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 _SIGLIP_HEADS = {**_HEADS, 1536: 16}  # SigLIP 2 giant
 # What transformers takes where config.json leaves the epsilon out.
-_EPSILON = {"vit": 1e-12, "vit_mae": 1e-12, "ijepa": 1e-12}
+_EPSILON = dict.fromkeys(("vit", "vit_mae", "ijepa"), VIT_EPSILON)
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
 _GEMMA_VOCABULARY = 256_000  # SigLIP 2 reads Gemma's tokens, SigLIP 32,000
+_SCALE = "encoder.layer.0.layer_scale1.lambda1"
 _SO400M = (14, 27, 384)  # patch, cells, pixels: 384 is no multiple of 14
 
 
@@ -61,27 +67,35 @@ def detect(state: StateDict) -> str | None:
     shapes = state.shapes
     if {"visual.conv1.weight", "visual.class_embedding"} <= shapes.keys():
         return "clip_openai"
-    for name, mark in (
+    for name, *marks in (
         ("siglip", "head.probe"),
         ("clip", "pre_layrnorm.weight"),
-        ("dinov2", "encoder.layer.0.layer_scale1.lambda1"),
+        ("dinov2_memory", _SCALE, "encoder.layer.0.attention.q_proj.weight"),
+        ("dinov2", _SCALE),
     ):
-        if any(prefix + mark in shapes for prefix in LAYOUTS[name].prefixes):
-            return name
+        for prefix in LAYOUTS[name].prefixes:
+            if all(prefix + mark in shapes for mark in marks):
+                return name
     if "blocks.0.ls1.gamma" in shapes:
         return "dinov2_hub"
-    for prefix in ("", "vit.", "ijepa."):
-        if f"{prefix}encoder.layer.0.layernorm_before.weight" in shapes:
-            if f"{prefix}embeddings.cls_token" not in shapes:
-                return "ijepa_hf"
-            mae = any(key.startswith("decoder.decoder_") for key in shapes)
-            mae |= (state.config or {}).get("model_type") == "vit_mae"
-            return "mae_hf" if mae else "vit_hf"
+    for kind, layer in (("hf", "encoder.layer.0."), ("memory", "layers.0.")):
+        for prefix in ("", "vit.", "ijepa."):
+            if f"{prefix}{layer}layernorm_before.weight" in shapes:
+                return f"{_vit(state, prefix)}_{kind}"
     if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= shapes.keys():
         if "cls_token" not in shapes:
             return "ijepa"
         return "mae" if "decoder_pos_embed" in shapes else "dino"
     return None
+
+
+def _vit(state: StateDict, prefix: str) -> str:
+    """Which of transformers' classes that share their names it is."""
+    if f"{prefix}embeddings.cls_token" not in state.shapes:
+        return "ijepa"
+    mae = any(key.startswith("decoder.decoder_") for key in state.shapes)
+    mae |= (state.config or {}).get("model_type") == "vit_mae"
+    return "mae" if mae else "vit"
 
 
 def describe(
@@ -123,8 +137,7 @@ def describe(
     reader = ShapeReader(state, name)
     width, patch = reader.patch_embedding()
     swiglu = reader.has("gate_value")
-    hidden = reader.shape("gate_value" if swiglu else "fc1")[0]
-    hidden = hidden // 2 if swiglu else hidden
+    hidden = reader.shape("gated_out" if swiglu else "fc2")[-1]
     registers = reader.has("registers") and reader.shape("registers")[-2]
     projection = 0
     if reader.has("projection"):
@@ -143,7 +156,7 @@ def describe(
         registers=int(registers),
         swiglu=swiglu,
         projection=projection,
-        epsilon=_epsilon(name, family, settings, notes),
+        epsilon=_epsilon(spec, family, settings, notes),
     )
     if not fits(spec, config):
         raise UserError(
@@ -199,7 +212,7 @@ def _family(
                 "it was taken to be SigLIP; SigLIP 2, family siglip2, has the "
                 "same network but other preprocessing"
             )
-    if spec is LAYOUTS["dino"]:
+    if family in ("dino", "dino_hf") and "model_type" not in settings:
         notes.append(
             "it was taken to be DINO; MAE without its decoder has the same "
             "names and needs the family mae"
@@ -246,17 +259,18 @@ def _image_size(
 
 
 def _epsilon(
-    layout: str, family: str, settings: Mapping[str, Any], notes: list[str]
+    spec: Layout, family: str, settings: Mapping[str, Any], notes: list[str]
 ) -> float:
     """0 where it is the family's own."""
     own = FAMILIES[family].epsilon
-    if not settings:
-        if layout in ("vit_hf", "mae_hf"):
-            notes.append(
-                f"an epsilon of {own:g} was taken, as the authors have it; "
-                "transformers' ports of DINO and MAE state 1e-12"
-            )
-        return 0.0
-    default = _EPSILON.get(settings.get("model_type", ""), own)
+    default = spec.epsilon or own
+    if "model_type" in settings:
+        default = _EPSILON.get(settings["model_type"], own)
+    if spec.epsilon and not settings:
+        notes.append(
+            f"a LayerNorm epsilon of {default:g} was taken, transformers' "
+            "default; a config.json beside the file is read where it states "
+            "another"
+        )
     stated = float(settings.get("layer_norm_eps", default))
     return 0.0 if stated == own else stated

@@ -1,8 +1,8 @@
 """How published image encoders name their weights: one table a layout.
 
-A table says for each part of `models.vit.ViT` what others call it; `rules`
-makes of it the operations that move the numbers. A part that a model lacks
-has no entry, or is left out by the shape of the model.
+A table says for each part of `models.vit.ViT` what others call it;
+`encoders.rules` makes of it the operations that move the numbers. A part that
+a model lacks has no entry, or is left out by the shape of the model.
 """
 
 from __future__ import annotations
@@ -10,18 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from i2i_prior.interop.mapping import (
-    LINEAR,
-    SAME,
-    Rule,
-    fused_there,
-    linear,
-    norm,
-    patch_conv,
-    reshaped,
-    same,
-    then,
-)
 from i2i_prior.models.families import FAMILIES, ViTConfig
 
 Names = Mapping[str, str | tuple[str, ...]]
@@ -71,6 +59,28 @@ _DINOV2: Names = {
     "gate_value": "encoder.layer.{i}.mlp.weights_in",
     "gated_out": "encoder.layer.{i}.mlp.weights_out",
 }
+# What transformers 5 calls the same modules in memory, so that is in a
+# `torch.save(model.state_dict())`; `save_pretrained` writes the names above.
+_PROJECTIONS = tuple(f"attention.{name}_proj" for name in "qkv")
+_VIT_MEMORY: Names = {
+    **_VIT,
+    "norm1": "layers.{i}.layernorm_before",
+    "qkv": tuple(f"layers.{{i}}.{name}" for name in _PROJECTIONS),
+    "out": "layers.{i}.attention.o_proj",
+    "norm2": "layers.{i}.layernorm_after",
+    "fc1": "layers.{i}.mlp.fc1",
+    "fc2": "layers.{i}.mlp.fc2",
+}
+_DINOV2_MEMORY: Names = {
+    **_DINOV2,
+    "qkv": tuple(f"encoder.layer.{{i}}.{name}" for name in _PROJECTIONS),
+    "out": "encoder.layer.{i}.attention.o_proj",
+    "gate_value": (
+        "encoder.layer.{i}.mlp.gate_proj",
+        "encoder.layer.{i}.mlp.up_proj",
+    ),
+    "gated_out": "encoder.layer.{i}.mlp.down_proj",
+}
 _SIGLIP: Names = {
     "patch_embed": "embeddings.patch_embedding",
     "positions": "embeddings.position_embedding.weight",
@@ -110,12 +120,15 @@ class Layout:
     """How one library saves one family.
 
     Attributes:
-      names: our part -> its key without `.weight`, after the prefix.
+      names: our part -> its key without `.weight`, after the prefix; several
+        keys where one array of ours is as many of theirs.
       family: of `FAMILIES`, where nothing says otherwise.
       prefixes: what may stand before every key but that of a projection; the
         first is what is written.
       ignore: regular expressions of keys that an encoder does not need.
       flat: class and position embeddings lack the leading axis of 1.
+      epsilon: of every LayerNorm, where no config.json states it; 0 for the
+        family's.
     """
 
     names: Names
@@ -123,6 +136,7 @@ class Layout:
     prefixes: tuple[str, ...] = ("",)
     ignore: tuple[str, ...] = ()
     flat: bool = False
+    epsilon: float = 0.0
 
 
 _VIT_EXTRA = (r"(^|\.)pooler\.", r"^classifier\.", r"embeddings\.mask_token$")
@@ -138,13 +152,14 @@ _OPENAI_TEXT = (
     r"^(input_resolution|context_length|vocab_size)$",
 )
 _HEADS = (r"^(head|fc_norm|linear_head)\.", r"^mask_token$")
+_MAE_EXTRA = (*_VIT_EXTRA, r"^decoder\.")
+_OF_DINOV2 = ("", "dinov2.", "dinov2_with_registers.")
+VIT_EPSILON = 1e-12  # the default of transformers' ViT, ViTMAE and IJepa
 LAYOUTS: dict[str, Layout] = {
     "dino": Layout(_TIMM, "dino", ignore=_HEADS),
-    "vit_hf": Layout(_VIT, "dino_hf", ("", "vit."), _VIT_EXTRA),
     "dinov2_hub": Layout(_TIMM, "dinov2_hub", ignore=_HEADS),
-    "dinov2": Layout(
-        _DINOV2, "dinov2", ("", "dinov2.", "dinov2_with_registers."), _VIT_EXTRA
-    ),
+    "dinov2": Layout(_DINOV2, "dinov2", _OF_DINOV2, _VIT_EXTRA),
+    "dinov2_memory": Layout(_DINOV2_MEMORY, "dinov2", _OF_DINOV2, _VIT_EXTRA),
     "clip": Layout(_CLIP, "clip", ("vision_model.", ""), _TEXT, flat=True),
     "clip_openai": Layout(
         _OPENAI, "clip", ("visual.",), _OPENAI_TEXT, flat=True
@@ -153,9 +168,18 @@ LAYOUTS: dict[str, Layout] = {
         _SIGLIP, "siglip", ("vision_model.", ""), _TEXT, flat=True
     ),
     "mae": Layout(_TIMM, "mae", ignore=(*_HEADS, r"^decoder_")),
-    "mae_hf": Layout(_VIT, "mae", ("vit.", ""), (*_VIT_EXTRA, r"^decoder\.")),
     "ijepa": Layout(_TIMM, "ijepa", ignore=_HEADS),
-    "ijepa_hf": Layout(_VIT, "ijepa", ("", "ijepa."), _VIT_EXTRA),
+    **{
+        f"{name}_{kind}": Layout(
+            names, family, prefixes, ignore, epsilon=VIT_EPSILON
+        )
+        for kind, names in (("hf", _VIT), ("memory", _VIT_MEMORY))
+        for name, family, prefixes, ignore in (
+            ("vit", "dino_hf", ("", "vit."), _VIT_EXTRA),
+            ("mae", "mae", ("vit.", ""), _MAE_EXTRA),
+            ("ijepa", "ijepa", ("", "ijepa."), _VIT_EXTRA),
+        )
+    },
 }
 
 
@@ -187,109 +211,3 @@ def fits(layout: Layout, config: ViTConfig) -> bool:
             "attention_pool",
         )
     )
-
-
-def rules(layout: Layout, config: ViTConfig, prefix: str) -> list[Rule]:
-    """The table of a layout as operations, for a model of this shape.
-
-    Args:
-      layout: a value of `LAYOUTS`.
-      config: which parts there are, and how many layers.
-      prefix: one of the layout's.
-    """
-    family = FAMILIES[config.family]
-    names = {part: key_of(layout, part, prefix) for part in layout.names}
-    flat, patch = layout.flat, config.patch
-
-    def layers(ours: str, theirs: str | tuple[str, ...]) -> list[Rule]:
-        return linear(f"blocks/{ours}", theirs, layers=config.depth)
-
-    def tokens(ours: str, count: int) -> Rule:
-        shape = (
-            (count, config.width) if ours == "positions" else (config.width,)
-        )
-        lead = (1,) * (3 - len(shape))
-        op = reshaped((*lead, *shape), shape) if flat else SAME
-        return Rule((ours,), (names[ours],), op)
-
-    found = [
-        Rule(
-            ("patch_embed/kernel",),
-            (f"{names['patch_embed']}.weight",),
-            patch_conv(patch),
-        ),
-        tokens("positions", config.grid**2 + family.cls),
-        *norm("norm", names["norm"]),
-        *norm("blocks/norm1", names["norm1"], layers=config.depth),
-        *norm("blocks/norm2", names["norm2"], layers=config.depth),
-        *layers("attention/out", names["out"]),
-    ]
-    if family.patch_bias:
-        key = f"{names['patch_embed']}.bias"
-        found.append(same("patch_embed/bias", key))
-    if family.cls:
-        found.append(tokens("cls", 1))
-    if config.registers:
-        found.append(same("registers", names["registers"]))
-    if family.pre_norm:
-        found += norm("pre_norm", names["pre_norm"])
-    qkv = layout.names["qkv"]
-    if names["qkv"].endswith("in_proj"):
-        found += _in_proj(
-            ("blocks/attention/qkv",), names["qkv"], layers=config.depth
-        )
-    elif isinstance(qkv, str):
-        found += layers("attention/qkv", names["qkv"])
-    else:
-        found += layers("attention/qkv", tuple(prefix + key for key in qkv))
-    if config.swiglu:
-        found += layers("mlp/gate_value", names["gate_value"])
-        found += layers("mlp/out", names["gated_out"])
-    else:
-        found += layers("mlp/fc1", names["fc1"])
-        found += layers("mlp/fc2", names["fc2"])
-    if family.layer_scale:
-        for part in ("scale1", "scale2"):
-            found.append(
-                same(f"blocks/{part}", names[part], layers=config.depth)
-            )
-    if family.attention_pool:
-        found += _pool(names["pool"])
-    if config.projection and names["projection"] == "visual.proj":
-        found.append(same("projection/kernel", names["projection"]))
-    elif config.projection:
-        found += linear("projection", names["projection"], bias=False)
-    return found
-
-
-def _in_proj(
-    ours: tuple[str, ...], key: str, layers: int | None = None
-) -> list[Rule]:
-    """torch.nn.MultiheadAttention's fused q, k, v."""
-    fuse = fused_there(len(ours)) if len(ours) > 1 else SAME
-    return [
-        Rule(
-            tuple(f"{name}/kernel" for name in ours),
-            (f"{key}_weight",),
-            then(fuse, LINEAR),
-            layers,
-        ),
-        Rule(
-            tuple(f"{name}/bias" for name in ours),
-            (f"{key}_bias",),
-            fuse,
-            layers,
-        ),
-    ]
-
-
-def _pool(key: str) -> list[Rule]:
-    attention = tuple(f"pool/attention/{name}" for name in "qkv")
-    return [
-        same("pool/probe", f"{key}.probe"),
-        *_in_proj(attention, f"{key}.attention.in_proj"),
-        *linear("pool/attention/out", f"{key}.attention.out_proj"),
-        *norm("pool/norm", f"{key}.layernorm"),
-        *linear("pool/mlp/fc1", f"{key}.mlp.fc1"),
-        *linear("pool/mlp/fc2", f"{key}.mlp.fc2"),
-    ]

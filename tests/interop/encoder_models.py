@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 DEPTH, WIDTH, HEADS, PATCH = 2, 32, 4, 4
+LIMIT = 1e-5  # of the largest value; both GELUs differ by more
 SIZE, OTHER = (16, 16), (12, 28)  # 4 x 4 patches; 3 x 7: fewer and more
 
 SHAPE = {
@@ -85,12 +86,34 @@ MODELS = {
         (INTERPOLATE, "vit", "mae_hf", "mae"),
     ),
     "ijepa": (
-        lambda: transformers.IJepaModel(
-            transformers.IJepaConfig(**MLP, layer_norm_eps=1e-6)
-        ),
+        lambda: transformers.IJepaModel(transformers.IJepaConfig(**MLP)),
         (INTERPOLATE, "", "ijepa_hf", "ijepa"),
     ),
 }
+# Names in memory, where they are not what `save_pretrained` writes. name ->
+# (a model of `MODELS`, what is built around its network, our layout)
+MEMORY = {
+    "vit": ("vit", None, "vit_memory"),
+    "vit_head": ("vit", "ViTForImageClassification", "vit_memory"),
+    "mae": ("mae", None, "mae_memory"),
+    "ijepa": ("ijepa", None, "ijepa_memory"),
+    "ijepa_head": ("ijepa", "IJepaForImageClassification", "ijepa_memory"),
+    "dinov2": ("dinov2", None, "dinov2_memory"),
+    "dinov2_head": ("dinov2", "Dinov2ForImageClassification", "dinov2_memory"),
+    "registers": ("registers", None, "dinov2_memory"),
+    "registers_head": (
+        "registers",
+        "Dinov2WithRegistersForImageClassification",
+        "dinov2_memory",
+    ),
+}
+
+
+def with_head(model, name: str):
+    """The same network inside a transformers class that adds a head."""
+    whole = getattr(transformers, name)(model.config)
+    setattr(whole, whole.base_model_prefix, model)
+    return whole
 
 
 def randomised(model):
@@ -121,6 +144,31 @@ def reference(model, options, pixels) -> dict:
         "pooled": None if pooled is None else pooled.numpy(),
         "unprojected": getattr(out, "pooler_output", None),
     }
+
+
+def error(ours, theirs) -> float:
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert ours.dtype == np.float32
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def compare(config, features, expected, limit=LIMIT):
+    tokens, pooled = expected["tokens"], expected["pooled"]
+    family = config.family
+    if family in ("siglip", "ijepa"):
+        assert error(features.patches, tokens) <= limit
+        cls = tokens.mean(1) if family == "ijepa" else pooled
+        assert error(features.cls, cls) <= limit
+    else:
+        first = 1 + config.registers
+        assert error(features.patches, tokens[:, first:]) <= limit
+        cls = expected["unprojected"] if "clip" in family else tokens[:, 0]
+        assert error(features.cls, cls) <= limit
+    if family in ("clip", "openclip", "siglip"):
+        assert error(features.pooled, pooled) <= limit
+    else:
+        assert features.pooled is None
 
 
 OFFICIAL = (  # transformers' names -> those of the authors' code

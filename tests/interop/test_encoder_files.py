@@ -9,7 +9,7 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop import encoders, mapping
-from i2i_prior.interop.encoders_layouts import LAYOUTS, rules
+from i2i_prior.interop.encoders import LAYOUTS, rules
 from i2i_prior.interop.files import StateDict
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
@@ -134,7 +134,7 @@ def test_files_that_are_not_what_they_seem():
     norm = "encoder.layer.1.layernorm_after.weight"
     table = "embeddings.position_embeddings"
     patches = "embeddings.patch_embeddings.projection.weight"
-    first = "encoder.layer.0.intermediate.dense.weight"
+    first = "encoder.layer.0.output.dense.weight"
     for wrong, expected in (
         ({"layernorm.bias": None}, "1 missing (layernorm.bias)"),
         ({first: None}, f"its key {first} is missing"),
@@ -179,9 +179,9 @@ def notes(state: StateDict, **options) -> str:
 def test_what_files_do_not_tell_is_said():
     bare = stand_in(VIT, "vit_hf")
     config = encoders.describe(bare).config
-    assert (config.heads, config.epsilon) == (1, 0)  # published: 64 channels
+    assert config.heads == 1  # published: 64 channels
     assert "1 attention heads were taken" in notes(bare)
-    assert "an epsilon of 1e-06 was taken" in notes(bare)
+    assert "needs the family mae" in notes(bare)
     stated = stand_in(
         VIT,
         "vit_hf",
@@ -197,10 +197,41 @@ def test_what_files_do_not_tell_is_said():
     assert "decoder.decoder_embed.bias" in notes(
         stand_in(mae, "mae_hf", **decoder)
     )
-    # A bare ViTMAEModel is told by its config.json alone.
-    settings = {"model_type": "vit_mae"}
-    lone = changed(stand_in(VIT, "vit_hf", settings))
-    assert encoders.describe(lone).config.family == "mae"
+
+
+@pytest.mark.parametrize("kind", ["hf", "memory"])
+@pytest.mark.parametrize(
+    ("name", "family", "model_type"),
+    [
+        ("vit", "dino_hf", "vit"),
+        ("mae", "mae", "vit_mae"),
+        ("ijepa", "ijepa", "ijepa"),
+    ],
+)
+def test_transformers_own_names(kind, name, family, model_type):
+    """The epsilon is transformers' default where none is stated."""
+    config = dataclasses.replace(TINY, family=family)
+    taken = dataclasses.replace(config, epsilon=1e-12)
+    layout = f"{name}_{kind}"
+    bare = stand_in(config, layout)
+    found = encoders.describe(bare, heads=4, family=family)
+    assert found.config == taken
+    assert "LayerNorm epsilon of 1e-12 was taken" in notes(bare)
+    for stated, expected in (({}, taken), ({"layer_norm_eps": 1e-6}, config)):
+        state = stand_in(config, layout, {"model_type": model_type, **stated})
+        # A bare ViTMAEModel is told by its config.json.
+        found = encoders.describe(state, heads=4)
+        assert (found.layout, found.config) == (layout, expected)
+        assert "epsilon" not in notes(state)
+
+
+def test_the_authors_names_keep_the_authors_epsilon():
+    for layout, family in (("dino", "dino"), ("mae", "mae")):
+        config = dataclasses.replace(TINY, family=family)
+        state = stand_in(config, layout)
+        found = encoders.describe(state, heads=4, family=family)
+        assert found.config == config
+        assert "epsilon" not in notes(state)
 
 
 def test_names_that_families_share():

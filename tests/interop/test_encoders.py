@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 
 import jax
@@ -28,17 +29,21 @@ from i2i_prior.parallel.sharding import parameter_shardings
 from i2i_prior.tasks.modules import encoder_config
 from tests.interop.encoder_models import (
     HEADS,
+    LIMIT,
+    MEMORY,
     MODELS,
     OTHER,
     SIZE,
     authors,
+    compare,
+    error,
     openai,
     randomised,
     reference,
+    torch,
+    with_head,
     with_official_positions,
 )
-
-LIMIT = 1e-5  # of the largest value; both GELUs differ by more
 
 
 @pytest.fixture(scope="module")
@@ -72,37 +77,15 @@ def pictures():
     return [rng.standard_normal((2, *s, 3)).astype("f4") for s in (SIZE, OTHER)]
 
 
+@functools.cache
+def program(config: ViTConfig):
+    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
+    return jax.jit(lambda p, batches: [functional.merge(p)(x) for x in batches])
+
+
 def forward(config: ViTConfig, parameters, batches):
     """Features of batches of several sizes, one program."""
-    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
-    return jax.jit(
-        lambda p, batches: [functional.merge(p)(x) for x in batches]
-    )(parameters, batches)
-
-
-def error(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    assert ours.dtype == np.float32
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def compare(config, features, expected, limit=LIMIT):
-    tokens, pooled = expected["tokens"], expected["pooled"]
-    family = config.family
-    if family in ("siglip", "ijepa"):
-        assert error(features.patches, tokens) <= limit
-        cls = tokens.mean(1) if family == "ijepa" else pooled
-        assert error(features.cls, cls) <= limit
-    else:
-        first = 1 + config.registers
-        assert error(features.patches, tokens[:, first:]) <= limit
-        cls = expected["unprojected"] if "clip" in family else tokens[:, 0]
-        assert error(features.cls, cls) <= limit
-    if family in ("clip", "openclip", "siglip"):
-        assert error(features.pooled, pooled) <= limit
-    else:
-        assert features.pooled is None
+    return program(config)(parameters, batches)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -111,7 +94,8 @@ def test_numbers_are_those_of_transformers(name, models, loaded, pictures):
     config, parameters, _ = loaded[name]
     assert config.family == options[3]
     norms = [m for m in models[name].modules() if hasattr(m, "eps")]
-    assert config.epsilon or FAMILIES[config.family].epsilon == norms[0].eps
+    epsilon = config.epsilon or FAMILIES[config.family].epsilon
+    assert epsilon == norms[0].eps
     if name == "siglip":  # pixels that fill no patch, as so400m has them
         pictures = [
             np.pad(p, ((0, 0), (0, 2), (0, 3), (0, 0)), mode="reflect")
@@ -168,9 +152,9 @@ def assert_round_trip(state, layout, config, parameters):
     ignored = re.compile("|".join(spec.ignore) or "(?!)")
     wanted = {key for key in state if not ignored.search(key)}
     written = dict(encoders.export(parameters, config, layout))
-    if prefix != spec.prefixes[0]:  # a bare vision model: keys lack a prefix
+    if prefix != spec.prefixes[0]:  # a bare model, or one with a head
         first = spec.prefixes[0]
-        written = {k.removeprefix(first): t for k, t in written.items()}
+        written = {prefix + k.removeprefix(first): written[k] for k in written}
     assert written.keys() == wanted
     for key, tensor in written.items():
         array = tensor.read()
@@ -185,6 +169,54 @@ def test_round_trips_are_exact(name, states, loaded):
     layout = MODELS[name][1][2]
     assert encoders.detect(states[name]) == layout
     assert_round_trip(states[name], layout, config, parameters)
+
+
+def assert_same(found, expected):
+    """Config, so much for the epsilon, and parameters, bit for bit."""
+    assert found[0] == expected[0]
+    assert found[1].keys() == expected[1].keys()
+    for name, array in expected[1].items():
+        assert np.array_equal(found[1][name], array), name
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_names_in_memory(name, models, loaded, pictures, tmp_path):
+    """torch.save(model.state_dict()) and no config.json."""
+    base, head, layout = MEMORY[name]
+    model = with_head(models[base], head) if head else models[base]
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    state = read_state_dict(tmp_path / "model.pt")
+    assert encoders.detect(state) == layout
+    config, parameters, notes = encoders.load(state, heads=HEADS)
+    assert_same((config, parameters), loaded[base])
+    taken = any("epsilon of 1e-12 was taken" in note for note in notes)
+    assert taken == ("dinov2" not in layout)
+    assert_round_trip(state, layout, config, parameters)
+    features = forward(config, parameters, pictures)
+    options = MODELS[base][1]
+    for batch, ours in zip(pictures, features, strict=True):
+        compare(config, ours, reference(models[base], options, batch))
+
+
+def test_a_bare_mae_in_memory(models, loaded, tmp_path):
+    """Keys of a ViTModel: the family or a config.json tells them apart."""
+    path = tmp_path / "pytorch_model.bin"
+    bare = models["mae"].vit
+    torch.save(bare.state_dict(), path)
+    state = read_state_dict(path)
+    found = encoders.load(state, heads=HEADS, family="mae")
+    assert_same(found, loaded["mae"])
+    _, _, notes = encoders.load(state, heads=HEADS)
+    assert any("needs the family mae" in note for note in notes)
+    bare.config.save_pretrained(tmp_path)
+    encoder = load_encoder(path)
+    assert_same((encoder.config, encoder.parameters), loaded["mae"])
+
+
+@pytest.mark.parametrize("name", ["vit", "mae", "ijepa", "dinov2"])
+def test_names_on_disk_without_config(name, states, loaded):
+    bare = StateDict.from_arrays(dict(states[name]))
+    assert_same(encoders.load(bare, heads=HEADS), loaded[name])
 
 
 def test_bfloat16(models, loaded, pictures):

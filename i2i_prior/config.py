@@ -163,6 +163,9 @@ def from_flat(flat: dict[str, Any]) -> ConfigDict:
     """The inverse of `flatten`, for config.json; unknown names are errors."""
     config = default_config()
     for name, value in flat.items():
+        # Runs from before there were other families than DINO say imagenet.
+        if (name, value) == ("encoder.pixels", "imagenet"):
+            value = "family"
         set_field(config, name, str(value))
     return config
 

@@ -78,6 +78,12 @@ def test_strings_that_look_like_numbers_stay_strings(text):
     assert from_flat(flatten(config)).name == text
 
 
+def test_from_flat_reads_what_earlier_runs_called_imagenet():
+    config = from_flat({"encoder.pixels": "imagenet"})
+    assert config.encoder.pixels == "family"
+    assert config.encoder.family == "dino"
+
+
 def test_from_flat_refuses_unknown_names():
     with pytest.raises(UserError, match=r"no field model\.hads"):
         from_flat({"model.hads": 3})

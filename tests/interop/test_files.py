@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
-
-from i2i_prior.errors import UserError
-from i2i_prior.interop import containers
-from i2i_prior.interop.files import (
-    StateDict,
-    read_state_dict,
-    write_state_dict,
-)
-from i2i_prior.interop.mapping import Tensor
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
+from i2i_prior.interop.files import StateDict, read_state_dict  # noqa: E402
+from tests.interop.state_dicts_compared import (  # noqa: E402
+    B,
+    W,
+    numpy_of,
+    same,
+)
+
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/data/weights"
-BFLOAT16 = ml_dtypes.bfloat16
-
-
-def numpy_of(tensor) -> np.ndarray:
-    """A torch tensor as numpy has it, bfloat16 included."""
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(BFLOAT16)
-    return tensor.numpy()
-
-
-def same(state: StateDict, tensors) -> None:
-    """Keys, shapes, dtypes and every bit."""
-    assert list(state) == list(tensors)
-    for key, tensor in tensors.items():
-        wanted, found = numpy_of(tensor), state[key]
-        assert found.dtype == wanted.dtype, key
-        assert state.dtypes[key] == wanted.dtype.name
-        assert found.shape == wanted.shape == state.shapes[key], key
-        assert np.array_equal(found, wanted, equal_nan=found.dtype != bool)
 
 
 @pytest.fixture(scope="module")
@@ -152,130 +128,6 @@ def test_a_deflated_and_a_big_endian_archive(tensors, tmp_path):
     same(read_state_dict(big), {key: tensors[key] for key in kept})
 
 
-def test_training_checkpoints(tmp_path):
-    """{'model', 'ema', 'opt', 'args'} as DiT and SiT save them."""
-    module = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(module.parameters())
-    module(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    raw = {f"module.{k}": v for k, v in module.state_dict().items()}
-    ema = {k: v + 1 for k, v in module.state_dict().items()}
-    arguments = argparse.Namespace(
-        data=Path("/data"), lr=np.float64(1e-4), size=torch.Size((2, 3)),
-        kind=torch.float16, device=torch.device("cpu"), seeds={1, 2},
-        history=np.arange(3), made={("a", 1): 2}, raw=b"bytes",
-    )  # fmt: skip
-    file = tmp_path / "0400000.pt"
-    torch.save(
-        {
-            "model": raw,
-            "ema": ema,
-            "opt": optimizer.state_dict(),
-            "args": arguments,
-            "step": torch.tensor(3),
-        },
-        file,
-    )
-    state = read_state_dict(file)
-    same(state, ema)
-    assert state.container == "ema"
-    state = read_state_dict(file, weights="raw")
-    same(state, module.state_dict())
-    assert state.container == "model"
-
-
-W, B = np.ones((2, 2), np.float32), np.zeros(2, np.float32)
-
-
-@pytest.mark.parametrize(
-    ("content", "ema", "raw", "keys"),
-    [
-        ({"state_dict": {"w": B}}, "state_dict", "state_dict", "w"),
-        (
-            {"state_dict": {"w": W}, "state_dict_ema": {"w": B}},
-            "state_dict_ema",
-            "state_dict",
-            "w",
-        ),
-        (
-            {"state_dict": {"w": B}, "state_dict_ema": None},
-            "state_dict",
-            "state_dict",
-            "w",
-        ),
-        (
-            {"ema": {"module": {"w": B}, "decay": 0.9}, "model": {"w": W}},
-            "ema.module",
-            "model",
-            "w",
-        ),
-        (
-            {"model": {"state_dict": {"module._orig_mod.w": B}}, "epoch": 3},
-            "model.state_dict",
-            "model.state_dict",
-            "w",
-        ),
-        (
-            {"_orig_mod.module.module.w": B, "_orig_mod.module.module.b": B},
-            "",
-            "",
-            "w b",
-        ),
-        ({"module.w": B, "b": B}, "", "", "module.w b"),
-        ({"vit.w": B}, "", "", "vit.w"),
-        ({"model.w": B}, "", "", "model.w"),
-        ({"w": B, "name": "x", "sizes": [1]}, "", "", "w"),
-        ({"ema": {"shadow": [B]}, "model": {"w": B}}, "model", "model", "w"),
-        (
-            {
-                "student": {"module.backbone.w": W, "module.head.w": W},
-                "teacher": {"backbone.w": B, "head.last.w": B},
-                "epoch": 100,
-            },
-            "teacher",
-            "student",
-            "w head",
-        ),
-        (
-            {
-                "backbone.w": B,
-                "dino_head.last.w": B,
-                "ibot_head.last.w": B,
-            },
-            "",
-            "",
-            "w dino_head ibot_head",
-        ),
-        ({"backbone.w": B, "neck.w": B}, "", "", "backbone.w neck.w"),
-        ({"backbone.head.w": B, "head.w": B}, "", "", "backbone.head.w head.w"),
-    ],
-)
-def test_containers_and_prefixes(content, ema, raw, keys, tmp_path):
-    def tensors(node):
-        if isinstance(node, dict):
-            return {key: tensors(value) for key, value in node.items()}
-        return torch.tensor(node) if isinstance(node, np.ndarray) else node
-
-    file = tmp_path / "weights.pth"
-    torch.save(tensors(content), file)
-    state = read_state_dict(file, "ema")
-    assert state.container == ema
-    assert [key.removesuffix(".last.w") for key in state] == keys.split()
-    assert next(iter(state.values())).shape == (2,)  # B, never W
-    state = read_state_dict(file, "raw")
-    assert state.container == raw
-    if raw != ema:
-        assert next(iter(state.values())).shape == (2, 2)
-
-
-def test_prefixes_keep_every_key():
-    keys = [f"module.backbone.{i}" for i in range(3)]
-    assert containers.strip_prefixes(keys) == dict(
-        zip("012", keys, strict=True)
-    )
-    assert containers.strip_prefixes([]) == {}
-
-
 def test_torchscript(tmp_path):
     """As OpenAI's CLIP comes: a module, its tensors by attribute path."""
 
@@ -297,22 +149,6 @@ def test_torchscript(tmp_path):
     wanted = module.state_dict()
     assert set(state) == set(wanted)
     same(state, {key: wanted[key] for key in state})
-
-
-@pytest.fixture(scope="module")
-def small():
-    generator = np.random.default_rng(0)
-    return {
-        name: generator.standard_normal(shape).astype(dtype)
-        for name, shape, dtype in (
-            ("b", (3,), np.float16),
-            ("a", (4, 3), np.float32),
-            ("scalar", (), np.float32),
-            ("brain", (2, 5), BFLOAT16),
-            ("none", (0, 2), np.float32),
-            ("wide", (3,), np.float64),
-        )
-    } | {"flags": np.array([True, False, True]), "count": np.arange(3)}
 
 
 def test_safetensors(small, tmp_path):
@@ -384,129 +220,6 @@ def test_a_linked_shard_is_followed(small, tmp_path):
     safetensors_torch.save_file({"a": torch.tensor(small["a"])}, blob)
     (folder / "model.safetensors").symlink_to("../blobs/0f3a")
     assert np.array_equal(read_state_dict(folder)["a"], small["a"])
-
-
-def lazy(arrays):
-    return [(k, Tensor(a.shape, lambda a=a: a)) for k, a in arrays.items()]
-
-
-@pytest.mark.parametrize("name", ["out.safetensors", "out.pth", "out.pt"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_written_for_others(small, name, dtype, tmp_path):
-    file = tmp_path / "new" / name
-    arrays = {k: small[k] for k in ("a", "b", "scalar", "brain", "none")}
-    arrays["fortran"] = np.asfortranarray(small["a"])
-    arrays["frozen"] = np.arange(3, dtype=np.float32)
-    arrays["frozen"].flags.writeable = False  # as arrays of JAX are
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        size = write_state_dict(
-            file, lazy(arrays), dtype=dtype, metadata={"format": "pt"}
-        )
-    assert size == file.stat().st_size
-    assert [path.name for path in file.parent.iterdir()] == [name]
-    if name.endswith(".safetensors"):
-        theirs = safetensors_torch.load_file(file)
-        assert file.read_bytes()[0] % 8 == 0  # numbers begin aligned
-        safe_open = pytest.importorskip("safetensors").safe_open
-        with safe_open(file, framework="numpy") as opened:
-            assert opened.metadata() == {"format": "pt"}
-    else:
-        theirs = torch.load(file, weights_only=True)
-    wanted = np.dtype(BFLOAT16 if dtype == "bfloat16" else dtype)
-    ours = read_state_dict(file)
-    assert set(theirs) == set(ours) == set(arrays)
-    for key, array in arrays.items():
-        cast = array.astype(wanted)
-        assert ours.dtypes[key] == dtype
-        for found in (numpy_of(theirs[key]), ours[key]):
-            assert found.dtype == wanted
-            assert found.shape == array.shape
-            assert np.array_equal(found, cast)
-
-
-@pytest.mark.parametrize("name", ["out.safetensors", "out.pth"])
-def test_tensors_are_read_one_at_a_time_and_in_order(name, tmp_path):
-    read = []
-
-    def tensor(key):
-        def numbers():
-            read.append(key)
-            return np.ones((2, 2), np.float32)
-
-        return key, Tensor((2, 2), numbers)
-
-    write_state_dict(tmp_path / name, map(tensor, "cab"))
-    assert read == ["c", "a", "b"]
-    assert list(read_state_dict(tmp_path / name)) == ["c", "a", "b"]
-
-
-@pytest.mark.parametrize("name", ["out.safetensors", "out.pth"])
-def test_numbers_too_large_for_float16(name, tmp_path):
-    file = tmp_path / name
-    arrays = {"small": B, "huge.weight": np.float32([1e6, np.inf])}
-    file.write_bytes(b"before")
-    with pytest.raises(UserError, match=r"huge\.weight has numbers") as told:
-        write_state_dict(file, lazy(arrays), dtype="float16")
-    assert "bfloat16 or float32" in str(told.value)
-    assert file.read_bytes() == b"before"
-    assert list(tmp_path.iterdir()) == [file]
-    write_state_dict(file, lazy(arrays), dtype="bfloat16")
-    assert read_state_dict(file)["huge.weight"][0] == BFLOAT16(1e6)
-
-
-def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    def fail():
-        raise RuntimeError("the device is gone")
-
-    for name in ("out.safetensors", "out.pth"):
-        with pytest.raises(RuntimeError, match="device is gone"):
-            write_state_dict(tmp_path / name, [("a", Tensor((2,), fail))])
-        with pytest.raises(UserError, match="comes twice"):
-            write_state_dict(tmp_path / name, 2 * lazy({"a": B}))
-    wrong = [("a", Tensor((2,), lambda: W))]
-    with pytest.raises(ValueError, match="not float32"):
-        write_state_dict(tmp_path / "out.safetensors", wrong)
-    assert not list(tmp_path.iterdir())
-    file = tmp_path / "file"
-    file.touch()
-    for name in ("out.safetensors", "out.pth"):
-        with pytest.raises(UserError, match="cannot write"):
-            write_state_dict(file / name, lazy({"a": B}))
-    with pytest.raises(UserError, match=r"\.safetensors, \.pth or \.pt"):
-        write_state_dict(tmp_path / "out.npz", lazy({"a": B}))
-    with pytest.raises(UserError, match="choose float32, float16"):
-        write_state_dict(tmp_path / "o.pt", lazy({"a": B}), dtype="int8")
-    assert list(tmp_path.iterdir()) == [file]
-
-
-@pytest.mark.parametrize("name", ["out.safetensors", "out.pth"])
-def test_a_full_disk(name, tmp_path):
-    """Writing stops at a limit of bytes, as on a disk that is full."""
-    script = f"""
-import resource, signal
-import numpy as np
-from i2i_prior.errors import UserError
-from i2i_prior.interop.files import write_state_dict
-from i2i_prior.interop.mapping import Tensor
-if {name.endswith("pth")}:
-    import torch
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    big = np.ones((1000, 100), np.float32)
-    tensors = [("a", Tensor(big.shape, lambda: big))]
-    write_state_dict({str(tmp_path / name)!r}, tensors)
-except UserError as error:
-    print(error)
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    (line,) = ended.stdout.splitlines()
-    assert line.startswith(f"cannot write {tmp_path / name} (")
-    assert not list(tmp_path.iterdir())
 
 
 def test_without_torch(tmp_path, tensors):

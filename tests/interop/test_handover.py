@@ -21,7 +21,7 @@ from PIL import Image  # noqa: E402
 from benchmarks.torch_lumos import TorchLumos  # noqa: E402
 from i2i_prior import Prior  # noqa: E402
 from tests.interop.test_dit_layouts import randomised  # noqa: E402
-from tests.interop.test_torch_folder import open_module  # noqa: E402
+from tests.interop.torch_folder_made import open_module  # noqa: E402
 from tests.interop.torch_official import TorchDiT  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]

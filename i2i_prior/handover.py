@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from i2i_prior import workdir as workdirs
 from i2i_prior.config import config_hash, default_config, flatten
@@ -67,11 +68,10 @@ def export(options: argparse.Namespace) -> int:
         )
         for line in layouts.caveats(config, options.format):
             print(f"note: {line}")
-    loaded.parameters = parameters
+    count = count_parameters(parameters, config)
     print(
-        f"{out}: {len(parameters)} arrays, {count_parameters(loaded):,} "
-        f"parameters, {size / 2**20:.1f} MiB, "
-        f"{time.monotonic() - began:.1f} s"
+        f"{out}: {len(parameters)} arrays, {count:,} parameters, "
+        f"{size / 2**20:.1f} MiB, {time.monotonic() - began:.1f} s"
     )
     return 0
 
@@ -132,8 +132,9 @@ def import_(options: argparse.Namespace) -> int:
 
 def _describe(file: str, loaded: Loaded) -> None:
     """What was recognised, its size, and the config it implies."""
+    count = count_parameters(loaded.parameters, loaded.config)
     print(
-        f"{file}: {loaded.layout}, {count_parameters(loaded):,} parameters "
+        f"{file}: {loaded.layout}, {count:,} parameters "
         f"in {len(loaded.parameters)} arrays"
     )
     defaults = flatten(default_config())
@@ -155,7 +156,7 @@ def _write_run(workdir: Path, loaded: Loaded, file: str) -> None:
         "name": loaded.config.name,
         "config_hash": config_hash(loaded.config),
         "versions": versions(),
-        "parameters": count_parameters(loaded),
+        "parameters": count_parameters(loaded.parameters, loaded.config),
         **origin,
     }
     workdirs.write_json(workdir / "metadata.json", facts)
@@ -175,13 +176,11 @@ def _other_network(path: Path) -> str | None:
     return None if recognise.detect(state.shapes) else other_network(state)
 
 
-def count_parameters(loaded: Loaded) -> int:
+def count_parameters(parameters: dict[str, Any], config: ConfigDict) -> int:
     """Numbers in all networks, without the untrained null token's."""
-    buffers = {"conditioner/null"}
-    if loaded.config.conditioner.null == "trained":
-        buffers = set()
+    trained = config.conditioner.null == "trained"
     return sum(
         int(np.prod(array.shape))
-        for name, array in loaded.parameters.items()
-        if name not in buffers
+        for name, array in parameters.items()
+        if trained or name != "conditioner/null"
     )

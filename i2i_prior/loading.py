@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop import native
-from i2i_prior.models.functional import Flat, make_functional
-from i2i_prior.tasks.modules import I2IModel
+from i2i_prior.models.functional import Flat
+from i2i_prior.tasks.modules import parameter_shapes
 from i2i_prior.workdir import WEIGHTS, load_config
 
 
@@ -133,15 +133,10 @@ def _load_run(path: Path, step: int | None, weights: str) -> Loaded:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = {
         name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device)
-        for name, s in _shapes(config).items()
+        for name, s in parameter_shapes(config).items()
     }
     parameters, step = load_parameters(path, abstract, step, weights)
     return Loaded(config, parameters, step)
-
-
-def _shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    functional, _ = make_functional(lambda rngs: I2IModel(config, rngs=rngs))
-    return functional.shapes()
 
 
 def _attach_encoder(
@@ -175,7 +170,7 @@ def _attach_autoencoder(
 
 def _check(loaded: Loaded, path: Path) -> None:
     """Compares names and shapes, then moves the arrays to the device."""
-    shapes, parameters = _shapes(loaded.config), loaded.parameters
+    shapes, parameters = parameter_shapes(loaded.config), loaded.parameters
     wrong = [
         name
         for name, shape in shapes.items()

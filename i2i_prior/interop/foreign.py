@@ -19,10 +19,7 @@ from i2i_prior.interop.recognise import (
     detect,
     implied_config,
 )
-from i2i_prior.models.functional import make_functional
-from i2i_prior.tasks.modules import I2IModel
-
-Shapes = dict[str, tuple[int, ...]]
+from i2i_prior.tasks.modules import parameter_shapes
 
 
 @dataclass
@@ -47,12 +44,6 @@ def rules_of(config: ConfigDict, layout: str) -> list[mapping.Rule]:
     if layout == "pixart_diffusers":
         return diffusers_rules(config)
     return official_rules(config)
-
-
-def parameter_shapes(config: ConfigDict) -> Shapes:
-    """Our name -> shape of a config's whole module."""
-    functional, _ = make_functional(lambda rngs: I2IModel(config, rngs=rngs))
-    return {name: s.shape for name, s in functional.shapes().items()}
 
 
 def import_file(
@@ -86,7 +77,8 @@ def import_file(
         base_size=base_size,
         position_scale=position_scale,
     )
-    rules, shapes = rules_of(config, layout), parameter_shapes(config)
+    rules = rules_of(config, layout)
+    shapes = {name: s.shape for name, s in parameter_shapes(config).items()}
     mapping.check(
         state.shapes,
         rules,

@@ -26,7 +26,6 @@ from i2i_prior.fields import FIELDS
 from i2i_prior.interop import autoencoders, mapping
 from i2i_prior.interop.autoencoder_detection import diffusers_config
 from i2i_prior.interop.files import read_state_dict, write_state_dict
-from i2i_prior.models.functional import make_functional
 from i2i_prior.tasks import modules
 
 FORMAT = "i2i_prior/torch"
@@ -153,10 +152,8 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
         )
     known = {name for name, _, _ in FIELDS}
     config = from_flat({k: v for k, v in description.items() if k in known})
-    functional, _ = make_functional(
-        lambda rngs: modules.I2IModel(config, rngs=rngs)
-    )
-    shapes = {name: s.shape for name, s in functional.shapes().items()}
+    described = modules.parameter_shapes(config)
+    shapes = {name: s.shape for name, s in described.items()}
     parts = {}
     if _diffusers_layout(config):
         folder = read_state_dict(path / "autoencoder")

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import jax
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import Array, gelu_tanh
+from i2i_prior.models.layers import Array, gelu_tanh, quick_gelu
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": gelu_tanh,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "quick_gelu": quick_gelu,
 }
 
 

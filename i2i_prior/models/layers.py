@@ -210,6 +210,11 @@ def gelu_tanh(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x), OpenAI's GELU (arXiv 1606.08415 section 2)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 class Mlp(nnx.Module):
     """Linear -> activation -> Linear."""
 

@@ -9,7 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from i2i_prior.models.layers import Array, Precision, gelu_tanh
+from i2i_prior.models.layers import (
+    Array,
+    Precision,
+    gelu_tanh,
+    quick_gelu,
+)
 
 
 class TextFeatures(NamedTuple):
@@ -23,11 +28,6 @@ class TextFeatures(NamedTuple):
 
     tokens: Array
     pooled: Array | None
-
-
-def quick_gelu(x: Array) -> Array:
-    """x sigmoid(1.702 x), OpenAI's GELU (arXiv 1606.08415 section 2)."""
-    return x * jax.nn.sigmoid(1.702 * x)
 
 
 # By the names that Hugging Face configs use.

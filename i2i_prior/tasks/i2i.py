@@ -19,16 +19,16 @@ from i2i_prior.diffusion.paths import Path, get_path
 from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import draw_keep
 from i2i_prior.models.dit import frozen_names
-from i2i_prior.models.functional import Flat, make_functional, partition
+from i2i_prior.models.functional import Flat, partition
 from i2i_prior.models.layers import Array
 from i2i_prior.models.preprocess import normalise
 from i2i_prior.tasks.conditions import Conditions, null_tokens, with_null
 from i2i_prior.tasks.modules import (
-    I2IModel,
     autoencoder_config,
     conditioner_config,
     dit_config,
     has_autoencoder,
+    make_model,
 )
 
 Draws = dict[str, Array]
@@ -52,9 +52,7 @@ class I2ITask:
         self.latent = autoencoder_config(config)
         self.conditioner = conditioner_config(config)
         self.dit = dit_config(config)
-        self.functional, self._init = make_functional(
-            lambda rngs: I2IModel(config, rngs=rngs)
-        )
+        self.functional, self._init = make_model(config)
         self._frozen = self._frozen_patterns()
 
     def _frozen_patterns(self) -> tuple[str, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -14,6 +16,7 @@ from i2i_prior.models.autoencoder import (
 )
 from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
 from i2i_prior.models.dit import DiT, DiTConfig
+from i2i_prior.models.functional import Flat, Functional, make_functional
 from i2i_prior.models.layers import PRECISIONS
 from i2i_prior.models.vit import ViT, ViTConfig
 
@@ -133,3 +136,15 @@ class I2IModel(nnx.Module):
             if has_autoencoder(config)
             else None
         )
+
+
+def make_model(
+    config: ConfigDict,
+) -> tuple[Functional, Callable[[jax.Array], Flat]]:
+    """The module as functions over named arrays, and its initialiser."""
+    return make_functional(lambda rngs: I2IModel(config, rngs=rngs))
+
+
+def parameter_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """name -> shape and dtype of the whole module, nothing allocated."""
+    return make_model(config)[0].shapes()

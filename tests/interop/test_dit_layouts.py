@@ -378,9 +378,10 @@ def test_inputs_that_do_not_fit(tmp_path):
 
 def test_xl_sizes():
     """XL/2: names, shapes and counts, from shapes alone."""
-    from i2i_prior.interop.foreign import parameter_shapes, rules_of
+    from i2i_prior.interop.foreign import rules_of
     from i2i_prior.interop.mapping import expected_shapes
     from i2i_prior.interop.recognise import implied_config
+    from i2i_prior.tasks.modules import parameter_shapes
 
     def counted(model, layout, **config):
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
@@ -393,7 +394,7 @@ def test_xl_sizes():
 
         State.shapes, State.config = shapes, config
         found = implied_config(State(), layout)
-        ours = parameter_shapes(found)
+        ours = {k: s.shape for k, s in parameter_shapes(found).items()}
         expected = expected_shapes(rules_of(found, layout), ours)
         missing = shapes.keys() - expected.keys()
         assert missing <= {"pos_embed", "pos_embed.pos_embed"}

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from i2i_prior.errors import UserError
+from i2i_prior.parallel import distributed
 from i2i_prior.step import TrainState
 
 _ITEMS = ("ema", "training")
@@ -138,13 +139,15 @@ class Checkpoints:
         """Reads EMA and frozen parameters only, a third of the bytes.
 
         Args:
-          abstract: name -> shape, dtype and sharding.
+          abstract: name -> shape, dtype and sharding; what is stored in
+            bfloat16 may be wanted in float32.
           step: which checkpoint.
 
         Raises:
           UserError: where it does not hold these parameters.
         """
-        return self._restore(step, {"ema": abstract})["ema"]
+        items = {"ema": abstract}
+        return self._restore(step, items, widening=True)["ema"]
 
     def restore_raw(
         self, abstract: dict[str, jax.ShapeDtypeStruct], step: int
@@ -193,13 +196,15 @@ class Checkpoints:
             )
         return {name: found[stored] for stored, name in names.items()}
 
-    def _restore(self, step: int, items: dict[str, Any]) -> dict[str, Any]:
+    def _restore(
+        self, step: int, items: dict[str, Any], widening: bool = False
+    ) -> dict[str, Any]:
         targets = {name: _to_tree(item) for name, item in items.items()}
         place = self.directory / str(step)
         try:
             stored = self._manager.item_metadata(step)
             for name, target in targets.items():
-                _compare(stored[name], target, place)
+                _compare(stored[name], target, place, widening)
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -221,6 +226,17 @@ class Checkpoints:
             treedef = jax.tree_util.tree_structure(item)
             restored[name] = jax.tree_util.tree_unflatten(treedef, leaves)
         return restored
+
+    def put_aside(self, step: int) -> Path:
+        """Moves a checkpoint that is no good to workdir/rejected/STEP."""
+        place = self.directory.parent / "rejected" / str(step)
+        if jax.process_index() == 0:
+            shutil.rmtree(place, ignore_errors=True)
+            place.parent.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(place)
+        distributed.barrier("a checkpoint put aside")
+        self._manager.reload()
+        return place
 
     def close(self) -> None:
         """Waits, then releases Orbax's threads."""
@@ -284,8 +300,13 @@ def _dotted(name: str) -> str:
     return name.replace("/", ".")
 
 
-def _compare(stored: Any, target: dict[str, Any], place: Path) -> None:
-    """Refuses other names, shapes and dtypes (Orbax would cast those)."""
+def _compare(
+    stored: Any, target: dict[str, Any], place: Path, widening: bool
+) -> None:
+    """Refuses other names, shapes and dtypes (Orbax would cast those).
+
+    With `widening`, bfloat16 there may be float32 here, which is exact.
+    """
 
     def described(tree: Any) -> dict[str, str]:
         return {
@@ -294,11 +315,17 @@ def _compare(stored: Any, target: dict[str, Any], place: Path) -> None:
         }
 
     there, here = described(stored), described(target)
+
+    def fits(name: str) -> bool:
+        found, wanted = there.get(name, ""), here.get(name, "")
+        wide = found.replace("bfloat16", "float32") if widening else found
+        return wanted in (found, wide)
+
     differing = [
         f"{name} is {there.get(name, 'absent')} there, "
         f"{here.get(name, 'absent')} here"
         for name in here | there
-        if there.get(name) != here.get(name)
+        if not fits(name)
     ]
     if differing:
         more = f" and {len(differing) - 1} more" * (len(differing) > 1)

@@ -25,6 +25,8 @@ EXAMPLES = {
     "--encoder dino.pth --autoencoder sd-vae/",
     "export": "i2i-prior export --workdir runs/quickstart --format torch "
     "--out prior",
+    "compile": "i2i-prior compile --config configs/lumos_xl2.py "
+    "--topology v5e:16x16 --mesh replica=16,fsdp=16",
     "report": "i2i-prior report --workdir runs/quickstart",
     "doctor": "i2i-prior doctor",
 }
@@ -96,6 +98,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="print where each parameter lies and exit",
     )
 
+    command.add_argument(
+        "--profile-steps",
+        metavar="FIRST:LAST",
+        help="trace these steps, as 10:15, and name the top operations",
+    )
+    _add_processes(command)
+
     command = add("sample", "Draw variations of images.", run_sample)
     _from_run(command)
     command.add_argument("--images", nargs="+", required=True)
@@ -119,6 +128,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_import(add("import", "Read weights of others.", run_import))
     _add_export(add("export", "Write weights for others.", run_export))
+
+    _add_compile(
+        add("compile", "Compile for a machine that is not here.", run_compile)
+    )
 
     command = add("report", "Write report.html of a run.", run_report)
     command.add_argument("--workdir", required=True, help="run directory")
@@ -183,6 +196,54 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_processes(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group(
+        "several processes",
+        "SLURM, Kubernetes, MPI and TPU pods are recognised; without one:",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where process 0 runs"
+    )
+    group.add_argument("--processes", type=int, help="how many there are")
+    group.add_argument("--process-id", type=int, help="this one, from 0")
+    group.add_argument(
+        "--startup-timeout",
+        type=float,
+        default=300.0,
+        help="seconds for all processes to come",
+    )
+    group.add_argument(
+        "--heartbeat-timeout",
+        type=float,
+        default=100.0,
+        help="seconds of silence after which a process counts as gone",
+    )
+
+
+def _add_compile(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
+    )
+    command.add_argument(
+        "--topology",
+        required=True,
+        help="as v5e:16x16, v5p:8x8x4*2 (two slices), h100x16",
+    )
+    command.add_argument(
+        "--mesh", help="as replica=16,fsdp=16, else the config's"
+    )
+    command.add_argument(
+        "--auto",
+        action="store_true",
+        help="search mesh, remat policy and micro-batch",
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="less effort of the compiler"
+    )
+    command.add_argument("--json", metavar="OUT", help="write the result here")
+    command.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
+
+
 def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights",
@@ -218,9 +279,19 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
 
         print(explain_sharding(config))
         return 0
+    from i2i_prior.parallel import distributed
+    from i2i_prior.profiling import parse_steps
     from i2i_prior.train import train
 
-    return train(config, options.workdir)
+    profile = options.profile_steps and parse_steps(options.profile_steps)
+    with distributed.session(
+        distributed.find(
+            options.coordinator, options.processes, options.process_id
+        ),
+        options.startup_timeout,
+        options.heartbeat_timeout,
+    ):
+        return train(config, options.workdir, profile)
 
 
 def run_sample(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -260,6 +331,15 @@ def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.handover import export
 
     return export(options)
+
+
+def run_compile(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior compile`."""
+    # Before JAX is imported: this process only counts, its children compile.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from i2i_prior.compile_command import compile_
+
+    return compile_(options, overrides)
 
 
 def run_report(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -41,7 +41,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("model.base_size", 0, "tokens a side positions count in, 0: the grid's"),
     ("model.position_scale", 1.0, "division of the positions (lewei_scale)"),
     ("model.precision", "bfloat16", "float32, bfloat16 or bfloat16_matmul"),
-    ("model.remat", "none", "rematerialisation: none, dots or full"),
+    ("model.remat", "none", "recompute: none, dots, hidden, attention, full"),
     ("model.scan_unroll", 1, "layers per scan iteration"),
     ("model.one_token", False, "accept one condition token (no q, k training)"),
     # conditioner: see models.conditioner.ConditionerConfig
@@ -96,14 +96,20 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("optim.beta2", 0.999, "Adam's second decay"),
     ("optim.epsilon", 1e-8, "Adam's epsilon"),
     ("optim.weight_decay", 0.0, "decoupled decay, on kernels only"),
+    ("optim.moment_dtype", "float32", "kept moments: float32 or bfloat16"),
     ("optim.clip_norm", 1.0, "global gradient norm limit, 0 for none"),
     # train
     ("train.steps", 400_000, "optimizer updates"),
     ("train.accumulate", 1, "micro-batches a step"),
     ("train.ema_decay", 0.9999, "EMA decay after its warm-up"),
+    ("train.ema_dtype", "float32", "kept EMA: float32 or bfloat16"),
     ("train.log_every", 50, "steps between log lines"),
     ("train.checkpoint_every", 5000, "steps between checkpoints"),
+    ("train.checkpoint_minutes", 0.0, "and minutes between them, 0 for never"),
     ("train.checkpoint_keep", 3, "newest checkpoints kept"),
+    ("train.device_prefetch", 2, "batches put on the devices ahead"),
+    ("train.loss_spike", 10.0, "loss over the usual that is bad, 0: none is"),
+    ("train.max_rollbacks", 3, "returns to a checkpoint from a bad loss"),
     ("train.sample_every", 5000, "steps between sample grids, 0 for never"),
     ("train.evaluate_every", 0, "steps between evaluations, 0 for never"),
     ("train.init_from", "", "run or exported file whose EMA to start from"),
@@ -130,7 +136,8 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     # mesh: product = device count; -1 takes what is left
     ("mesh.replica", 1, "data-parallel copies over slow links"),
     ("mesh.fsdp", -1, "data-parallel shards of the parameters"),
-    ("mesh.tensor", 1, "tensor-parallel shards"),
+    ("mesh.context", 1, "shards of one image's tokens"),
+    ("mesh.tensor", 1, "shards of heads and hidden channels"),
 )
 
 # Fields that do not change what is learned; they may differ on resume.
@@ -150,7 +157,11 @@ RESUMABLE = frozenset(
     "train.steps",
     "train.log_every",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.checkpoint_keep",
+    "train.device_prefetch",
+    "train.loss_spike",
+    "train.max_rollbacks",
     "train.sample_every",
     "train.evaluate_every",
     "train.tensorboard",

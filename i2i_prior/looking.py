@@ -21,12 +21,15 @@ from i2i_prior.evaluation.generate import (
 )
 from i2i_prior.metrics import MetricWriter, Progress
 from i2i_prior.models.functional import Flat
+from i2i_prior.parallel import distributed
 from i2i_prior.tasks.i2i import I2ITask
 from i2i_prior.workdir import write_json
 
 
 class Looking:
     """Draws and scores EMA samples on held-out images.
+
+    All processes of a run do so together; the first writes what comes out.
 
     Args:
       config, task: of the run.
@@ -80,6 +83,8 @@ class Looking:
                 len(images), section.variations, *generated.shape[1:]
             ),
         )
+        if not distributed.is_first():
+            return
         path = self.grid_path(step)
         path.parent.mkdir(exist_ok=True)
         pictures.save_png(path, grid)
@@ -91,7 +96,8 @@ class Looking:
         """Writes evaluations/STEP.json and logs its metrics."""
         began = time.monotonic()
         total = self._config.evaluate.num_samples
-        progress = Progress(total, description="evaluating")
+        first = distributed.is_first()
+        progress = Progress(total, description="evaluating", write=first)
 
         def advance(done: int) -> None:
             self._check()
@@ -110,7 +116,8 @@ class Looking:
             **result,
             "seconds": round(time.monotonic() - began, 1),
         }
-        write_json(self.scores_path(step), result)
+        if first:
+            write_json(self.scores_path(step), result)
         if writer is not None:
             writer.scalars(
                 step,

@@ -22,7 +22,8 @@ class MetricWriter:
     """metrics.jsonl and TensorBoard events in the run directory `workdir`.
 
     Opening repairs metrics.jsonl: a last line that a killed run left half
-    written is cut off. With `images=False`, `image` does nothing.
+    written is cut off. With `images=False`, `image` does nothing; with
+    `write=False`, as on other processes than the first, nothing does.
     """
 
     def __init__(
@@ -30,23 +31,28 @@ class MetricWriter:
         workdir: str | os.PathLike[str],
         tensorboard: bool = True,
         images: bool = True,
+        write: bool = True,
     ) -> None:
         self.workdir = Path(workdir)
-        self.workdir.mkdir(parents=True, exist_ok=True)
         self.path = self.workdir / "metrics.jsonl"
-        self._tensorboard = tensorboard
+        self._tensorboard = tensorboard and write
         self._images = images
         self._purge_step: int | None = None
         self._events: Any = None
         self._opened = 0
-        _repair(self.path)
-        self._lines = self.path.open("a", encoding="utf-8")
+        self._lines: TextIO | None = None
+        if write:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            _repair(self.path)
+            self._lines = self.path.open("a", encoding="utf-8")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line {"step", "time" (Unix seconds), **values}.
 
         A value that is not finite becomes null, because JSON has no NaN.
         """
+        if self._lines is None:
+            return
         plain = {name: float(value) for name, value in values.items()}
         line: dict[str, Any] = {
             "step": int(step),
@@ -73,6 +79,8 @@ class MetricWriter:
         Called when a run resumes from a checkpoint of `step`; TensorBoard is
         told to hide its events after that step.
         """
+        if self._lines is None:
+            return
         self._lines.close()
         kept = [
             json.dumps(line)
@@ -88,7 +96,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes both files."""
-        self._lines.close()
+        if self._lines is not None:
+            self._lines.close()
         self._close_events()
 
     def _event_writer(self) -> Any:
@@ -157,7 +166,7 @@ class Progress:
     """How far a run is: a bar on a terminal, plain lines anywhere else.
 
     A plain line comes with every update that carries values (a log step) and
-    otherwise at most once in 10 seconds.
+    otherwise at most once in 10 seconds. With `write=False` nothing comes.
     """
 
     def __init__(
@@ -168,13 +177,15 @@ class Progress:
         *,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        write: bool = True,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
+        self._write = write
         self._total, self._start, self._clock = total, start, clock
         self._description = description
         self._began = self._last_line = clock()
         self._bar: tqdm | None = None
-        if self._stream.isatty():
+        if write and self._stream.isatty():
             self._bar = tqdm(
                 total=total,
                 initial=start,
@@ -202,7 +213,7 @@ class Progress:
             return
         now = self._clock()
         due = now - self._last_line >= 10.0
-        if not (text or due):
+        if not self._write or not (text or due):
             return
         self._last_line = now
         parts = [f"{self._description} {step}/{self._total}".strip(), text]

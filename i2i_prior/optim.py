@@ -5,6 +5,8 @@ from __future__ import annotations
 import optax
 from ml_collections import ConfigDict
 
+from i2i_prior.rounding import keep_in_bfloat16
+
 
 def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
     """Linear warm-up, then constant, cosine or linear to `final_ratio`.
@@ -38,7 +40,10 @@ def decay_mask(parameters: dict) -> dict[str, bool]:
 def make_optimizer(
     optim: ConfigDict, steps: int
 ) -> optax.GradientTransformation:
-    """Global-norm clip, then AdamW (arXiv 1711.05101) on the schedule."""
+    """Global-norm clip, then AdamW (arXiv 1711.05101) on the schedule.
+
+    With bfloat16 moments `update` takes a random `key`.
+    """
     adamw = optax.adamw(
         make_schedule(optim, steps),
         b1=optim.beta1,
@@ -47,6 +52,8 @@ def make_optimizer(
         weight_decay=optim.weight_decay,
         mask=decay_mask,
     )
+    if optim.moment_dtype == "bfloat16":
+        adamw = keep_in_bfloat16(adamw)
     if not optim.clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(optim.clip_norm), adamw)

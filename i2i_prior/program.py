@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 from i2i_prior.data.pipeline import DataOptions
 from i2i_prior.interop.attach import load_frozen
 from i2i_prior.optim import make_optimizer, make_schedule
+from i2i_prior.parallel.explain import explain
 from i2i_prior.parallel.mesh import make_mesh
-from i2i_prior.parallel.sharding import explain
+from i2i_prior.parallel.rows import Rows, to_global
+from i2i_prior.parallel.sharding import check
 from i2i_prior.step import (
     TrainState,
     compile_step,
@@ -46,15 +48,20 @@ class Program:
 
 
 def build(config: ConfigDict, mesh: Mesh) -> Program:
-    """Describes the network and the step without allocating anything."""
+    """Describes the network and the step without allocating anything.
+
+    Raises:
+      UserError: where the mesh would leave the model unsharded.
+    """
     task = I2ITask(config)
     transform = make_optimizer(config.optim, config.train.steps)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
     def init(key: jax.Array) -> TrainState:
-        return init_state(task, transform, key)
+        return init_state(task, transform, key, config.train.ema_dtype)
 
     shapes = jax.eval_shape(init, init_key)
+    check(shapes.params, mesh)
     shardings = state_shardings(shapes, transform, mesh)
     abstract = jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(
@@ -110,18 +117,28 @@ def data_options(config: ConfigDict) -> DataOptions:
 
 
 def explain_sharding(config: ConfigDict) -> str:
-    """One line a trained parameter: name, shape, spec, bytes a device.
+    """One line an array of the state: name, shape, specs, bytes a device.
 
     Raises:
       UserError: where the mesh does not fit this machine's devices.
     """
     mesh = make_mesh(**config.mesh)
-    return explain(build(config, mesh).abstract.params, mesh)
+    return explain(build(config, mesh).abstract)
 
 
-def to_device(batch: dict[str, np.ndarray], sharding: Any) -> Any:
-    """This host's slices -> global arrays; only what the step reads."""
+def to_device(
+    batch: dict[str, np.ndarray], sharding: Any, rows: Rows | None = None
+) -> Any:
+    """This process's rows -> global arrays; only what the step reads.
+
+    Args:
+      batch: of `Pipeline`.
+      sharding: see `mesh.batch_sharding`.
+      rows: which rows of the global batch it holds; None for all.
+    """
+    everything = tuple(range(len(batch["image"])))
+    rows = rows or Rows(len(everything), everything, everything)
     return {
-        name: jax.make_array_from_process_local_data(sharding, batch[name])
+        name: to_global(batch[name], sharding, rows)
         for name in ("image", "view")
     }

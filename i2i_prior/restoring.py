@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.errors import UserError
@@ -40,7 +41,7 @@ def restore_or_init(
     state = initialise()
     if not init_from:
         return state, "fresh from the seed"
-    wanted = {**abstract.ema, **abstract.frozen}
+    wanted = {**abstract.params, **abstract.frozen}
     ema = load_parameters(Path(init_from), wanted)[0]
     params = {name: ema[name] for name in state.params}
     return (
@@ -48,7 +49,10 @@ def restore_or_init(
             step=state.step,
             params=params,
             frozen={name: ema[name] for name in state.frozen},
-            ema=jax.tree.map(lambda a: a.copy(), params),
+            ema={
+                name: jnp.array(array, abstract.ema[name].dtype)
+                for name, array in params.items()
+            },
             opt_state=state.opt_state,
         ),
         f"parameters from {init_from}",
@@ -66,7 +70,8 @@ def load_parameters(
     Args:
       workdir: a run directory, trained (a live run is not disturbed) or
         imported; or a file that `i2i-prior export` wrote.
-      abstract: name -> shape, dtype, sharding.
+      abstract: name -> shape, dtype, sharding. A bfloat16 EMA is read as
+        float32 where that is wanted.
       step: which checkpoint; the newest when None.
       weights: "ema", or "raw" for the trained ones before averaging.
 

@@ -12,14 +12,20 @@ import optax
 from jax.sharding import Mesh
 
 from i2i_prior.parallel import mesh as meshes
+from i2i_prior.parallel.layout import on_mesh
 from i2i_prior.parallel.sharding import (
     optimizer_shardings,
     parameter_shardings,
 )
+from i2i_prior.rounding import narrow, widen
 from i2i_prior.tasks.i2i import I2ITask
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+# Folded into a step's key: beyond what the task splits off for its draws
+# (split(key, n)[i] is fold_in(key, i)).
+_ROUNDING = 1 << 16
 
 
 @jax.tree_util.register_dataclass
@@ -31,8 +37,8 @@ class TrainState:
       step: int32 scalar, optimizer updates done.
       params: name -> float32, what the optimizer trains.
       frozen: name -> float32, what it never touches.
-      ema: as params, the exponential moving average.
-      opt_state: of the optax chain over params.
+      ema: as params, the exponential moving average; may be bfloat16.
+      opt_state: of the optax chain over params; may be bfloat16.
     """
 
     # Any: the same tree also carries shapes and shardings.
@@ -48,16 +54,25 @@ class TrainState:
 
 
 def init_state(
-    task: I2ITask, transform: optax.GradientTransformation, key: jax.Array
+    task: I2ITask,
+    transform: optax.GradientTransformation,
+    key: jax.Array,
+    ema_dtype: str = "float32",
 ) -> TrainState:
-    """A fresh state; jit it with `state_shardings` as out_shardings."""
+    """A fresh state; jit it with `state_shardings` as out_shardings.
+
+    Args:
+      task, transform: as `make_train_step` takes them.
+      key: what the parameters are drawn from.
+      ema_dtype: float32 or bfloat16.
+    """
     params, frozen = task.init(key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         frozen=frozen,
         # A copy: donated buffers must not be shared.
-        ema=jax.tree.map(jnp.copy, params),
+        ema={n: jnp.array(a, ema_dtype) for n, a in params.items()},
         opt_state=transform.init(params),
     )
 
@@ -96,7 +111,7 @@ def make_train_step(
 
     Args:
       task: draws and loss.
-      transform: the optimizer.
+      transform: the optimizer; where it keeps bfloat16, it rounds by `key`.
       run_key: step k draws from fold_in(run_key, k), and from nothing else.
       ema_limit: EMA decay after its warm-up.
       accumulate: micro-batches; the result equals the full batch's up to
@@ -112,6 +127,7 @@ def make_train_step(
         return loss.mean(), {"loss": loss.mean(), **parts}
 
     gradient = jax.grad(mean_loss, has_aux=True)
+    transform = optax.with_extra_args_support(transform)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)
@@ -122,16 +138,19 @@ def make_train_step(
             grads, metrics = _accumulated(
                 gradient, state, (batch, draws), accumulate
             )
+        rounding = jax.random.fold_in(key, _ROUNDING)
+        moments, average = jax.random.split(rounding)
         updates, opt_state = transform.update(
-            grads, state.opt_state, state.params
+            grads, state.opt_state, state.params, key=moments
         )
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay(state.step, ema_limit)
         ema = jax.tree.map(
             lambda old, new: old + (1 - decay) * (new - old),
-            state.ema,
+            widen(state.ema),
             params,
         )
+        ema = narrow(ema, state.ema, average)
         metrics["grad_norm"] = optax.global_norm(grads)
         new = TrainState(state.step + 1, params, state.frozen, ema, opt_state)
         return new, metrics
@@ -161,8 +180,13 @@ def _accumulated(gradient, state: TrainState, examples, parts: int):
 
 def compile_step(step, shardings: TrainState, mesh: Mesh):
     """`jax.jit` with shardings on both sides, the state donated."""
+
+    def laid_out(state: TrainState, batch: Batch):
+        with on_mesh(mesh):
+            return step(state, batch)
+
     return jax.jit(
-        step,
+        laid_out,
         in_shardings=(shardings, meshes.batch_sharding(mesh)),
         out_shardings=(shardings, meshes.replicated(mesh)),
         donate_argnums=0,

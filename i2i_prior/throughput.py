@@ -1,31 +1,11 @@
-"""How fast a run is: rates, goodput and FLOPs utilisation."""
+"""How fast a run is: rates and FLOPs utilisation."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
-# Dense bf16 peak of one chip in FLOP/s, without sparsity, by a word of the
-# device kind. Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} ("Peak
-# compute per chip"); NVIDIA data sheets of A100, H100, H200 and L4 (the
-# figures "with sparsity" halved). JAX calls v5e "TPU v5 lite", v5p "TPU v5",
-# v6e "TPU v6 lite".
-PEAK_FLOPS: dict[str, float] = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "A100": 312e12,
-    "H100": 989e12,  # SXM
-    "H100 PCIe": 756e12,
-    "H200": 989e12,
-    "L4": 121e12,
-}
+from i2i_prior.goodput import DATA_WAIT, STEP, Ledger
+from i2i_prior.parallel.chips import PEAK_FLOPS
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -60,65 +40,42 @@ def mfu(
 class Throughput:
     """Speed over windows of steps, without the pauses between them.
 
-    throughput = Throughput(examples_per_step=256, start_step=step)
-    with throughput.pause("checkpoint"):
-        ...
-    rates = throughput.window(step)      # at a log step
-
     Steps are dispatched ahead of the device: call `window` after something
     has waited for the device, as reading the loss does.
+
+    Args:
+      examples_per_step: the global batch.
+      ledger: where the seconds went; steps and waits for data count here,
+        compiling and checkpoints do not.
+      step: where the first window begins.
     """
 
     def __init__(
-        self,
-        examples_per_step: int,
-        start_step: int = 0,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, examples_per_step: int, ledger: Ledger, step: int = 0
     ) -> None:
-        self._examples_per_step, self._clock = examples_per_step, clock
-        self.paused: dict[str, float] = {}
-        self._began = self._window_began = clock()
-        self._window_step, self._window_paused = start_step, 0.0
-        self._pausing = False
+        self._examples_per_step, self._ledger = examples_per_step, ledger
+        self.restart(step)
 
-    @contextmanager
-    def pause(self, name: str) -> Iterator[None]:
-        """Time inside counts as `name` (compile, checkpoint), not as steps.
-
-        A pause within a pause belongs to the outer one.
-        """
-        if self._pausing:
-            yield
-            return
-        self._pausing, began = True, self._clock()
-        try:
-            yield
-        finally:
-            self._pausing, seconds = False, self._clock() - began
-            self.paused[name] = self.paused.get(name, 0.0) + seconds
-            self._window_paused += seconds
+    def restart(self, step: int) -> None:
+        """The window begins here."""
+        self._step = step
+        self._training = self._ledger.spent(STEP)
+        self._waiting = self._ledger.spent(DATA_WAIT)
 
     def window(self, step: int) -> dict[str, float]:
         """Rates since the last call: steps_per_second, examples_per_second.
 
-        Also `goodput`, the share of wall time since the start that went into
-        steps, 0..1. The next window begins here.
+        Also `data_wait`, the seconds of the window in which the loop waited
+        for a batch, and `goodput`, the share of wall time since the run's
+        first start that went into steps, 0..1. The next window begins here.
         """
-        now = self._clock()
-        busy = max(now - self._window_began - self._window_paused, 1e-9)
-        rate = (step - self._window_step) / busy
-        self._window_began, self._window_paused = now, 0.0
-        self._window_step = step
+        waited = self._ledger.spent(DATA_WAIT) - self._waiting
+        busy = self._ledger.spent(STEP) - self._training + waited
+        rate = (step - self._step) / max(busy, 1e-9)
+        self.restart(step)
         return {
             "steps_per_second": rate,
             "examples_per_second": rate * self._examples_per_step,
-            "goodput": self.goodput,
+            "data_wait": waited,
+            "goodput": self._ledger.goodput,
         }
-
-    @property
-    def goodput(self) -> float:
-        """Share of wall time since the start that was no pause, 0..1."""
-        wall = self._clock() - self._began
-        paused = sum(self.paused.values())
-        return max(1.0 - paused / wall, 0.0) if wall > 0 else 1.0

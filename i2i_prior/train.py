@@ -7,9 +7,8 @@ where the story goes on.
 from __future__ import annotations
 
 import contextlib
-import math
-import sys
-from dataclasses import dataclass
+import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,40 @@ from ml_collections import ConfigDict
 
 from i2i_prior import metadata, workdir
 from i2i_prior.checkpoint import Checkpoints
+from i2i_prior.config import config_hash
 from i2i_prior.data.pipeline import BrokenTally, Pipeline
-from i2i_prior.data.sources import Source, open_source
+from i2i_prior.data.sources import open_source
+from i2i_prior.endings import diverged, finish, preempted
+from i2i_prior.faults import BadStep
+from i2i_prior.goodput import DATA_WAIT, Ledger
+from i2i_prior.journal import Journal
 from i2i_prior.looking import Looking
-from i2i_prior.metrics import MetricWriter, Progress
+from i2i_prior.metrics import MetricWriter
+from i2i_prior.parallel import distributed
 from i2i_prior.parallel import mesh as meshes
-from i2i_prior.preemption import (
-    DIVERGED,
-    DONE,
-    REQUEUE,
-    Interrupted,
-    Preemption,
-)
-from i2i_prior.program import Program, build, data_options, to_device
-from i2i_prior.report import write_report
+from i2i_prior.parallel.rows import local_rows
+from i2i_prior.preemption import Interrupted, Preemption
+from i2i_prior.prefetch import prefetch
+from i2i_prior.profiling import StepProfiler
+from i2i_prior.program import build, data_options, to_device
 from i2i_prior.restoring import restore_or_init
+from i2i_prior.rollback import Rollbacks, forget_pictures
+from i2i_prior.run import Run, primary, say
 from i2i_prior.step import TrainState
-from i2i_prior.throughput import Throughput, mfu
 from i2i_prior.validate import validate
 
 
-@dataclass
-class Run:
-    """The parts of a run that meet in the loop."""
-
-    config: ConfigDict
-    workdir: Path
-    program: Program
-    source: Source
-    checkpoints: Checkpoints
-    writer: MetricWriter
-    looking: Looking
-    tally: BrokenTally
-    throughput: Throughput
-    flops: float
-
-
-def train(config: ConfigDict, directory: str | Path) -> int:
+def train(
+    config: ConfigDict,
+    directory: str | Path,
+    profile_steps: tuple[int, int] | None = None,
+) -> int:
     """Trains to `train.steps`, from wherever the workdir stands.
 
     Args:
       config: see `config.FIELDS`.
       directory: the run directory, made if absent.
+      profile_steps: first and last update of which a trace is taken.
 
     Returns:
       0 done; 75 saved on a signal, run the same command to go on; 65
@@ -69,13 +60,16 @@ def train(config: ConfigDict, directory: str | Path) -> int:
       UserError: for a mistake in config, data or workdir, or a full disk.
     """
     directory = Path(directory)
+    ledger = Ledger(directory / "goodput.json" if primary() else None)
     validate(config, jax.device_count())
     workdir.check(directory, config)
+    distributed.same("config", config_hash(config))
     program = build(config, meshes.make_mesh(**config.mesh))
     source = open_source(config.data.source)
-    pipeline = Pipeline(
-        source, data_options(config), jax.process_index(), jax.process_count()
+    rows = local_rows(
+        meshes.batch_sharding(program.mesh), config.data.batch_size
     )
+    pipeline = Pipeline(source, data_options(config), rows.here)
     held_out = open_source(config.data.held_out or config.data.source)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
@@ -90,21 +84,36 @@ def train(config: ConfigDict, directory: str | Path) -> int:
             program.initialise,
             config.train.init_from,
         )
-        # Only now, so that a start that fails leaves nothing behind.
-        workdir.claim(directory, config)
         facts = metadata.collect(config, program, source)
-        workdir.write_json(directory / "metadata.json", facts)
-        start = int(state.step)
-        writer = MetricWriter(directory, config.train.tensorboard)
-        with contextlib.closing(writer):
-            writer.rewind(start)
+        distributed.same("data", facts["data_fingerprint"])
+        # Only now, so that a start that fails leaves nothing behind.
+        if primary():
+            workdir.claim(directory, config)
+            workdir.write_json(directory / "metadata.json", facts)
+        writer = MetricWriter(
+            directory, config.train.tensorboard, write=primary()
+        )
+        profiler = StepProfiler(directory / "profile", profile_steps, ledger)
+        with contextlib.closing(writer), contextlib.closing(profiler):
+            writer.rewind(int(state.step))
             run = Run(
                 config=config,
                 workdir=directory,
                 program=program,
-                source=source,
+                pipeline=pipeline,
                 checkpoints=checkpoints,
+                rollbacks=Rollbacks(directory, write=primary()),
+                preemption=preemption,
                 writer=writer,
+                journal=Journal(
+                    config,
+                    directory,
+                    writer,
+                    ledger,
+                    program.schedule,
+                    facts["flops_per_step"],
+                ),
+                ledger=ledger,
                 looking=Looking(
                     config,
                     program.task,
@@ -112,97 +121,102 @@ def train(config: ConfigDict, directory: str | Path) -> int:
                     directory,
                     preemption.check,
                 ),
-                tally=BrokenTally(source),
-                throughput=Throughput(config.data.batch_size, start),
-                flops=facts["flops_per_step"],
+                rows=rows,
+                tally=BrokenTally(source, rows.counted, distributed.gather),
+                profiler=profiler,
             )
             say(metadata.headline(config, facts, origin))
-            return _loop(run, state, pipeline, preemption)
+            return _run(run, state)
 
 
-def _loop(
-    run: Run, state: TrainState, pipeline: Pipeline, preemption: Preemption
-) -> int:
-    config, total = run.config, run.config.train.steps
-    start = step = int(state.step)
-    metrics = None
-    progress = Progress(total, start, config.name)
-    sharding = meshes.batch_sharding(run.program.mesh)
-    batches = pipeline.batches_from(start)
-    try:
-        # Looking comes first, for what a run that was cut has not drawn.
-        while (seen := _look(run, state, step)) and step < total:
-            if preemption.requested:
-                break
-            batch = next(batches)
-            run.tally.add(batch)
-            batch = to_device(batch, sharding)
-            if step == start:
-                state, metrics = _first_step(run, state, batch, progress)
-            else:
-                state, metrics = run.program.step(state, batch)
-            step += 1
-            if due(step, config.train.log_every) or step == start + 1:
-                run.tally.check(config.data.max_broken)
-                if not _finite(_log(run, step, metrics, progress)):
-                    return _diverged(run, step)
-            else:
-                progress.update(step)
-            if due(step, config.train.checkpoint_every) or step == total:
-                if not _finite(metrics):
-                    return _diverged(run, step)
-                with run.throughput.pause("checkpoint"):
-                    run.checkpoints.save(state)
-    finally:
-        batches.close()
-        progress.close()
-    if step >= total and seen:
-        run.checkpoints.wait()
-        return _finish(run, step)
-    if not _finite(metrics):
-        return _diverged(run, step)
-    run.checkpoints.save(state)
+def _run(run: Run, state: TrainState) -> int:
+    """Steps until done, stopped or diverged; bad steps are gone back from."""
+    while True:
+        try:
+            state, stop = _steps(run, state)
+            break
+        except BadStep as error:
+            # Without the traceback, whose frames hold a state in memory.
+            bad = error.with_traceback(None)
+        if len(run.rollbacks) >= run.config.train.max_rollbacks:
+            return diverged(run, bad)
+        state = _go_back(run, bad)
+    step = int(state.step)
     run.checkpoints.wait()
-    return _preempted(run, step, preemption.requested)
+    return preempted(run, step, stop) if stop else finish(run, step)
 
 
-def _first_step(run: Run, state: TrainState, batch: Any, progress: Progress):
-    """Compiles; rates and the time left count from its end."""
-    with run.throughput.pause("compile"):
+def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
+    """Steps until the last one, or until asked to stop; then all is saved.
+
+    Returns:
+      the state, and the signal that it was stopped for, "" where done.
+
+    Raises:
+      BadStep: where loss or gradient are not those of a healthy run.
+    """
+    train, journal = run.config.train, run.journal
+    start = step = int(state.step)
+    put = functools.partial(
+        to_device,
+        sharding=meshes.batch_sharding(run.program.mesh),
+        rows=run.rows,
+    )
+    batches = prefetch(
+        run.rollbacks.batches(run.pipeline, start), put, train.device_prefetch
+    )
+    distributed.barrier("the first step")  # what was written can be read
+    run.ledger.begin(start)
+    journal.begin(start)
+    with contextlib.closing(batches), contextlib.closing(journal):
+        while True:
+            # Comes first, for what a run that was cut has not drawn.
+            if _look(run, state, step) and step >= train.steps:
+                return state, ""
+            stop, save = _asked(run)
+            if stop:
+                _save(run, state, step)
+                return state, stop
+            with run.ledger.spend(DATA_WAIT):
+                batch, on_devices = next(batches)
+            run.tally.add(batch)
+            with run.profiler.step(step + 1, journal.drain):
+                state, metrics = _dispatch(run, state, on_devices)
+            step += 1
+            if due(step, train.log_every):
+                run.tally.check(run.config.data.max_broken)
+            journal.add(step, metrics, run.tally.broken)
+            save = save or due(step, train.checkpoint_every)
+            if save or step == train.steps:
+                _save(run, state, step)
+
+
+def _asked(run: Run) -> tuple[str, bool]:
+    """The signal to stop for ("" for none), and whether to save by time."""
+    minutes = run.config.train.checkpoint_minutes
+    late = 0 < 60 * minutes <= time.monotonic() - run.saved_at
+    return run.preemption.agree(late)
+
+
+def _dispatch(run: Run, state: TrainState, batch: Any):
+    """Starts one step; the first one compiles and is waited for."""
+    if run.compiled:
+        return run.program.step(state, batch)
+    with run.ledger.spend("compile"):
         result = jax.block_until_ready(run.program.step(state, batch))
-    step = int(result[0].step)
-    run.throughput.window(step)
-    progress.restart(step)
+    run.compiled = True
+    run.journal.compiled(int(result[0].step))
     return result
 
 
-def _log(
-    run: Run, step: int, metrics: Any, progress: Progress
-) -> dict[str, float]:
-    values = {name: float(v) for name, v in jax.device_get(metrics).items()}
-    values["learning_rate"] = float(run.program.schedule(step - 1))
-    if run.tally.broken:
-        values["broken"] = run.tally.broken
-    rates = run.throughput.window(step)
-    if not rates["steps_per_second"]:  # the first step, which compiled
-        rates = {}
-    else:
-        utilisation = mfu(
-            run.flops,
-            rates["steps_per_second"],
-            jax.device_count(),
-            jax.devices()[0].device_kind,
-        )
-        if utilisation is not None:
-            rates["mfu"] = utilisation
-    run.writer.scalars(step, {**values, **rates})
-    progress.update(
-        step,
-        loss=values["loss"],
-        examples_per_second=rates.get("examples_per_second"),
-        mfu=rates.get("mfu"),
-    )
-    return values
+def _save(run: Run, state: TrainState, step: int) -> None:
+    """Saves a state once every loss up to it is known to be good."""
+    run.journal.drain()
+    with run.ledger.spend("checkpoint"):
+        run.ledger.mark(step)
+        run.ledger.save()
+        run.checkpoints.save(state)
+    run.saved_at = time.monotonic()
 
 
 def _look(run: Run, state: TrainState, step: int) -> bool:
@@ -211,69 +225,62 @@ def _look(run: Run, state: TrainState, step: int) -> bool:
 
     def wanted(every: int, path: Path) -> bool:
         last = every > 0 and step == train.steps
-        return (last or due(step, every)) and not path.exists()
+        if not (last or due(step, every)):
+            return False
+        # The first process writes it, and others may see it late.
+        return not distributed.agree(path.name, path.exists())
 
-    with run.throughput.pause("looking"):
+    # A grid of the first step would show noise.
+    grid = step and wanted(train.sample_every, looking.grid_path(step))
+    scores = wanted(train.evaluate_every, looking.scores_path(step))
+    if not (grid or scores):
+        return True
+    run.journal.drain()
+    with run.ledger.spend("looking"):
         try:
-            # A grid of the first step would show noise.
-            if step and wanted(train.sample_every, looking.grid_path(step)):
+            if grid:
                 looking.sample(state.ema_parameters(), step, run.writer)
-            if wanted(train.evaluate_every, looking.scores_path(step)):
+            if scores:
                 looking.evaluate(state.ema_parameters(), step, run.writer)
         except Interrupted:
             return False
     return True
 
 
-def _finish(run: Run, step: int) -> int:
-    if run.tally.broken:
-        names = run.tally.names
-        workdir.write_json(run.workdir / "broken.json", names)
-        say(
-            f"{run.tally.broken} examples had unreadable images, replaced: "
-            f"{', '.join(names[:3])} (all in {run.workdir}/broken.json)"
-        )
-    run.writer.close()
-    say(f"done, step {step}; {write_report(run.workdir)}")
-    return DONE
-
-
-def _preempted(run: Run, step: int, signal_name: str) -> int:
-    say(
-        f"{signal_name}: saved step {step} in {run.workdir}/checkpoints; run "
-        "the same command to resume"
-    )
-    return REQUEUE
-
-
-def _diverged(run: Run, step: int) -> int:
+def _go_back(run: Run, bad: BadStep) -> TrainState:
+    """The last good state, with the batches since then to be skipped."""
+    run.ledger.restart()
     run.checkpoints.wait()
-    latest = run.checkpoints.latest()
-    good = (
-        f"the last good checkpoint is {run.workdir}/checkpoints/{latest}"
-        if latest is not None
-        else "no checkpoint had been saved yet"
-    )
+    good = run.checkpoints.latest() or 0
+    if good and run.rollbacks.spoilt(good, bad):
+        say(f"checkpoint {good} is put aside: no loss on it is good")
+        run.checkpoints.put_aside(good)
+        good = run.checkpoints.latest() or 0
+    skipped = run.rollbacks.add(good, bad)
+    count, limit = len(run.rollbacks), run.config.train.max_rollbacks
     say(
-        f"error: the loss is not finite at step {step}; {good}; lower "
-        "optim.learning_rate or optim.clip_norm in a new workdir"
+        f"{bad}: back to step {good}, skipping "
+        f"{skipped} batch{'es' * (skipped > 1)} (rollback {count} of {limit})"
     )
-    return DIVERGED
-
-
-def _finite(values: Any) -> bool:
-    if values is None:  # no step was done here
-        return True
-    wanted = ("loss", "grad_norm")
-    return all(math.isfinite(float(values[name])) for name in wanted)
+    forget_pictures(run.workdir, good)
+    state, _ = restore_or_init(
+        run.checkpoints,
+        run.program.abstract,
+        run.program.initialise,
+        run.config.train.init_from,
+    )
+    run.writer.rewind(good)
+    run.writer.scalars(
+        good,
+        {
+            "rollback": count,
+            "bad_step": bad.step,
+            "skipped_batches": skipped,
+        },
+    )
+    return state
 
 
 def due(step: int, every: int) -> bool:
     """Whether something done every `every` steps is due after this one."""
     return every > 0 and step % every == 0
-
-
-def say(text: str) -> None:
-    """One line for the person, on stderr, from the first host only."""
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)

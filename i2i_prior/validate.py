@@ -15,11 +15,14 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features import load_features
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.families import FAMILIES
+from i2i_prior.models.dit_config import token_count
 from i2i_prior.models.layers import PRECISIONS
 from i2i_prior.parallel.mesh import mesh_shape
+from i2i_prior.rounding import STATE_DTYPES
 from i2i_prior.tasks.modules import (
     autoencoder_config,
     conditioner_config,
+    dit_config,
 )
 
 _CHOICES = {
@@ -37,6 +40,8 @@ _CHOICES = {
     "diffusion.convention": ("own", "sit", "unit"),
     "diffusion.weighting": WEIGHTINGS,
     "diffusion.time": DISTRIBUTIONS,
+    "optim.moment_dtype": STATE_DTYPES,
+    "train.ema_dtype": STATE_DTYPES,
     "optim.schedule": ("constant", "cosine", "linear"),
     "sample.solver": tuple(SOLVERS),
     "sample.null_mask": ("full", "caption"),
@@ -67,7 +72,11 @@ _LEAST = {
     "train.accumulate": 1,
     "train.log_every": 1,
     "train.checkpoint_every": 1,
+    "train.checkpoint_minutes": 0,
     "train.checkpoint_keep": 1,
+    "train.device_prefetch": 1,
+    "train.loss_spike": 0,
+    "train.max_rollbacks": 0,
     "train.sample_every": 0,
     "train.evaluate_every": 0,
     "sample.steps": 1,
@@ -132,10 +141,15 @@ def validate(config: ConfigDict, devices: int) -> None:
                 f"config field {name} is {flat[name]}; it must be 0 or more, "
                 "and below 1"
             )
+    if 0 < config.train.loss_spike <= 1:
+        raise UserError(
+            f"config field train.loss_spike is {config.train.loss_spike}; it "
+            "is a multiple of the usual loss: more than 1, or 0 for off"
+        )
     if config.train.evaluate_every:
         load_features(config.evaluate.features)
-    _validate_batch(config, devices)
     _validate_condition(config)
+    _validate_batch(config, devices)
 
 
 def _validate_batch(config: ConfigDict, devices: int) -> None:
@@ -145,13 +159,25 @@ def _validate_batch(config: ConfigDict, devices: int) -> None:
             f"data.batch_size {batch} does not split into train.accumulate "
             f"{accumulate} micro-batches"
         )
-    replica, fsdp, _ = mesh_shape(**config.mesh, devices=devices)
+    shape = mesh_shape(**config.mesh, devices=devices)
+    replica, fsdp, context, tensor = shape
     shards = replica * fsdp
     if (batch // accumulate) % shards:
         raise UserError(
             f"data.batch_size {batch} over train.accumulate {accumulate} "
             f"does not divide over {shards} data-parallel devices; choose a "
             f"multiple of {shards * accumulate}"
+        )
+    if config.model.heads % tensor:
+        raise UserError(
+            f"mesh.tensor {tensor} does not divide model.heads "
+            f"{config.model.heads}; choose a divisor of it"
+        )
+    tokens = token_count(dit_config(config))
+    if tokens % (context * tensor):
+        raise UserError(
+            f"mesh.context {context} x mesh.tensor {tensor} does not divide "
+            f"the {tokens} tokens of an image; choose smaller ones"
         )
 
 

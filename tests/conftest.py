@@ -137,6 +137,7 @@ def meshes() -> dict:
         "fsdp": make_mesh(fsdp=4),
         "replica": make_mesh(replica=2, fsdp=2),
         "tensor": make_mesh(fsdp=2, tensor=2),
+        "context": make_mesh(fsdp=1, context=2, tensor=2),
     }
 
 

@@ -366,9 +366,10 @@ def test_explain_sharding(command, tiny_spec, tmp_path):
         "--config.mesh.tensor=2",
     )
     assert ended.code == 0, ended.err
-    [line] = [n for n in ended.out.splitlines() if "mlp/out/kernel" in n]
+    lines = ended.out.splitlines()
+    [line] = [n for n in lines if n.startswith("ema/dit/blocks/mlp/out/kernel")]
     # 2 layers of 80 x 32 (SwiGLU), rows over tensor, columns over fsdp.
     assert "(2, 80, 32)" in line
-    assert "(None, 'tensor', 'fsdp')" in line
+    assert "(-, tensor, fsdp*context)" in line
     assert line.split()[-1] == "5,120"  # bytes: 2 x 40 x 16 float32
     assert not (tmp_path / "run").exists()

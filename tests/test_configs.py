@@ -18,7 +18,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path):
     random = ["encoder.weights=random"]
-    if path.stem == "lumos_xl2":
+    if path.stem.startswith("lumos"):
         random.append("autoencoder.weights=random")
     config = load_config(str(path), random)
     validate(config, devices=1)

@@ -15,6 +15,7 @@ import pytest
 import i2i_prior.train
 from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.evaluation.generate import Generator
+from i2i_prior.journal import Journal
 from i2i_prior.metrics import read_metrics
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.preemption import Preemption
@@ -118,7 +119,7 @@ def test_resume_on_another_mesh_goes_on_alike(train, run_directory, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     ended = train("mesh.fsdp=2", "mesh.tensor=2")
     assert ended.code == 0, ended.err
-    assert "mesh replica 1 x fsdp 2 x tensor 2; resumed, step 4" in ended.err
+    assert "fsdp 2 x context 1 x tensor 2; resumed, step 4" in ended.err
     found, wanted = losses(tmp_path / "run"), losses(run_directory)
     assert list(found) == list(wanted)
     for step, pair in wanted.items():
@@ -175,28 +176,32 @@ def test_a_second_ctrl_c_aborts():
 
 
 @pytest.mark.parametrize(
-    ("place", "saved"), [("_look", 1), ("_log", 2), ("to_device", 3)]
+    ("place", "saved"),
+    # After the looking at step 1; after the dispatch of step 3; when the
+    # line of step 2 is written, two steps later.
+    [("_look", 1), ("_dispatch", 3), ("_log", 4)],
 )
 def test_a_signal_at_any_line_saves_what_it_says(
     train, monkeypatch, tmp_path, place, saved
 ):
-    """After the looking at step 1, the logging of step 2, before step 3."""
-    function = getattr(i2i_prior.train, place)
+    owner = Journal if place == "_log" else i2i_prior.train
+    function = getattr(owner, place)
     calls = []
 
     def signalled(*arguments):
         result = function(*arguments)
         calls.append(place)
-        if len(calls) == (3 if place == "to_device" else 2):
+        if len(calls) == (3 if place == "_dispatch" else 2):
             os.kill(os.getpid(), signal.SIGUSR1)
         return result
 
-    monkeypatch.setattr(i2i_prior.train, place, signalled)
+    monkeypatch.setattr(owner, place, signalled)
     ended = train("train.checkpoint_every=100")
     assert ended.code == 75
     assert f"SIGUSR1: saved step {saved} in " in ended.err
     names = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
     assert names == [str(saved)]
+    assert list(losses(tmp_path / "run")) == list(range(1, saved + 1))
 
 
 def test_a_signal_ends_an_evaluation_and_its_rerun_makes_up_for_it(
@@ -252,7 +257,7 @@ def test_divergence_keeps_and_names_the_last_good_checkpoint(
     with monkeypatch.context() as patch:
         inject(patch, at=4, value=float("nan"))
         # Seen because a checkpoint is due: nothing is logged then.
-        ended = train("train.log_every=100")
+        ended = train("train.log_every=100", "train.max_rollbacks=0")
     assert ended.code == 65
     workdir = tmp_path / "run"
     last = ended.err.splitlines()[-1]
@@ -277,9 +282,13 @@ def test_divergence_keeps_and_names_the_last_good_checkpoint(
 def test_divergence_before_any_checkpoint(train, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         inject(patch, at=2, value=float("inf"))
-        ended = train("train.checkpoint_every=100", "train.evaluate_every=100")
+        ended = train(
+            "train.checkpoint_every=100",
+            "train.evaluate_every=100",
+            "train.max_rollbacks=0",
+        )
     assert ended.code == 65
-    assert "not finite at step 2; no checkpoint had been saved" in ended.err
+    assert "not finite at step 2; there is no good checkpoint" in ended.err
     metrics = tmp_path / "run" / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert lines[-1]["loss"] is None
@@ -316,7 +325,12 @@ def test_a_done_run_ends_at_once_and_stays_as_it_is(
 def test_what_a_run_leaves(run_directory, tiny):
     facts = json.loads((run_directory / "metadata.json").read_text())
     assert facts["name"] == "tiny"
-    assert facts["mesh"] == {"replica": 1, "fsdp": 4, "tensor": 1}
+    assert facts["mesh"] == {
+        "replica": 1,
+        "fsdp": 4,
+        "context": 1,
+        "tensor": 1,
+    }
     assert facts["parameters"] == facts["trained_parameters"] > 50_000
     assert facts["data_examples"] == 24
     for name in ("config.json", "report.html", "samples/6.png"):

@@ -40,6 +40,9 @@ def test_a_good_config_passes(tiny, devices):
         (["train.accumulate=3"], "8 does not split into train.accumulate 3"),
         (["data.batch_size=6"], "over 4 data-parallel devices; choose a mul"),
         (["train.accumulate=4"], "choose a multiple of 16"),
+        # mesh
+        (["mesh.fsdp=1", "mesh.tensor=4"], "does not divide model.heads 2"),
+        (["mesh.fsdp=2", "mesh.context=2", "model.patch=8"], "1 tokens of"),
         # condition
         (["conditioner.expand=1"], "one condition token makes cross-attention"),
         (["model.one_token=true"], "the conditioner makes 2 tokens"),

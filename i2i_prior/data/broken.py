@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from i2i_prior.data.images import BrokenImage, decode
@@ -41,45 +44,82 @@ def describe(source: Source, index: int) -> str:
 
 
 class BrokenTally:
-    """Counts the broken images of the batches that a host has seen.
+    """Counts the broken images of the batches that the hosts have seen.
 
-    Each host counts its own examples, and counts anew after a restart.
+    It counts anew after a restart. Of other hosts it knows what `share`
+    brought last.
+
+    Args:
+        source: the images.
+        places: of a host's batch, the examples that are counted here and on
+            no other host; None for all.
+        gather: (name, text) -> the texts of all hosts, which all ask for at
+            the same place of the program.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(
+        self,
+        source: Source,
+        places: Sequence[int] | None = None,
+        gather: Callable[[str, str], list[str]] = lambda name, text: [text],
+    ) -> None:
+        self._source, self._gather = source, gather
+        self._places = slice(None) if places is None else list(places)
         self._indices: dict[int, None] = {}  # a set that keeps its order
-        self.seen = 0  # examples
-        self.broken = 0  # examples whose image had to be replaced
+        self._here = np.zeros(2, int)  # examples seen, broken ones
+        self._elsewhere = np.zeros(2, int)
+
+    @property
+    def seen(self) -> int:
+        """Examples."""
+        return int((self._here + self._elsewhere)[0])
+
+    @property
+    def broken(self) -> int:
+        """Examples whose image had to be replaced."""
+        return int((self._here + self._elsewhere)[1])
 
     def add(self, batch: Batch) -> None:
         """Counts one batch of `Pipeline`."""
-        broken = batch["broken"][batch["broken"] >= 0]
-        self.seen += len(batch["broken"])
-        self.broken += len(broken)
+        counted = batch["broken"][self._places]
+        broken = counted[counted >= 0]
+        self._here += len(counted), len(broken)
         self._indices |= dict.fromkeys(broken.tolist())
+
+    def share(self) -> None:
+        """Brings the counts of all hosts together; all call it."""
+        texts = self._gather("counting images", json.dumps(self._here.tolist()))
+        counts = np.array([json.loads(text) for text in texts])
+        self._elsewhere = counts.sum(0) - self._here
 
     @property
     def indices(self) -> list[int]:
-        """Distinct broken records in the order they were met."""
+        """Distinct broken records of this host, in the order they were met."""
         return list(self._indices)
 
-    @property
-    def names(self) -> list[str]:
-        """`indices` as "name (reason)"; reads those records again."""
-        return [describe(self._source, index) for index in self._indices]
+    def names(self, most: int | None = None) -> list[str]:
+        """Broken records of all hosts as "name (reason)"; all call it.
+
+        Reads them again, at most `most` of each host.
+        """
+        here = [describe(self._source, i) for i in self.indices[:most]]
+        texts = self._gather("naming broken images", json.dumps(here))
+        found = [name for text in texts for name in json.loads(text)]
+        return list(dict.fromkeys(found))
 
     def check(self, max_share: float) -> None:
         """Raises UserError once too many of the examples were broken.
+
+        All hosts call it, and decide alike.
 
         Args:
             max_share: greatest share of broken examples, in [0, 1]; judged
                 from 100 examples on.
         """
+        self.share()
         if self.seen < _MIN_SEEN or self.broken <= max_share * self.seen:
             return
-        first = self.indices[:_NAMED]
-        examples = ", ".join(describe(self._source, i) for i in first)
+        examples = ", ".join(self.names(_NAMED)[:_NAMED])
         raise UserError(
             f"{self.broken} of {self.seen} images are broken, more than the "
             f"share of {max_share:g} allowed, the first being {examples}: "

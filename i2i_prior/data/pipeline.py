@@ -4,14 +4,14 @@ Example number n = step * batch_size + j is record `order[n]`, where `order`
 shuffles anew each epoch (n // len(source)); all its random draws come from a
 generator seeded with (seed, n). So there is no iterator state: a run resumes
 by asking for the batch of its step, and the global batch is the same on any
-number of hosts, worker processes and threads. Host h holds the contiguous
-block h of the global batch: joining the hosts' batches gives it in order.
+number of hosts, worker processes and threads: each host makes the rows of it
+that its devices hold.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -88,9 +88,9 @@ def _require(holds: bool, name: str, wanted: str) -> None:
 
 
 class Pipeline:
-    """Batches of one host.
+    """Batches, or one host's rows of them.
 
-    A batch is a dict of arrays of b = batch_size / hosts examples:
+    A batch is a dict of arrays of b = len(rows) examples:
         image: (b, S, S, 3) uint8, the target crop.
         view: (b, V, V, 3) uint8, only with `view_size`.
         index: (b,) int32, the record that is shown.
@@ -101,43 +101,33 @@ class Pipeline:
     Args:
         source: the images; picklable where `options.workers` is not 0.
         options: see `DataOptions`.
-        host: this host's number, from 0.
-        hosts: number of hosts that share the global batch.
-
-    Raises:
-        UserError: the batch size does not divide by the number of hosts.
+        rows: of the global batch, in their order; None for all.
     """
 
     def __init__(
         self,
         source: Source,
         options: DataOptions,
-        host: int = 0,
-        hosts: int = 1,
+        rows: Sequence[int] | None = None,
     ) -> None:
-        if options.batch_size % hosts:
-            raise UserError(
-                f"Batch size {options.batch_size} does not divide by {hosts} "
-                f"hosts: set it to a multiple of {hosts}."
-            )
-        if not 0 <= host < hosts:
-            raise ValueError(f"host {host} is not in [0, {hosts})")
+        everything = range(options.batch_size)
+        self._rows = everything if rows is None else tuple(rows)
+        if not self._rows or not set(self._rows) <= set(everything):
+            raise ValueError(f"rows {rows} are not in {everything}")
         self._source = source
         self._options = options
-        self._size = options.batch_size // hosts
-        self._first = host * self._size
         self._order = _Order(len(source), options.seed, options.shuffle)
 
     def batch(self, step: int) -> Batch:
-        """This host's part of the batch of `step` (from 0).
+        """The batch of `step` (from 0), or its rows for this host.
 
         Raises:
             UserError: no readable image was found for an example.
         """
         if step < 0:
             raise IndexError(f"step {step} is negative")
-        start = step * self._options.batch_size + self._first
-        examples = [self._example(start + j) for j in range(self._size)]
+        start = step * self._options.batch_size
+        examples = [self._example(start + row) for row in self._rows]
         names = examples[0].keys()
         return {
             name: np.stack([example[name] for example in examples])

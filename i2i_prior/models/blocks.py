@@ -35,6 +35,18 @@ from i2i_prior.models.layers import (
     rms_norm,
     zeros,
 )
+from i2i_prior.parallel.layout import TOKENS, constrain
+from i2i_prior.parallel.mesh import BATCH, CONTEXT
+
+
+def scatter(h: Array) -> Array:
+    """The residual stream (B, N, D): tokens apart on context and tensor."""
+    return constrain(h, BATCH, TOKENS)
+
+
+def gather(x: Array) -> Array:
+    """What sublayers read (B, N, D): tokens apart on context only."""
+    return constrain(x, BATCH, CONTEXT)
 
 
 class LumosBlock(nnx.Module):
@@ -104,15 +116,16 @@ class LumosBlock(nnx.Module):
             modulation, 6, axis=-1
         )
         x = modulate(layer_norm(h), shift1, scale1)
-        h = h + gate1[:, None] * self.attention(self._cast(x))
+        h = h + gate1[:, None] * scatter(self.attention(self._gather(x)))
         if self.cross_attention is not None and tokens is not None:
-            h = h + self.cross_attention(self._cast(h), tokens, mask)
+            x = self._gather(h)
+            h = h + scatter(self.cross_attention(x, tokens, mask))
         x = modulate(layer_norm(h), shift2, scale2)
-        h = h + gate2[:, None] * self.mlp(self._cast(x))
-        return self._cast(h)
+        h = h + gate2[:, None] * scatter(self.mlp(self._gather(x)))
+        return scatter(h.astype(self.precision.activations))
 
-    def _cast(self, x: Array) -> Array:
-        return x.astype(self.precision.activations)
+    def _gather(self, x: Array) -> Array:
+        return gather(x.astype(self.precision.activations))
 
 
 class ModernBlock(nnx.Module):
@@ -175,17 +188,18 @@ class ModernBlock(nnx.Module):
         modulation = self.modulation(jax.nn.silu(time)).astype(jnp.float32)
         m = jnp.split(modulation, self.parts, axis=-1)
         x = self._norm(h, m[0], m[1])
-        h = h + m[2][:, None] * self.attention(x, angles)
+        h = h + m[2][:, None] * scatter(self.attention(x, angles))
         if self.cross_attention is not None and tokens is not None:
             x = self._norm(h, m[6], m[7])
-            h = h + m[8][:, None] * self.cross_attention(x, tokens, mask)
+            crossed = self.cross_attention(x, tokens, mask)
+            h = h + m[8][:, None] * scatter(crossed)
         x = self._norm(h, m[3], m[4])
-        h = h + m[5][:, None] * self.mlp(x)
-        return h.astype(self.precision.activations)
+        h = h + m[5][:, None] * scatter(self.mlp(x))
+        return scatter(h.astype(self.precision.activations))
 
     def _norm(self, h: Array, shift: Array, scale: Array) -> Array:
         x = modulate(rms_norm(h), shift, scale)
-        return x.astype(self.precision.activations)
+        return gather(x.astype(self.precision.activations))
 
 
 class LumosFinalLayer(nnx.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.blocks import BLOCKS, FINAL_LAYERS
+from i2i_prior.models.blocks import BLOCKS, FINAL_LAYERS, scatter
 from i2i_prior.models.dit_config import (
     DiTConfig,
     check_config,
@@ -37,6 +37,8 @@ from i2i_prior.models.stacking import (
     stack_blocks,
     unpatchify,
 )
+from i2i_prior.parallel.layout import constrain
+from i2i_prior.parallel.mesh import BATCH
 
 __all__ = ["DiT", "DiTConfig", "frozen_names", "token_count"]
 
@@ -138,7 +140,7 @@ class DiT(nnx.Module):
             if config.block == "modern"
             else None
         )
-        h = h.astype(precision.activations)
+        h = scatter(h.astype(precision.activations))
         time = self.time_embed(timestep)
         if self.pooled_embed is not None and pooled is not None:
             time = time + self.pooled_embed(pooled)
@@ -153,8 +155,17 @@ class DiT(nnx.Module):
         def body(h: Array, block: nnx.Module) -> Array:
             return block(h, modulation, tokens, mask, angles)
 
-        h = scan_blocks(self.blocks, body, h, config.remat, config.scan_unroll)
-        out = unpatchify(self.final(h, time), grid, config.patch)
+        h = scan_blocks(
+            self.blocks,
+            body,
+            h,
+            config.remat,
+            config.scan_unroll,
+            name="dit/blocks",
+            operands=precision.operands,
+        )
+        h = constrain(self.final(h, time), BATCH)
+        out = unpatchify(h, grid, config.patch)
         return out.astype(jnp.float32)
 
 

@@ -30,9 +30,18 @@ class Functional:
     variables: dict[tuple, nnx.Variable]
 
     def merge(self, values: Flat) -> Any:
-        """The module with these values; inside jit it costs only tracing."""
+        """The module with these values; inside jit it costs only tracing.
+
+        What is kept in fewer bits (a bfloat16 EMA) is computed with as the
+        module's own dtype.
+        """
+
+        def fitting(path: tuple, variable: nnx.Variable) -> Any:
+            value, dtype = values[join(path)], variable.get_value().dtype
+            return value if value.dtype == dtype else value.astype(dtype)
+
         flat = [
-            (path, variable.replace(values[join(path)]))
+            (path, variable.replace(fitting(path, variable)))
             for path, variable in self.variables.items()
         ]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))

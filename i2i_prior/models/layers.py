@@ -1,8 +1,8 @@
 """The small parts: precision, matmul, linear, norms, MLPs, embeddings.
 
-Arrays in, arrays out. Kernels are stored 2-D as (in, out) and every matmul
-runs on (rows, features): XLA's CPU and TPU back ends both prefer that to
-batched products (measured: 1.3x on CPU, half the compile time on TPU).
+Arrays in, arrays out. Kernels are stored 2-D as (in, out) and a matmul runs
+on (rows, features): XLA's CPU and TPU back ends both prefer that to batched
+products (measured: 1.3x on CPU, half the compile time on TPU).
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from i2i_prior.parallel.layout import TOKENS, constrain, platform, shards
+from i2i_prior.parallel.mesh import TENSOR
+
+# Names of what remat policies may keep.
+ATTENTION, HIDDEN = "attention", "hidden"
 
 Array = jax.Array
 Initializer = Callable[..., Array]  # (key, shape, dtype=float32)
@@ -49,13 +56,13 @@ PRECISIONS: dict[str, Precision] = {
 FLOAT32 = PRECISIONS["float32"]
 
 
-def _dot(a: Array, b: Array, contract: tuple[int, int], dtype) -> Array:
-    """2-D product over one axis of each, float32 accumulation and result."""
+def _dot(a: Array, b: Array, contract: tuple, dtype) -> Array:
+    """Product over some axes of each, float32 accumulation and result."""
     exact = dtype == jnp.float32
     return jax.lax.dot_general(
         a.astype(dtype),
         b.astype(dtype),
-        (((contract[0],), (contract[1],)), ((), ())),
+        (contract, ((), ())),
         precision=jax.lax.Precision.HIGHEST if exact else None,
         preferred_element_type=jnp.float32,
     )
@@ -63,35 +70,31 @@ def _dot(a: Array, b: Array, contract: tuple[int, int], dtype) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def matmul(x: Array, kernel: Array, operands: jnp.dtype) -> Array:
-    """x (rows, in) @ kernel (in, out) -> float32 (rows, out).
+    """x (..., in) @ kernel (in, out) -> float32 (..., out).
 
     Both operands are rounded to `operands`, in the backward pass too (plain
     autodiff would multiply a float32 cotangent with a bfloat16 operand).
     """
-    return _dot(x, kernel, (1, 0), operands)
+    return _dot(x, kernel, ((x.ndim - 1,), (0,)), operands)
 
 
 def _matmul_forward(x, kernel, operands):
     # The residuals keep the rounded operands: half the memory in bfloat16.
     rounded = x.astype(operands)
     types = (jnp.zeros((), x.dtype), jnp.zeros((), kernel.dtype))
-    return _dot(rounded, kernel, (1, 0), operands), (rounded, kernel, types)
+    return matmul(rounded, kernel, operands), (rounded, kernel, types)
 
 
 def _matmul_backward(operands, residuals, cotangent):
     x, kernel, (x_type, kernel_type) = residuals
-    dx = _dot(cotangent, kernel, (1, 1), operands).astype(x_type.dtype)
-    plain = functools.partial(_dot, contract=(0, 0), dtype=operands)
-    if operands == jnp.float32:
+    rows = tuple(range(x.ndim - 1))
+    dx = _dot(cotangent, kernel, ((x.ndim - 1,), (1,)), operands)
+    plain = functools.partial(_dot, contract=(rows, rows), dtype=operands)
+    if operands == jnp.float32 or x.ndim != 2 or platform() != "cpu":
         dkernel = plain(x, cotangent)
     else:
-        dkernel = jax.lax.platform_dependent(
-            x,
-            cotangent,
-            cpu=functools.partial(_transposed_dot, dtype=operands),
-            default=plain,
-        )
-    return dx, dkernel.astype(kernel_type.dtype)
+        dkernel = _transposed_dot(x, cotangent, operands)
+    return dx.astype(x_type.dtype), dkernel.astype(kernel_type.dtype)
 
 
 def _transposed_dot(a: Array, b: Array, dtype) -> Array:
@@ -107,7 +110,7 @@ def _transposed_dot(a: Array, b: Array, dtype) -> Array:
     inner = math.gcd(columns, 16)
     a = a.astype(dtype).reshape(rows, columns // inner, inner)
     a = a.transpose(1, 2, 0).reshape(columns, rows)
-    return jax.lax.optimization_barrier(_dot(a, b, (1, 0), dtype))
+    return jax.lax.optimization_barrier(_dot(a, b, ((1,), (0,)), dtype))
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -164,10 +167,33 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (..., inputs) -> (..., outputs) in the activation dtype."""
-        rows = x.reshape(-1, x.shape[-1])
-        y = matmul(rows, self.kernel[...], self.precision.operands)
+        bias = None if self.bias is None else self.bias[...]
+        return self._apply(x, self.kernel[...], bias)
+
+    def split(self, x: Array, parts: int) -> list[Array]:
+        """x (..., inputs) -> `parts` equal pieces of the output.
+
+        What jnp.split of the output gives. Where hidden channels are sharded
+        each piece is a product of its own, sharded over its own channels.
+        """
+        if shards(TENSOR) == 1:
+            return jnp.split(self(x), parts, axis=-1)
+        kernels = jnp.split(self.kernel[...], parts, axis=-1)
+        biases: list[Any] = [None] * parts
         if self.bias is not None:
-            y = y + self.bias[...]
+            biases = jnp.split(self.bias[...], parts)
+        return [
+            self._apply(x, constrain(kernel, None, TENSOR), bias)
+            for kernel, bias in zip(kernels, biases, strict=True)
+        ]
+
+    def _apply(self, x: Array, kernel: Array, bias: Array | None) -> Array:
+        # Sharded tokens do not merge with the sharded batch.
+        merge = shards(*TOKENS) == 1
+        rows = x.reshape(-1, x.shape[-1]) if merge else x
+        y = matmul(rows, kernel, self.precision.operands)
+        if bias is not None:
+            y = y + bias
         y = y.astype(self.precision.activations)
         return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -240,7 +266,8 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (..., inputs) -> (..., outputs)."""
-        return self.fc2(self.activation(self.fc1(x)))
+        hidden = checkpoint_name(self.fc1(x), HIDDEN)
+        return self.fc2(self.activation(hidden))
 
 
 class SwiGlu(nnx.Module):
@@ -267,7 +294,10 @@ class SwiGlu(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (..., width) -> (..., width)."""
-        gate, value = jnp.split(self.gate_value(x), 2, axis=-1)
+        gate, value = (
+            checkpoint_name(part, HIDDEN)
+            for part in self.gate_value.split(x, 2)
+        )
         return self.out(jax.nn.silu(gate) * value)
 
 

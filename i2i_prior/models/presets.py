@@ -7,7 +7,8 @@ import re
 from i2i_prior.errors import UserError
 
 # depth, width, heads. S to XL: DiT (arXiv 2212.09748 table 1); H and G: JiT
-# (arXiv 2511.13720). The head width of XL is 72.
+# (arXiv 2511.13720). The head width of XL is 72. XXL is ours: heads of 128,
+# which matrix units take without padding, and a width that divides by 2^11.
 SIZES: dict[str, tuple[int, int, int]] = {
     "s": (12, 384, 6),
     "b": (12, 768, 12),
@@ -15,6 +16,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "xl": (28, 1152, 16),
     "h": (32, 1280, 16),
     "g": (40, 1664, 16),
+    "xxl": (36, 2048, 16),
 }
 
 
@@ -24,11 +26,11 @@ def preset(name: str) -> dict[str, int | str]:
     Raises:
       UserError: where the name is not family_sizepatch.
     """
-    match = re.fullmatch(r"(lumos|modern|dit|pixart)_(s|b|l|xl|h|g)(\d+)", name)
+    match = re.fullmatch(r"(lumos|modern|dit|pixart)_(s|b|l|xl|h|g|xxl)(\d+)", name)
     if not match:
         raise UserError(
             f"model preset {name!r} is unknown; it is a family (lumos, "
-            "modern, dit, pixart), a size (s, b, l, xl, h, g) and a patch, "
+            "modern, dit, pixart), a size (s, b, l, xl, h, g, xxl) and a patch, "
             "as lumos_xl2"
         )
     family, size, patch = match.groups()

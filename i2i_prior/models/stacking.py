@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from i2i_prior.models.layers import Array
+from i2i_prior.models.layers import ATTENTION, HIDDEN, Array
+from i2i_prior.parallel.layout import shards
+from i2i_prior.parallel.sharding import ALL, GATHERED, gather_layer
 
-# What a block's forward pass keeps for its backward pass.
+_policies = jax.checkpoint_policies
+# What a block's forward pass keeps for its backward pass. Gathered kernels
+# are never kept: the backward pass gathers again.
 REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": _policies.save_anything_except_these_names(GATHERED),
+    "full": _policies.nothing_saveable,
+    # N x D a layer: softmax and its two products are not computed again.
+    "attention": _policies.save_only_these_names(ATTENTION),
+    # N x 5 D: nor is the first half of the MLP.
+    "hidden": _policies.save_only_these_names(ATTENTION, HIDDEN),
+    "dots": _policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -43,13 +54,34 @@ def stack_blocks(make, depth: int, rngs: nnx.Rngs) -> nnx.Module:
     return build(rngs)
 
 
-def scan_blocks(blocks, body, x: Array, remat: str, unroll: int) -> Array:
-    """Runs x through stacked layers: body(x, block) -> x, one scan."""
+def scan_blocks(
+    blocks,
+    body,
+    x: Array,
+    remat: str = "none",
+    unroll: int = 1,
+    name: str = "",
+    operands: Any = jnp.float32,
+) -> Array:
+    """Runs x through stacked layers: body(x, block) -> x, one scan.
+
+    Args:
+      blocks: of `stack_blocks`.
+      body: one layer.
+      x: what flows through.
+      remat: a name of REMAT_POLICIES.
+      unroll: layers per iteration.
+      name: the stack's, as "dit/blocks"; sharded parameters are gathered by
+        it, each layer's inside its own iteration. "" leaves them as they are.
+      operands: dtype that the layers' matmuls round to.
+    """
 
     def step(carry, block):
+        if name:
+            block = gather_layer(block, name, operands)
         return body(carry, block), None
 
-    if REMAT_POLICIES[remat] is not None:
+    if remat != "none" or (name and shards(*ALL) > 1):
         step = jax.checkpoint(
             step, policy=REMAT_POLICIES[remat], prevent_cse=False
         )

@@ -170,7 +170,7 @@ class ClipTextEncoder(nnx.Module):
         def body(h: Array, block: nnx.Module) -> Array:
             return block(h, visible)
 
-        tokens = self.norm(scan_blocks(self.blocks, body, h, "none", 1))
+        tokens = self.norm(scan_blocks(self.blocks, body, h))
         ends = ids if config.end is None else ids == config.end
         rows = jnp.arange(ids.shape[0])
         pooled = tokens[rows, jnp.argmax(ends, axis=-1)]

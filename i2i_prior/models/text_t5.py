@@ -218,5 +218,5 @@ class T5Encoder(nnx.Module):
         def body(h: Array, block: nnx.Module) -> Array:
             return block(h, bias, visible)
 
-        h = scan_blocks(self.blocks, body, h, "none", 1)
+        h = scan_blocks(self.blocks, body, h)
         return TextFeatures(tokens=self.norm(h), pooled=None)

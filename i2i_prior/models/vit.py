@@ -190,7 +190,13 @@ class ViT(nnx.Module):
         if self.pre_norm is not None:
             h = self.pre_norm(h)
         h = h.astype(precision.activations)
-        h = scan_blocks(self.blocks, lambda h, block: block(h), h, "none", 1)
+        h = scan_blocks(
+            self.blocks,
+            lambda h, block: block(h),
+            h,
+            name="encoder/blocks",
+            operands=PRECISIONS[self.config.precision].operands,
+        )
         return self._features(h, family)
 
     def _features(self, h: Array, family: Family) -> Features:

@@ -1,43 +1,169 @@
 """Which axis of which parameter lies on which mesh axis: one table.
 
 Parameters are a flat dict name -> array. A name decides the sharding, the
-same for a parameter, its EMA and its Adam moments.
+same for a parameter, its EMA and its Adam moments. What is used is gathered
+right before (`gather`), one layer at a time, and its gradient is scattered
+right behind: ZeRO-3 (arXiv 1910.02054 section 5.3), said to the compiler and
+not left to it.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from i2i_prior.parallel.mesh import FSDP, TENSOR
+from i2i_prior.errors import UserError
+from i2i_prior.parallel.layout import dividing, mesh_in_use
+from i2i_prior.parallel.mesh import CONTEXT, FSDP, TENSOR
 
-# First match wins; specs are for the last two axes (in, out), a leading
-# layer axis is never sharded. Column-parallel, then row-parallel
-# (Megatron-LM, arXiv 1909.08053), so a pair needs one reduction.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"/(qkv|q|k|v|fc1|gate_value|modulation)/kernel$", (FSDP, TENSOR)),
-    (r"/(out|fc2)/kernel$", (TENSOR, FSDP)),
-    (r"/kernel$", (None, FSDP)),
-    (r"", ()),  # biases, gains, tables, null tokens: replicated
+# Axes that shard a parameter at rest and that its use gathers.
+ZERO = (FSDP, CONTEXT)
+ALL = (*ZERO, TENSOR)
+IN, OUT, WHOLE = 0, 1, None  # the last two dimensions of a kernel, or neither
+
+# First match wins: the dimension that ZeRO shards at rest, and the one that
+# stays on the tensor axis in use. Column-parallel, then row-parallel
+# (Megatron-LM, arXiv 1909.08053), so that a pair needs one reduction. Fused
+# kernels hold their columns part by part, [q | k | v], which no contiguous
+# shard splits by heads: at rest the tensor axis helps with their ZeRO shards,
+# in use each tensor shard takes the columns of its heads. A leading layer
+# axis is never sharded.
+RULES: tuple[tuple[str, int | None, int | None], ...] = (
+    (r"^dit/blocks/.*(qkv|gate_value)/kernel$", IN, WHOLE),
+    (r"^dit/blocks/.*(/q|/k|/v|fc1|modulation)/kernel$", IN, OUT),
+    (r"^dit/blocks/.*(/out|fc2)/kernel$", OUT, IN),
+    # All else, the frozen networks among it, is small or used by each device
+    # for its own images.
+    (r"/kernel$", OUT, WHOLE),
+    (r"", WHOLE, WHOLE),  # biases, gains, tables, null tokens
 )
+GATHERED = "gathered kernel"  # the name that remat policies know
 
 
 def partition_spec(
-    name: str, shape: tuple[int, ...], mesh: Mesh
+    name: str,
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    in_use: bool = False,
 ) -> PartitionSpec:
-    """The spec of one parameter; axes that do not divide stay whole."""
-    axes = next(axes for rule, axes in RULES if re.search(rule, name))
-    spec: list[str | None] = [None] * len(shape)
-    for offset, axis in enumerate(axes):
-        dimension = len(shape) - len(axes) + offset
-        if axis is not None and shape[dimension] % mesh.shape[axis] == 0:
-            spec[dimension] = axis
-    return PartitionSpec(*spec)
+    """The spec of one parameter, at rest or in use.
+
+    ZeRO takes a kernel's other dimension where more of its axes divide that
+    one; axes that divide neither leave it whole.
+    """
+    _, zero, tensor = next(rule for rule in RULES if re.search(rule[0], name))
+    spec: list[Any] = [None] * len(shape)
+    if zero is None or len(shape) < 2:
+        return PartitionSpec(*spec)
+    last = len(shape) - 2
+    if tensor is not None and shape[last + tensor] % mesh.shape[TENSOR] == 0:
+        spec[last + tensor] = TENSOR
+    if not in_use:
+        axes, place = max(
+            (
+                _zero_axes(shape, last + place, spec, tensor, mesh)
+                for place in (zero, 1 - zero)
+            ),
+            key=lambda found: _size(found[0], mesh),
+        )
+        if axes:
+            there = (spec[place],) if spec[place] else ()
+            spec[place] = (*there, *axes)
+    return PartitionSpec(
+        *[
+            axes[0] if isinstance(axes, tuple) and len(axes) == 1 else axes
+            for axes in spec
+        ]
+    )
+
+
+def _zero_axes(
+    shape: tuple[int, ...],
+    place: int,
+    spec: list[Any],
+    tensor: int | None,
+    mesh: Mesh | AbstractMesh,
+) -> tuple[tuple[str, ...], int]:
+    """The ZeRO axes that dimension `place` can take, and `place`."""
+    taken = (spec[place],) if spec[place] else ()
+    axes = ALL if tensor is None else ZERO
+    return dividing(shape[place] // _size(taken, mesh), axes, mesh), place
+
+
+def _size(axes: tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
+    """A parameter as its use wants it: whole but for the tensor axis.
+
+    Args:
+      name: decides the specs; "dit/blocks/..." for one layer's slice too.
+      array: float32, sharded at rest.
+      operands: what matmuls will round it to. Rounded before it is gathered,
+        so that half the bytes travel in bfloat16; gradients are summed over
+        devices in float32.
+
+    Returns:
+      the same values rounded to `operands`, float32.
+    """
+    mesh = mesh_in_use()
+    if mesh is None or mesh.size == 1 or array.ndim < 2:
+        return array
+    rest = partition_spec(name, array.shape, mesh)
+    used = partition_spec(name, array.shape, mesh, in_use=True)
+    if rest == used:
+        return array
+    whole = _gather(array, rest, used, jnp.dtype(operands))
+    return checkpoint_name(whole, GATHERED)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(array, rest, used, operands):
+    rounded = jax.lax.with_sharding_constraint(array.astype(operands), rest)
+    whole = jax.lax.with_sharding_constraint(rounded, used)
+    return whole.astype(array.dtype)
+
+
+def _gather_forward(array, rest, used, operands):
+    return _gather(array, rest, used, operands), None
+
+
+def _gather_backward(rest, used, operands, _, cotangent):
+    # From whole and partial per device to a shard of the sum.
+    return (jax.lax.with_sharding_constraint(cotangent, rest),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def gather_all(
+    parameters: dict[str, Any], operands: jnp.dtype
+) -> dict[str, Any]:
+    """`gather` for all but stacked layers, which their scan gathers."""
+    return {
+        name: array if "/blocks/" in name else gather(name, array, operands)
+        for name, array in parameters.items()
+    }
+
+
+def gather_layer(layer: Any, name: str, operands: jnp.dtype) -> Any:
+    """`gather` for one layer, a module cut from the stack called `name`."""
+
+    def one(path: Any, array: jax.Array) -> jax.Array:
+        inner = jax.tree_util.keystr(path, simple=True, separator="/")
+        inner = inner.removesuffix("/value")  # the inside of an nnx.Param
+        return gather(f"{name}/{inner}", array, operands)
+
+    return jax.tree_util.tree_map_with_path(one, layer)
 
 
 def parameter_shardings(
@@ -48,6 +174,34 @@ def parameter_shardings(
         name: NamedSharding(mesh, partition_spec(name, array.shape, mesh))
         for name, array in parameters.items()
     }
+
+
+def check(parameters: dict[str, Any], mesh: Mesh) -> None:
+    """Refuses a mesh that would leave much of the model whole everywhere.
+
+    Args:
+      parameters: name -> (abstract) array, the trained ones.
+
+    Raises:
+      UserError: where a tenth or more of them, and a mebibyte at least, has
+        fewer shards than its axes ask for.
+    """
+    wanted = _size(ALL, mesh)
+    total = left = 0
+    for name, array in parameters.items():
+        total += array.size
+        local = NamedSharding(mesh, partition_spec(name, array.shape, mesh))
+        if math.prod(local.shard_shape(array.shape)) * wanted > array.size:
+            left += array.size
+    if left * 10 < total or left < 2**18:
+        return
+    raise UserError(
+        f"mesh.fsdp {mesh.shape[FSDP]} x context {mesh.shape[CONTEXT]} x "
+        f"tensor {mesh.shape[TENSOR]} does not divide the widths of this "
+        f"model: {left / total:.0%} of its parameters would lie in fewer "
+        "pieces on every device; choose a mesh.fsdp that divides model.width, "
+        "and mesh.replica=-1 for the rest"
+    )
 
 
 def optimizer_shardings(
@@ -69,16 +223,3 @@ def optimizer_shardings(
         shardings,
         transform_non_params=lambda _: whole,
     )
-
-
-def explain(parameters: dict[str, Any], mesh: Mesh) -> str:
-    """One line a parameter: name, shape, spec, bytes on each device."""
-    lines = []
-    for name, sharding in parameter_shardings(parameters, mesh).items():
-        array = parameters[name]
-        local = sharding.shard_shape(array.shape)
-        size = int(np.prod(local)) * jax.numpy.dtype(array.dtype).itemsize
-        lines.append(
-            f"{name:58} {array.shape!s:20} {sharding.spec!s:40} {size:>12,}"
-        )
-    return "\n".join(lines)

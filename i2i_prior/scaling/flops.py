@@ -7,6 +7,7 @@ in the published GMACs of DiT and Lumos.
 
 from __future__ import annotations
 
+from i2i_prior.models.autoencoder import AutoencoderConfig, Pixels
 from i2i_prior.models.dit import DiTConfig, token_count
 from i2i_prior.models.families import FAMILIES, ViTConfig
 
@@ -72,6 +73,65 @@ def conditioner_macs(
     c = embedding_width
     expansion = embeddings * expand * c * c if expand > 1 else 0
     return expansion + embeddings * expand * (c * width + width * width)
+
+
+def attention_macs(depth: int, queries: int, keys: int, width: int) -> int:
+    """Multiply-adds of scores and weighted sums alone, in all layers."""
+    return 2 * depth * queries * keys * width
+
+
+def encode_macs(config: AutoencoderConfig | Pixels, image_size: int) -> int:
+    """Multiply-adds of encoding one image to its latent.
+
+    Of the encoder and its 1x1 convolution; the decoder does not train.
+
+    Args:
+      config: the latent space; none for pixels.
+      image_size: side in pixels, a multiple of the factor.
+    """
+    if isinstance(config, Pixels):
+        return 0
+    if config.kind == "tiny":
+        return _tiny_encoder_macs(config, image_size)
+    side, before = image_size, config.widths[0]
+    macs = side**2 * 9 * 3 * before
+    for level, (width, blocks) in enumerate(
+        zip(config.widths, config.blocks, strict=True)
+    ):
+        for block in range(blocks):
+            macs += _residual_macs(side, width if block else before, width)
+        before = width
+        if level + 1 < len(config.widths):
+            side //= 2
+            macs += side**2 * 9 * width * width
+    pixels = side**2
+    macs += 2 * _residual_macs(side, before, before)
+    macs += 4 * pixels * before**2 + 2 * pixels**2 * before
+    macs += pixels * 9 * before * 2 * config.channels
+    if config.quant_conv:
+        macs += pixels * (2 * config.channels) ** 2
+    return macs
+
+
+def _residual_macs(side: int, inputs: int, outputs: int) -> int:
+    """Two 3x3 convolutions, and a 1x1 where the width changes."""
+    shortcut = 0 if inputs == outputs else inputs * outputs
+    return side**2 * (9 * inputs * outputs + 9 * outputs**2 + shortcut)
+
+
+def _tiny_encoder_macs(config: AutoencoderConfig, image_size: int) -> int:
+    side, width = image_size, config.widths[0]
+    macs = side**2 * 9 * 3 * width
+    last = len(config.widths) - 1
+    for level, blocks in enumerate(config.blocks):
+        if level:
+            side //= 2
+            macs += side**2 * 9 * width**2
+        each = 27 * width**2
+        if config.pooled and level == last:
+            each += 8 * width**2
+        macs += blocks * side**2 * each
+    return macs + side**2 * 9 * width * config.channels
 
 
 def training_flops(forward_macs: float, frozen_macs: float = 0) -> float:

@@ -20,8 +20,10 @@ from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import draw_keep
 from i2i_prior.models.dit import frozen_names
 from i2i_prior.models.functional import Flat, partition
-from i2i_prior.models.layers import Array
+from i2i_prior.models.layers import PRECISIONS, Array
 from i2i_prior.models.preprocess import normalise
+from i2i_prior.parallel.layout import over_all, over_batch, per_image
+from i2i_prior.parallel.sharding import gather_all
 from i2i_prior.tasks.conditions import Conditions, null_tokens, with_null
 from i2i_prior.tasks.modules import (
     autoencoder_config,
@@ -130,9 +132,9 @@ class I2ITask:
           loss float32 (B,), and its parts, each (B,).
         """
         config = self.config
-        model = self.functional.merge(parameters)
-        x0 = self._encode(model, batch["image"], draws.get("posterior"))
-        embeddings = self._embed(model, batch["view"])
+        operands = PRECISIONS[config.model.precision].operands
+        model = self.functional.merge(gather_all(parameters, operands))
+        x0, embeddings = self._read(model, batch, draws)
         if "embedding_noise" in draws:
             rms = jnp.sqrt(jnp.square(embeddings).mean(-1, keepdims=True))
             embeddings += (
@@ -159,6 +161,20 @@ class I2ITask:
     def _learns_sigma(self) -> bool:
         # SiT keeps DiT's variance channels on its flow, and never uses them.
         return self.config.diffusion.learn_sigma and self.path.is_discrete
+
+    def _read(
+        self, model: Any, batch: dict[str, Array], draws: Draws
+    ) -> tuple[Array, Array]:
+        """Latents and embeddings: each device reads images of its own, so
+        that context and tensor shards do not read the same ones."""
+        noise = draws.get("posterior")
+        if noise is not None:
+            noise = over_all(noise)
+        images, views = over_all(batch["image"]), over_all(batch["view"])
+        with per_image():
+            x0 = self._encode(model, images, noise)
+            embeddings = self._embed(model, views)
+        return over_batch(x0), over_batch(embeddings)
 
     def _encode(self, model: Any, images: Array, noise: Array | None) -> Array:
         images = to_float(images)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def source(tmp_path):
 
 def test_substitutes_are_deterministic_and_reported(source):
     batch = Pipeline(source, OPTIONS).batch(4)  # two whole epochs
-    again = Pipeline(source, OPTIONS, 1, 2).batch(4)
+    again = Pipeline(source, OPTIONS, range(10, 20)).batch(4)
     for name in batch:
         assert np.array_equal(batch[name][10:], again[name])
     replaced = batch["broken"] >= 0
@@ -53,7 +55,7 @@ def test_files_that_vanish_are_broken_too(source, tmp_path):
     assert 7 not in batch["index"]
     tally = BrokenTally(source)
     tally.add({"broken": np.array([7])})
-    assert tally.names == [
+    assert tally.names() == [
         "image 7 (cannot be read (No such file or directory))"
     ]
 
@@ -103,7 +105,7 @@ def test_tally_counts_names_and_refuses(source):
     assert "3.jpg (cannot be decoded" in text
     assert "4.jpg (is no image of a known format)" in text
     assert "max_broken" in text
-    assert sorted(name[:5] for name in tally.names) == [
+    assert sorted(name[:5] for name in tally.names()) == [
         "2.jpg",
         "3.jpg",
         "4.jpg",
@@ -114,4 +116,33 @@ def test_tally_of_sound_images_is_quiet(source):
     tally = BrokenTally(source)
     tally.add({"broken": np.full(1000, -1)})
     tally.check(0.0)
-    assert tally.names == []
+    assert tally.names() == []
+
+
+def test_hosts_count_together_and_decide_alike(source):
+    """Of two hosts the second also reads two examples of the first."""
+    texts, met = ["", ""], threading.Barrier(2)
+
+    def host(number):
+        def gather(name, text):
+            texts[number] = text
+            met.wait(10)
+            found = list(texts)
+            met.wait(10)
+            return found
+
+        rows, places = [(range(10), None), (range(8, 20), range(2, 12))][number]
+        pipeline = Pipeline(source, OPTIONS, rows)
+        tally = BrokenTally(source, places, gather)
+        for step in range(5):
+            tally.add(pipeline.batch(step))
+        tally.check(0.3)
+        with pytest.raises(UserError) as caught:
+            tally.check(0.29)
+        return tally.seen, tally.broken, tally.names(), str(caught.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(host, range(2))
+    assert first == second
+    assert first[:2] == (100, 30)
+    assert sorted(name[:5] for name in first[2]) == ["2.jpg", "3.jpg", "4.jpg"]

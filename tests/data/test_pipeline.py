@@ -82,8 +82,8 @@ def test_a_batch_is_a_function_of_seed_and_step():
 def test_hosts_share_the_same_global_batch(length, hosts):
     whole = Pipeline(Planes(length), OPTIONS).batch(11)
     parts = [
-        Pipeline(Planes(length), OPTIONS, host, hosts).batch(11)
-        for host in range(hosts)
+        Pipeline(Planes(length), OPTIONS, rows).batch(11)
+        for rows in np.split(np.arange(OPTIONS.batch_size), hosts)
     ]
     joined = {k: np.concatenate([part[k] for part in parts]) for k in whole}
     assert_same(whole, joined)
@@ -104,7 +104,7 @@ def test_workers_change_nothing(tmp_path):
     source = open_source("builtin:photos")
     pipeline = Pipeline(source, options(batch_size=4, threads=1))
     parallel = Pipeline(
-        source, options(batch_size=4, threads=1, workers=2), 1, 2
+        source, options(batch_size=4, threads=1, workers=2), [2, 3]
     )
     iterator = parallel.batches_from(3)
     for step in range(3, 8):
@@ -247,9 +247,13 @@ def test_bad_options_are_named_in_one_sentence(changes):
     assert str(caught.value).endswith(".")
 
 
-def test_batch_size_must_divide_by_the_hosts():
-    with pytest.raises(UserError, match="multiple of 5"):
-        Pipeline(Planes(3), OPTIONS, 0, 5)
+def test_a_host_makes_any_rows():
+    whole = Pipeline(Planes(30), OPTIONS).batch(3)
+    some = Pipeline(Planes(30), OPTIONS, [1, 2, 5]).batch(3)
+    assert_same(some, {name: whole[name][[1, 2, 5]] for name in whole})
+    for rows in ([], [OPTIONS.batch_size]):
+        with pytest.raises(ValueError, match="rows"):
+            Pipeline(Planes(3), OPTIONS, rows)
 
 
 def test_negative_steps_are_refused():

@@ -266,7 +266,9 @@ def test_scan_is_a_loop_over_layers():
 def test_remat_and_unrolling_change_no_gradient():
     batch = inputs(TINY)
     out, grads = output_and_gradients(*dit(TINY), batch)
-    for change in ({"remat": "full"}, {"remat": "dots"}, {"scan_unroll": 2}):
+    policies = ("full", "attention", "hidden", "dots")
+    changes = [{"remat": name} for name in policies]
+    for change in (*changes, {"scan_unroll": 2}):
         config = dataclasses.replace(TINY, **change)
         got, got_grads = output_and_gradients(*dit(config), batch)
         assert relative_error(got, out) < 1e-5
@@ -367,7 +369,7 @@ def test_preset_names():
     [
         ({"block": "dense"}, "model.block 'dense' is unknown"),
         ({"precision": "fp8"}, "choose one of float32"),
-        ({"remat": "some"}, "none, full, dots"),
+        ({"remat": "some"}, "none, full, attention, hidden, dots"),
         ({"heads": 3}, "does not split into 3 heads"),
         ({"width": 36, "heads": 4}, "heads of even width"),
         ({"width": 30, "heads": 3}, "divisible by 4"),

@@ -1,0 +1,283 @@
+"""Forms of softmax(q k^T / sqrt(d)) v, and which one runs where.
+
+batched   one 3-D product over (batch * heads): the fastest on CPU
+xla       JAX's own 4-D products; the scores go through memory
+cudnn     cuDNN's flash attention, on GPUs
+splash    Pallas' Splash attention, on TPUs
+
+A form takes q (B, N, heads, d), k and v (B, M, heads, d) and a mask, bool
+(B, M) or None, and returns (B, N, heads, d). Every image must have a key that
+counts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+)
+from jax.sharding import PartitionSpec
+
+from i2i_prior.errors import UserError
+from i2i_prior.models.layers import ATTENTION, Array
+from i2i_prior.parallel.layout import dividing, mesh_in_use, platform, shards
+from i2i_prior.parallel.mesh import AXES, BATCH, CONTEXT, TENSOR
+
+Form = Callable[[Array, Array, Array, Array | None], Array]
+
+# float32 scores that `batched` makes at once, bytes: more go in turns.
+SCORES_AT_ONCE = 2**30
+# Fewest queries and keys that `auto` gives to a fused kernel.
+LEAST = {"cudnn": 64, "splash": 1024}
+# Splash's blocks at d <= 128: larger ones have fewer steps and partial sums
+# of dq, and these still fit the 16 MiB of on-chip memory a kernel gets.
+LANES, BLOCK_Q, BLOCK_KV, BLOCK_COMPUTE = 128, 1024, 2048, 512
+
+
+def batched(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """3-D products over (batch * heads); float32 result."""
+    batch, queries, heads, width = q.shape
+    keys = k.shape[1]
+    rows = batch * heads
+
+    def merge(a: Array) -> Array:
+        return a.transpose(0, 2, 1, 3).reshape(rows, -1, width)
+
+    if mask is not None:
+        mask = jnp.repeat(mask, heads, axis=0)[:, None]
+    operands = merge(q), merge(k), merge(v), mask
+    most = max(SCORES_AT_ONCE // (4 * queries * keys), 1)
+    if rows <= most:
+        out = _rows(*operands)
+    else:
+        turn = max(n for n in range(1, most + 1) if rows % n == 0)
+        split = jax.tree.map(
+            lambda a: a.reshape(rows // turn, turn, *a.shape[1:]), operands
+        )
+        # Not even for the backward pass are all scores kept.
+        out = jax.lax.map(lambda part: jax.checkpoint(_rows)(*part), split)
+    out = out.reshape(batch, heads, queries, width)
+    return out.transpose(0, 2, 1, 3)
+
+
+def _rows(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """q (R, N, d), k and v (R, M, d), mask (R, 1, M) -> float32 (R, N, d)."""
+    scores = jax.lax.dot_general(
+        q,
+        k,
+        (((2,), (2,)), ((0,), (0,))),
+        preferred_element_type=jnp.float32,
+    )
+    scores = scores * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jax.lax.dot_general(
+        weights,
+        v,
+        (((2,), (1,)), ((0,), (0,))),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def xla(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """`jax.nn.dot_product_attention`; float32 products are exact."""
+    exact = "highest" if q.dtype == jnp.float32 else None
+    full = None if mask is None else mask[:, None, None]
+    with jax.default_matmul_precision(exact):
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=full, implementation="xla"
+        )
+
+
+def cudnn(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """cuDNN's flash attention; bfloat16 in and out, float32 softmax."""
+    if mask is not None:
+        # It takes any mask, but as a bias of whole rows.
+        shape = (q.shape[0], 1, q.shape[1], k.shape[1])
+        mask = jnp.broadcast_to(mask[:, None, None], shape)
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask, implementation="cudnn"
+    )
+
+
+def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """Pallas' Splash attention with nothing masked but by key.
+
+    Flash attention (arXiv 2205.14135) for TPUs; softmax and sums in float32.
+    Tokens are padded to whole blocks, and padded keys do not count. Away from
+    a TPU the kernel is interpreted, for tests.
+    """
+    queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
+    sizes, padded_q, padded_kv = _blocks(queries, keys, q.shape[3])
+
+    def lay(a: Array, length: int) -> Array:
+        more = length - a.shape[1]
+        a = jnp.pad(a, ((0, 0), (0, more), (0, 0), (0, 0)))
+        return a.transpose(0, 2, 1, 3)
+
+    segments = None
+    if mask is not None or padded_kv > keys:
+        counts = jnp.ones(k.shape[:2], bool) if mask is None else mask
+        counts = jnp.pad(counts, ((0, 0), (0, padded_kv - keys)))
+        segments = splash_attention_kernel.SegmentIds(
+            q=jnp.ones((q.shape[0], padded_q), jnp.int32),
+            kv=counts.astype(jnp.int32),
+        )
+    whole = splash_attention_mask.FullMask((padded_q, padded_kv))
+    kernel = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([whole] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        # What the backward pass needs besides q, k and v.
+        residual_checkpoint_name=ATTENTION,
+        interpret=platform() != "tpu",
+    )
+    scaled = q * jnp.asarray(q.shape[3] ** -0.5, q.dtype)
+    out = jax.vmap(kernel)(
+        lay(scaled, padded_q),
+        lay(k, padded_kv),
+        lay(v, padded_kv),
+        segments,
+    )
+    return out[:, :, :queries].transpose(0, 2, 1, 3)
+
+
+def _blocks(queries: int, keys: int, width: int) -> tuple[Any, int, int]:
+    """Block sizes, and what N and M are padded to."""
+    wide = -(-width // LANES)
+
+    def fit(length: int, most: int) -> tuple[int, int]:
+        most = max(most // wide // LANES, 1) * LANES
+        count = -(-length // most)
+        block = -(-length // (count * LANES)) * LANES
+        return block, -(-length // block) * block
+
+    (block_q, padded_q), (block_kv, padded_kv) = (
+        fit(queries, BLOCK_Q),
+        fit(keys, BLOCK_KV),
+    )
+    compute = next(
+        size for size in range(BLOCK_COMPUTE, 0, -LANES) if block_kv % size == 0
+    )
+    sizes = splash_attention_kernel.BlockSizes(
+        block_q=block_q,
+        block_kv=block_kv,
+        block_kv_compute=compute,
+        block_q_dkv=block_q,
+        block_kv_dkv=block_kv,
+        block_kv_dkv_compute=compute,
+        # 5 products instead of 7, for one dq a block of keys in memory.
+        use_fused_bwd_kernel=True,
+    )
+    return sizes, padded_q, padded_kv
+
+
+FORMS: dict[str, Form] = {
+    "batched": batched,
+    "xla": xla,
+    "cudnn": cudnn,
+    "splash": splash,
+}
+CHOICES = ("auto", *FORMS)
+_FUSED = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}  # and their platforms
+
+
+def choose(name: str, q: Array, k: Array, mask: Array | None) -> str:
+    """Which of FORMS runs on the platform that is traced for.
+
+    Args:
+      name: one of CHOICES.
+      q, k: in the dtype of matmul operands.
+      mask: bool (B, M) or None.
+
+    Raises:
+      UserError: where the named form cannot run there.
+    """
+    if name == "auto":
+        if platform() == "cpu":
+            return "batched"
+        name = "splash" if platform() == "tpu" else "cudnn"
+        short = min(q.shape[1], k.shape[1]) < LEAST[name]
+        return "xla" if short or _refusal(name, q, k, mask) else name
+    refusal = _refusal(name, q, k, mask) if name in _FUSED else ""
+    if refusal:
+        raise UserError(
+            f"model.attention {name} {refusal}; set model.attention=auto"
+        )
+    return name
+
+
+def _refusal(name: str, q: Array, k: Array, mask: Array | None) -> str:
+    """Why a fused form cannot run; "" where it can."""
+    if platform() not in _FUSED[name]:
+        return f"runs on {_FUSED[name][0]}, not on {platform()}"
+    if q.dtype != jnp.bfloat16:
+        return f"multiplies bfloat16, not {q.dtype}"
+    if name == "cudnn":
+        # cuDNN before Hopper; with a bias it wants even lengths.
+        if q.shape[3] % 8 or q.shape[3] > 128:
+            return f"has no heads of width {q.shape[3]}"
+        if mask is not None and (q.shape[1] % 2 or k.shape[1] % 2):
+            return "takes a mask only for even numbers of tokens"
+        if not has_cudnn():
+            return "finds no cuDNN here"
+    return ""
+
+
+@functools.cache
+def has_cudnn() -> bool:
+    """Whether cuDNN is installed; JAX asks for its version when tracing."""
+    probe = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
+    try:
+        jax.eval_shape(lambda x: cudnn(x, x, x, None), probe)
+    except RuntimeError:
+        return False
+    return True
+
+
+def per_shard(
+    form: Form, q: Array, k: Array, v: Array, mask: Array | None
+) -> Array:
+    """`form` on each device's own images, queries and heads.
+
+    No form mixes images, queries or heads, so each device calls it with what
+    it has, and all keys: a kernel needs to know nothing of the mesh.
+    """
+    mesh = mesh_in_use()
+    if mesh is None or mesh.size == 1:
+        return form(q, k, v, mask)
+    images: tuple[str, ...] = BATCH
+    tokens: tuple[str, ...] = (CONTEXT,)
+    heads: tuple[str, ...] = (TENSOR,)
+    if shards(*AXES) < mesh.size:  # within `layout.per_image`
+        images, tokens, heads = AXES, (), ()
+    batch, apart, head = (
+        dividing(size, axes, mesh) or None
+        for size, axes in zip(q.shape, (images, tokens, heads), strict=False)
+    )
+    spec, keys = (
+        PartitionSpec(batch, apart, head),
+        PartitionSpec(batch, None, head),
+    )
+    return jax.shard_map(
+        form,
+        in_specs=(spec, keys, keys, PartitionSpec(batch)),
+        out_specs=spec,
+        check_vma=False,  # Pallas kernels do not say what varies where
+    )(q, k, v, mask)
+
+
+def keep_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Remat policy: what cuDNN's forward kernel leaves for its backward.
+
+    Its residual cannot be given a name, as `splash` gives its own.
+    """
+    return primitive.name == "dot_product_attention_fwd_wrapper"

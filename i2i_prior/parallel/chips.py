@@ -1,0 +1,158 @@
+"""The chips that programs are compiled for, each figure with its source.
+
+TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, the tables of key
+specifications and of shapes. There "bidirectional ICI bandwidth per chip"
+counts all links in both directions: v5p 1200 GB/s are 6 links of 100 GB/s
+each way. `usable_memory` is what XLA's TPU compiler (libtpu 0.0.42) says is
+available in its out-of-memory message; the rest is its own reserve.
+
+GPU: NVIDIA's data sheets of H100 SXM and H200 SXM ("with sparsity" halved,
+NVLink 900 GB/s in both directions), one 400 Gbit/s InfiniBand port a GPU as
+in DGX H100. `usable_memory`: device memory as XLA's own target descriptions
+have it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What one chip can do.
+
+    Attributes:
+      name: as in a topology, "v5e".
+      platform: "tpu" or "cuda".
+      kind: what `jax.Device.device_kind` calls it.
+      flops: dense bf16 peak, FLOP/s.
+      usable_memory: HBM that a program may fill, bytes.
+      memory_bandwidth: of HBM, bytes/s.
+      link_bandwidth: one way, bytes/s: of one ICI link (a TPU has two along
+        each axis), or of a GPU's NVLink ports together.
+      slow_bandwidth: one way and per chip, bytes/s: data-centre network
+        between slices, or InfiniBand between GPU hosts.
+      axes: physical axes of the torus; 0 for GPUs behind a switch.
+      host: chips of one host along each axis; GPUs of one host.
+      wrap_every: an axis of a multiple of this many chips closes to a ring.
+      largest: chips of the largest slice; 0 for no limit.
+      lanes: what the matrix unit pads a head's width to.
+    """
+
+    name: str
+    platform: str
+    kind: str
+    flops: float
+    usable_memory: int
+    memory_bandwidth: float
+    link_bandwidth: float
+    slow_bandwidth: float
+    axes: int
+    host: tuple[int, ...]
+    wrap_every: int = 0
+    largest: int = 0
+    lanes: int = 1
+
+
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        Chip(
+            "v4",
+            "tpu",
+            "TPU v4",
+            flops=275e12,
+            usable_memory=int(30.75 * GIB),
+            memory_bandwidth=1.2e12,
+            link_bandwidth=50e9,
+            slow_bandwidth=6.25e9,
+            axes=3,
+            host=(2, 2, 1),
+            wrap_every=4,
+            largest=4096,
+            lanes=128,
+        ),
+        Chip(
+            "v5e",
+            "tpu",
+            "TPU v5 lite",
+            flops=197e12,
+            usable_memory=int(15.75 * GIB),
+            memory_bandwidth=8.1e11,
+            link_bandwidth=50e9,
+            slow_bandwidth=3.125e9,
+            axes=2,
+            host=(2, 2),
+            wrap_every=16,
+            largest=256,
+            lanes=128,
+        ),
+        Chip(
+            "v5p",
+            "tpu",
+            "TPU v5",
+            flops=459e12,
+            usable_memory=int(95.74 * GIB),
+            memory_bandwidth=2.765e12,
+            link_bandwidth=100e9,
+            slow_bandwidth=6.25e9,
+            axes=3,
+            host=(2, 2, 1),
+            wrap_every=4,
+            largest=6144,
+            lanes=128,
+        ),
+        Chip(
+            "v6e",
+            "tpu",
+            "TPU v6 lite",
+            flops=918e12,
+            usable_memory=int(31.25 * GIB),
+            memory_bandwidth=1.6e12,
+            link_bandwidth=100e9,
+            slow_bandwidth=12.5e9,
+            axes=2,
+            host=(2, 2),
+            wrap_every=16,
+            largest=256,
+            lanes=128,
+        ),
+        Chip(
+            "h100",
+            "cuda",
+            "H100",
+            flops=989e12,
+            usable_memory=84_942_979_072,
+            memory_bandwidth=3.35e12,
+            link_bandwidth=450e9,
+            slow_bandwidth=50e9,
+            axes=0,
+            host=(8,),
+        ),
+        Chip(
+            "h200",
+            "cuda",
+            "H200",
+            flops=989e12,
+            usable_memory=151_397_597_184,
+            memory_bandwidth=4.8e12,
+            link_bandwidth=450e9,
+            slow_bandwidth=50e9,
+            axes=0,
+            host=(8,),
+        ),
+    )
+}
+
+# Chips that runs are measured on but no program is compiled ahead for, and
+# other names of the above. JAX calls v5e "TPU v5 lite", v5p "TPU v5", v6e
+# "TPU v6 lite". A100, L4, H100 PCIe: NVIDIA's data sheets.
+PEAK_FLOPS: dict[str, float] = {
+    **{chip.kind: chip.flops for chip in CHIPS.values()},
+    **{f"TPU {name}": CHIPS[name].flops for name in ("v5e", "v5p", "v6e")},
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "L4": 121e12,
+}

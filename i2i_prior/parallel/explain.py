@@ -1,0 +1,60 @@
+"""Where each array of a run lies, as a table for people."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from i2i_prior.parallel.sharding import partition_spec
+
+
+def local_bytes(array: Any) -> int:
+    """Bytes of an (abstract) array with a sharding on each of its devices."""
+    local = array.sharding.shard_shape(array.shape)
+    return math.prod(local) * jnp.dtype(array.dtype).itemsize
+
+
+def explain(state: Any) -> str:
+    """One line an array of an abstract TrainState, and the sum of each part.
+
+    A line has the part (params, ema, opt_state ...), the name, shape and
+    dtype, the spec at rest, the spec while a layer uses it, and bytes a
+    device.
+    """
+    lines = [
+        f"{'array':64} {'shape':20} {'dtype':9} {'at rest':36} "
+        f"{'in use':24} {'bytes/device':>14}"
+    ]
+    totals: dict[str, tuple[int, int]] = {}
+    for path, array in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        part, _, inner = name.partition("/")
+        local = local_bytes(array)
+        whole = array.size * jnp.dtype(array.dtype).itemsize
+        before = totals.get(part, (0, 0))
+        totals[part] = before[0] + local, before[1] + whole
+        used = ""
+        if part in ("params", "frozen"):
+            mesh = array.sharding.mesh
+            used = _short(partition_spec(inner, array.shape, mesh, True))
+        lines.append(
+            f"{name:64} {array.shape!s:20} {array.dtype!s:9} "
+            f"{_short(array.sharding.spec):36} {used:24} {local:>14,}"
+        )
+    for part, (local, whole) in totals.items():
+        lines.append(
+            f"sum of {part}: {local:,} bytes a device of {whole:,} "
+            f"({local / max(whole, 1):.1%})"
+        )
+    return "\n".join(lines)
+
+
+def _short(spec: Any) -> str:
+    return "(" + ", ".join("-" if a is None else _axes(a) for a in spec) + ")"
+
+
+def _axes(entry: Any) -> str:
+    return entry if isinstance(entry, str) else "*".join(entry)

@@ -1,0 +1,236 @@
+"""XLA's optimized programs as text (HLO), read into Python.
+
+Only what the estimates need: computations, instructions with their shapes,
+who calls whom, and how often a loop runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+# Reducers of all-reduce and sort are `to_apply` too; they cost nothing.
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|branch_computations|called_computations"
+    r"|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One array.
+
+    Attributes:
+      dtype: as XLA writes it, "bf16".
+      dimensions: sizes.
+      fast: whether it lies in on-chip memory (S(1) in a TPU layout).
+    """
+
+    dtype: str
+    dimensions: tuple[int, ...]
+    fast: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Without padding."""
+        return math.ceil(math.prod(self.dimensions) * bits(self.dtype) / 8)
+
+
+def bits(dtype: str) -> int:
+    """Of one element: bf16 -> 16, pred -> 8, f8e4m3fn -> 8, token -> 0."""
+    if dtype == "pred":
+        return 8
+    size = re.match(r"[a-z]+(\d+)", dtype)
+    return int(size[1]) if size else 0
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name, opcode: as written, without %.
+      shapes: of the result; several for a tuple.
+      operands: names of instructions in the same computation.
+      attributes: the rest of the line.
+      root: whether it is the computation's result.
+    """
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of the whole result."""
+        return sum(shape.bytes for shape in self.shapes)
+
+    @functools.cached_property
+    def called(self) -> tuple[str, ...]:
+        """Computations that run when this does, but for conditions."""
+        names: list[str] = []
+        for match in _CALLED.finditer(self.attributes):
+            names += re.findall(r"[\w.\-]+", match[1])
+        return tuple(names)
+
+    def attribute(self, name: str) -> str | None:
+        """Text of `name=...` up to the next comma or space, or None."""
+        match = re.search(rf"\b{name}=([^,\s]+)", self.attributes)
+        return match[1] if match else None
+
+    @property
+    def source(self) -> str:
+        """JAX's name for what this computes, "" where XLA kept none."""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
+
+
+@dataclass
+class Computation:
+    """Instructions by name, in order."""
+
+    name: str
+    instructions: dict[str, Instruction] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Instruction:
+        """What it returns."""
+        return next(i for i in self.instructions.values() if i.root)
+
+    def parameter(self, number: int) -> str | None:
+        """Name of a parameter."""
+        for i in self.instructions.values():
+            if i.opcode == "parameter" and i.operands == (str(number),):
+                return i.name
+        return None
+
+
+@dataclass
+class Program:
+    """A parsed module.
+
+    Attributes:
+      computations: by name.
+      entry: name of the one that runs first.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+
+    def trips(self, loop: Instruction) -> int:
+        """How often a `while` runs; 1 where that cannot be told.
+
+        From XLA's own annotation, else the constant that its condition
+        compares the counter with (JAX's scans count from zero).
+        """
+        known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
+        if known:
+            return int(known[1])
+        name = (loop.attribute("condition") or "").lstrip("%")
+        if name not in self.computations:
+            return 1
+        limits = [
+            int(i.operands[0])
+            for i in self.computations[name].instructions.values()
+            if i.opcode == "constant"
+            and i.shapes[0].dtype in ("s32", "s64", "u32")
+            and not i.shapes[0].dimensions
+        ]
+        return max(limits, default=1)
+
+    def walk(self) -> Iterator[tuple[Computation, Instruction, tuple, bool]]:
+        """Every instruction that runs, once for each place it runs from.
+
+        Yields:
+          its computation, itself, the trip counts of the loops around it
+          from the outermost, and whether it is part of a fusion.
+        """
+        yield from self._walk(self.entry, (), False)
+
+    def _walk(self, name: str, loops: tuple[int, ...], fused: bool):
+        computation = self.computations[name]
+        for i in computation.instructions.values():
+            yield computation, i, loops, fused
+            around = loops
+            if i.opcode == "while":
+                around = (*loops, self.trips(i))
+            inside = fused or i.opcode == "fusion"
+            for called in i.called:
+                if called in self.computations:
+                    yield from self._walk(called, around, inside)
+
+
+def parse(text: str) -> Program:
+    """Reads `jax.stages.Compiled.as_text()`.
+
+    Raises:
+      ValueError: where there is no entry computation.
+    """
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        if header:
+            current = computations[header[2]] = Computation(header[2])
+            entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            instruction = _parse_instruction(*found.groups())
+            if instruction is not None:
+                current.instructions[instruction.name] = instruction
+    if not entry:
+        raise ValueError("no ENTRY computation in this HLO text")
+    return Program(computations, entry)
+
+
+def _parse_instruction(root, name: str, rest: str) -> Instruction | None:
+    end = _close(rest) if rest.startswith("(") else rest.find(" ")
+    kind, rest = rest[:end], rest[end:].lstrip()
+    opcode, bracket, _ = rest.partition("(")
+    if not bracket or not re.fullmatch(r"[\w\-]+", opcode):
+        return None
+    close = len(opcode) + _close(rest[len(opcode) :])
+    inside = rest[len(opcode) + 1 : close - 1]
+    if opcode in ("parameter", "constant"):
+        operands: tuple[str, ...] = (inside,)
+    else:
+        operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(
+        name, opcode, shapes(kind), operands, rest[close:], bool(root)
+    )
+
+
+def _close(text: str) -> int:
+    """Index after the bracket that closes the first one."""
+    depth = 0
+    for index, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return index + 1
+    return len(text)
+
+
+def shapes(text: str) -> tuple[Shape, ...]:
+    """Arrays of a type as XLA writes it, tuples flattened."""
+    found = []
+    for match in _SHAPE.finditer(text):
+        layout = re.match(r"\{[^}]*\}", text[match.end() :])
+        sizes = re.findall(r"\d+", match[2])
+        found.append(
+            Shape(
+                match[1],
+                tuple(int(size) for size in sizes),
+                fast=layout is not None and "S(1)" in layout[0],
+            )
+        )
+    return tuple(found)

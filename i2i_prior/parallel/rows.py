@@ -1,0 +1,70 @@
+"""Which examples of the global batch a process needs, on any mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the global batch.
+
+    Attributes:
+      size: of the global batch.
+      here: rows that lie on devices of this process, in order. Where an axis
+        of the mesh other than the batch's crosses processes, several
+        processes have the same row.
+      counted: places in `here` of the rows that no process of a lower number
+        has, so that what is counted over them is counted once.
+    """
+
+    size: int
+    here: tuple[int, ...]
+    counted: tuple[int, ...]
+
+
+def local_rows(sharding: NamedSharding, size: int) -> Rows:
+    """The rows of this process.
+
+    Args:
+      sharding: of the batch; only that of its first axis matters.
+      size: of the global batch.
+    """
+    me = jax.process_index()
+    owner: dict[int, int] = {}
+    here = set()
+    device: Any
+    for device, index in sharding.devices_indices_map((size,)).items():
+        for row in range(*index[0].indices(size)):
+            process = device.process_index
+            owner[row] = min(process, owner.get(row, process))
+            if process == me:
+                here.add(row)
+    rows = tuple(sorted(here))
+    counted = [place for place, row in enumerate(rows) if owner[row] == me]
+    return Rows(size, rows, tuple(counted))
+
+
+def to_global(
+    array: np.ndarray, sharding: NamedSharding, rows: Rows
+) -> jax.Array:
+    """A global array (rows.size, ...) from this process's (len(here), ...).
+
+    `jax.make_array_from_process_local_data` needs a batch that is sharded
+    over all processes, which tensor and context axes need not do.
+    """
+    shape = (rows.size, *array.shape[1:])
+    place = {row: number for number, row in enumerate(rows.here)}
+
+    def shard(index: Any) -> np.ndarray:
+        wanted = range(*index[0].indices(rows.size))
+        first = place[wanted[0]]
+        # Rows that lie together globally do so here: both are in order.
+        return array[first : first + len(wanted)][(slice(None), *index[1:])]
+
+    return jax.make_array_from_callback(shape, sharding, shard)

@@ -1,0 +1,56 @@
+"""The parts of a run, and who speaks for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from i2i_prior.checkpoint import Checkpoints
+from i2i_prior.data.pipeline import BrokenTally, Pipeline
+from i2i_prior.goodput import Ledger
+from i2i_prior.journal import Journal
+from i2i_prior.looking import Looking
+from i2i_prior.metrics import MetricWriter
+from i2i_prior.parallel.rows import Rows
+from i2i_prior.preemption import Preemption
+from i2i_prior.profiling import StepProfiler
+from i2i_prior.program import Program
+from i2i_prior.rollback import Rollbacks
+
+
+@dataclass
+class Run:
+    """The parts of a run that meet in the loop."""
+
+    config: ConfigDict
+    workdir: Path
+    program: Program
+    pipeline: Pipeline
+    checkpoints: Checkpoints
+    rollbacks: Rollbacks
+    preemption: Preemption
+    writer: MetricWriter
+    journal: Journal
+    ledger: Ledger
+    looking: Looking
+    rows: Rows
+    tally: BrokenTally
+    profiler: StepProfiler
+    compiled: bool = False
+    saved_at: float = field(default_factory=time.monotonic)  # seconds
+
+
+def primary() -> bool:
+    """Whether this is the one process that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """One line for the person, on stderr, from the first host only."""
+    if primary():
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,147 @@
+"""Restarts a run that crashes, on one machine: `i2i-prior train --restarts N`.
+
+The run is a child process, so that what kills it (a driver, memory, a bug in
+a library) does not kill this. A cluster's scheduler does the same with the
+exit code 75.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+# Done, a mistake of the user's (argparse says 2), diverged, stopped: another
+# start would end the same way, or was not asked for.
+FINAL = (0, 1, 2, 64, 65, 75)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+_LONGEST = 300.0  # seconds
+
+
+def without_restarts(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments less --restarts N, for the child."""
+    kept: list[str] = []
+    skip = False
+    for text in arguments:
+        if skip:
+            skip = False
+        elif text == "--restarts":
+            skip = True
+        elif not text.startswith("--restarts="):
+            kept.append(text)
+    return kept
+
+
+def supervise(
+    command: Sequence[str],
+    workdir: Path,
+    restarts: int,
+    *,
+    first_wait: float = 5.0,
+) -> int:
+    """Runs a command, again after each crash, up to `restarts` more times.
+
+    TERM, USR1, USR2 and Ctrl-C are passed on to the child; after one it is
+    not started again. Two crashes without a new checkpoint between them end
+    it too: a third would come as surely.
+
+    Args:
+      command: that trains in `workdir`, and resumes there.
+      workdir: the run directory.
+      restarts: how often at most.
+      first_wait: seconds before the first restart; doubled by each crash.
+
+    Returns:
+      the child's last exit code; 128 + its number after a signal.
+    """
+    reached = None  # the newest checkpoint at the crash before
+    for attempt in range(restarts + 1):
+        code, stopped = _run(command)
+        if stopped or code in FINAL:
+            return code
+        newest = _newest(workdir)
+        how = f"exit code {code}" if code < 128 else _name(code - 128)
+        at = "no checkpoint" if newest < 0 else f"checkpoint {newest}"
+        if attempt and newest <= reached:
+            _say(
+                f"the run crashed again ({how}) with no new checkpoint since "
+                f"the crash before ({at}); not restarted: look at its last "
+                "words above"
+            )
+            return code
+        if attempt == restarts:
+            _say(f"the run crashed ({how}) after {restarts} restarts")
+            return code
+        wait = min(first_wait * 2**attempt, _LONGEST)
+        _say(
+            f"the run crashed ({how}) at {at}; restart {attempt + 1} of "
+            f"{restarts} in {wait:g} s"
+        )
+        reached = newest
+        if _sleep(wait):
+            return code
+    raise AssertionError("every attempt returns or is followed by another")
+
+
+def _run(command: Sequence[str]) -> tuple[int, bool]:
+    """Exit code of one start, and whether a signal asked it to stop."""
+    # In a group of its own: a terminal would send Ctrl-C to the child beside
+    # this process's passing it on, and a second one aborts.
+    child = subprocess.Popen(command, process_group=0)
+    with _caught(child) as caught:
+        try:
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+    return (code if code >= 0 else 128 - code), bool(caught)
+
+
+def _sleep(seconds: float) -> bool:
+    """Waits; True at once where a signal asks to stop."""
+    until = time.monotonic() + seconds
+    with _caught() as caught:
+        while not caught and time.monotonic() < until:
+            time.sleep(0.1)
+    return bool(caught)
+
+
+@contextlib.contextmanager
+def _caught(child: subprocess.Popen | None = None) -> Iterator[list[int]]:
+    """Signals that came inside; a child gets each of them."""
+    numbers: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        if child is not None:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield numbers
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _newest(workdir: Path) -> int:
+    """The newest complete checkpoint, -1 for none; Orbax is not asked."""
+    folder = Path(workdir) / "checkpoints"
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
+    return max(steps, default=-1)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

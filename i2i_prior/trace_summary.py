@@ -1,0 +1,190 @@
+"""Which operations a trace's time went to: top operations, and by kind.
+
+Reads the XSpace files (`*.xplane.pb`) that `jax.profiler` writes, through
+`jax.profiler.ProfileData`. A device is a plane: `/device:TPU:0` with its
+operations on the line "XLA Ops"; `/device:GPU:0` with kernels on lines
+"Stream #..."; on CPU, operations are those events of `/host:CPU` that carry
+an `hlo_op`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.profiler import ProfileData
+
+HOST = "host"
+OTHER = "elementwise"  # and reductions, and whatever has no name below
+# First match wins, in what the compiler or the kernel's author calls it.
+KINDS: tuple[tuple[str, str], ...] = (
+    (
+        "collective",
+        r"all.?reduce|all.?gather|reduce.?scatter|all.?to.?all|collective"
+        r"|nccl|^send|^recv",
+    ),
+    ("attention", r"attention|fmha|flash|splash|sdpa"),
+    (
+        "matmul",
+        r"\bdot|_dot|gemm|matmul|einsum|cublas|cutlass|nvjet|xmma"
+        r"|conv(?!ert)|ynn_fusion|xnn_fusion|onednn",  # the last three: CPU
+    ),
+    (
+        "copy",
+        r"^(wrapped_)?(copy|memcpy|memset|transpose|bitcast|reshape|slice|pad"
+        r"|concatenate|dynamic.(update.)?slice)|data formatting",
+    ),
+)
+# Their time is that of the operations inside.
+_CONTAINERS = re.compile(r"^(while|call|conditional|tuple|async)\b")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One run of an operation; times in nanoseconds.
+
+    Attributes:
+      own: its duration without operations nested inside it.
+    """
+
+    name: str
+    kind: str
+    start: float
+    end: float
+    own: float
+
+
+def summarise(folder: Path, top: int = 15) -> str:
+    """The text of the newest trace below a folder.
+
+    Args:
+      folder: what `jax.profiler.start_trace` was given.
+      top: operations that are named.
+    """
+    files = sorted(Path(folder).glob("plugins/profile/*/*.xplane.pb"))
+    if not files:
+        return f"no trace in {folder}"
+    devices = read_devices(ProfileData.from_file(str(files[-1])))
+    return describe(devices, top)
+
+
+def read_devices(data: ProfileData) -> list[list[Operation]]:
+    """The operations of each device in a trace, in no order."""
+    planes = list(data.planes)
+    accelerators = [
+        [
+            operation
+            for line in plane.lines
+            if line.name == "XLA Ops" or line.name.startswith("Stream #")
+            for operation in _line(line.events)
+        ]
+        for plane in planes
+        if re.fullmatch(r"/device:(TPU|GPU):\d+", plane.name)
+    ]
+    found = [device for device in accelerators if device]
+    if found:
+        return found
+    host = [
+        operation
+        for plane in planes
+        if plane.name == "/host:CPU"
+        for line in plane.lines
+        for operation in _line(
+            event
+            for event in line.events
+            if "hlo_op" in {name for name, _ in event.stats}
+        )
+    ]
+    return [host] if host else []
+
+
+def describe(devices: list[list[Operation]], top: int) -> str:
+    """Two tables: the top operations and the kinds, with shares of time.
+
+    The time of `host` is that in which a device had nothing to do.
+    """
+    if not devices:
+        return "the trace holds no operations"
+    runs: dict[str, list[Operation]] = {}
+    kinds: dict[str, float] = {}
+    for operation in (one for device in devices for one in device):
+        runs.setdefault(operation.name, []).append(operation)
+        kinds[operation.kind] = kinds.get(operation.kind, 0.0) + operation.own
+    idle = sum(_idle(device) for device in devices)
+    kinds[HOST] = kinds.get(HOST, 0.0) + idle
+    total = sum(kinds.values()) or 1.0
+    times = {n: sum(one.own for one in ones) for n, ones in runs.items()}
+    lines = ["share    time/device    runs  kind         operation"]
+    each = 1e6 * len(devices)  # nanoseconds of all to milliseconds of one
+    for name in sorted(times, key=times.__getitem__, reverse=True)[:top]:
+        lines.append(
+            f"{times[name] / total:6.1%}{times[name] / each:12.3f} ms"
+            f"{len(runs[name]):8}  {runs[name][0].kind:12} {name[:80]}"
+        )
+    lines.append("\nshare    time/device  kind")
+    for kind in sorted(kinds, key=kinds.__getitem__, reverse=True):
+        lines.append(
+            f"{kinds[kind] / total:6.1%}{kinds[kind] / each:12.3f} ms  {kind}"
+        )
+    return "\n".join(lines)
+
+
+def kind_of(name: str, category: str = "", path: str = "") -> str:
+    """matmul, attention, collective, copy or elementwise.
+
+    Args:
+      name: of the operation or kernel.
+      category: XLA's `hlo_category`, where the trace has it.
+      path: where in the program it comes from (`tf_op`), where it has it.
+    """
+    for kind, pattern in KINDS:
+        if any(re.search(pattern, text, re.I) for text in (name, category)):
+            return kind
+        if kind == "attention" and re.search(pattern, path, re.I):
+            return kind
+    return OTHER
+
+
+def _line(events: Iterable[Any]) -> Iterator[Operation]:
+    """The operations of one line, on which events nest but never cross."""
+    ordered = sorted(events, key=lambda e: (e.start_ns, -e.duration_ns))
+    open_: list[tuple[Any, list[float]]] = []  # event, nested nanoseconds
+
+    def close(until: float) -> Iterator[Operation]:
+        while open_ and open_[-1][0].end_ns <= until:
+            event, nested = open_.pop()
+            yield from _operation(event, event.duration_ns - nested[0])
+
+    for event in ordered:
+        yield from close(event.start_ns)
+        if open_:
+            open_[-1][1][0] += event.duration_ns
+        open_.append((event, [0.0]))
+    yield from close(float("inf"))
+
+
+def _operation(event: Any, own: float) -> Iterator[Operation]:
+    stats = dict(event.stats)
+    name = str(stats.get("hlo_op") or event.name)
+    if _CONTAINERS.match(name):
+        return
+    # A kernel's name says more of its kind than the operation's.
+    kind = kind_of(
+        event.name,
+        str(stats.get("hlo_category", "")) or name,
+        str(stats.get("tf_op", "")),
+    )
+    yield Operation(name, kind, event.start_ns, event.end_ns, max(own, 0.0))
+
+
+def _idle(device: list[Operation]) -> float:
+    """Nanoseconds between its first and last operation without any."""
+    ordered = sorted(device, key=lambda one: one.start)
+    idle, reached = 0.0, ordered[0].start
+    for operation in ordered:
+        idle += max(operation.start - reached, 0.0)
+        reached = max(reached, operation.end)
+    return idle

@@ -1,0 +1,133 @@
+"""Runs of several processes on this machine, over loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 100.0  # seconds; a process that hangs fails its test, and is killed
+
+
+@dataclass
+class Process:
+    """One process of a run; its lines of stderr are read as they come."""
+
+    popen: subprocess.Popen
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        self.lines.extend(iter(self.popen.stderr.readline, ""))
+
+    def wait(self, seconds: float = LIMIT) -> int:
+        """Its exit code."""
+        code = self.popen.wait(seconds)
+        self._reader.join(10)
+        return code
+
+    def wait_for(self, text: str, seconds: float = LIMIT) -> None:
+        """Returns when a line begins with `text`."""
+        due = time.monotonic() + seconds
+        while not any(line.startswith(text) for line in list(self.lines)):
+            assert self.popen.poll() is None, self.err
+            assert time.monotonic() < due, self.err
+            time.sleep(0.01)
+
+    @property
+    def err(self) -> str:
+        return "".join(self.lines)
+
+
+def _environment(devices: int) -> dict[str, str]:
+    # The flags and the compilation cache of tests/conftest.py, but not its
+    # number of devices.
+    flags = os.environ["XLA_FLAGS"]
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": path,
+    }
+
+
+@pytest.fixture
+def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
+    """launch(workdir, "train.steps=3", processes=2, devices=1) -> processes.
+
+    `missing` are not started; `script` runs instead of the command.
+    """
+    started: list[Process] = []
+
+    def start(
+        workdir: Path,
+        *overrides: str,
+        processes: int = 2,
+        devices: int = 1,
+        missing: tuple[int, ...] = (),
+        script: Path | None = None,
+        options: tuple[str, ...] = (),
+    ) -> list[Process]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        program = [script] if script else ["-m", "i2i_prior.cli"]
+        new = []
+        for number in range(processes):
+            if number in missing:
+                continue
+            arguments = [
+                sys.executable,
+                *program,
+                "train",
+                f"--config={tiny_spec}",
+                f"--workdir={workdir}",
+                f"--coordinator=127.0.0.1:{port}",
+                f"--processes={processes}",
+                f"--process-id={number}",
+                *options,
+                *(f"--config.{override}" for override in overrides),
+            ]
+            popen = subprocess.Popen(
+                list(map(str, arguments)),
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                env=_environment(devices),
+            )
+            new.append(Process(popen))
+        started.extend(new)
+        return new
+
+    yield start
+    for process in started:
+        with contextlib.suppress(OSError):
+            process.popen.kill()
+        process.popen.wait()
+
+
+@pytest.fixture
+def run(launch) -> Callable[..., list[Process]]:
+    """As launch, and waits until all processes have done their work."""
+
+    def all_done(*arguments, **options):
+        processes = launch(*arguments, **options)
+        codes = [process.wait() for process in processes]
+        assert codes == [0] * len(codes), "\n".join(p.err for p in processes)
+        return processes
+
+    return all_done

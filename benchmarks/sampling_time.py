@@ -26,8 +26,8 @@ from lumos_pair import (
     Setting,
     our_facts,
     random_batch,
-    torch_fast,
     torch_facts,
+    torch_fast,
     torch_model,
 )
 from turns import OTHERS, Worker, compare, first_cores, serve, show, to_json
@@ -46,7 +46,7 @@ def schedule(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 1000 * t - 1, alpha, np.sqrt(1 - alpha**2)
 
 
-def our_sampling(setting: Setting, weights: str) -> tuple[Run, list]:
+def our_sampling(setting: Setting, weights: str, kept: list) -> Run:
     """What a user runs; the last latents are kept for comparison."""
     from i2i_prior import Prior
 
@@ -54,7 +54,6 @@ def our_sampling(setting: Setting, weights: str) -> tuple[Run, list]:
         weights, heads=setting.heads, precision=setting.precision
     )
     batch = random_batch(setting)
-    kept: list[np.ndarray] = []
 
     def run(steps: int) -> float:
         for _ in range(steps):
@@ -68,10 +67,10 @@ def our_sampling(setting: Setting, weights: str) -> tuple[Run, list]:
         kept[:] = [np.asarray(latents)]
         return float(kept[0].mean())
 
-    return run, kept
+    return run
 
 
-def torch_sampling(setting: Setting, weights: str) -> tuple[Run, list]:
+def torch_sampling(setting: Setting, weights: str, kept: list) -> Run:
     """DPM-Solver++(2M) (arXiv 2211.01095 Alg. 2), first-order last step."""
     import torch
 
@@ -84,7 +83,6 @@ def torch_sampling(setting: Setting, weights: str) -> tuple[Run, list]:
     both = torch.cat([tokens, null]).contiguous()
     times, alpha, sigma = schedule(setting.steps)
     rate = np.log(alpha / sigma)
-    kept: list[np.ndarray] = []
 
     def estimate(x: torch.Tensor, i: int) -> torch.Tensor:
         time = torch.full((2 * len(x),), float(times[i]))
@@ -115,7 +113,7 @@ def torch_sampling(setting: Setting, weights: str) -> tuple[Run, list]:
         kept[:] = [latents.permute(0, 2, 3, 1).numpy()]
         return float(kept[0].mean())
 
-    return run, kept
+    return run
 
 
 def write_weights(setting: Setting, file: Path) -> None:
@@ -136,13 +134,17 @@ def work(program: str, setting: Setting, folder: Path) -> None:
     """A worker; leaves its latents in the folder."""
     weights = str(folder / "lumos.pth")
     ours = program == "ours"
-    run, kept = (our_sampling if ours else torch_sampling)(setting, weights)
+    kept: list[np.ndarray] = []
+
+    def build() -> Run:
+        make = our_sampling if ours else torch_sampling
+        return make(setting, weights, kept)
 
     def facts() -> dict:
         np.save(folder / f"{program}.npy", kept[0])
         return our_facts() if ours else torch_facts()
 
-    serve(run, facts)
+    serve(build, facts)
 
 
 def start(program: str, setting: Setting, folder: Path) -> Worker:

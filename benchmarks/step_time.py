@@ -33,9 +33,9 @@ from turns import OTHERS, Worker, compare, first_cores, serve, show, to_json
 def work(program: str, setting: Setting) -> None:
     """A worker."""
     if program == "ours":
-        serve(our_training(setting), our_facts)
+        serve(lambda: our_training(setting), our_facts)
     else:
-        serve(torch_training(setting), torch_facts)
+        serve(lambda: torch_training(setting), torch_facts)
 
 
 def start(program: str, setting: Setting) -> Worker:

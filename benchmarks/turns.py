@@ -16,6 +16,7 @@ A program is a `run(steps)` that takes so many steps and waits for the last.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,22 +24,35 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = 0.1  # share of the machine that other processes may take
+WARM_UP = 3  # steps
 
 
-def serve(run: Callable[[int], Any], facts: Callable[[], dict]) -> None:
+def serve(
+    build: Callable[[], Callable[[int], Any]], facts: Callable[[], dict]
+) -> None:
     """The worker's side: a line of JSON in, a line of JSON out.
 
+    What stops it before the first turn goes out as {"error": ...}.
+
     Args:
-      run: takes so many steps and waits for the last.
+      build: gives run(steps), which waits for the last step.
       facts: what is known after the steps so far (peak memory, say).
     """
-    run(3)
+    try:
+        run = build()
+        run(WARM_UP)
+    except Exception as error:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {error}"
+        print(json.dumps({"error": text[:500]}), flush=True)
+        return
     print(json.dumps(facts()), flush=True)
     for line in sys.stdin:
         steps = int(line)
@@ -108,7 +122,9 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
+        # A process that ended by itself has closed its end.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -140,24 +156,26 @@ def compare(
 
     Returns:
       {"rounds": kept, "programs": {name: {median_ms, best_ms, ratio,
-      ratio_range, and the worker's facts}}}; a program that cannot start
-      (torch.compile without a C++ compiler, say) has written why, and is
-      left out.
+      ratio_range, and the worker's facts}}, "failed": {name: why}}; a
+      program that cannot start (torch.compile without a C++ compiler, say)
+      has written why, and the others go on.
 
     Raises:
       SystemExit: where ours did not start, or no round was quiet.
     """
     first = next(iter(start))
     workers: dict[str, Worker] = {}
+    failed: dict[str, str] = {}
     kept: list[dict[str, dict]] = []
     try:
         for name, make in start.items():
-            worker = make()
-            workers[name] = worker
-            if worker.answer() is None:
+            worker = workers[name] = make()
+            answer = worker.answer() or {"error": "it ended"}
+            if "error" in answer:
+                failed[name] = answer["error"]
                 workers.pop(name).close()
         if first not in workers:
-            raise SystemExit("our own program did not start; see above")
+            raise SystemExit(f"{first} did not start: {failed[first]}")
         for _ in range(rounds):
             turns = {n: worker.turn(steps) for n, worker in workers.items()}
             if any(turn is None for turn in turns.values()):
@@ -170,7 +188,7 @@ def compare(
     if not kept:
         raise SystemExit("no quiet round: the machine is busy, try again")
     programs = {name: _row(kept, name, first) for name in workers}
-    return {"rounds": len(kept), "programs": programs}
+    return {"rounds": len(kept), "programs": programs, "failed": failed}
 
 
 def _row(kept: list[dict[str, dict]], name: str, first: str) -> dict:

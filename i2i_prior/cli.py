@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
+    options.arguments = arguments
     overrides = [
         text.removeprefix("--config.")
         for text in rest
@@ -102,6 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--profile-steps",
         metavar="FIRST:LAST",
         help="trace these steps, as 10:15, and name the top operations",
+    )
+    command.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start again after a crash, N times at most (one machine)",
     )
     _add_processes(command)
 
@@ -279,6 +287,18 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
 
         print(explain_sharding(config))
         return 0
+    if options.restarts:
+        from i2i_prior.supervise import supervise, without_restarts
+
+        command = [sys.executable, "-m", "i2i_prior.cli"]
+        command += without_restarts(options.arguments)
+        return supervise(command, Path(options.workdir), options.restarts)
+    from i2i_prior.compile_cache import use_cache
+    from i2i_prior.parallel import xla_flags
+
+    # Before JAX is imported, which reads both once.
+    use_cache()
+    xla_flags.apply()
     from i2i_prior.parallel import distributed
     from i2i_prior.profiling import parse_steps
     from i2i_prior.train import train

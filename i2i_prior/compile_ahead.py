@@ -149,13 +149,14 @@ def _header(
         "collectives": [],
         "step_seconds_estimate": None,
         "mfu_estimate": None,
-        "assumptions": roofline.assumptions(topology, _head_width(config)),
+        "assumptions": roofline.assumptions(topology, *_widths(config)),
         "versions": _versions(topology),
     }
 
 
-def _head_width(config: ConfigDict) -> int:
-    return config.model.width // config.model.heads
+def _widths(config: ConfigDict) -> tuple[int, int]:
+    """Of the model and of a head."""
+    return config.model.width, config.model.width // config.model.heads
 
 
 def _count(arrays: dict[str, Any]) -> int:
@@ -182,9 +183,9 @@ def examine(
     )
     places = coordinates(topology, program.mesh.devices.ravel())
     flops = step_flops(config)
-    padding = roofline.head_padding(topology, _head_width(config))
+    padded = (roofline.padding(topology, w) for w in _widths(config))
     line = roofline.estimate(
-        topology, flops.executed(padding), count_traffic(parsed), found, places
+        topology, flops.executed(*padded), count_traffic(parsed), found, places
     )
     peak = topology.chips * topology.chip.flops * line.seconds
     reason = "" if fits else too_large(memory["peak"], capacity)

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from i2i_prior.compile_ahead import assume_weights
 from i2i_prior.compile_report import candidate_table, report
 from i2i_prior.config import flatten, load_config
 from i2i_prior.errors import UserError
@@ -22,6 +23,7 @@ from i2i_prior.parallel.topologies import (
     check_compiler,
     parse_topology,
 )
+from i2i_prior.validate import validate
 
 
 def compile_(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -49,9 +51,9 @@ def compile_(options: argparse.Namespace, overrides: list[str]) -> int:
         print(candidate_table(result["candidates"]))
         print()
     else:
-        result = compile_in_child(
-            config, topology, options.quick, options.hlo
-        )
+        assume_weights(config)
+        validate(config, topology.chips)
+        result = compile_in_child(config, topology, options.quick, options.hlo)
     print(report(result))
     if options.json:
         write_json(Path(options.json), result)
@@ -152,6 +154,7 @@ def environment(topology: Topology) -> dict[str, str]:
         # Flags for devices of this machine mean nothing on that one.
         "XLA_FLAGS": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
         "PYTHONPATH": os.pathsep.join(filter(None, [path, python_path])),
         **wanted,
     }

@@ -144,12 +144,14 @@ def workload(config: ConfigDict, topology: Topology) -> model.Workload:
 
 
 def _flops(config: ConfigDict, topology: Topology) -> dict[str, float]:
-    padding = roofline.head_padding(
-        topology, config.model.width // config.model.heads
+    width = config.model.width
+    padded = (
+        roofline.padding(topology, width),
+        roofline.padding(topology, width // config.model.heads),
     )
     changed = from_flat(flatten(config))
     flops = {}
     for policy in REMAT_POLICIES:
         changed.model.remat = policy
-        flops[policy] = step_flops(changed).executed(padding)
+        flops[policy] = step_flops(changed).executed(*padded)
     return flops

@@ -18,6 +18,7 @@ def doctor() -> int:
     """
     for name, version in versions().items():
         print(f"{name:18} {version}")
+    _compiler()
     import jax
 
     from i2i_prior.throughput import peak_flops
@@ -41,6 +42,20 @@ def doctor() -> int:
     _photos()
     _forecast(max(rates.values()) * len(devices))
     return 0
+
+
+def _compiler() -> None:
+    """Flags and cache that `i2i-prior train` would use."""
+    from i2i_prior.compile_cache import cache_directory
+    from i2i_prior.parallel.xla_flags import flags_for, guess_backend
+
+    backend = guess_backend()
+    print(f"\n{'XLA flags':18} of {backend}:", end=" ")
+    print("the defaults" if not flags_for(backend) else "")
+    for flag in flags_for(backend):
+        print(f"  --{flag.name}={flag.value}\n      {flag.reason}")
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    print(f"{'compile cache':18} {given or cache_directory()}")
 
 
 def _matmul_rate(dtype: str, size: int = 1024) -> float:

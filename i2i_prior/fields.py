@@ -42,6 +42,11 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("model.position_scale", 1.0, "division of the positions (lewei_scale)"),
     ("model.precision", "bfloat16", "float32, bfloat16 or bfloat16_matmul"),
     ("model.remat", "none", "recompute: none, dots, hidden, attention, full"),
+    (
+        "model.attention",
+        "auto",
+        "auto, batched (CPU), xla, cudnn (GPU) or splash (TPU)",
+    ),
     ("model.scan_unroll", 1, "layers per scan iteration"),
     ("model.one_token", False, "accept one condition token (no q, k training)"),
     # conditioner: see models.conditioner.ConditionerConfig
@@ -153,6 +158,7 @@ RESUMABLE = frozenset(
     "data.prefetch",
     "data.max_broken",
     "model.remat",
+    "model.attention",
     "model.scan_unroll",
     "train.steps",
     "train.log_every",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from i2i_prior import pictures
@@ -36,6 +37,7 @@ class Looking:
       source: held-out images.
       directory: the run directory.
       check: called between batches of images; raises to stop there.
+      mesh: of the parameters, where they are sharded.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class Looking:
         source: Source,
         directory: Path,
         check: Callable[[], None] = lambda: None,
+        mesh: Mesh | None = None,
     ):
         self._config = config
-        self._generator = Generator(task)
+        self._generator = Generator(task, mesh)
         self._source = source
         self._directory = directory
         self._check = check

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.errors import UserError
 from i2i_prior.interop import native
+from i2i_prior.parallel.rows import place
 from i2i_prior.step import TrainState
 from i2i_prior.workdir import WEIGHTS
 
@@ -124,8 +125,6 @@ def _read_file(
         )
     return {
         # One at a time, and gone from the host before the next.
-        name: jax.block_until_ready(
-            jax.device_put(tensors[name].read(), shape.sharding)
-        )
+        name: jax.block_until_ready(place(tensors[name].read(), shape.sharding))
         for name, shape in abstract.items()
     }

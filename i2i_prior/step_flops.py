@@ -37,16 +37,17 @@ class StepFlops:
         """What the step needs: all but `recomputed`."""
         return self.prior + self.encoder + self.autoencoder
 
-    def executed(self, head_padding: float) -> float:
+    def executed(self, width_padding: float, head_padding: float) -> float:
         """What the matrix units do.
 
         Args:
-          head_padding: width of a head as the matrix unit pads it, over its
-            width.
+          width_padding: width of the model as the matrix units pad it, over
+            itself.
+          head_padding: the same of a head's width, for attention.
         """
-        again = self.attention / 8  # scores: 1 of 2 products, 1 of 4 passes
-        padded = (self.attention + again) * (head_padding - 1)
-        return self.model + self.recomputed + again + padded
+        scores = self.attention / 8  # 1 of 2 products in 1 of 4 passes
+        others = self.model + self.recomputed - self.attention
+        return others * width_padding + (self.attention + scores) * head_padding
 
 
 def step_flops(config: ConfigDict) -> StepFlops:

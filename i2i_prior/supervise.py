@@ -8,6 +8,7 @@ exit code 75.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def supervise(
     Returns:
       the child's last exit code; 128 + its number after a signal.
     """
-    reached = None  # the newest checkpoint at the crash before
+    reached = -1  # the newest checkpoint at the crash before
     for attempt in range(restarts + 1):
         code, stopped = _run(command)
         if stopped or code in FINAL:
@@ -92,7 +93,11 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     """Exit code of one start, and whether a signal asked it to stop."""
     # In a group of its own: a terminal would send Ctrl-C to the child beside
     # this process's passing it on, and a second one aborts.
-    child = subprocess.Popen(command, process_group=0)
+    child = subprocess.Popen(
+        command,
+        process_group=0,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
     with _caught(child) as caught:
         try:
             code = child.wait()
@@ -100,6 +105,11 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
             child.terminate()
             raise
     return (code if code >= 0 else 128 - code), bool(caught)
+
+
+def _end_with_parent() -> None:
+    """TERM where this process is killed: nobody trains on unseen."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
 def _sleep(seconds: float) -> bool:

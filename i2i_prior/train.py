@@ -120,6 +120,7 @@ def train(
                     held_out,
                     directory,
                     preemption.check,
+                    program.mesh,
                 ),
                 rows=rows,
                 tally=BrokenTally(source, rows.counted, distributed.gather),

@@ -35,7 +35,8 @@ def _prepare_jax() -> None:
         flags.append("--xla_cpu_use_fusion_emitters=false")
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join([*flags, given]).strip()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # `make` exports it empty; with libtpu installed that would mean a TPU.
+    os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS") or "cpu"
     # The same program is compiled once a session, not once a process.
     cache = tempfile.mkdtemp(prefix="i2i-prior-xla-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)

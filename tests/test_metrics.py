@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from i2i_prior.goodput import Ledger
 from i2i_prior.metrics import MetricWriter, Progress, read_metrics
 from i2i_prior.throughput import Throughput, mfu, peak_flops
 
@@ -171,36 +172,29 @@ def test_a_bar_on_a_terminal():
 
 def test_throughput_leaves_pauses_out():
     clock = Clock()
-    throughput = Throughput(32, start_step=100, clock=clock)
-    with throughput.pause("compile"):
+    ledger = Ledger(None, clock=clock)
+    clock.now += 30
+    ledger.begin(100)
+    throughput = Throughput(32, ledger, 100)
+    with ledger.spend("compile"):
         clock.now += 30
-    clock.now += 10
-    with throughput.pause("checkpoint"), throughput.pause("samples"):
+    clock.now += 6
+    with ledger.spend("data_wait"):
+        clock.now += 4
+    with ledger.spend("checkpoint"), ledger.spend("samples"):
         clock.now += 20
     found = throughput.window(150)
-    assert found["steps_per_second"] == pytest.approx(5)
-    assert found["examples_per_second"] == pytest.approx(160)
-    assert found["goodput"] == pytest.approx(10 / 60)
-    assert throughput.paused == {"compile": 30, "checkpoint": 20}
+    assert found == {
+        "steps_per_second": pytest.approx(5),
+        "examples_per_second": pytest.approx(160),
+        "data_wait": pytest.approx(4),
+        "goodput": pytest.approx(6 / 90),
+    }
     clock.now += 2
-    assert throughput.window(154)["steps_per_second"] == pytest.approx(2)
-    assert throughput.goodput == pytest.approx(12 / 62)
-
-
-def test_throughput_counts_a_pause_that_fails():
-    clock = Clock()
-    throughput = Throughput(1, clock=clock)
-
-    def full_disk() -> None:
-        with throughput.pause("checkpoint"):
-            clock.now += 5
-            raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        full_disk()
-    clock.now += 5
-    assert throughput.window(10)["steps_per_second"] == pytest.approx(2)
-    assert throughput.goodput == pytest.approx(0.5)
+    found = throughput.window(154)
+    assert found["steps_per_second"] == pytest.approx(2)
+    assert found["data_wait"] == 0
+    assert found["goodput"] == pytest.approx(8 / 92)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def test_a_signal_reaches_the_run_and_ends_it(tmp_path, python):
     script.write_text(
         "import sys\nfrom pathlib import Path\n"
         "from i2i_prior.supervise import supervise\n"
-        f"child = [sys.executable, '-c', {CHILD!r}, {str(tmp_path)!r}, 'wait']\n"
-        f"sys.exit(supervise(child, Path({str(tmp_path)!r}), 3))\n"
+        f"folder, child = {str(tmp_path)!r}, {CHILD!r}\n"
+        "command = [sys.executable, '-c', child, folder, 'wait']\n"
+        "sys.exit(supervise(command, Path(folder), 3))\n"
     )
     process = python(script)
     try:

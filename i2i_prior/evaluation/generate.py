@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from i2i_prior.diffusion.samplers import sample
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.layers import Array
+from i2i_prior.parallel.layout import on_mesh, over_batch, whole
 from i2i_prior.tasks.conditions import Conditions
 from i2i_prior.tasks.i2i import I2ITask
 
@@ -58,15 +61,23 @@ class Generator:
 
     Args:
       task: what the parameters mean.
+      mesh: of the parameters, where they are sharded: images are then
+        spread over it. All processes of a run call alike, with the same
+        arguments, and get the same whole images.
     """
 
-    def __init__(self, task: I2ITask):
-        self.task = task
-        self._embed = jax.jit(task.embed)
+    def __init__(self, task: I2ITask, mesh: Mesh | None = None):
+        self.task, self._mesh = task, mesh
 
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        mesh = self._mesh
+        return contextlib.nullcontext() if mesh is None else on_mesh(mesh)
+
+    @functools.partial(jax.jit, static_argnums=0)
     def embed(self, parameters: Flat, views: np.ndarray) -> Array:
         """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C)."""
-        return self._embed(parameters, jnp.asarray(views))
+        with self._on_mesh():
+            return self.task.embed(parameters, over_batch(jnp.asarray(views)))
 
     def latents(
         self,
@@ -108,25 +119,26 @@ class Generator:
         self, parameters, embeddings, noise, guidance, key, conditions, options
     ):
         task = self.task
-        predict = task.predictor(
-            parameters,
-            embeddings,
-            guidance if options.guided else 1.0,
-            options.interval,
-            conditions,
-            options.null_mask,
-        )
-        return sample(
-            predict,
-            noise,
-            task.path,
-            prediction=task.config.diffusion.prediction,
-            solver=options.solver,
-            steps=options.steps,
-            key=key,
-            lower_order_final=options.lower_order_final,
-            clip_x0=options.clip or None,
-        )
+        with self._on_mesh():
+            predict = task.predictor(
+                parameters,
+                embeddings,
+                guidance if options.guided else 1.0,
+                options.interval,
+                conditions,
+                options.null_mask,
+            )
+            return sample(
+                predict,
+                over_batch(noise),
+                task.path,
+                prediction=task.config.diffusion.prediction,
+                solver=options.solver,
+                steps=options.steps,
+                key=key,
+                lower_order_final=options.lower_order_final,
+                clip_x0=options.clip or None,
+            )
 
     def images(
         self,
@@ -149,10 +161,10 @@ class Generator:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _decode(self, parameters: Flat, latents: Array) -> Array:
-        images = self.task.decode(parameters, latents)
-        return jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255).astype(
-            jnp.uint8
-        )
+        with self._on_mesh():
+            images = self.task.decode(parameters, over_batch(latents))
+            images = jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255)
+            return whole(images.astype(jnp.uint8))
 
 
 def draw_noise(

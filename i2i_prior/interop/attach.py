@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,6 +18,7 @@ from i2i_prior.interop import autoencoders, native
 from i2i_prior.interop.files import read_state_dict
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.preprocess import PREPROCESSING
+from i2i_prior.parallel.rows import place
 from i2i_prior.tasks.modules import autoencoder_config, encoder_config
 
 Flat = dict[str, np.ndarray]
@@ -182,6 +182,6 @@ def _placed(
     frozen: dict[str, Any], prefix: str, loaded: Flat
 ) -> dict[str, Any]:
     return frozen | {
-        prefix + name: jax.device_put(array, frozen[prefix + name].sharding)
+        prefix + name: place(array, frozen[prefix + name].sharding)
         for name, array in loaded.items()
     }

@@ -20,6 +20,7 @@ from i2i_prior.config import flatten, from_flat
 from i2i_prior.errors import UserError
 from i2i_prior.interop import safetensors_files
 from i2i_prior.interop.stored import Stored
+from i2i_prior.parallel.rows import place
 
 FORMAT = "i2i_prior/1"
 
@@ -142,5 +143,5 @@ def load_encoder_into(
                 f"{path} holds no encoder of this shape ({name} should be "
                 f"{old.shape}); match the encoder section to the file"
             )
-        result[name] = jax.device_put(loaded[name], old.sharding)
+        result[name] = place(loaded[name], old.sharding)
     return result

@@ -226,7 +226,7 @@ def module_shapes(config: ConfigDict) -> dict[str, Any]:
 
 def _fields(shape: Any) -> dict[str, Any]:
     """A config's fields, but for how it is computed here."""
-    ours = ("precision", "remat", "scan_unroll")
+    ours = ("precision", "remat", "attention", "scan_unroll")
     fields = dataclasses.asdict(shape)
     return {name: v for name, v in fields.items() if name not in ours}
 

@@ -35,9 +35,11 @@ Form = Callable[[Array, Array, Array, Array | None], Array]
 SCORES_AT_ONCE = 2**30
 # Fewest queries and keys that `auto` gives to a fused kernel.
 LEAST = {"cudnn": 64, "splash": 1024}
-# Splash's blocks at d <= 128: larger ones have fewer steps and partial sums
-# of dq, and these still fit the 16 MiB of on-chip memory a kernel gets.
-LANES, BLOCK_Q, BLOCK_KV, BLOCK_COMPUTE = 128, 1024, 2048, 512
+# What Splash multiplies at once, tokens; and how many of these a block holds
+# at d <= 128. Larger blocks have fewer steps and fewer partial sums of dq;
+# these still fit the 16 MiB of on-chip memory that a kernel gets (v4 to v6e).
+TILES = (512, 384, 256)
+TILES_Q, TILES_KV, LANES = 2, 4, 128
 
 
 def batched(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
@@ -153,31 +155,31 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 def _blocks(queries: int, keys: int, width: int) -> tuple[Any, int, int]:
     """Block sizes, and what N and M are padded to."""
     wide = -(-width // LANES)
-
-    def fit(length: int, most: int) -> tuple[int, int]:
-        most = max(most // wide // LANES, 1) * LANES
-        count = -(-length // most)
-        block = -(-length // (count * LANES)) * LANES
-        return block, -(-length // block) * block
-
-    (block_q, padded_q), (block_kv, padded_kv) = (
-        fit(queries, BLOCK_Q),
-        fit(keys, BLOCK_KV),
-    )
-    compute = next(
-        size for size in range(BLOCK_COMPUTE, 0, -LANES) if block_kv % size == 0
-    )
+    tile_q, padded_q = _tile(queries)
+    tile_kv, padded_kv = _tile(keys)
+    block_kv = tile_kv * _most(padded_kv // tile_kv, TILES_KV // wide)
     sizes = splash_attention_kernel.BlockSizes(
-        block_q=block_q,
+        block_q=tile_q * _most(padded_q // tile_q, TILES_Q // wide),
         block_kv=block_kv,
-        block_kv_compute=compute,
-        block_q_dkv=block_q,
+        block_kv_compute=tile_kv,
+        block_q_dkv=tile_q,
         block_kv_dkv=block_kv,
-        block_kv_dkv_compute=compute,
+        block_kv_dkv_compute=tile_kv,
         # 5 products instead of 7, for one dq a block of keys in memory.
         use_fused_bwd_kernel=True,
     )
     return sizes, padded_q, padded_kv
+
+
+def _tile(length: int) -> tuple[int, int]:
+    """The tile that pads a length least, and the padded length."""
+    padded, tile = min((-(-length // tile) * tile, -tile) for tile in TILES)
+    return -tile, padded
+
+
+def _most(count: int, limit: int) -> int:
+    """The largest divisor of `count` up to `limit`, at least 1."""
+    return max(n for n in range(1, max(limit, 1) + 1) if count % n == 0)
 
 
 FORMS: dict[str, Form] = {

@@ -36,7 +36,8 @@ from i2i_prior.models.layers import (
     zeros,
 )
 from i2i_prior.parallel.layout import TOKENS, constrain
-from i2i_prior.parallel.mesh import BATCH, CONTEXT
+from i2i_prior.parallel.mesh import BATCH, CONTEXT, REPLICA
+from i2i_prior.parallel.sharding import ALL
 
 
 def scatter(h: Array) -> Array:
@@ -47,6 +48,17 @@ def scatter(h: Array) -> Array:
 def gather(x: Array) -> Array:
     """What sublayers read (B, N, D): tokens apart on context only."""
     return constrain(x, BATCH, CONTEXT)
+
+
+def modulations(linear: Linear, time: Array) -> Array:
+    """A linear map of silu(time), (B, D) -> (B, parts * D).
+
+    A third of a block's weights for one row an image: sharded, every device
+    maps the rows of its whole replica through its own columns, and the rows
+    go back to their devices. The kernel stays where it is.
+    """
+    rows = constrain(jax.nn.silu(time), REPLICA)
+    return constrain(constrain(linear(rows), REPLICA, ALL), BATCH)
 
 
 class LumosBlock(nnx.Module):
@@ -71,6 +83,7 @@ class LumosBlock(nnx.Module):
         qk_norm: bool = False,
         single: bool = False,
         precision: Precision = FLOAT32,
+        form: str = "auto",
     ):
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         table = normal(width**-0.5)
@@ -84,10 +97,13 @@ class LumosBlock(nnx.Module):
             width,
             heads,
             qk_norm=HeadLayerNorm if qk_norm else None,
+            form=form,
             **options,
         )
         self.cross_attention = (
-            CrossAttention(width, heads, fast_path=fast_path, **options)
+            CrossAttention(
+                width, heads, fast_path=fast_path, form=form, **options
+            )
             if cross_attention
             else None
         )
@@ -107,7 +123,7 @@ class LumosBlock(nnx.Module):
         modulation = (
             time
             if self.modulation is None
-            else self.modulation(jax.nn.silu(time))
+            else modulations(self.modulation, time)
         )
         modulation = modulation.astype(jnp.float32)
         if self.table is not None:
@@ -147,12 +163,14 @@ class ModernBlock(nnx.Module):
         rngs: nnx.Rngs,
         qk_norm: bool = False,
         precision: Precision = FLOAT32,
+        form: str = "auto",
     ):
         del qk_norm  # always, and by RMS
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         attention: dict[str, Any] = {
             "qk_norm": HeadNorm,
             "bias": False,
+            "form": form,
             **options,
         }
         parts = 9 if cross_attention else 6
@@ -185,7 +203,7 @@ class ModernBlock(nnx.Module):
         angles: np.ndarray | None,
     ) -> Array:
         """See the module docstring."""
-        modulation = self.modulation(jax.nn.silu(time)).astype(jnp.float32)
+        modulation = modulations(self.modulation, time).astype(jnp.float32)
         m = jnp.split(modulation, self.parts, axis=-1)
         x = self._norm(h, m[0], m[1])
         h = h + m[2][:, None] * scatter(self.attention(x, angles))

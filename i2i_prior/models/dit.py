@@ -38,7 +38,7 @@ from i2i_prior.models.stacking import (
     unpatchify,
 )
 from i2i_prior.parallel.layout import constrain
-from i2i_prior.parallel.mesh import BATCH
+from i2i_prior.parallel.mesh import BATCH, REPLICA
 
 __all__ = ["DiT", "DiTConfig", "frozen_names", "token_count"]
 
@@ -148,7 +148,7 @@ class DiT(nnx.Module):
             assert size is not None
             assert aspect is not None
             time = time + self.size_embed(size, aspect)
-        modulation = time
+        modulation = constrain(time, REPLICA)  # see `blocks.modulations`
         if self.time_modulation is not None:
             modulation = self.time_modulation(jax.nn.silu(time))
 
@@ -177,6 +177,7 @@ def _make_block(config: DiTConfig, rngs: nnx.Rngs) -> nnx.Module:
         cross_attention=config.cross_attention,
         fast_path=config.one_token,
         qk_norm=config.qk_norm,
+        form=config.attention,
         rngs=rngs,
         precision=PRECISIONS[config.precision],
     )

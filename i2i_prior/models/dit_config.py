@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.models.attention_kernels import CHOICES
 from i2i_prior.models.blocks import BLOCKS
 from i2i_prior.models.layers import PRECISIONS
 from i2i_prior.models.stacking import REMAT_POLICIES
@@ -40,6 +41,7 @@ class DiTConfig:
       one_token: the tokens door gets a single unmasked token (fast path).
       precision: a name of `layers.PRECISIONS`.
       remat: a name of `REMAT_POLICIES`.
+      attention: one of `attention_kernels.CHOICES`.
       scan_unroll: layers per scan iteration; depth unrolls the loop (faster
         on CPU, longer compilation).
     """
@@ -64,6 +66,7 @@ class DiTConfig:
     one_token: bool = False
     precision: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
     scan_unroll: int = 1
 
     @property
@@ -78,6 +81,7 @@ def check_config(config: DiTConfig) -> None:
         ("block", config.block, BLOCKS),
         ("precision", config.precision, PRECISIONS),
         ("remat", config.remat, REMAT_POLICIES),
+        ("attention", config.attention, CHOICES),
     ):
         if value not in known:
             raise UserError(

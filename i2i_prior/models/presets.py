@@ -26,7 +26,9 @@ def preset(name: str) -> dict[str, int | str]:
     Raises:
       UserError: where the name is not family_sizepatch.
     """
-    match = re.fullmatch(r"(lumos|modern|dit|pixart)_(s|b|l|xl|h|g|xxl)(\d+)", name)
+    match = re.fullmatch(
+        r"(lumos|modern|dit|pixart)_(s|b|l|xl|h|g|xxl)(\d+)", name
+    )
     if not match:
         raise UserError(
             f"model preset {name!r} is unknown; it is a family (lumos, "

@@ -38,7 +38,8 @@ class Chip:
       host: chips of one host along each axis; GPUs of one host.
       wrap_every: an axis of a multiple of this many chips closes to a ring.
       largest: chips of the largest slice; 0 for no limit.
-      lanes: what the matrix unit pads a head's width to.
+      unit: side of the matrix unit, which narrower operands do not fill; 1
+        where tiles are small (TPU: 128, from v6e on 256).
     """
 
     name: str
@@ -53,7 +54,7 @@ class Chip:
     host: tuple[int, ...]
     wrap_every: int = 0
     largest: int = 0
-    lanes: int = 1
+    unit: int = 1
 
 
 CHIPS: dict[str, Chip] = {
@@ -72,7 +73,7 @@ CHIPS: dict[str, Chip] = {
             host=(2, 2, 1),
             wrap_every=4,
             largest=4096,
-            lanes=128,
+            unit=128,
         ),
         Chip(
             "v5e",
@@ -87,7 +88,7 @@ CHIPS: dict[str, Chip] = {
             host=(2, 2),
             wrap_every=16,
             largest=256,
-            lanes=128,
+            unit=128,
         ),
         Chip(
             "v5p",
@@ -102,7 +103,7 @@ CHIPS: dict[str, Chip] = {
             host=(2, 2, 1),
             wrap_every=4,
             largest=6144,
-            lanes=128,
+            unit=128,
         ),
         Chip(
             "v6e",
@@ -117,7 +118,7 @@ CHIPS: dict[str, Chip] = {
             host=(2, 2),
             wrap_every=16,
             largest=256,
-            lanes=128,
+            unit=256,
         ),
         Chip(
             "h100",

@@ -21,6 +21,7 @@ from i2i_prior.parallel.cluster import Settings, detect, tpu_metadata
 from i2i_prior.parallel.joining import join
 from i2i_prior.parallel.member import Member
 
+_CRASHED = 70  # of sysexits.h: an error that is nobody's input
 _NEWS = 10.0  # seconds for the news of a death to come after its effects
 _member: Member | None = None
 
@@ -49,8 +50,9 @@ def session(
     """JAX sees the devices of all processes inside, and none lives on alone.
 
     Must be entered before JAX has looked at its devices. An exception inside
-    ends every process: with exit code 1 and, on the others, a sentence that
-    names this one. A process that dies ends every other with exit code 75.
+    ends every process, with a sentence on the others that names this one:
+    with exit code 1 for a UserError and 70 for a crash. A process that dies
+    ends every other with exit code 75.
 
     Args:
       settings: see `cluster.detect`; with None nothing is done.
@@ -101,7 +103,7 @@ def _leave(member: Member, error: BaseException) -> NoReturn:
     member.await_news(_NEWS)
     traceback.print_exception(error)
     first = (str(error).splitlines() or [""])[0]
-    member.leave(f"{type(error).__name__}: {first}", 1)
+    member.leave(f"{type(error).__name__}: {first}", _CRASHED)
 
 
 def count() -> int:

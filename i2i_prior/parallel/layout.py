@@ -59,6 +59,11 @@ def over_batch(batch: jax.Array) -> jax.Array:
     return constrain(batch, BATCH)
 
 
+def whole(x: jax.Array) -> jax.Array:
+    """The same on every device."""
+    return constrain(x, None)
+
+
 def platform() -> str:
     """What the code being traced will run on: cpu, gpu or tpu.
 
@@ -84,7 +89,7 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     Of mesh axes that do not divide an axis, those that do are taken.
     """
     mesh = mesh_in_use()
-    if mesh is None or _per_image.get():
+    if mesh is None or mesh.size == 1 or _per_image.get():
         return x
     spec = [
         dividing(size, (axis,) if isinstance(axis, str) else axis or (), mesh)

@@ -79,10 +79,10 @@ def _runs_beside(where: str, axes: str) -> bool:
     return where == LAYERS and bool({"replica", "fsdp"} & set(axes.split("+")))
 
 
-def head_padding(topology: Topology, head_width: int) -> float:
-    """What a matrix unit makes of a head's width, over that width."""
-    lanes = topology.chip.lanes
-    return math.ceil(head_width / lanes) * lanes / head_width
+def padding(topology: Topology, width: int) -> float:
+    """A width as the matrix unit pads it, over itself."""
+    unit = topology.chip.unit
+    return math.ceil(width / unit) * unit / width
 
 
 def estimate(
@@ -111,7 +111,7 @@ def estimate(
     )
 
 
-def assumptions(topology: Topology, head_width: int) -> list[str]:
+def assumptions(topology: Topology, width: int, head_width: int) -> list[str]:
     """What the estimate stands on, one sentence each."""
     chip = topology.chip
     lines = [
@@ -119,8 +119,9 @@ def assumptions(topology: Topology, head_width: int) -> list[str]:
         f"which matmuls reach {ATTAINABLE[chip.platform]:.0%}; "
         f"{chip.memory_bandwidth / 1e9:.0f} GB/s HBM; "
         f"{chip.usable_memory / 2**30:.2f} GiB of HBM for a program",
-        f"FLOPs are counted analytically; heads of {head_width} channels are "
-        f"padded by {head_padding(topology, head_width):.2f}x in attention",
+        f"FLOPs are counted analytically; matrix units of side {chip.unit} "
+        f"pad {width} channels {padding(topology, width):.2f}x, and heads of "
+        f"{head_width} {padding(topology, head_width):.2f}x",
         "HBM traffic is read off the compiled program; what holds no matrix "
         "product runs by itself, at full HBM bandwidth",
         "collectives of the layer loop over fsdp or replica carry parameters "

@@ -1,4 +1,4 @@
-"""Which examples of the global batch a process needs, on any mesh."""
+"""From the arrays of a process to global ones, on any mesh."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, Sharding
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,18 @@ def local_rows(sharding: NamedSharding, size: int) -> Rows:
     rows = tuple(sorted(here))
     counted = [place for place, row in enumerate(rows) if owner[row] == me]
     return Rows(size, rows, tuple(counted))
+
+
+def place(array: np.ndarray, sharding: Sharding) -> jax.Array:
+    """A global array of what every process has whole.
+
+    `jax.device_put` would first compare the array over all processes.
+    """
+
+    def shard(index: Any) -> np.ndarray:
+        return array[index]
+
+    return jax.make_array_from_callback(array.shape, sharding, shard)
 
 
 def to_global(

@@ -29,21 +29,24 @@ ZERO = (FSDP, CONTEXT)
 ALL = (*ZERO, TENSOR)
 IN, OUT, WHOLE = 0, 1, None  # the last two dimensions of a kernel, or neither
 
-# First match wins: the dimension that ZeRO shards at rest, and the one that
-# stays on the tensor axis in use. Column-parallel, then row-parallel
-# (Megatron-LM, arXiv 1909.08053), so that a pair needs one reduction. Fused
-# kernels hold their columns part by part, [q | k | v], which no contiguous
-# shard splits by heads: at rest the tensor axis helps with their ZeRO shards,
-# in use each tensor shard takes the columns of its heads. A leading layer
-# axis is never sharded.
-RULES: tuple[tuple[str, int | None, int | None], ...] = (
-    (r"^dit/blocks/.*(qkv|gate_value)/kernel$", IN, WHOLE),
-    (r"^dit/blocks/.*(/q|/k|/v|fc1|modulation)/kernel$", IN, OUT),
-    (r"^dit/blocks/.*(/out|fc2)/kernel$", OUT, IN),
+# First match wins: the dimension that ZeRO shards, the one on the tensor
+# axis, and whether ZeRO's shards are gathered for use. Column-parallel, then
+# row-parallel (Megatron-LM, arXiv 1909.08053), so that a pair needs one
+# reduction. Fused kernels hold their columns part by part, [q | k | v], which
+# no contiguous shard splits by heads: at rest the tensor axis helps with
+# their ZeRO shards, in use each tensor shard takes the columns of its heads.
+# A leading layer axis is never sharded.
+RULES: tuple[tuple[str, int | None, int | None, bool], ...] = (
+    # A third of a block's weights for one row an image: rows travel, not the
+    # kernel (`models.blocks`).
+    (r"^dit/blocks/modulation/(kernel|bias)$", OUT, WHOLE, False),
+    (r"^dit/blocks/.*(qkv|gate_value)/kernel$", IN, WHOLE, True),
+    (r"^dit/blocks/.*(/q|/k|/v|fc1)/kernel$", IN, OUT, True),
+    (r"^dit/blocks/.*(/out|fc2)/kernel$", OUT, IN, True),
     # All else, the frozen networks among it, is small or used by each device
     # for its own images.
-    (r"/kernel$", OUT, WHOLE),
-    (r"", WHOLE, WHOLE),  # biases, gains, tables, null tokens
+    (r"/kernel$", OUT, WHOLE, True),
+    (r"", WHOLE, WHOLE, False),  # biases, gains, tables, null tokens
 )
 GATHERED = "gathered kernel"  # the name that remat policies know
 
@@ -59,18 +62,20 @@ def partition_spec(
     ZeRO takes a kernel's other dimension where more of its axes divide that
     one; axes that divide neither leave it whole.
     """
-    _, zero, tensor = next(rule for rule in RULES if re.search(rule[0], name))
+    _, zero, tensor, gathered = next(
+        rule for rule in RULES if re.search(rule[0], name)
+    )
     spec: list[Any] = [None] * len(shape)
     if zero is None or len(shape) < 2:
         return PartitionSpec(*spec)
     last = len(shape) - 2
     if tensor is not None and shape[last + tensor] % mesh.shape[TENSOR] == 0:
         spec[last + tensor] = TENSOR
-    if not in_use:
+    if not (in_use and gathered):
         axes, place = max(
             (
                 _zero_axes(shape, last + place, spec, tensor, mesh)
-                for place in (zero, 1 - zero)
+                for place in (zero, 1 - zero)[: 1 + name.endswith("kernel")]
             ),
             key=lambda found: _size(found[0], mesh),
         )

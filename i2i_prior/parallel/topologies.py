@@ -164,7 +164,7 @@ def check_compiler(topology: Topology) -> None:
       UserError: that says what to install.
     """
     if topology.chip.platform == "tpu":
-        module, extra, what = "libtpu", "aot-tpu", "TPU"
+        module, extra, what = "libtpu", "tpu", "TPU"
     else:
         module, extra, what = "jax_plugins.xla_cuda12", "aot-cuda", "CUDA"
     try:

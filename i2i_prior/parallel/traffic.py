@@ -8,6 +8,7 @@ in place as what they put. On-chip buffers (S(1) on TPU) are free.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 
 from i2i_prior.parallel.collectives import KINDS
@@ -28,7 +29,7 @@ _FREE = {
     "partition-id",
     "replica-id",
 }
-_MATMUL = {"dot", "convolution", "custom-call"}
+_MATMUL = ("dot", "convolution", "custom-call")
 _SLICES = {"dynamic-slice", "slice", "gather"}
 
 
@@ -49,7 +50,7 @@ def count_traffic(program: Program) -> Traffic:
     """Sums over every instruction that runs."""
     matmul = other = 0.0
     for computation, i, loops, fused in program.walk():
-        if fused or i.opcode in _FREE or _transfers(i):
+        if fused or i.opcode in _FREE or _transfers(program, i):
             continue
         size = (_read(program, computation, i) + _written(program, i)) * (
             math.prod(loops)
@@ -61,17 +62,23 @@ def count_traffic(program: Program) -> Traffic:
     return Traffic(matmul, other)
 
 
-def _transfers(i: Instruction) -> bool:
+def _transfers(program: Program, i: Instruction) -> bool:
     """Collectives are timed by their links; a done repeats its start."""
     kind = i.opcode.removesuffix("-start").removesuffix("-done")
-    return kind in KINDS or i.opcode.endswith(("-done", "-update"))
+    if kind in KINDS or i.opcode.endswith(("-done", "-update")):
+        return True
+    # A fusion around nothing but a collective, as a TPU's reduce-scatter.
+    return _holds(program, i, KINDS) and not _has_matmul(program, i)
 
 
 def _has_matmul(program: Program, i: Instruction) -> bool:
-    if i.opcode in _MATMUL:
-        return True
+    return i.opcode in _MATMUL or _holds(program, i, _MATMUL)
+
+
+def _holds(program: Program, i: Instruction, opcodes: Container[str]) -> bool:
+    """Whether a fusion has one of these inside."""
     return i.opcode == "fusion" and any(
-        _has_matmul(program, inner)
+        inner.opcode in opcodes or _holds(program, inner, opcodes)
         for name in i.called
         for inner in program.computations[name].instructions.values()
     )

@@ -87,6 +87,7 @@ def dit_config(config: ConfigDict) -> DiTConfig:
         one_token=model.one_token,
         precision=model.precision,
         remat=model.remat,
+        attention=model.attention,
         scan_unroll=model.scan_unroll,
     )
 

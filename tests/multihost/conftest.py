@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 100.0  # seconds; a process that hangs fails its test, and is killed
+LIMIT = 240.0  # seconds; a process that hangs fails its test, and is killed
 
 
 @dataclass
@@ -56,17 +56,20 @@ class Process:
 def _environment(devices: int) -> dict[str, str]:
     # The flags and the compilation cache of tests/conftest.py, but not its
     # number of devices.
-    flags = os.environ["XLA_FLAGS"]
-    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", flags)
+    flags = re.sub(
+        r"(--xla_force_host_platform_device_count)=\d+",
+        rf"\1={devices}",
+        os.environ["XLA_FLAGS"],
+    )
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {
         **os.environ,
-        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": flags,
         "PYTHONPATH": path,
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
     """launch(workdir, "train.steps=3", processes=2, devices=1) -> processes.
 
@@ -120,7 +123,7 @@ def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
         process.popen.wait()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(launch) -> Callable[..., list[Process]]:
     """As launch, and waits until all processes have done their work."""
 

@@ -11,7 +11,7 @@ from i2i_prior.parallel.roofline import (
     ATTAINABLE,
     assumptions,
     estimate,
-    head_padding,
+    padding,
 )
 from i2i_prior.parallel.topologies import parse_topology
 from i2i_prior.parallel.traffic import Traffic
@@ -121,14 +121,15 @@ def test_what_runs_beside_what():
     assert step(*many, last) == pytest.approx(1001 * each)
 
 
-def test_heads_are_padded_to_lanes():
-    assert head_padding(POD, 72) == pytest.approx(128 / 72)
-    assert head_padding(POD, 128) == 1
-    assert head_padding(parse_topology("h100x8"), 72) == 1
+def test_narrow_operands_leave_matrix_units_idle():
+    assert padding(POD, 72) == pytest.approx(128 / 72)
+    assert padding(POD, 1152) == 1
+    assert padding(parse_topology("v6e:4x4"), 1152) == pytest.approx(10 / 9)
+    assert padding(parse_topology("h100x8"), 72) == 1
 
 
 def test_assumptions_are_said():
-    text = "\n".join(assumptions(parse_topology("v5p:8x8x4*2"), 72))
+    text = "\n".join(assumptions(parse_topology("v5p:8x8x4*2"), 1152, 72))
     for figure in (
         "459 TFLOP/s",
         "2765 GB/s",

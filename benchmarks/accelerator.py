@@ -41,56 +41,12 @@ from lumos_pair import (
     torch_facts,
     torch_training,
 )
+from matmul_peak import CHAIN, our_matmul, torch_matmul
 from turns import Worker, compare, serve, show, to_json
 
-# depth, width, heads; S to XL are DiT's (arXiv 2212.09748 table 1).
-SIZES = {
-    "tiny": (2, 64, 4),
-    "s": (12, 384, 6),
-    "b": (12, 768, 12),
-    "l": (24, 1024, 16),
-    "xl": (28, 1152, 16),
-}
-CHAIN = 16  # matmuls in a row, so that their launch does not count
+from i2i_prior.models import presets
 
-
-def our_matmul(size: int) -> Run:
-    """A chain of bfloat16 (size, size) products, as XLA does them."""
-    import jax
-    import jax.numpy as jnp
-
-    # Random, since constant data would let a GPU clock higher.
-    x, w = jax.random.normal(jax.random.key(0), (2, size, size), jnp.bfloat16)
-    w = w / size**0.5
-
-    @jax.jit
-    def chain(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, CHAIN, lambda _, x: x @ w, x)
-
-    def run(steps: int) -> float:
-        out = x
-        for _ in range(steps):
-            out = chain(out, w)
-        return float(out[0, 0])
-
-    return run
-
-
-def torch_matmul(size: int, device: str) -> Run:
-    """The same, as PyTorch does them."""
-    import torch
-
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
-    x = torch.randn((size, size), **options)
-    w = torch.randn((size, size), **options) / size**0.5
-
-    def run(steps: int) -> float:
-        out = x
-        for _ in range(CHAIN * steps):
-            out = out @ w
-        return float(out[0, 0])
-
-    return run
+SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 
 def flops(setting: Setting, shortcut: bool) -> float:
@@ -111,6 +67,10 @@ def flops(setting: Setting, shortcut: bool) -> float:
 def work(program: str, setting: Setting, size: int) -> None:
     """A worker."""
     ours = program.startswith("ours")
+    if ours:  # as the command line does, before JAX is imported
+        from i2i_prior.parallel import xla_flags
+
+        xla_flags.apply()
     build: Callable[[], Run]
     if program == "ours matmul":
         build = functools.partial(our_matmul, size)

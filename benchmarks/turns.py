@@ -10,6 +10,8 @@ What makes it fair:
   - OpenMP's barriers suffer far more from a busy machine than XLA's pool
     does (9x seen), so a round in which other processes took over 10 % of the
     machine is thrown away, and the table says how many were kept.
+  - With one thread the ratios of CPU seconds hold on a busy machine too (with
+    more, a pool that spins while it waits counts as work).
 
 A program is a `run(steps)` that takes so many steps and waits for the last.
 """
@@ -56,10 +58,12 @@ def serve(
     print(json.dumps(facts()), flush=True)
     for line in sys.stdin:
         steps = int(line)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         run(steps)
         seconds = (time.perf_counter() - start) / steps
-        print(json.dumps({"seconds": seconds, **facts()}), flush=True)
+        cpu = (time.process_time() - used) / steps
+        turn = {"seconds": seconds, "cpu": cpu, **facts()}
+        print(json.dumps(turn), flush=True)
 
 
 class Worker:
@@ -156,9 +160,9 @@ def compare(
 
     Returns:
       {"rounds": kept, "programs": {name: {median_ms, best_ms, ratio,
-      ratio_range, and the worker's facts}}, "failed": {name: why}}; a
-      program that cannot start (torch.compile without a C++ compiler, say)
-      has written why, and the others go on.
+      ratio_range, cpu_ratio, and the worker's facts}}, "failed": {name:
+      why}}; a program that cannot start (torch.compile without a C++
+      compiler, say) has written why, and the others go on.
 
     Raises:
       SystemExit: where ours did not start, or no round was quiet.
@@ -193,17 +197,21 @@ def compare(
 
 def _row(kept: list[dict[str, dict]], name: str, first: str) -> dict:
     series = [turns[name]["seconds"] for turns in kept]
-    ratios = [t[name]["seconds"] / t[first]["seconds"] for t in kept]
+    ratios, cpu = (
+        [turns[name][kind] / turns[first][kind] for turns in kept]
+        for kind in ("seconds", "cpu")
+    )
     facts = {
         key: value
         for key, value in kept[-1][name].items()
-        if key not in ("seconds", "others")
+        if key not in ("seconds", "cpu", "others")
     }
     return {
         "median_ms": 1e3 * statistics.median(series),
         "best_ms": 1e3 * min(series),
         "ratio": statistics.median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
+        "cpu_ratio": statistics.median(cpu),
         **facts,
     }
 
@@ -211,12 +219,13 @@ def _row(kept: list[dict[str, dict]], name: str, first: str) -> dict:
 def show(title: str, result: dict) -> None:
     """One table."""
     print(f"\n{title}, {result['rounds']} rounds kept")
-    print("program   median ms   best ms   program/ours (range)")
+    print("program   median ms   best ms   program/ours (range)   CPU s")
     for name, row in result["programs"].items():
         low, high = row["ratio_range"]
         print(
             f"{name:8} {row['median_ms']:10.1f} {row['best_ms']:9.1f}"
-            f"   {row['ratio']:.2f} ({low:.2f} to {high:.2f})",
+            f"   {row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+            f"   {row['cpu_ratio']:.2f}",
             flush=True,
         )
 

@@ -94,8 +94,8 @@ def _time(result: dict[str, Any]) -> list[str]:
     lines = [
         f"estimated step {_ms(seconds)}: "
         f"max(matmuls {_ms(parts['compute_seconds'])}, their memory traffic "
-        f"{_ms(parts['matmul_memory_seconds'])}) + other memory traffic "
-        f"{_ms(parts['other_memory_seconds'])}, against links beside them "
+        f"{_ms(parts['overlapped_memory_seconds'])}) + other memory traffic "
+        f"{_ms(parts['exposed_memory_seconds'])}, against links beside them "
         f"{_ms(parts['hidden_link_seconds'])}; + links waited for "
         f"{_ms(parts['exposed_link_seconds'])}"
     ]

@@ -36,8 +36,9 @@ def search(config: ConfigDict, topology: Topology) -> dict[str, Any]:
       topology: the machine.
 
     Returns:
-      the result of the best (see `compile_ahead`), with `candidates`: all
-      that were tried, best first.
+      the result of the best (see `compile_ahead`), compiled once more with
+      all the compiler's effort, with `candidates`: all that were tried, with
+      less, best first.
 
     Raises:
       UserError: where no layout divides batch, heads and tokens.
@@ -50,39 +51,40 @@ def search(config: ConfigDict, topology: Topology) -> dict[str, Any]:
             f"{topology.chips} chips of {topology.text}; choose a batch that "
             "is a multiple of the chips"
         )
-    progress = Progress(len(choices), description="compiling")
-    results: list[dict[str, Any]] = []
+    progress = Progress(len(choices) + 1, description="compiling")
+    results: list[tuple[dict[str, Any], model.Candidate]] = []
     for number, choice in enumerate(choices):
-        result = _try(config, topology, choice)
-        results.append(result)
-        progress.update(
-            number + 1,
-            images_per_second=result.get("images_per_second_estimate"),
-            mfu=result.get("mfu_estimate"),
-        )
+        result = _try(config, topology, choice, low_effort=True)
+        results.append((result, choice))
+        progress.update(number + 1, **_speed(result))
+    results.sort(key=lambda tried: _rank(tried[0]))
+    final = _try(config, topology, results[0][1], low_effort=False)
+    progress.update(len(choices) + 1, **_speed(final))
     progress.close()
-    results.sort(key=_rank)
-    rows = [_row(result) for result in results]
-    return {**results[0], "candidates": rows}
+    rows = [_row(result, choice, work) for result, choice in results]
+    return {**final, "candidates": rows}
 
 
 def _try(
-    config: ConfigDict, topology: Topology, choice: model.Candidate
+    config: ConfigDict,
+    topology: Topology,
+    choice: model.Candidate,
+    low_effort: bool,
 ) -> dict[str, Any]:
     changed = from_flat(flatten(config))
     changed.mesh.update(dict(zip(AXES, choice.mesh, strict=True)))
     changed.model.remat = choice.remat
     changed.train.accumulate = choice.accumulate
     try:
-        result = compile_in_child(changed, topology, True, announce=False)
+        return compile_in_child(changed, topology, low_effort, announce=False)
     except UserError as error:
-        result = {"compiled": False, "fits": False, "reason": str(error)}
+        return {"compiled": False, "fits": False, "reason": str(error)}
+
+
+def _speed(result: dict[str, Any]) -> dict[str, float | None]:
     return {
-        **result,
-        "mesh": dict(zip(AXES, choice.mesh, strict=True)),
-        "remat": choice.remat,
-        "accumulate": choice.accumulate,
-        "batch_per_shard": choice.micro_batch(workload(config, topology)),
+        "images_per_second": result.get("images_per_second_estimate"),
+        "mfu": result.get("mfu_estimate"),
     }
 
 
@@ -91,19 +93,23 @@ def _rank(result: dict[str, Any]) -> tuple:
     return (not result["fits"], seconds is None, seconds or 0.0)
 
 
-def _row(result: dict[str, Any]) -> dict[str, Any]:
-    state = "fits" if result["fits"] else result["reason"]
+def _row(
+    result: dict[str, Any], choice: model.Candidate, work: model.Workload
+) -> dict[str, Any]:
     names = (
-        "mesh",
-        "remat",
-        "accumulate",
-        "batch_per_shard",
         "peak_bytes_per_chip",
         "step_seconds_estimate",
         "images_per_second_estimate",
         "mfu_estimate",
     )
-    return {**{name: result.get(name) for name in names}, "state": state}
+    return {
+        "mesh": dict(zip(AXES, choice.mesh, strict=True)),
+        "remat": choice.remat,
+        "accumulate": choice.accumulate,
+        "batch_per_shard": choice.micro_batch(work),
+        **{name: result.get(name) for name in names},
+        "state": "fits" if result["fits"] else result["reason"],
+    }
 
 
 def workload(config: ConfigDict, topology: Topology) -> model.Workload:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from i2i_prior import workdir
 from i2i_prior.faults import BadStep
+from i2i_prior.parallel import distributed
 from i2i_prior.preemption import DIVERGED, DONE, REQUEUE
 from i2i_prior.report import write_report
 from i2i_prior.run import Run, primary, say
+
+_NAMED = 10_000  # broken images in broken.json
 
 
 def finish(run: Run, step: int) -> int:
     """All steps are done: names broken images, writes the report."""
     run.tally.share()
-    names = run.tally.names() if run.tally.broken else []
+    # Of a run of many processes some, so that they fit into a message.
+    most = max(_NAMED // distributed.count(), 10)
+    names = run.tally.names(most) if run.tally.broken else []
     if not primary():
         return DONE
     if names:
         workdir.write_json(run.workdir / "broken.json", names)
         say(
             f"{run.tally.broken} examples had unreadable images, replaced: "
-            f"{', '.join(names[:3])} (all in {run.workdir}/broken.json)"
+            f"{', '.join(names[:3])} (more in {run.workdir}/broken.json)"
         )
     run.writer.close()
     run.profiler.close()

@@ -136,8 +136,8 @@ class Ledger:
         self._kind, self._since = kind, now
 
     def _add(self, kind: str, seconds: float) -> None:
-        # A clock that was set back must not take time away.
-        self.seconds[kind] = self.seconds.get(kind, 0.0) + max(seconds, 0.0)
+        if seconds > 0:  # a clock that was set back takes nothing away
+            self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
 
 def _read(path: Path | None) -> dict:

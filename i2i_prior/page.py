@@ -56,6 +56,7 @@ th{color:var(--soft);font-weight:600;white-space:nowrap}
 td.number{text-align:right;font-variant-numeric:tabular-nums}
 td.value{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px;
 overflow-wrap:anywhere}
+pre.scroll{padding:12px 14px;font-size:13px}
 details{margin:12px 0}summary{cursor:pointer;padding:6px 0;font-weight:600}
 """
 

@@ -38,15 +38,24 @@ _CURVES = (
     ("grad_norm", "Gradient norm"),
     ("examples_per_second", "Examples per second"),
     ("mfu", "Model FLOPs utilisation"),
+    ("goodput", "Goodput: share of time since the first start"),
+    ("data_wait", "Waiting for data, seconds a log line"),
 )
-_LINEAR = ("learning_rate", "examples_per_second", "mfu")
+_LINEAR = (
+    "learning_rate",
+    "examples_per_second",
+    "mfu",
+    "goodput",
+    "data_wait",
+)
 
 
 def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir`/report.html from what the run has left there so far.
 
     Reads config.json, metadata.json, metrics.jsonl, samples/STEP.png,
-    variations/grid.png, interpolations/*.png|gif and evaluations/*.json.
+    variations/grid.png, interpolations/*.png|gif, evaluations/*.json,
+    goodput.json and profile/summary.txt.
     Returns the path. Raises UserError where `workdir` is no folder.
     """
     run = Path(workdir)
@@ -63,6 +72,8 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
         _pictures("Variations", [run / "variations" / "grid.png"]),
         _pictures("Interpolations", _interpolations(run / "interpolations")),
         _evaluations(run / "evaluations"),
+        _goodput(_read_json(run / "goodput.json")),
+        _profile(run / "profile" / "summary.txt"),
         folded("Configuration", config),
         folded("Machine and versions", metadata),
     ]
@@ -103,13 +114,14 @@ def _cards(
     trained = metadata.get("trained_parameters", parameters)
     if trained != parameters:
         parameters = f"{short(parameters)} ({short(trained)} trained)"
-    utilisation = last("mfu")
+    utilisation, goodput = last("mfu"), last("goodput")
     step = last("step")
     cards = {
         "status": metadata.get("status"),
         "steps": None if step is None else f"{int(step):,}",
         "last loss": last("loss"),
         "examples / s": last("examples_per_second"),
+        "goodput": None if goodput is None else f"{100 * goodput:.1f} %",
         "MFU": None if utilisation is None else f"{100 * utilisation:.1f} %",
         "parameters": parameters,
         "FLOPs / step": metadata.get("flops_per_step"),
@@ -242,6 +254,35 @@ def _evaluations(folder: Path) -> str:
     ]
     plots = _plots(points, changing) if several else ""
     return section("Evaluation", table + "<p></p>" * bool(plots) + plots)
+
+
+def _goodput(ledger: Mapping[str, Any]) -> str:
+    """Where the wall time since the run's first start went."""
+    seconds = ledger.get("seconds")
+    if not isinstance(seconds, dict) or not sum(seconds.values()):
+        return ""
+    total = sum(seconds.values())
+    rows = "".join(
+        f"<tr><th>{escape(kind.replace('_', ' '))}</th>"
+        f'<td class="number">{value:,.1f} s</td>'
+        f'<td class="number">{value / total:.1%}</td></tr>'
+        for kind, value in sorted(seconds.items(), key=lambda item: -item[1])
+    )
+    return section(
+        "Where the time went",
+        f'<div class="scroll"><table>{rows}</table></div>',
+    )
+
+
+def _profile(file: Path) -> str:
+    """The top operations of the last trace."""
+    try:
+        text = file.read_text("utf-8")
+    except OSError:
+        return ""
+    return section(
+        "Top operations", f'<pre class="scroll">{escape(text)}</pre>'
+    )
 
 
 def _number(value: Any) -> float:

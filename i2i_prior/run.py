@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -41,8 +40,8 @@ class Run:
     rows: Rows
     tally: BrokenTally
     profiler: StepProfiler
+    saved_at: float  # seconds of the monotonic clock
     compiled: bool = False
-    saved_at: float = field(default_factory=time.monotonic)  # seconds
 
 
 def primary() -> bool:

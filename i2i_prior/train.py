@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import jax
@@ -125,6 +125,7 @@ def train(
                 rows=rows,
                 tally=BrokenTally(source, rows.counted, distributed.gather),
                 profiler=profiler,
+                saved_at=monotonic(),
             )
             say(metadata.headline(config, facts, origin))
             return _run(run, state)
@@ -195,7 +196,7 @@ def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
 def _asked(run: Run) -> tuple[str, bool]:
     """The signal to stop for ("" for none), and whether to save by time."""
     minutes = run.config.train.checkpoint_minutes
-    late = 0 < 60 * minutes <= time.monotonic() - run.saved_at
+    late = 0 < 60 * minutes <= monotonic() - run.saved_at
     return run.preemption.agree(late)
 
 
@@ -217,7 +218,7 @@ def _save(run: Run, state: TrainState, step: int) -> None:
         run.ledger.mark(step)
         run.ledger.save()
         run.checkpoints.save(state)
-    run.saved_at = time.monotonic()
+    run.saved_at = monotonic()
 
 
 def _look(run: Run, state: TrainState, step: int) -> bool:

@@ -25,6 +25,7 @@ def script(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         # One device, as a benchmark has it.
         environment.pop("XLA_FLAGS", None)
+        environment["OMP_NUM_THREADS"] = "1"
         ended = subprocess.run(
             [sys.executable, FOLDER / name, *arguments, "--json", out],
             capture_output=True,
@@ -39,7 +40,7 @@ def script(tmp_path):
 
 
 def test_the_accelerators_harness_at_small_size(script):
-    arguments = "--platform cpu --sizes tiny --batch 2 --batches 2 3"
+    arguments = "--platform cpu --sizes tiny --batch 2 --batches 3"
     arguments += " --rounds 2 --steps 1 --matmul 128 --peers eager"
     report, out = script("accelerator.py", *arguments.split())
     assert set(report["peak_flops"]) == {"ours matmul", "torch matmul"}
@@ -54,13 +55,14 @@ def test_the_accelerators_harness_at_small_size(script):
         assert row["mfu"] == pytest.approx(flops / peak)
         assert row["peak_bytes"] > 2**20
         batches = report["batches"][name]
-        assert [row["batch"] for row in batches["rows"]] == [2, 3]
+        assert [row["batch"] for row in batches["rows"]] == [3]
         assert batches["largest"] == 3
         assert f"{'tiny':4} {name:8} batch" in out
-    # q and k of a cross-attention: 2 (N + 1) D^2 MACs less a layer, thrice.
-    skipped = 3 * 2 * 2 * (2 * (16 + 1 - 1) * 64**2 + 2 * 16 * 64)
+    # Two layers without q, out and scores for 16 tokens of 64 channels, nor
+    # k: forward and twice backward, two FLOPs a multiply-add.
+    skipped = 6 * 2 * (2 * 16 * 64**2 + 2 * 16 * 64)
     eager, ours = (tiny["flops_per_image"][n] for n in ("eager", "ours"))
-    assert eager - ours == pytest.approx(skipped, rel=0.3)
+    assert eager - ours == skipped
 
 
 def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
@@ -74,9 +76,8 @@ def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
         return {"programs": {programs[0]: row}}
 
     monkeypatch.setattr(accelerator, "timed", timed)
-    monkeypatch.setattr(
-        sys, "argv", "x --platform cpu --batches 2 4 8 16".split()
-    )
+    words = ["x", "--platform", "cpu", "--batches", "2", "4", "8", "16"]
+    monkeypatch.setattr(sys, "argv", words)
     found = accelerator.search("s", accelerator.parse(), {"ours": 1e9}, 1e12)
     rows = found["ours"]["rows"]
     assert [row["batch"] for row in rows] == [2, 4, 8]
@@ -106,8 +107,7 @@ def test_both_samplers_give_the_same_latents(monkeypatch, tmp_path):
     )
 
 
-def test_both_training_steps_have_the_same_first_gradient_scale(monkeypatch):
-    """Losses of fresh models on one batch: zero outputs, the same targets."""
+def test_our_step_begins_at_the_loss_of_a_zero_output(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from lumos_pair import Setting, our_training, random_batch
 

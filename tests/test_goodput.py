@@ -39,9 +39,14 @@ def test_every_second_is_of_one_kind(ledger, clock, tmp_path):
     clock.now += 60
     with book.spend("looking"), book.spend("checkpoint"):
         clock.now += 7
-    with pytest.raises(OSError, match="full"), book.spend("checkpoint"):
-        clock.now += 3
-        raise OSError("full")
+
+    def full_disk() -> None:
+        with book.spend("checkpoint"):
+            clock.now += 3
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        full_disk()
     assert book.goodput == pytest.approx(0.6)
     book.save()
     stored = json.loads((tmp_path / "goodput.json").read_text())
@@ -146,5 +151,5 @@ def test_a_clock_that_was_set_back_takes_nothing_away(ledger, clock):
     clock.now -= 3600
     again = ledger()
     again.begin(0)
-    assert again.seconds["down"] == 0
+    assert again.seconds.get("down", 0) == 0
     assert 0 <= again.goodput <= 1

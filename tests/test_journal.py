@@ -74,7 +74,7 @@ def test_a_resumed_run_judges_by_the_lines_that_are_there(journal, tmp_path):
     book.begin(6)
     book.add(7, metrics(9), broken=0)
     book.add(8, metrics(11), broken=0)
-    with pytest.raises(BadStep, match="more than .* the usual 1, at step 8"):
+    with pytest.raises(BadStep, match=r"more than .* the usual 1, at step 8"):
         book.drain()
 
 

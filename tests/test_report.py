@@ -78,8 +78,11 @@ def run(tmp_path):
             "metrics": {"FD-thumb8hog": 80.5, "chance": 0.02, EVIL: 1},
         },
         "evaluations/other.json": ["not a result"],
+        "goodput.json": {"seconds": {"step": 900.0, EVIL: 100.0}},
     }
     (tmp_path / "evaluations").mkdir()
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "summary.txt").write_text(f"55.1%  dot.3 {EVIL}\n")
     for name, values in write.items():
         (tmp_path / name).write_text(json.dumps(values))
     lines = [
@@ -91,6 +94,7 @@ def run(tmp_path):
             "grad_norm": 2.0,
             "examples_per_second": 500 + step % 7,
             "mfu": 0.4,
+            "goodput": 0.875,
         }
         for step in range(10, 1010, 10)
     ]
@@ -123,7 +127,7 @@ def test_everything_from_the_run_is_escaped(run):
     page = write_report(run).read_text("utf-8")
     assert EVIL not in page
     assert "a<b" not in page
-    assert Reader(page).text.count(EVIL) >= 4
+    assert Reader(page).text.count(EVIL) >= 6
 
 
 def test_what_a_person_looks_for_is_there(run):
@@ -137,6 +141,12 @@ def test_what_a_person_looks_for_is_there(run):
         "32 T",
         "8 x TPU v5 lite",
         "40.0 %",
+        "87.5 %",
+        "Where the time went",
+        "900.0 s",
+        "90.0%",
+        "Top operations",
+        "55.1%  dot.3",
         "16.5 min",
         "train.steps",
         "FD-thumb8hog",
@@ -147,7 +157,7 @@ def test_what_a_person_looks_for_is_there(run):
         assert wanted in text, wanted
     # one curve a number logged, one for the metric that changes
     page = (run / "report.html").read_text("utf-8")
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
 
 
 def test_results_are_sorted_by_step(run):

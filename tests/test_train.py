@@ -251,6 +251,66 @@ def inject(monkeypatch, at: int, value: float) -> None:
     monkeypatch.setattr(i2i_prior.train, "build", built)
 
 
+def test_checkpoints_by_the_clock(train, monkeypatch, tmp_path):
+    """Half a minute apart, where every step takes eleven seconds."""
+    dispatch, passed = i2i_prior.train._dispatch, []
+    monkeypatch.setattr(i2i_prior.train, "monotonic", lambda: sum(passed))
+
+    def slow(*arguments):
+        passed.append(11.0)
+        return dispatch(*arguments)
+
+    monkeypatch.setattr(i2i_prior.train, "_dispatch", slow)
+    ended = train(
+        "train.steps=8",
+        "train.checkpoint_every=100",
+        "train.checkpoint_minutes=0.5",
+    )
+    assert ended.code == 0, ended.err
+    names = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+    # After 33 seconds it is due: the step that follows is saved.
+    assert sorted(names) == ["4", "8"]
+
+
+def test_a_trace_of_some_steps_is_summed_up(
+    command, tiny_spec, run_directory, tmp_path
+):
+    shutil.copytree(run_directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    ended = command(
+        "train",
+        "--config",
+        tiny_spec,
+        "--workdir",
+        tmp_path / "run",
+        "--profile-steps",
+        "6:9",
+    )
+    assert ended.code == 0, ended.err
+    text = (tmp_path / "run" / "profile" / "summary.txt").read_text()
+    assert text in ended.err
+    top, _, below = text.partition("\n\n")
+    assert top.split()[:3] == ["share", "time/device", "runs"]
+    assert len(top.splitlines()) == 16
+    rows = [line.split() for line in below.splitlines()[1:]]
+    kinds = {row[-1]: float(row[0].rstrip("%")) for row in rows}
+    assert {"matmul", "collective", "elementwise", "host"} <= set(kinds)
+    assert sum(kinds.values()) == pytest.approx(100, abs=0.5)
+    assert list((tmp_path / "run" / "profile" / "6").rglob("*.trace.json.gz"))
+    assert "Top operations" in (tmp_path / "run" / "report.html").read_text()
+    # The same losses as without.
+    assert losses(tmp_path / "run") == losses(run_directory)
+
+
+@pytest.mark.parametrize("text", ["10", "0:3", "5:4", "a:b", ":", "-1:3"])
+def test_profile_steps_that_make_no_sense(command, tiny_spec, tmp_path, text):
+    arguments = "--config", tiny_spec, "--workdir", tmp_path / "run"
+    ended = command("train", *arguments, f"--profile-steps={text}")
+    assert (ended.code, len(ended.err.splitlines())) == (1, 1)
+    assert "takes FIRST:LAST, as 10:15" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_divergence_keeps_and_names_the_last_good_checkpoint(
     train, monkeypatch, restore, run_directory, tmp_path
 ):
@@ -346,7 +406,11 @@ def test_what_a_run_leaves(run_directory, tiny):
     assert all({"mse", "grad_norm", "learning_rate"} <= set(x) for x in steps)
     # The first step compiles: its rate would say nothing.
     assert "examples_per_second" not in steps[0]
-    assert all({"examples_per_second", "goodput"} <= set(x) for x in steps[1:])
+    rates = {"examples_per_second", "goodput", "data_wait"}
+    assert all(rates <= set(line) for line in steps[1:])
+    spent = json.loads((run_directory / "goodput.json").read_text())["seconds"]
+    kinds = {"step", "start", "compile", "checkpoint", "looking", "data_wait"}
+    assert set(spent) == kinds
     rates = [line["learning_rate"] for line in steps]
     assert rates == pytest.approx([5e-3, 7.5e-3] + [1e-2] * 4)
 

@@ -117,8 +117,10 @@ def _received(i: Instruction, result: Instruction):
 
 def _members(i: Instruction, chips: int) -> tuple[int, ...]:
     if i.opcode.startswith("collective-permute"):
-        pair = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", i.attributes)
-        return (int(pair[1]), int(pair[2])) if pair else ()
+        _, _, text = i.attributes.partition("source_target_pairs={")
+        pairs = re.findall(r"\{(\d+),(\d+)\}", text.partition("}}")[0] + "}")
+        moved = [(int(a), int(b)) for a, b in pairs if a != b]
+        return moved[0] if moved else ()
     return first_group(i.attributes, chips)
 
 

@@ -116,7 +116,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def gather(name: str, text: str = "", seconds: float = 300.0) -> list[str]:
+def gather(name: str, text: str = "", seconds: float = 600.0) -> list[str]:
     """The texts of all processes, in their order; all must call it.
 
     Args:
@@ -132,7 +132,7 @@ def gather(name: str, text: str = "", seconds: float = 300.0) -> list[str]:
     return _member.gather(name, text, seconds)
 
 
-def barrier(name: str, seconds: float = 300.0) -> None:
+def barrier(name: str, seconds: float = 600.0) -> None:
     """Returns when all processes have come here; as `gather`."""
     gather(name, "", seconds)
 

@@ -165,15 +165,15 @@ class Program:
                 around = (*loops, self.trips(i))
             inside = fused or i.opcode == "fusion"
             for called in i.called:
-                if called in self.computations:
-                    yield from self._walk(called, around, inside)
+                yield from self._walk(called, around, inside)
 
 
 def parse(text: str) -> Program:
     """Reads `jax.stages.Compiled.as_text()`.
 
     Raises:
-      ValueError: where there is no entry computation.
+      ValueError: where there is no entry computation, or one that is called
+        is not there.
     """
     computations: dict[str, Computation] = {}
     entry, current = "", None
@@ -182,7 +182,8 @@ def parse(text: str) -> Program:
         if header:
             current = computations[header[2]] = Computation(header[2])
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line == "}" or line.startswith("}, execution_thread"):
+            # A kernel's metadata spans lines, some of which begin with }.
             current = None
         elif current is not None and (found := _INSTRUCTION.match(line)):
             instruction = _parse_instruction(*found.groups())
@@ -190,6 +191,11 @@ def parse(text: str) -> Program:
                 current.instructions[instruction.name] = instruction
     if not entry:
         raise ValueError("no ENTRY computation in this HLO text")
+    for computation in computations.values():
+        for i in computation.instructions.values():
+            absent = set(i.called) - computations.keys()
+            if absent:
+                raise ValueError(f"{i.name} calls {absent}, which is not there")
     return Program(computations, entry)
 
 

@@ -115,7 +115,7 @@ class Hub:
             return True
         for message in messages:
             number, host = message.get("hello"), str(message.get("host"))
-            if id(wire) in known or not isinstance(number, int):
+            if id(wire) in known or not isinstance(number, int) or number < 1:
                 continue
             problem = ""
             if message.get("of") != self._processes:

@@ -31,9 +31,9 @@ def join(
     Raises:
       UserError: names the processes that did not come.
     """
-    name = socket.gethostname()
+    name, thread = socket.gethostname(), None
     if settings.process_id == 0:
-        wire = _start_hub(settings, name, startup, heartbeat)
+        wire, thread = _start_hub(settings, name, startup, heartbeat)
     else:
         wire = _connect(settings, startup)
         wire.send(hello=settings.process_id, of=settings.processes, host=name)
@@ -42,12 +42,12 @@ def join(
     except UserError:
         wire.close()  # process 0 waits for it
         raise
-    return Member(wire, settings.process_id, hosts, heartbeat, rest)
+    return Member(wire, settings.process_id, hosts, heartbeat, rest, thread)
 
 
 def _start_hub(
     settings: Settings, name: str, startup: float, heartbeat: float
-) -> Wire:
+) -> tuple[Wire, threading.Thread]:
     port = int(settings.coordinator.rpartition(":")[2])
     try:
         # Both families where there are both, as JAX's coordinator does.
@@ -73,8 +73,9 @@ def _start_hub(
         startup,
         heartbeat,
     )
-    threading.Thread(target=hub.run, daemon=True).start()
-    return Wire(ours)
+    thread = threading.Thread(target=hub.run, daemon=True)
+    thread.start()
+    return Wire(ours), thread
 
 
 def _connect(settings: Settings, startup: float) -> Wire:

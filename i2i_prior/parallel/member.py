@@ -15,6 +15,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.parallel.hub import LOST, gone, listed
 from i2i_prior.parallel.wire import Wire
 
+_FAREWELL = 60.0  # seconds that the others have to finish after process 0
 _PATIENCE = 5.0  # seconds that the hub has to pass news on
 
 
@@ -30,6 +31,7 @@ class Member:
       hosts: host name of each process.
       heartbeat: seconds of silence that mean that process 0 is gone.
       first: messages that came together with the hosts.
+      hub: the thread of the hub, in process 0.
     """
 
     def __init__(
@@ -39,9 +41,10 @@ class Member:
         hosts: list[str],
         heartbeat: float,
         first: Sequence[dict[str, Any]] = (),
+        hub: threading.Thread | None = None,
     ):
         self.process, self.hosts = process, hosts
-        self._wire, self._heartbeat = wire, heartbeat
+        self._wire, self._heartbeat, self._hub = wire, heartbeat, hub
         self._changed = threading.Condition()
         self._number = 0
         self._answers: dict[int, dict[str, Any]] = {}
@@ -56,7 +59,7 @@ class Member:
         self._thread.start()
 
     def gather(
-        self, name: str, text: str = "", seconds: float = 300.0
+        self, name: str, text: str = "", seconds: float = 600.0
     ) -> list[str]:
         """The texts of all processes in their order, once all have come.
 
@@ -133,9 +136,11 @@ class Member:
         raise SystemExit(code)
 
     def close(self) -> None:
-        """Leaves while the others may go on."""
+        """Leaves while the others may go on; process 0 goes last."""
         self._closed = True
         self._wire.send(bye=1)
+        if self._hub is not None:
+            self._hub.join(_FAREWELL)
         self._thread.join(_PATIENCE)
         self._wire.close()
 

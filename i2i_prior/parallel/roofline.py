@@ -25,20 +25,21 @@ class Roofline:
 
     Attributes:
       compute: matrix products, at the attainable share of the peak.
-      matmul_memory: HBM traffic of the same instructions, under `compute`.
-      other_memory: HBM traffic of all others, which nothing hides.
+      overlapped_memory: HBM traffic of the same instructions and of early
+        copies, under `compute`.
+      exposed_memory: HBM traffic of all others, which nothing hides.
       links: (where, axes) -> seconds of the collectives.
     """
 
     compute: float
-    matmul_memory: float
-    other_memory: float
+    overlapped_memory: float
+    exposed_memory: float
     links: dict[tuple[str, str], float]
 
     @property
     def core(self) -> float:
         """The chip by itself."""
-        return max(self.compute, self.matmul_memory) + self.other_memory
+        return max(self.compute, self.overlapped_memory) + self.exposed_memory
 
     @property
     def hidden(self) -> float:
@@ -60,8 +61,8 @@ class Roofline:
         """Plain values, for JSON."""
         return {
             "compute_seconds": self.compute,
-            "matmul_memory_seconds": self.matmul_memory,
-            "other_memory_seconds": self.other_memory,
+            "overlapped_memory_seconds": self.overlapped_memory,
+            "exposed_memory_seconds": self.exposed_memory,
             "hidden_link_seconds": self.hidden,
             "exposed_link_seconds": self.exposed,
             "links": [
@@ -105,8 +106,8 @@ def estimate(
     attainable = chip.flops * ATTAINABLE[chip.platform]
     return Roofline(
         executed_flops / topology.chips / attainable,
-        traffic.matmul / chip.memory_bandwidth,
-        traffic.other / chip.memory_bandwidth,
+        traffic.beside / chip.memory_bandwidth,
+        traffic.alone / chip.memory_bandwidth,
         by_axes(collectives, topology, places),
     )
 

@@ -24,8 +24,13 @@ TPU_ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
 }
-# Nothing may be measured on a GPU that is not there.
-CUDA_FLAGS = "--xla_gpu_autotune_level=0"
+# Nothing may be measured on a GPU that is not there. Without measuring, XLA
+# takes Triton for every matmul, and finds no tiles for some (12608 rows of
+# 768); cuBLAS, and not its Lt variant that wants to be measured, takes all.
+CUDA_FLAGS = (
+    "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false "
+    "--xla_gpu_enable_cublaslt=false"
+)
 CUDA_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": CUDA_FLAGS}
 
 

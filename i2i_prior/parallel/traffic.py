@@ -38,28 +38,29 @@ class Traffic:
     """HBM bytes of one chip and step.
 
     Attributes:
-      matmul: of instructions that hold a matrix product (or a kernel).
-      other: of all others, which leave the matrix units idle.
+      beside: of instructions that hold a matrix product (or a kernel), and
+        of copies that are started early and waited for later.
+      alone: of all others, which leave the matrix units idle.
     """
 
-    matmul: float
-    other: float
+    beside: float
+    alone: float
 
 
 def count_traffic(program: Program) -> Traffic:
     """Sums over every instruction that runs."""
-    matmul = other = 0.0
+    beside = alone = 0.0
     for computation, i, loops, fused in program.walk():
         if fused or i.opcode in _FREE or _transfers(program, i):
             continue
         size = (_read(program, computation, i) + _written(program, i)) * (
             math.prod(loops)
         )
-        if _has_matmul(program, i):
-            matmul += size
+        if _has_matmul(program, i) or i.opcode.endswith("-start"):
+            beside += size
         else:
-            other += size
-    return Traffic(matmul, other)
+            alone += size
+    return Traffic(beside, alone)
 
 
 def _transfers(program: Program, i: Instruction) -> bool:
@@ -137,6 +138,8 @@ def _written(program: Program, i: Instruction) -> int:
             )
     if i.opcode == "dynamic-update-slice":
         return 0  # its update was read, and is as large
+    if i.opcode == "copy-start":
+        return 0 if i.shapes[0].fast else i.shapes[0].bytes  # copy, original
     return _slow(i)
 
 

@@ -43,7 +43,11 @@ class Wire:
         """Sends one object; a broken connection shows when receiving."""
         line = json.dumps(message).encode() + b"\n"
         with self._sending, contextlib.suppress(OSError):
-            self._socket.sendall(line)
+            try:
+                self._socket.sendall(line)
+            except OSError:
+                # After half a line nothing that follows can be read.
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def receive(self) -> list[dict[str, Any]] | None:
         """The objects that have come, [] for half a one; None at its end."""

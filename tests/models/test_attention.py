@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -15,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 from i2i_prior.errors import UserError
 from i2i_prior.models import attention_kernels as kernels
 from i2i_prior.models.attention import attend
+from i2i_prior.models.dit import DiT, DiTConfig
+from i2i_prior.models.dit_config import check_config
 from i2i_prior.models.layers import ATTENTION, PRECISIONS
 from i2i_prior.models.stacking import REMAT_POLICIES
 from i2i_prior.parallel.layout import on_mesh, per_image
@@ -228,6 +231,31 @@ def test_a_form_of_another_platform_is_refused(form, says):
         attend(q, k, v, form=form)
 
 
+def test_the_choice_reaches_every_attention_of_a_dit(monkeypatch):
+    seen = []
+
+    def choose(name, *_):
+        seen.append(name)
+        return "xla"
+
+    monkeypatch.setattr("i2i_prior.models.attention.choose", choose)
+    tiny = {"depth": 1, "width": 16, "heads": 2, "input_size": 4}
+    for block in ("lumos", "modern"):
+        config = DiTConfig(block=block, attention="splash", **tiny)
+        model = nnx.eval_shape(lambda c=config: DiT(c, rngs=nnx.Rngs(0)))
+        tokens = jnp.zeros((1, 3, 16))
+        x = jnp.zeros((1, 4, 4, 4))
+        nnx.eval_shape(lambda m, *a: m(*a), model, x, jnp.zeros(1), tokens)
+    # Self- and cross-attention of each block.
+    assert seen == ["splash"] * 4
+
+
+def test_an_unknown_choice_is_refused_with_the_known_ones():
+    says = "model.attention 'flash' is unknown; .* auto, batched, xla, cudnn"
+    with pytest.raises(UserError, match=says):
+        check_config(DiTConfig(attention="flash"))
+
+
 def test_float32_is_not_rounded_by_a_fused_form(on):
     on("tpu")
     q, k, v = operands()
@@ -249,6 +277,26 @@ def test_cudnn_is_called_for_forward_and_backward(on, masked):
     bias = "ScaleBias" if masked else ""
     for name in (f"fmha{bias}Softmax(", f"fmha{bias}SoftmaxBackward("):
         assert text.count("__cudnn$" + name) == 1
+
+
+def test_cudnn_runs_on_shards_with_all_keys(on, meshes):
+    on("gpu")
+    (q, _), mesh = bfloat16(batch=2, queries=256), meshes["context"]
+    q = jax.ShapeDtypeStruct(
+        q.shape, q.dtype, sharding=NamedSharding(mesh, P())
+    )
+
+    def loss(q, k, v):
+        with on_mesh(mesh):
+            out = attend(q, k, v, None, PRECISIONS["bfloat16"], "auto")
+        return out.astype(jnp.float32).sum()
+
+    text = lowered(jax.grad(loss, (0, 1, 2)), "cuda", q, q, q)
+    # 2 context shards of the queries, 2 tensor shards of the heads.
+    local = "(tensor<2x128x1x72xbf16>, tensor<2x256x1x72xbf16>,"
+    for name in ("fmhaSoftmax(", "fmhaSoftmaxBackward("):
+        line = next(a for a in text.splitlines() if "__cudnn$" + name in a)
+        assert local in line
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -9,6 +9,18 @@ import time
 from i2i_prior.metrics import read_metrics
 
 HOST = socket.gethostname()
+# Process 0 dies before its first step.
+DIES = """
+import os, signal, sys
+from i2i_prior import cli, train
+
+def die(run, state, step):
+    if "--process-id=0" in sys.argv:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return False
+train._look = die
+cli.main(sys.argv[1:])
+"""
 # The images of process 1 are elsewhere.
 FAILS = """
 import sys
@@ -50,6 +62,20 @@ def test_a_missing_coordinator_is_named(launch, tmp_path):
     assert second.wait() == 1
     assert second.err.startswith("error: process 0 did not answer at 127.0.0.1")
     assert second.err.count("\n") == 1
+
+
+def test_the_death_of_the_coordinator_ends_the_others(launch, tmp_path):
+    script = tmp_path / "dies.py"
+    script.write_text(DIES)
+    first, second = launch(tmp_path / "run", script=script)
+    assert first.wait() == -signal.SIGKILL
+    died = time.monotonic()
+    code = second.wait(30)
+    assert time.monotonic() - died < 10
+    # With process 0 goes JAX's coordinator: JAX may abort before we end.
+    assert code in (75, -signal.SIGABRT), second.err
+    if code == 75:
+        assert f"error: process 0 on {HOST} is gone, so" in second.err
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(launch, tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.parallel.cluster import Settings, detect
+from i2i_prior.parallel import distributed
+from i2i_prior.parallel.cluster import Settings, detect, tpu_metadata
 from i2i_prior.parallel.slurm import expand_nodes
 
 SLURM = {
@@ -219,3 +222,34 @@ def test_what_is_not_enough_is_refused(arguments, said):
 def test_numbers_are_checked():
     with pytest.raises(UserError, match="number of processes is 'two'"):
         detect({"I2I_PRIOR_PROCESSES": "two"})
+
+
+def test_a_tpu_vm_of_several_hosts_is_in_its_metadata(monkeypatch):
+    """JAX's own reading of the server's answers, with the answers faked."""
+    from jax._src.clusters import cloud_tpu_cluster as clusters
+
+    answers = {
+        "agent-worker-number": "1",
+        "worker-network-endpoints": "w:1:10.0.0.1,w:2:10.0.0.2",
+        "tpu-env": "MEGASCALE_NUM_SLICES: '1'",
+    }
+
+    def answer(key):
+        return answers[key], 200
+
+    assert tpu_metadata() is None  # no TPU chips here, and nobody is asked
+    monkeypatch.setattr(clusters, "running_in_cloud_tpu_vm", True)
+    monkeypatch.setattr(clusters, "get_metadata", answer)
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    found = tpu_metadata()
+    assert found == Settings(
+        "10.0.0.1:8482",
+        2,
+        1,
+        hosts=("10.0.0.1", "10.0.0.2"),
+        origin="TPU metadata",
+    )
+    monkeypatch.setattr(distributed, "os", SimpleNamespace(environ={}))
+    assert distributed.find() == found
+    answers["worker-network-endpoints"] = "w:1:10.0.0.1"
+    assert distributed.find() is None

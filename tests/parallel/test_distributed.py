@@ -205,7 +205,7 @@ def test_strangers_on_the_port_do_not_matter(meet, exits):
         second = pool.submit(join, settings(2, 1, port), 20.0)
         members = [first.result(), second.result()]
     assert each(members, lambda m: m.gather("here", "x")) == [["x", "x"]] * 2
-    for member in members:
+    for member in reversed(members):
         member.close()
 
 

@@ -210,7 +210,7 @@ calls=%async_fusion.2
   %rs = f32[16,16]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
   %ps = (f32[64,16]{1,0}, f32[64,16]{1,0}, u32[], u32[]) \
 collective-permute-start(%x), channel_id=3, \
-source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+source_target_pairs={{0,0},{1,2},{2,3},{3,1}}
   %pd = f32[64,16]{1,0} collective-permute-done(%ps)
   ROOT %t = (s32[], f32[64,16], bf16[8,16]) tuple(%i, %pd, %w)
 }
@@ -248,6 +248,24 @@ def test_what_a_tpu_compiler_writes():
     assert {row["where"] for row in rows} == {collectives.LAYERS}
 
 
+def test_a_kernel_s_metadata_spans_lines():
+    kernel = """  %k = f32[64,16]{1,0} custom-call(%x), \\
+custom_call_target="tpu_custom_call", metadata={op_name="x" info="{
+"blocks": 512
+}}, more"}
+  %ps ="""
+    text = TPU.replace("  %ps =", kernel)
+    assert "custom-call" in text
+    program = hlo.parse(text)
+    assert "k" in program.computations["body"].instructions
+    assert len(collectives.find_collectives(program, {"fsdp": 4})) == 3
+
+
+def test_a_call_of_nothing():
+    with pytest.raises(ValueError, match="not there"):
+        hlo.parse(TPU.replace("%body (", "%elsewhere ("))
+
+
 def test_text_that_is_no_program():
     with pytest.raises(ValueError, match="ENTRY"):
         hlo.parse("nothing here")
@@ -270,7 +288,7 @@ def test_traffic_counts_slices_not_stacks(mesh):
         ]
         text = jax.jit(run).lower(*arguments).compile().as_text()
         counted = count_traffic(hlo.parse(text))
-        return counted.matmul + counted.other
+        return counted.beside + counted.alone
 
     matrix = 256 * 256 * 4
     # Per layer: kernel and activation in, activation out; copies at most

@@ -136,6 +136,12 @@ def table(rows: list[tuple[Row, dict[str, Any] | None]]) -> str:
     for _, result in done:
         versions |= result["versions"]
     names = ", ".join(f"{name} {v}" for name, v in sorted(versions.items()))
+    quick = [row.topology for row, result in done if result["low_effort"]]
+    if quick:
+        text += (
+            f"\nCompiled with --quick (on TPU nothing in on-chip memory, so "
+            f"more HBM traffic): {', '.join(quick)}.\n"
+        )
     return text + f"\nCompiled with {names}.\n"
 
 

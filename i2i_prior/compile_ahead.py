@@ -98,6 +98,7 @@ def compile_ahead(
         ) from error
     program = build(config, mesh)
     result = _header(config, topology, program)
+    result["low_effort"] = low_effort
     began = time.monotonic()
     lowered = program.step.lower(program.abstract, abstract_batch(config, mesh))
     result["trace_seconds"] = time.monotonic() - began

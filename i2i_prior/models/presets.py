@@ -32,8 +32,8 @@ def preset(name: str) -> dict[str, int | str]:
     if not match:
         raise UserError(
             f"model preset {name!r} is unknown; it is a family (lumos, "
-            "modern, dit, pixart), a size (s, b, l, xl, h, g, xxl) and a patch, "
-            "as lumos_xl2"
+            "modern, dit, pixart), a size (s, b, l, xl, h, g, xxl) and a "
+            "patch, as lumos_xl2"
         )
     family, size, patch = match.groups()
     depth, width, heads = SIZES[size]

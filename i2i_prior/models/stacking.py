@@ -9,20 +9,29 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from i2i_prior.models.attention_kernels import keep_cudnn
 from i2i_prior.models.layers import ATTENTION, HIDDEN, Array
 from i2i_prior.parallel.layout import shards
 from i2i_prior.parallel.sharding import ALL, GATHERED, gather_layer
 
 _policies = jax.checkpoint_policies
+
+
+def _keep(*names: str) -> Any:
+    return _policies.save_from_both_policies(
+        _policies.save_only_these_names(*names), keep_cudnn
+    )
+
+
 # What a block's forward pass keeps for its backward pass. Gathered kernels
 # are never kept: the backward pass gathers again.
 REMAT_POLICIES = {
     "none": _policies.save_anything_except_these_names(GATHERED),
     "full": _policies.nothing_saveable,
     # N x D a layer: softmax and its two products are not computed again.
-    "attention": _policies.save_only_these_names(ATTENTION),
+    "attention": _keep(ATTENTION),
     # N x 5 D: nor is the first half of the MLP.
-    "hidden": _policies.save_only_these_names(ATTENTION, HIDDEN),
+    "hidden": _keep(ATTENTION, HIDDEN),
     "dots": _policies.dots_with_no_batch_dims_saveable,
 }
 

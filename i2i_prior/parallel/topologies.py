@@ -150,7 +150,7 @@ def find_devices(topology: Topology) -> Sequence[Any]:
             chip.name,
             "cuda",
             target_config=target_config(chip),
-            topology=f"1x{hosts}x{topology.shape[0]}",
+            topology=f"{hosts}x1x{topology.shape[0]}",
         ).devices
     options: dict[str, Any] = {"num_slices": topology.slices}
     if chip.name == "v4":

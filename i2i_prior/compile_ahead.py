@@ -196,7 +196,7 @@ def examine(
         "memory": memory,
         "collectives": collectives.summary(found),
         "whole_parameters_gathered": collectives.whole_parameters(
-            found, _stacked(program)
+            found, _stacked(program), sizes["tensor"]
         ),
         "roofline": line.as_dict(),
         "step_seconds_estimate": line.seconds,
@@ -223,7 +223,7 @@ def memory_bytes(stats: Any) -> dict[str, int]:
     return {"peak": sum(parts.values()), **parts}
 
 
-def _stacked(program: Program) -> dict[str, tuple[int, ...]]:
+def _stacked(program: Program) -> dict[str, tuple[int, int, int]]:
     """Layer kernels that are sharded: name -> (layers, in, out)."""
     return {
         name: array.shape

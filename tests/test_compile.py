@@ -203,6 +203,24 @@ def test_a_real_program(topology, tiny_spec, tmp_path):
     assert f"compiles and fits: tiny on {topology}" in ended.stdout
 
 
+@pytest.mark.parametrize("topology", [_needs("v5e:2x2")])
+def test_a_program_that_is_too_large(topology, tiny_spec, tmp_path):
+    """The real compiler's refusal, as a result and one sentence."""
+    out = tmp_path / "out.json"
+    ended = run_compile(
+        *("--config", tiny_spec, "--topology", topology, "--quick"),
+        *("--json", out, "--config.data.batch_size=8000000"),
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    result = json.loads(out.read_text())
+    assert not result["compiled"]
+    assert not result["fits"]
+    assert result["reason"].startswith("out of memory: needs ")
+    assert result["peak_bytes_per_chip"] is None
+    assert f"does not compile for {topology}" in ended.stdout
+
+
 def run_compile(*arguments: str | Path):
     """`i2i-prior compile` in a process of its own."""
     return subprocess.run(

@@ -272,29 +272,6 @@ def _gke_tpu(environ: Mapping[str, str]) -> Settings | None:
     )
 
 
-def tpu_metadata() -> Settings | None:
-    """Of a TPU VM whose slice has several hosts, else None.
-
-    Asks the metadata server, and only on a machine that has TPU chips.
-    """
-    # Private, but the one place that knows the server's two formats.
-    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster as Cluster
-
-    if not Cluster.is_env_present() or Cluster.get_process_count() == 1:
-        return None
-    workers = tuple(Cluster._get_worker_list_in_slice())
-    count = Cluster.get_process_count()
-    return Settings(
-        Cluster.get_coordinator_address(
-            timeout_secs=60, override_coordinator_port=None
-        ),
-        count,
-        Cluster.get_process_id(),
-        hosts=workers if len(workers) == count else (),
-        origin="TPU metadata",
-    )
-
-
 def _port(environ: Mapping[str, str], salt: int) -> int:
     given = environ.get("JAX_COORDINATOR_PORT")
     return int(given) if given else _FIRST_PORT + salt % _PORTS

@@ -221,26 +221,38 @@ def summary(collectives: list[Collective]) -> list[dict]:
 
 
 def whole_parameters(
-    collectives: list[Collective], stacked: dict[str, tuple[int, ...]]
+    collectives: list[Collective],
+    stacked: dict[str, tuple[int, int, int]],
+    tensor: int = 1,
 ) -> list[str]:
     """Stacked layer parameters that are gathered outside the layer loop.
 
     Args:
       collectives: of the program.
       stacked: name -> global shape (layers, in, out) of what is sharded.
+      tensor: shards of the tensor axis, which a gather leaves alone.
 
     Returns:
       names; empty for a program that gathers layer by layer. Of parameters
       of the same shape, the first name stands for all.
     """
     outside = {
-        tuple(sorted(d for d in c.shape if d > 1))
+        _sides(*c.shape)
         for c in collectives
         if c.where == OUTSIDE and c.kind in ("all-gather", "all-reduce")
     }
     found: dict[tuple, str] = {}
-    for name, shape in stacked.items():
-        key = tuple(sorted(d for d in shape if d > 1))
-        if len(key) == 3 and key in outside:
-            found.setdefault(key, name)
+    for name, (layers, inputs, outputs) in stacked.items():
+        wholes = {
+            _sides(layers, inputs, outputs),
+            _sides(layers, inputs // tensor, outputs),
+            _sides(layers, inputs, outputs // tensor),
+        }
+        if wholes & outside:
+            found.setdefault((layers, inputs, outputs), name)
     return list(found.values())
+
+
+def _sides(*shape: int) -> tuple[int, ...]:
+    """Of an array, in no order: XLA transposes, and adds sides of 1."""
+    return tuple(sorted(side for side in shape if side > 1))

@@ -17,7 +17,7 @@ from typing import NoReturn
 import jax
 
 from i2i_prior.errors import UserError
-from i2i_prior.parallel.cluster import Settings, detect, tpu_metadata
+from i2i_prior.parallel.cluster import Settings, detect
 from i2i_prior.parallel.joining import join
 from i2i_prior.parallel.member import Member
 
@@ -41,6 +41,29 @@ def find(
     if found is None and given == (None, None, None):
         found = tpu_metadata()
     return found
+
+
+def tpu_metadata() -> Settings | None:
+    """Of a TPU VM whose slice has several hosts, else None.
+
+    Asks the metadata server, and only on a machine that has TPU chips.
+    """
+    # Private, but the one place that knows the server's two formats.
+    from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster as Cluster
+
+    if not Cluster.is_env_present() or Cluster.get_process_count() == 1:
+        return None
+    workers = tuple(Cluster._get_worker_list_in_slice())
+    count = Cluster.get_process_count()
+    return Settings(
+        Cluster.get_coordinator_address(
+            timeout_secs=60, override_coordinator_port=None
+        ),
+        count,
+        Cluster.get_process_id(),
+        hosts=workers if len(workers) == count else (),
+        origin="TPU metadata",
+    )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.parallel import distributed
-from i2i_prior.parallel.cluster import Settings, detect, tpu_metadata
+from i2i_prior.parallel.cluster import Settings, detect
 from i2i_prior.parallel.slurm import expand_nodes
 
 SLURM = {
@@ -237,11 +237,13 @@ def test_a_tpu_vm_of_several_hosts_is_in_its_metadata(monkeypatch):
     def answer(key):
         return answers[key], 200
 
-    assert tpu_metadata() is None  # no TPU chips here, and nobody is asked
+    assert (
+        distributed.tpu_metadata() is None
+    )  # no TPU chips here, and nobody is asked
     monkeypatch.setattr(clusters, "running_in_cloud_tpu_vm", True)
     monkeypatch.setattr(clusters, "get_metadata", answer)
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    found = tpu_metadata()
+    found = distributed.tpu_metadata()
     assert found == Settings(
         "10.0.0.1:8482",
         2,

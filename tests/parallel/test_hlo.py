@@ -94,6 +94,10 @@ def test_a_gather_of_all_layers_is_flagged(mesh):
         "others": (LAYERS, WIDTH, 2 * WIDTH),
     }
     assert collectives.whole_parameters(gathers, stacked) == ["kernels"]
+    # Gathered whole but for two tensor shards.
+    del stacked["kernels"]
+    assert collectives.whole_parameters(gathers, stacked) == []
+    assert collectives.whole_parameters(gathers, stacked, 2) == ["others"]
 
 
 def test_a_sum_over_both_axes(mesh):

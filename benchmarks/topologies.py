@@ -140,7 +140,7 @@ def table(rows: list[tuple[Row, dict[str, Any] | None]]) -> str:
     if quick:
         text += (
             f"\nCompiled with --quick (on TPU nothing in on-chip memory, so "
-            f"more HBM traffic): {', '.join(quick)}.\n"
+            f"more HBM traffic): {', '.join(dict.fromkeys(quick))}.\n"
         )
     return text + f"\nCompiled with {names}.\n"
 

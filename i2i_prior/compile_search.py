@@ -17,7 +17,6 @@ from i2i_prior.config import flatten, from_flat
 from i2i_prior.errors import UserError
 from i2i_prior.metrics import Progress
 from i2i_prior.models.dit_config import token_count
-from i2i_prior.models.stacking import REMAT_POLICIES
 from i2i_prior.parallel import roofline
 from i2i_prior.parallel import search as model
 from i2i_prior.parallel.topologies import Topology
@@ -157,7 +156,7 @@ def _flops(config: ConfigDict, topology: Topology) -> dict[str, float]:
     )
     changed = from_flat(flatten(config))
     flops = {}
-    for policy in REMAT_POLICIES:
+    for policy in model.KEPT:
         changed.model.remat = policy
         flops[policy] = step_flops(changed).executed(*padded)
     return flops

@@ -57,7 +57,7 @@ def step_flops(config: ConfigDict) -> StepFlops:
         modules.conditioner_config(config),
     )
     prior = flops.dit_macs(dit, conditioner.tokens)
-    again = _recomputed_macs(dit, conditioner.tokens)
+    again = recomputed_macs(dit, conditioner.tokens)
     attention = _attention_macs(dit, conditioner.tokens)
     prior += flops.conditioner_macs(
         conditioner.embedding_width,
@@ -90,19 +90,25 @@ def _attention_macs(dit: DiTConfig, tokens: int) -> int:
     return macs
 
 
-def _recomputed_macs(dit: DiTConfig, tokens: int) -> int:
-    """Multiply-adds of the second forward pass under `dit.remat`."""
+def recomputed_macs(dit: DiTConfig, tokens: int) -> int:
+    """Multiply-adds of the second forward pass, of one example.
+
+    Args:
+      dit: its `remat` says what is kept.
+      tokens: condition tokens M.
+    """
     ends = flops.dit_macs(dataclasses.replace(dit, depth=0), tokens)
     blocks = flops.dit_macs(dit, tokens) - ends
     attention = _attention_macs(dit, tokens)
     hidden = _hidden_macs(dit)
-    return {
-        "none": 0,
-        "dots": attention,
-        "attention": blocks - attention,
-        "hidden": blocks - attention - hidden,
-        "full": blocks,
-    }[dit.remat]
+    kept = {
+        "none": blocks,
+        "attention": attention,
+        "hidden": attention + hidden,
+    }
+    # "dots" is "full": its policy does not look into the matmuls' own
+    # gradient rule (measured: the same program).
+    return blocks - kept.get(dit.remat, 0)
 
 
 def _hidden_macs(dit: DiTConfig) -> int:

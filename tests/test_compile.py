@@ -23,7 +23,6 @@ from i2i_prior.errors import UserError
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.parallel.topologies import check_compiler, parse_topology
 from i2i_prior.program import to_device
-from i2i_prior.step_flops import step_flops
 
 
 def _needs(topology: str):
@@ -93,26 +92,6 @@ def test_memory_is_everything_that_lives_at_once():
 def test_refusals_are_one_sentence(message, said):
     assert said in refusal(message)
     assert "\n" not in refusal(message)
-
-
-def test_what_remat_computes_again(tiny):
-    flops = {
-        remat: step_flops(tiny(f"model.remat={remat}"))
-        for remat in ("none", "dots", "hidden", "attention", "full")
-    }
-    again = [flops[remat].recomputed for remat in flops]
-    assert again == sorted(again)
-    assert again[0] == 0
-    # Useful work is the same, and three passes and one make four.
-    assert len({f.model for f in flops.values()}) == 1
-    assert flops["full"].prior / 3 > flops["full"].recomputed
-    none = flops["none"]
-    assert flops["full"].executed(1, 1) > none.executed(1, 1) > none.model
-    # Attention is all the rest of what widths do not pad.
-    heads = none.executed(1, 2) - none.executed(1, 1)
-    widths = none.executed(2, 1) - none.executed(1, 1)
-    assert heads + widths == pytest.approx(none.executed(1, 1))
-    assert heads == pytest.approx(none.attention * 9 / 8)
 
 
 def test_meshes_on_the_command_line():

@@ -28,7 +28,7 @@ from i2i_prior.models.layers import (
     zeros,
 )
 from i2i_prior.models.positions import rotate
-from i2i_prior.parallel.layout import constrain
+from i2i_prior.parallel.layout import constrain, shards
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR
 
 
@@ -60,8 +60,8 @@ def attend(
     k, v = (constrain(a, BATCH, None, TENSOR) for a in (k, v))
     q, k, v = (a.astype(precision.operands) for a in (q, k, v))
     name = choose(form, q, k, mask)
-    if name == "xla":
-        out = xla(q, k, v, mask)
+    if name == "xla" and shards(CONTEXT, TENSOR) == 1:
+        out = xla(q, k, v, mask)  # no reason to tie the compiler's hands
     else:
         out = per_shard(FORMS[name], q, k, v, mask)
     out = out.astype(precision.activations)

@@ -47,7 +47,8 @@ def scatter(h: Array) -> Array:
 
 def gather(x: Array) -> Array:
     """What sublayers read (B, N, D): tokens apart on context only."""
-    return constrain(x, BATCH, CONTEXT)
+    # Scattered once more in this dtype: else float32 would travel.
+    return constrain(scatter(x), BATCH, CONTEXT)
 
 
 def modulations(linear: Linear, time: Array) -> Array:

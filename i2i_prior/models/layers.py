@@ -20,7 +20,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from i2i_prior.parallel.layout import TOKENS, constrain, platform, shards
-from i2i_prior.parallel.mesh import TENSOR
+from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR
 
 # Names of what remat policies may keep.
 ATTENTION, HIDDEN = "attention", "hidden"
@@ -173,18 +173,19 @@ class Linear(nnx.Module):
     def split(self, x: Array, parts: int) -> list[Array]:
         """x (..., inputs) -> `parts` equal pieces of the output.
 
-        What jnp.split of the output gives. Where hidden channels are sharded
-        each piece is a product of its own, sharded over its own channels.
+        What jnp.split of the output gives. Where `parallel.sharding` has
+        taken the kernel apart, so that each tensor shard has columns of every
+        piece, each piece is a product of its own.
         """
-        if shards(TENSOR) == 1:
+        kernel = self.kernel[...]
+        if kernel.ndim == 2:
             return jnp.split(self(x), parts, axis=-1)
-        kernels = jnp.split(self.kernel[...], parts, axis=-1)
         biases: list[Any] = [None] * parts
         if self.bias is not None:
             biases = jnp.split(self.bias[...], parts)
         return [
-            self._apply(x, constrain(kernel, None, TENSOR), bias)
-            for kernel, bias in zip(kernels, biases, strict=True)
+            self._apply(x, kernel[:, part], biases[part])
+            for part in range(parts)
         ]
 
     def _apply(self, x: Array, kernel: Array, bias: Array | None) -> Array:
@@ -241,6 +242,13 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def _hidden(x: Array) -> Array:
+    """Hidden channels, known to remat policies and apart on tensor."""
+    if x.ndim == 3:
+        x = constrain(x, BATCH, CONTEXT, TENSOR)
+    return checkpoint_name(x, HIDDEN)
+
+
 class Mlp(nnx.Module):
     """Linear -> activation -> Linear."""
 
@@ -266,8 +274,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (..., inputs) -> (..., outputs)."""
-        hidden = checkpoint_name(self.fc1(x), HIDDEN)
-        return self.fc2(self.activation(hidden))
+        return self.fc2(self.activation(_hidden(self.fc1(x))))
 
 
 class SwiGlu(nnx.Module):
@@ -294,10 +301,7 @@ class SwiGlu(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (..., width) -> (..., width)."""
-        gate, value = (
-            checkpoint_name(part, HIDDEN)
-            for part in self.gate_value.split(x, 2)
-        )
+        gate, value = map(_hidden, self.gate_value.split(x, 2))
         return self.out(jax.nn.silu(gate) * value)
 
 

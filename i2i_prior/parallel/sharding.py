@@ -33,9 +33,8 @@ IN, OUT, WHOLE = 0, 1, None  # the last two dimensions of a kernel, or neither
 # axis, and whether ZeRO's shards are gathered for use. Column-parallel, then
 # row-parallel (Megatron-LM, arXiv 1909.08053), so that a pair needs one
 # reduction. Fused kernels hold their columns part by part, [q | k | v], which
-# no contiguous shard splits by heads: at rest the tensor axis helps with
-# their ZeRO shards, in use each tensor shard takes the columns of its heads.
-# A leading layer axis is never sharded.
+# no contiguous shard splits by heads: see FUSED. A leading layer axis is
+# never sharded.
 RULES: tuple[tuple[str, int | None, int | None, bool], ...] = (
     # A third of a block's weights for one row an image: rows travel, not the
     # kernel (`models.blocks`).
@@ -48,6 +47,9 @@ RULES: tuple[tuple[str, int | None, int | None, bool], ...] = (
     (r"/kernel$", OUT, WHOLE, True),
     (r"", WHOLE, WHOLE, False),  # biases, gains, tables, null tokens
 )
+# Kernels of so many parts side by side. At rest the tensor axis helps with
+# their ZeRO shards; in use a tensor shard has its own columns of every part.
+FUSED = {"qkv": 3, "gate_value": 2}
 GATHERED = "gathered kernel"  # the name that remat policies know
 
 
@@ -118,13 +120,22 @@ def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
         devices in float32.
 
     Returns:
-      the same values rounded to `operands`, float32.
+      the same values rounded to `operands`, float32; a fused kernel (in,
+      parts * out) as (in, parts, out) where there are tensor shards.
     """
     mesh = mesh_in_use()
     if mesh is None or mesh.size == 1 or array.ndim < 2:
         return array
     rest = partition_spec(name, array.shape, mesh)
     used = partition_spec(name, array.shape, mesh, in_use=True)
+    parts = FUSED.get(name.split("/")[-2], 1)
+    columns = array.shape[-1] // parts
+    if name.startswith("dit/blocks/") and parts > 1 and rest[-1] is None:
+        tensor = dividing(columns, (TENSOR,), mesh)
+        if tensor and mesh.shape[TENSOR] > 1:
+            array = array.reshape(-1, parts, columns)
+            rest = PartitionSpec(rest[0], None, None)
+            used = PartitionSpec(None, None, TENSOR)
     if rest == used:
         return array
     whole = _gather(array, rest, used, jnp.dtype(operands))

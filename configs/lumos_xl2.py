@@ -25,7 +25,7 @@ def get_config(arg=""):
     config.data.batch_size = 2048
 
     config.model.update(preset("lumos_xl2"))
-    config.model.remat = "full"
+    config.model.remat = "dots"  # "full" where memory is short
     config.model.one_token = True
 
     config.encoder.kind = "frozen"

@@ -7,7 +7,8 @@ import shutil
 import time
 
 from i2i_prior.config import default_config
-from i2i_prior.metadata import training_flops_per_step, versions
+from i2i_prior.metadata import versions
+from i2i_prior.step_flops import step_flops
 
 
 def doctor() -> int:
@@ -104,7 +105,7 @@ def _forecast(rate: float) -> None:
         config.model.update(preset(name))
         config.data.image_size = size
         config.data.batch_size = 1
-        seconds = training_flops_per_step(config) / (0.5 * rate)
+        seconds = step_flops(config).model / (0.5 * rate)
         print(
             f"{name:18} about {1 / seconds:.3g} training examples/s "
             f"({size} x {size} latents) at half the matmul rate"

@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from i2i_prior import __version__
 from i2i_prior.config import config_hash
 from i2i_prior.data.sources import Source
-from i2i_prior.scaling import flops
-from i2i_prior.tasks import modules
+from i2i_prior.step_flops import step_flops
 
 PACKAGES = (
     "jax",
@@ -40,24 +39,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def training_flops_per_step(config: ConfigDict) -> float:
-    """FLOPs of forward and backward over the global batch."""
-    conditioner = modules.conditioner_config(config)
-    dit = flops.dit_macs(modules.dit_config(config), conditioner.tokens)
-    dit += flops.conditioner_macs(
-        conditioner.embedding_width,
-        conditioner.width,
-        conditioner.embeddings,
-        conditioner.expand,
-    )
-    encoder = flops.vit_macs(modules.encoder_config(config))
-    if config.encoder.kind == "frozen":
-        each = flops.training_flops(dit, encoder)
-    else:
-        each = flops.training_flops(dit + encoder)
-    return each * config.data.batch_size
-
-
 def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
     """Versions, devices, mesh, sizes and the data's fingerprint."""
     device = jax.devices()[0]
@@ -80,7 +61,7 @@ def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
         "parameters": count["trained"] + count["frozen"],
         "trained_parameters": count["trained"],
         "frozen_parameters": count["frozen"],
-        "flops_per_step": training_flops_per_step(config),
+        "flops_per_step": step_flops(config).model,
         "data_source": config.data.source,
         "data_examples": len(source),
         "data_fingerprint": source.fingerprint(),

@@ -103,11 +103,10 @@ def recomputed_macs(dit: DiTConfig, tokens: int) -> int:
     hidden = _hidden_macs(dit)
     kept = {
         "none": blocks,
+        "dots": blocks,
         "attention": attention,
         "hidden": attention + hidden,
     }
-    # "dots" is "full": its policy does not look into the matmuls' own
-    # gradient rule (measured: the same program).
     return blocks - kept.get(dit.remat, 0)
 
 

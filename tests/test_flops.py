@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from i2i_prior.metadata import training_flops_per_step
 from i2i_prior.models.autoencoder import AUTOENCODERS, make_autoencoder
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.functional import make_functional
@@ -20,6 +19,7 @@ from i2i_prior.scaling.flops import (
     training_flops,
     vit_macs,
 )
+from i2i_prior.step_flops import step_flops
 
 LUMOS = DiTConfig()
 
@@ -138,15 +138,15 @@ def test_conditioner():
 
 def test_a_frozen_encoder_costs_one_pass(tiny):
     assert training_flops(10, 1) == 2 * 31
-    joint = training_flops_per_step(tiny())
-    frozen = training_flops_per_step(
+    joint = step_flops(tiny()).model
+    frozen = step_flops(
         tiny("encoder.kind=frozen", "encoder.weights=random")
-    )
+    ).model
     from i2i_prior.tasks.modules import encoder_config
 
     encoder = vit_macs(encoder_config(tiny()))
     assert joint - frozen == pytest.approx(8 * 2 * 2 * encoder)
-    half = training_flops_per_step(tiny("data.batch_size=4"))
+    half = step_flops(tiny("data.batch_size=4")).model
     assert joint == pytest.approx(2 * half)
 
 

@@ -23,7 +23,7 @@ from i2i_prior.parallel.layout import TOKENS, constrain, platform, shards
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR
 
 # Names of what remat policies may keep.
-ATTENTION, HIDDEN = "attention", "hidden"
+ATTENTION, HIDDEN, DOT = "attention", "hidden", "dot"
 
 Array = jax.Array
 Initializer = Callable[..., Array]  # (key, shape, dtype=float32)
@@ -196,7 +196,8 @@ class Linear(nnx.Module):
         if bias is not None:
             y = y + bias
         y = y.astype(self.precision.activations)
-        return y.reshape(*x.shape[:-1], y.shape[-1])
+        y = y.reshape(*x.shape[:-1], y.shape[-1])
+        return checkpoint_name(y, DOT)
 
 
 def layer_norm(x: Array, epsilon: float = 1e-6) -> Array:

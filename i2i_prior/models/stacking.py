@@ -10,7 +10,7 @@ from einops import rearrange
 from flax import nnx
 
 from i2i_prior.models.attention_kernels import keep_cudnn
-from i2i_prior.models.layers import ATTENTION, HIDDEN, Array
+from i2i_prior.models.layers import ATTENTION, DOT, HIDDEN, Array
 from i2i_prior.parallel.layout import shards
 from i2i_prior.parallel.sharding import ALL, GATHERED, gather_layer
 
@@ -32,7 +32,8 @@ REMAT_POLICIES = {
     "attention": _keep(ATTENTION),
     # N x 5 D: nor is the first half of the MLP.
     "hidden": _keep(ATTENTION, HIDDEN),
-    "dots": _policies.dots_with_no_batch_dims_saveable,
+    # N x 10 D and more: nor is any matrix product; norms and gates are.
+    "dots": _keep(ATTENTION, DOT),
 }
 
 

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from i2i_prior.parallel.chips import Chip
 
+CUDNN = (9, 10, 0)
+
+
+def assume_cudnn() -> None:
+    """Makes JAX believe in the target's cuDNN, where this machine has none.
+
+    JAX asks this process' own cuDNN for its version when it traces fused
+    attention; the compiler itself only reads `target_config`.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    major, minor, patch = CUDNN
+    version = 10_000 * major + 100 * minor + patch
+    fused_attention_stablehlo.check_cudnn_version = lambda: version
+
 
 def target_config(chip: Chip) -> str:
     """XLA's GpuTargetConfig in text format, for Hopper chips.

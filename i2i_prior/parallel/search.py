@@ -14,9 +14,9 @@ from i2i_prior.parallel.roofline import ATTAINABLE
 from i2i_prior.parallel.topologies import Topology
 
 # Values a token and layer that a policy keeps, over the width, beside the
-# layer's input: attention's result; and the MLP's hidden channels (4); and
-# all that lies between.
-KEPT = {"full": 0, "attention": 1, "hidden": 5, "none": 24}
+# layer's input: attention's result; and the MLP's hidden channels (4); all
+# products; and all that lies between.
+KEPT = {"full": 0, "attention": 1, "hidden": 5, "dots": 10, "none": 24}
 # Values a token of the one layer that is at work, forward and backward.
 WORKING = 40
 # Float32 copies of an image's widest feature map in the frozen autoencoder.

@@ -143,8 +143,9 @@ def find_devices(topology: Topology) -> Sequence[Any]:
     check_compiler(topology)
     chip = topology.chip
     if chip.platform == "cuda":
-        from i2i_prior.parallel.gpu_target import target_config
+        from i2i_prior.parallel.gpu_target import assume_cudnn, target_config
 
+        assume_cudnn()
         hosts = topology.slices
         return get_topology_desc(
             chip.name,

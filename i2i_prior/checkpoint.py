@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from i2i_prior.errors import UserError
-from i2i_prior.parallel import distributed
+from i2i_prior.hosts import distributed
 from i2i_prior.step import TrainState
 
 _ITEMS = ("ema", "training")

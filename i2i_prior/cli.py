@@ -288,19 +288,19 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
         print(explain_sharding(config))
         return 0
     if options.restarts:
-        from i2i_prior.supervise import supervise, without_restarts
+        from i2i_prior.loop.supervise import supervise, without_restarts
 
         command = [sys.executable, "-m", "i2i_prior.cli"]
         command += without_restarts(options.arguments)
         return supervise(command, Path(options.workdir), options.restarts)
-    from i2i_prior.compile_cache import use_cache
+    from i2i_prior.loop.compile_cache import use_cache
     from i2i_prior.parallel import xla_flags
 
     # Before JAX is imported, which reads both once.
     use_cache()
     xla_flags.apply()
-    from i2i_prior.parallel import distributed
-    from i2i_prior.profiling import parse_steps
+    from i2i_prior.hosts import distributed
+    from i2i_prior.loop.profiling import parse_steps
     from i2i_prior.train import train
 
     profile = options.profile_steps and parse_steps(options.profile_steps)
@@ -357,7 +357,7 @@ def run_compile(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior compile`."""
     # Before JAX is imported: this process only counts, its children compile.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from i2i_prior.compile_command import compile_
+    from i2i_prior.ahead.command import compile_
 
     return compile_(options, overrides)
 

@@ -15,7 +15,7 @@ from i2i_prior.data.images import BrokenImage, center_crop, decode
 from i2i_prior.data.sources import OPENERS, open_source
 from i2i_prior.errors import UserError
 from i2i_prior.images import open_image
-from i2i_prior.looking import Looking
+from i2i_prior.loop.looking import Looking
 from i2i_prior.metrics import Progress
 
 # Conditions that fit one grid.

@@ -8,7 +8,7 @@ import time
 
 from i2i_prior.config import default_config
 from i2i_prior.metadata import versions
-from i2i_prior.step_flops import step_flops
+from i2i_prior.scaling.step_flops import step_flops
 
 
 def doctor() -> int:
@@ -22,7 +22,7 @@ def doctor() -> int:
     _compiler()
     import jax
 
-    from i2i_prior.throughput import peak_flops
+    from i2i_prior.loop.throughput import peak_flops
 
     try:
         devices = jax.devices()
@@ -47,7 +47,7 @@ def doctor() -> int:
 
 def _compiler() -> None:
     """Flags and cache that `i2i-prior train` would use."""
-    from i2i_prior.compile_cache import cache_directory
+    from i2i_prior.loop.compile_cache import cache_directory
     from i2i_prior.parallel.xla_flags import flags_for, guess_backend
 
     backend = guess_backend()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from i2i_prior import __version__
 from i2i_prior.config import config_hash
 from i2i_prior.data.sources import Source
-from i2i_prior.step_flops import step_flops
+from i2i_prior.scaling.step_flops import step_flops
 
 PACKAGES = (
     "jax",

@@ -20,22 +20,22 @@ from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.config import config_hash
 from i2i_prior.data.pipeline import BrokenTally, Pipeline
 from i2i_prior.data.sources import open_source
-from i2i_prior.endings import diverged, finish, preempted
-from i2i_prior.faults import BadStep
-from i2i_prior.goodput import DATA_WAIT, Ledger
-from i2i_prior.journal import Journal
-from i2i_prior.looking import Looking
+from i2i_prior.hosts import distributed
+from i2i_prior.loop.endings import diverged, finish, preempted
+from i2i_prior.loop.faults import BadStep
+from i2i_prior.loop.goodput import DATA_WAIT, Ledger
+from i2i_prior.loop.journal import Journal
+from i2i_prior.loop.looking import Looking
+from i2i_prior.loop.preemption import Interrupted, Preemption
+from i2i_prior.loop.prefetch import prefetch
+from i2i_prior.loop.profiling import StepProfiler
+from i2i_prior.loop.rollback import Rollbacks, forget_pictures
+from i2i_prior.loop.run import Run, primary, say
 from i2i_prior.metrics import MetricWriter
-from i2i_prior.parallel import distributed
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.parallel.rows import local_rows
-from i2i_prior.preemption import Interrupted, Preemption
-from i2i_prior.prefetch import prefetch
-from i2i_prior.profiling import StepProfiler
 from i2i_prior.program import build, data_options, to_device
 from i2i_prior.restoring import restore_or_init
-from i2i_prior.rollback import Rollbacks, forget_pictures
-from i2i_prior.run import Run, primary, say
 from i2i_prior.step import TrainState
 from i2i_prior.validate import validate
 

@@ -9,9 +9,9 @@ import math
 import numpy as np
 import pytest
 
-from i2i_prior.goodput import Ledger
+from i2i_prior.loop.goodput import Ledger
+from i2i_prior.loop.throughput import Throughput, mfu, peak_flops
 from i2i_prior.metrics import MetricWriter, Progress, read_metrics
-from i2i_prior.throughput import Throughput, mfu, peak_flops
 
 
 class Clock:

@@ -15,10 +15,10 @@ import pytest
 import i2i_prior.train
 from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.evaluation.generate import Generator
-from i2i_prior.journal import Journal
+from i2i_prior.loop.journal import Journal
+from i2i_prior.loop.preemption import Preemption
 from i2i_prior.metrics import read_metrics
 from i2i_prior.parallel.mesh import batch_sharding
-from i2i_prior.preemption import Preemption
 from i2i_prior.program import to_device
 
 

@@ -243,6 +243,8 @@ def whole_parameters(
     }
     found: dict[tuple, str] = {}
     for name, (layers, inputs, outputs) in stacked.items():
+        if layers == 1:
+            continue  # the compiler makes no loop of one layer
         wholes = {
             _sides(layers, inputs, outputs),
             _sides(layers, inputs // tensor, outputs),

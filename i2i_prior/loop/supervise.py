@@ -8,7 +8,6 @@ exit code 75.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import signal
 import subprocess
 import sys
@@ -22,6 +21,13 @@ from types import FrameType
 FINAL = (0, 1, 2, 64, 65, 75)
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _LONGEST = 300.0  # seconds
+# Becomes the command, with a TERM to come where this process is killed:
+# nobody trains on unseen. 1 is PR_SET_PDEATHSIG, which exec keeps.
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 def without_restarts(arguments: Sequence[str]) -> list[str]:
@@ -93,11 +99,9 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     """Exit code of one start, and whether a signal asked it to stop."""
     # In a group of its own: a terminal would send Ctrl-C to the child beside
     # this process's passing it on, and a second one aborts.
-    child = subprocess.Popen(
-        command,
-        process_group=0,
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-    )
+    if sys.platform == "linux":
+        command = [sys.executable, "-c", _END_WITH_PARENT, *command]
+    child = subprocess.Popen(command, process_group=0)
     with _caught(child) as caught:
         try:
             code = child.wait()
@@ -105,11 +109,6 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
             child.terminate()
             raise
     return (code if code >= 0 else 128 - code), bool(caught)
-
-
-def _end_with_parent() -> None:
-    """TERM where this process is killed: nobody trains on unseen."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
 
 def _sleep(seconds: float) -> bool:

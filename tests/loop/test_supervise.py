@@ -26,7 +26,10 @@ how = how.removeprefix("stuck ")
 if how.startswith("SIG"):
     os.kill(os.getpid(), getattr(signal, how))
 if how == "wait":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    def end(*_):
+        (folder / "ended").mkdir()
+        sys.exit(75)
+    signal.signal(signal.SIGTERM, end)
     (folder / "ready").mkdir()
     time.sleep(60)
 sys.exit(int(how))
@@ -69,7 +72,11 @@ def test_restarts_are_counted(tmp_path, capfd):
     assert "after 2 restarts" in capfd.readouterr().err
 
 
-def test_a_signal_reaches_the_run_and_ends_it(tmp_path, python):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -9)]
+)
+def test_a_signal_reaches_the_run_and_ends_it(tmp_path, python, number, code):
+    """Passed on, or sent by the kernel where the supervisor is killed."""
     script = tmp_path / "supervised.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\n"
@@ -80,16 +87,22 @@ def test_a_signal_reaches_the_run_and_ends_it(tmp_path, python):
     )
     process = python(script)
     try:
-        for _ in range(300):
-            if (tmp_path / "checkpoints" / "ready").exists():
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 75
+        _await(tmp_path / "checkpoints" / "ready")
+        process.send_signal(number)
+        assert process.wait(timeout=30) == code
+        _await(tmp_path / "checkpoints" / "ended")
     finally:
         process.kill()
         process.communicate()
     assert (tmp_path / "starts").read_text() == "1"
+
+
+def _await(path: Path) -> None:
+    for _ in range(300):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")
 
 
 def test_the_child_is_not_supervised_in_its_turn():

@@ -46,7 +46,8 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     # async collective fusion (13 fused steps of the weights' gathers in that
     # network's layer loop; none where it is off) are libtpu's defaults, and
     # asking for them, or for xla_tpu_overlap_compute_collective_tc or
-    # xla_enable_async_all_gather, gave the same program to the letter.
+    # xla_enable_async_all_gather, gave the same program to the letter (on v6e
+    # 4x4 too; xla_tpu_enable_data_parallel_all_reduce_opt also on two slices).
     # xla_tpu_all_gather_collective_matmul_mode=post_spmd gives another one
     # (gathers cut into permutes inside matmuls), which only a chip can judge.
     "tpu": (),

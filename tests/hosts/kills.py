@@ -96,6 +96,7 @@ def start(command: list[str], processes: int) -> list[subprocess.Popen]:
                 f"--coordinator=127.0.0.1:{port}",
                 f"--processes={processes}",
                 f"--process-id={number}",
+                "--startup-timeout=40",
                 "--heartbeat-timeout=10",
             ]
             for number in range(processes)

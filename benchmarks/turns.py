@@ -174,7 +174,9 @@ def compare(
     try:
         for name, make in start.items():
             worker = workers[name] = make()
-            answer = worker.answer() or {"error": "it ended"}
+            answer = worker.answer()
+            if answer is None:
+                answer = {"error": "it ended; see above"}
             if "error" in answer:
                 failed[name] = answer["error"]
                 workers.pop(name).close()

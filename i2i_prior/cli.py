@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import CRASHED, UserError
 
 # Of `interop.recognise`, which is heavy to import.
 LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
@@ -55,6 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except Exception:  # so that whoever restarts us can tell it from a mistake
+        traceback.print_exc()
+        sys.exit(CRASHED)
 
 
 def quiet() -> None:

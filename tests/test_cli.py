@@ -373,3 +373,13 @@ def test_explain_sharding(command, tiny_spec, tmp_path):
     assert "(-, tensor, fsdp*context)" in line
     assert line.split()[-1] == "5,120"  # bytes: 2 x 40 x 16 float32
     assert not (tmp_path / "run").exists()
+
+
+def test_a_crash_is_no_mistake(command, monkeypatch):
+    def broken() -> int:
+        raise ZeroDivisionError("on no account")
+
+    monkeypatch.setattr("i2i_prior.doctor.doctor", broken)
+    ended = command("doctor")
+    assert ended.code == 70
+    assert "ZeroDivisionError: on no account" in ended.err

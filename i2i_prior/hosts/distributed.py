@@ -16,12 +16,11 @@ from typing import NoReturn
 
 import jax
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import CRASHED, UserError
 from i2i_prior.hosts.cluster import Settings, detect
 from i2i_prior.hosts.joining import join
 from i2i_prior.hosts.member import Member
 
-_CRASHED = 70  # of sysexits.h: an error that is nobody's input
 _NEWS = 10.0  # seconds for the news of a death to come after its effects
 _member: Member | None = None
 
@@ -126,7 +125,7 @@ def _leave(member: Member, error: BaseException) -> NoReturn:
     member.await_news(_NEWS)
     traceback.print_exception(error)
     first = (str(error).splitlines() or [""])[0]
-    member.leave(f"{type(error).__name__}: {first}", _CRASHED)
+    member.leave(f"{type(error).__name__}: {first}", CRASHED)
 
 
 def count() -> int:

@@ -36,7 +36,7 @@ from i2i_prior.models.layers import (
     zeros,
 )
 from i2i_prior.parallel.layout import TOKENS, constrain
-from i2i_prior.parallel.mesh import BATCH, CONTEXT, REPLICA
+from i2i_prior.parallel.mesh import BATCH, CONTEXT, FSDP, REPLICA
 from i2i_prior.parallel.sharding import ALL
 
 
@@ -59,7 +59,10 @@ def modulations(linear: Linear, time: Array) -> Array:
     go back to their devices. The kernel stays where it is.
     """
     rows = constrain(jax.nn.silu(time), REPLICA)
-    return constrain(constrain(linear(rows), REPLICA, ALL), BATCH)
+    y = constrain(linear(rows), REPLICA, ALL)
+    # In steps of one collective each: asked for at once, the compiler sums
+    # the rows of all chips on all chips.
+    return constrain(constrain(y, REPLICA, FSDP), BATCH)
 
 
 class LumosBlock(nnx.Module):

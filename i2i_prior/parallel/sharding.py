@@ -128,34 +128,44 @@ def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
         return array
     rest = partition_spec(name, array.shape, mesh)
     used = partition_spec(name, array.shape, mesh, in_use=True)
+    steps: tuple[PartitionSpec, ...] = (rest, used)
     parts = FUSED.get(name.split("/")[-2], 1)
     columns = array.shape[-1] // parts
     if name.startswith("dit/blocks/") and parts > 1 and rest[-1] is None:
         tensor = dividing(columns, (TENSOR,), mesh)
         if tensor and mesh.shape[TENSOR] > 1:
             array = array.reshape(-1, parts, columns)
-            rest = PartitionSpec(rest[0], None, None)
-            used = PartitionSpec(None, None, TENSOR)
-    if rest == used:
+            rows = dividing(len(array), ZERO, mesh) or None
+            steps = (
+                PartitionSpec(rest[0], None, None),
+                # Tensor shards swap rows for columns before anything grows,
+                # and gradients are summed before they swap back.
+                PartitionSpec(rows, None, TENSOR),
+                PartitionSpec(None, None, TENSOR),
+            )
+    if steps[0] == steps[-1]:
         return array
-    whole = _gather(array, rest, used, jnp.dtype(operands))
+    whole = _gather(array, steps, jnp.dtype(operands))
     return checkpoint_name(whole, GATHERED)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(array, rest, used, operands):
-    rounded = jax.lax.with_sharding_constraint(array.astype(operands), rest)
-    whole = jax.lax.with_sharding_constraint(rounded, used)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(array, steps, operands):
+    whole = array.astype(operands)
+    for spec in steps:
+        whole = jax.lax.with_sharding_constraint(whole, spec)
     return whole.astype(array.dtype)
 
 
-def _gather_forward(array, rest, used, operands):
-    return _gather(array, rest, used, operands), None
+def _gather_forward(array, steps, operands):
+    return _gather(array, steps, operands), None
 
 
-def _gather_backward(rest, used, operands, _, cotangent):
+def _gather_backward(steps, operands, _, cotangent):
     # From whole and partial per device to a shard of the sum.
-    return (jax.lax.with_sharding_constraint(cotangent, rest),)
+    for spec in steps[-2::-1]:
+        cotangent = jax.lax.with_sharding_constraint(cotangent, spec)
+    return (cotangent,)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)

@@ -23,10 +23,21 @@ def _keep(*names: str) -> Any:
     )
 
 
+def _all_but_gathered(primitive: Any, *inputs: Any, **parameters: Any) -> bool:
+    """Remat policy: keep everything except gathered kernels.
+
+    To refuse the name alone is not enough: `gather`, which goes into it and
+    is the one custom derivative of a single array, would be kept instead.
+    """
+    if primitive.name == "name":
+        return parameters["name"] != GATHERED
+    return primitive.name != "custom_vjp_call" or len(inputs) > 1
+
+
 # What a block's forward pass keeps for its backward pass. Gathered kernels
 # are never kept: the backward pass gathers again.
 REMAT_POLICIES = {
-    "none": _policies.save_anything_except_these_names(GATHERED),
+    "none": _all_but_gathered,
     "full": _policies.nothing_saveable,
     # N x D a layer: softmax and its two products are not computed again.
     "attention": _keep(ATTENTION),

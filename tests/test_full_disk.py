@@ -21,7 +21,7 @@ disk, spec = Path(sys.argv[1]), sys.argv[2]
 mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]
 subprocess.run(mount, check=True)
 filler = disk / "filler"
-for free in (100, 20_000, 2_000_000, None):
+for free in (100, 200_000, 2_000_000, None):
     filler.unlink(missing_ok=True)
     usage = os.statvfs(disk)
     if free:

@@ -9,4 +9,5 @@ class UserError(Exception):
     The command line prints the sentence without a traceback and exits 1.
     """
 
+
 CRASHED = 70  # exit code (sysexits.h) of an error that is nobody's input

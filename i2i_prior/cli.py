@@ -71,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     """All subcommands with their options and an example each."""
     parser = argparse.ArgumentParser(
         prog="i2i-prior",
+        # `supervise` looks for --restarts by its whole name.
+        allow_abbrev=False,
         description="Image-to-image generative priors: train, sample, "
         "measure, export.",
     )
@@ -82,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=help_text,
+            allow_abbrev=False,
             description=help_text,
             epilog=f"example: {EXAMPLES[name]}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,

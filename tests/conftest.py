@@ -118,6 +118,23 @@ def tiny_spec(photos) -> str:
     return f"{TINY}:source=folder:{photos}"
 
 
+@pytest.fixture
+def train(command, tiny_spec, tmp_path):
+    """train("field=value", ...) into this test's workdir."""
+
+    def run(*overrides):
+        return command(
+            "train",
+            "--config",
+            tiny_spec,
+            "--workdir",
+            tmp_path / "run",
+            *(f"--config.{override}" for override in overrides),
+        )
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def tiny(tiny_spec) -> Callable:
     """tiny("train.steps=3", ...): the tiny config with overrides."""

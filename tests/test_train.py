@@ -35,23 +35,6 @@ def restore(programs):
     return read
 
 
-@pytest.fixture
-def train(command, tiny_spec, tmp_path):
-    """train("field=value", ...) into this test's workdir."""
-
-    def run(*overrides):
-        return command(
-            "train",
-            "--config",
-            tiny_spec,
-            "--workdir",
-            tmp_path / "run",
-            *(f"--config.{override}" for override in overrides),
-        )
-
-    return run
-
-
 def losses(workdir) -> dict[int, tuple[float, float]]:
     """step -> (loss, gradient norm); every step once."""
     lines = [line for line in read_metrics(workdir) if "loss" in line]

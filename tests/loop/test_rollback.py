@@ -115,23 +115,6 @@ def test_pictures_of_what_is_undone_go(tmp_path):
     assert [p.name for p in tmp_path.glob("*/*")] == ["4.png"]
 
 
-@pytest.fixture
-def train(command, tiny_spec, tmp_path):
-    """train("field=value", ...) into this test's workdir."""
-
-    def run(*overrides):
-        return command(
-            "train",
-            "--config",
-            tiny_spec,
-            "--workdir",
-            tmp_path / "run",
-            *(f"--config.{override}" for override in overrides),
-        )
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def restore(programs):
     """restore(workdir, step): the whole state as NumPy arrays."""

@@ -31,6 +31,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.loop.allocator import keep_memory
+
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = 0.1  # share of the machine that other processes may take
 WARM_UP = 3  # steps
@@ -41,12 +43,14 @@ def serve(
 ) -> None:
     """The worker's side: a line of JSON in, a line of JSON out.
 
-    What stops it before the first turn goes out as {"error": ...}.
+    What stops it before the first turn goes out as {"error": ...}. Whatever
+    is measured gets the command line's setting of malloc.
 
     Args:
       build: gives run(steps), which waits for the last step.
       facts: what is known after the steps so far (peak memory, say).
     """
+    keep_memory()
     try:
         run = build()
         run(WARM_UP)

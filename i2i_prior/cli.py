@@ -295,22 +295,15 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
         print(explain_sharding(config))
         return 0
     if options.restarts:
-        from i2i_prior.loop.supervise import supervise, without_restarts
-
-        command = [sys.executable, "-m", "i2i_prior.cli"]
-        command += without_restarts(options.arguments)
-        return supervise(command, Path(options.workdir), options.restarts)
-    from i2i_prior.loop.compile_cache import use_cache
-    from i2i_prior.parallel import xla_flags
-
-    # Before JAX is imported, which reads both once.
-    use_cache()
-    xla_flags.apply()
+        return _restarting(options)
+    _before_jax()
     from i2i_prior.hosts import distributed
     from i2i_prior.loop.profiling import parse_steps
     from i2i_prior.train import train
 
-    profile = options.profile_steps and parse_steps(options.profile_steps)
+    profile = options.profile_steps and parse_steps(
+        options.profile_steps, config.train.steps
+    )
     with distributed.session(
         distributed.find(
             options.coordinator, options.processes, options.process_id
@@ -321,9 +314,29 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
         return train(config, options.workdir, profile)
 
 
+def _restarting(options: argparse.Namespace) -> int:
+    """`i2i-prior train --restarts N`."""
+    from i2i_prior.hosts.cluster import detect
+    from i2i_prior.loop.supervise import supervise, without_restarts
+
+    if options.restarts < 0:
+        raise UserError(f"--restarts is {options.restarts}; give 0 or more")
+    given = options.coordinator, options.processes, options.process_id
+    if detect(os.environ, *given):
+        raise UserError(
+            "--restarts starts one process again, which others of its run "
+            "would not wait for; leave it to what starts them all (exit codes "
+            "70 and 75: the same command resumes)"
+        )
+    command = [sys.executable, "-m", "i2i_prior.cli"]
+    command += without_restarts(options.arguments)
+    return supervise(command, Path(options.workdir), options.restarts)
+
+
 def run_sample(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior sample`."""
     _no_overrides(overrides)
+    _before_jax()
     from i2i_prior.commands import sample
 
     return sample(options)
@@ -332,6 +345,7 @@ def run_sample(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_interpolate(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior interpolate`."""
     _no_overrides(overrides)
+    _before_jax()
     from i2i_prior.commands import interpolate
 
     return interpolate(options)
@@ -339,6 +353,7 @@ def run_interpolate(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior evaluate`; sample.* and evaluate.* may be overridden."""
+    _before_jax()
     from i2i_prior.commands import evaluate
 
     return evaluate(options, overrides)
@@ -383,6 +398,17 @@ def run_doctor(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.doctor import doctor
 
     return doctor()
+
+
+def _before_jax() -> None:
+    """What has to be set before JAX is imported, which reads it once."""
+    from i2i_prior.loop.allocator import keep_memory
+    from i2i_prior.loop.compile_cache import use_cache
+    from i2i_prior.parallel import xla_flags
+
+    use_cache()
+    xla_flags.apply()
+    keep_memory()
 
 
 def _no_overrides(overrides: list[str]) -> None:

@@ -145,6 +145,9 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("mesh.tensor", 1, "shards of heads and hidden channels"),
 )
 
+# Fields that each process of a run may set for its own machine.
+HOST_LOCAL = frozenset({"data.threads", "data.workers", "data.prefetch"})
+
 # Fields that do not change what is learned; they may differ on resume.
 RESUMABLE = frozenset(
     name

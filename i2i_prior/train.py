@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 from i2i_prior import metadata, workdir
 from i2i_prior.checkpoint import Checkpoints
-from i2i_prior.config import config_hash
+from i2i_prior.config import flatten
 from i2i_prior.data.pipeline import BrokenTally, Pipeline
 from i2i_prior.data.sources import open_source
+from i2i_prior.fields import HOST_LOCAL
 from i2i_prior.hosts import distributed
 from i2i_prior.loop.endings import diverged, finish, preempted
 from i2i_prior.loop.faults import BadStep
@@ -63,7 +64,7 @@ def train(
     ledger = Ledger(directory / "goodput.json" if primary() else None)
     validate(config, jax.device_count())
     workdir.check(directory, config)
-    distributed.same("config", config_hash(config))
+    distributed.same("config", _shared(config))
     program = build(config, meshes.make_mesh(**config.mesh))
     source = open_source(config.data.source)
     rows = local_rows(
@@ -73,6 +74,7 @@ def train(
     held_out = open_source(config.data.held_out or config.data.source)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
+    distributed.same("checkpoint", {"newest checkpoint": checkpoints.latest()})
     with (
         Preemption() as preemption,
         checkpoints.full_disk_explained(),
@@ -85,7 +87,9 @@ def train(
             config.train.init_from,
         )
         facts = metadata.collect(config, program, source)
-        distributed.same("data", facts["data_fingerprint"])
+        distributed.same(
+            "data", {"data_fingerprint": facts["data_fingerprint"]}
+        )
         # Only now, so that a start that fails leaves nothing behind.
         if primary():
             workdir.claim(directory, config)
@@ -129,6 +133,13 @@ def train(
             )
             say(metadata.headline(config, facts, origin))
             return _run(run, state)
+
+
+def _shared(config: ConfigDict) -> dict[str, Any]:
+    """What all processes must have alike: some of it shapes what is learned,
+    the rest decides when they meet."""
+    flat = flatten(config)
+    return {name: flat[name] for name in flat if name not in HOST_LOCAL}
 
 
 def _run(run: Run, state: TrainState) -> int:
@@ -187,7 +198,11 @@ def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
             step += 1
             if due(step, train.log_every):
                 run.tally.check(run.config.data.max_broken)
-            journal.add(step, metrics, run.tally.broken)
+            counts = {
+                "broken": run.tally.broken,
+                "rollbacks": len(run.rollbacks),
+            }
+            journal.add(step, metrics, counts)
             save = save or due(step, train.checkpoint_every)
             if save or step == train.steps:
                 _save(run, state, step)
@@ -272,14 +287,6 @@ def _go_back(run: Run, bad: BadStep) -> TrainState:
         run.config.train.init_from,
     )
     run.writer.rewind(good)
-    run.writer.scalars(
-        good,
-        {
-            "rollback": count,
-            "bad_step": bad.step,
-            "skipped_batches": skipped,
-        },
-    )
     return state
 
 

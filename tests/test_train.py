@@ -294,6 +294,21 @@ def test_profile_steps_that_make_no_sense(command, tiny_spec, tmp_path, text):
     assert not (tmp_path / "run").exists()
 
 
+def test_profile_steps_of_another_time(
+    command, tiny_spec, run_directory, tmp_path
+):
+    """A run that ends before them is a mistake; one that is past them not,
+    since it may have been stopped and started again."""
+    arguments = "--config", tiny_spec, "--workdir", tmp_path / "run"
+    ended = command("train", *arguments, "--profile-steps=7:8")
+    assert ended.code == 1
+    assert "7:8 begins after the run's last step, 6" in ended.err
+    shutil.copytree(run_directory, tmp_path / "run")
+    ended = command("train", *arguments, "--profile-steps=2:3")
+    assert ended.code == 0, ended.err
+    assert "2:3: none of them was taken this time" in ended.err
+
+
 def test_divergence_keeps_and_names_the_last_good_checkpoint(
     train, monkeypatch, restore, run_directory, tmp_path
 ):

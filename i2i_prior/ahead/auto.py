@@ -22,17 +22,24 @@ from i2i_prior.metrics import Progress
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.scaling.step_flops import step_flops
 from i2i_prior.tasks import modules
+from i2i_prior.validate import validate
 
 TRIES = 6
 AXES = ("replica", "fsdp", "context", "tensor")
 
 
-def search(config: ConfigDict, topology: Topology) -> dict[str, Any]:
+def search(
+    config: ConfigDict,
+    topology: Topology,
+    low_effort: bool = False,
+    hlo_file: str | None = None,
+) -> dict[str, Any]:
     """Compiles the most promising layouts, one after the other.
 
     Args:
       config: its mesh, model.remat and train.accumulate are searched over.
       topology: the machine.
+      low_effort, hlo_file: of the last compilation; see `compile_ahead`.
 
     Returns:
       the result of the best (see `compile_ahead`), compiled once more with
@@ -40,8 +47,10 @@ def search(config: ConfigDict, topology: Topology) -> dict[str, Any]:
       less, best first.
 
     Raises:
-      UserError: where no layout divides batch, heads and tokens.
+      UserError: for a mistake in the config, or where no layout divides
+        batch, heads and tokens.
     """
+    _validate(config)
     work = workload(config, topology)
     choices = model.best(work, topology, TRIES)
     if not choices:
@@ -53,31 +62,42 @@ def search(config: ConfigDict, topology: Topology) -> dict[str, Any]:
     progress = Progress(len(choices) + 1, description="compiling")
     results: list[tuple[dict[str, Any], model.Candidate]] = []
     for number, choice in enumerate(choices):
-        result = _try(config, topology, choice, low_effort=True)
+        try:
+            result = compile_in_child(
+                _changed(config, choice), topology, True, announce=False
+            )
+        except UserError as error:
+            result = {"fits": False, "reason": str(error)}
         results.append((result, choice))
         progress.update(number + 1, **_speed(result))
     results.sort(key=lambda tried: _rank(tried[0]))
-    final = _try(config, topology, results[0][1], low_effort=False)
+    final = compile_in_child(
+        _changed(config, results[0][1]),
+        topology,
+        low_effort,
+        hlo_file,
+        announce=False,
+    )
     progress.update(len(choices) + 1, **_speed(final))
     progress.close()
     rows = [_row(result, choice, work) for result, choice in results]
     return {**final, "candidates": rows}
 
 
-def _try(
-    config: ConfigDict,
-    topology: Topology,
-    choice: model.Candidate,
-    low_effort: bool,
-) -> dict[str, Any]:
+def _validate(config: ConfigDict) -> None:
+    """All but what is searched over."""
+    plain = from_flat(flatten(config))
+    plain.mesh.update(dict.fromkeys(AXES, 1))
+    plain.train.accumulate = 1
+    validate(plain, 1)
+
+
+def _changed(config: ConfigDict, choice: model.Candidate) -> ConfigDict:
     changed = from_flat(flatten(config))
     changed.mesh.update(dict(zip(AXES, choice.mesh, strict=True)))
     changed.model.remat = choice.remat
     changed.train.accumulate = choice.accumulate
-    try:
-        return compile_in_child(changed, topology, low_effort, announce=False)
-    except UserError as error:
-        return {"compiled": False, "fits": False, "reason": str(error)}
+    return changed
 
 
 def _speed(result: dict[str, Any]) -> dict[str, float | None]:

@@ -24,6 +24,7 @@ from i2i_prior.ahead.topologies import (
 from i2i_prior.config import flatten, load_config
 from i2i_prior.errors import UserError
 from i2i_prior.validate import validate
+from i2i_prior.workdir import write_json
 
 
 def compile_(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -36,22 +37,22 @@ def compile_(options: argparse.Namespace, overrides: list[str]) -> int:
       UserError: for a mistake in config, topology or mesh, or where the
         platform's compiler is not installed.
     """
+    for file in filter(None, (options.json, options.hlo)):
+        _make_way(Path(file))
     topology = parse_topology(options.topology)
     check_compiler(topology)
     mesh = mesh_overrides(options.mesh)
     config = load_config(options.config, [*overrides, *mesh])
-    for file in filter(None, (options.json, options.hlo)):
-        _check_folder(Path(file))
+    assume_weights(config)
     if options.auto:
         from i2i_prior.ahead.auto import search
 
         if mesh:
             raise UserError("--auto chooses the mesh itself; leave --mesh out")
-        result = search(config, topology)
+        result = search(config, topology, options.quick, options.hlo)
         print(candidate_table(result["candidates"]))
         print()
     else:
-        assume_weights(config)
         validate(config, topology.chips)
         result = compile_in_child(config, topology, options.quick, options.hlo)
     print(report(result))
@@ -76,16 +77,14 @@ def mesh_overrides(text: str | None) -> list[str]:
     return [f"mesh.{pair}" for pair in pairs]
 
 
-def _check_folder(path: Path) -> None:
+def _make_way(path: Path) -> None:
+    """For a file to come: that of an earlier call would pass for this one's
+    where this one ends without a result."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file to write")
     if not path.absolute().parent.is_dir():
         raise UserError(f"no folder {path.parent} for {path}; make it first")
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(result, indent=1) + "\n")
-    part.replace(path)
+    path.unlink(missing_ok=True)
 
 
 def compile_in_child(
@@ -102,7 +101,7 @@ def compile_in_child(
       announce: say on stderr what is waited for.
 
     Raises:
-      UserError: as there.
+      UserError: as there, or where the child ended before it compiled.
     """
     with tempfile.TemporaryDirectory(prefix="i2i-prior-compile-") as folder:
         request, answer = Path(folder, "request"), Path(folder, "answer")
@@ -140,7 +139,11 @@ def compile_in_child(
         if "error" in result:
             raise UserError(result["error"])
         if process.returncode:
-            result |= _died(process.returncode, errors.read_text(), topology)
+            reason = _died(process.returncode, errors.read_text())
+            if not result:
+                raise UserError(f"{topology.text}: {reason}")
+            # All that was known before the compiler ran is there.
+            result["reason"] = reason
         return result
 
 
@@ -180,21 +183,11 @@ def _wait(process: subprocess.Popen, text: str) -> None:
                 bar.refresh()
 
 
-def _died(code: int, errors: str, topology: Topology) -> dict[str, Any]:
-    """A result for a compiler that ended without one."""
+def _died(code: int, errors: str) -> str:
+    """Why a compiler ended without a result."""
     last = [line.strip() for line in errors.splitlines() if line.strip()]
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     said = f": {last[-1][:300]}" if last else ""
     if code == -9:
         said = " (out of this machine's memory, most likely)"
-    return {
-        "topology": topology.text,
-        "chips": topology.chips,
-        "capacity_bytes_per_chip": topology.chip.usable_memory,
-        "compiled": False,
-        "fits": False,
-        "reason": f"the compiler ended with {how}{said}",
-        "peak_bytes_per_chip": None,
-        "step_seconds_estimate": None,
-        "mfu_estimate": None,
-    }
+    return f"the compiler ended with {how}{said}"

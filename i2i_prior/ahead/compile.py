@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def compile_ahead(
     config: ConfigDict,
     topology: Topology,
     low_effort: bool = False,
-    hlo_file: str = "",
+    hlo_file: str | None = None,
+    early: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Compiles the step; nothing is allocated, no data source is opened.
 
@@ -79,6 +81,8 @@ def compile_ahead(
       topology: the machine.
       low_effort: compile faster and a little worse.
       hlo_file: where to keep XLA's optimized program as text, if anywhere.
+      early: gets what is known before the compiler runs, which may take this
+        process with it.
 
     Returns:
       plain values, as `i2i-prior compile --json` writes them.
@@ -99,6 +103,7 @@ def compile_ahead(
     program = build(config, mesh)
     result = _header(config, topology, program)
     result["low_effort"] = low_effort
+    early(result)
     began = time.monotonic()
     lowered = program.step.lower(program.abstract, abstract_batch(config, mesh))
     result["trace_seconds"] = time.monotonic() - began
@@ -265,16 +270,21 @@ def _first_sentence(message: str) -> str:
 def main(request_file: str, result_file: str) -> None:
     """Reads a request, writes a result; both are JSON."""
     request = json.loads(Path(request_file).read_text())
+
+    def answer(result: dict[str, Any]) -> None:
+        Path(result_file).write_text(json.dumps(result))
+
     try:
         result = compile_ahead(
             from_flat(request["config"]),
             parse_topology(request["topology"]),
             request["low_effort"],
             request["hlo"],
+            answer,
         )
     except UserError as error:
         result = {"error": str(error)}
-    Path(result_file).write_text(json.dumps(result))
+    answer(result)
 
 
 if __name__ == "__main__":

@@ -195,10 +195,10 @@ def best(
     every = list(candidates(work, topology))
     fitting = [c for c in every if memory(work, c) <= capacity]
     if fitting:
-        # Of equals, the plainest.
+        # Of equals to a thousandth, the plainest.
         fitting.sort(
             key=lambda c: (
-                round(seconds(work, c, topology), 4),
+                float(f"{seconds(work, c, topology):.3g}"),
                 c.tensor * c.context,
                 c.accumulate,
                 memory(work, c),

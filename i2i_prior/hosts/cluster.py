@@ -43,10 +43,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise UserError(
                 f"coordinator {self.coordinator!r} ({self.origin}) is not "
-                "HOST:PORT; name the host of process 0 and a free port on it"
+                "HOST:PORT; name the host of process 0 and a free port on it, "
+                "1 to 65535"
             )
         if not 0 <= self.process_id < self.processes:
             raise UserError(

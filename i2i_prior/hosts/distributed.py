@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 
@@ -170,20 +170,26 @@ def total(name: str, values: Sequence[int]) -> list[int]:
     return [sum(column) for column in zip(*map(json.loads, texts), strict=True)]
 
 
-def same(name: str, text: str) -> None:
+def same(name: str, values: Mapping[str, Any]) -> None:
     """Makes sure that all processes say the same; as `gather`.
 
+    Args:
+      name: of the place in the program, for the message.
+      values: plain ones by name, the same names on every process.
+
     Raises:
-      UserError: names the first that differs from process 0.
+      UserError: names the first value that differs from that of process 0.
     """
-    texts = gather(name, text)
-    for process, other in enumerate(texts):
-        if other != texts[0]:
-            host = _member.hosts[process] if _member else ""
-            raise UserError(
-                f"process {process} on {host} has another {name} than process "
-                f"0 ({other} there, {texts[0]} here); start all alike"
-            )
+    texts = gather(name, json.dumps(values))
+    first = json.loads(texts[0])
+    for process, text in enumerate(texts):
+        for key, value in json.loads(text).items():
+            if value != first[key]:
+                host = _member.hosts[process] if _member else ""
+                raise UserError(
+                    f"process {process} on {host} has {key} {value!r}, "
+                    f"process 0 has {first[key]!r}; start all alike"
+                )
 
 
 def request(text: str) -> None:

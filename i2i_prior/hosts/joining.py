@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -60,9 +61,11 @@ def _start_hub(
             backlog=4096,
         )
     except OSError as error:
+        # Python adds the address to this error's own text.
+        why = os.strerror(error.errno) if error.errno else error
         raise UserError(
-            f"process 0 cannot listen on port {port} ({error.strerror}); end "
-            "what uses it, or choose another with --coordinator"
+            f"process 0 cannot listen on port {port} ({why}); end what uses "
+            "it, or choose another with --coordinator"
         ) from error
     ours, theirs = socket.socketpair()
     hub = Hub(

@@ -75,13 +75,15 @@ class Journal:
         self._throughput.restart(step)
         self._progress.restart(step)
 
-    def add(self, step: int, metrics: dict[str, Any], broken: int) -> None:
+    def add(
+        self, step: int, metrics: dict[str, Any], counts: dict[str, int]
+    ) -> None:
         """Notes a step that was dispatched; reads that of two steps before.
 
         Args:
           step: the update, from 1.
           metrics: its scalars, on the devices.
-          broken: examples so far whose image had to be replaced.
+          counts: of what went wrong so far; zeros are not written.
 
         Raises:
           BadStep: where the step that was read is bad.
@@ -92,9 +94,8 @@ class Journal:
         for value in jax.tree.leaves(metrics):
             if isinstance(value, jax.Array):
                 value.copy_to_host_async()
-        if broken:
-            metrics = {**metrics, "broken": broken}
-        self._flying.append((step, metrics))
+        wrong = {name: count for name, count in counts.items() if count}
+        self._flying.append((step, {**metrics, **wrong}))
         while len(self._flying) > _AHEAD:
             self._settle(*self._flying.popleft())
 

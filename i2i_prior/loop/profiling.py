@@ -16,14 +16,23 @@ from i2i_prior.loop.trace_summary import summarise
 SUMMARY = "summary.txt"
 
 
-def parse_steps(text: str) -> tuple[int, int]:
+def parse_steps(text: str, steps: int) -> tuple[int, int]:
     """ "10:15" -> (10, 15): the first and the last update of a trace.
 
+    Args:
+      text: FIRST:LAST.
+      steps: updates of the run.
+
     Raises:
-      UserError: for anything else.
+      UserError: for anything else, or where the run ends before FIRST.
     """
     first, _, last = text.partition(":")
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
+        if int(first) > steps:
+            raise UserError(
+                f"--profile-steps {text} begins after the run's last step, "
+                f"{steps}; choose earlier ones"
+            )
         return int(first), int(last)
     raise UserError(
         f"--profile-steps takes FIRST:LAST, as 10:15 for the updates 10 to "
@@ -74,7 +83,18 @@ class StepProfiler:
             yield
 
     def close(self) -> None:
-        """Ends a running trace and writes its summary."""
+        """Ends a running trace and writes its summary.
+
+        Says so where none of the steps asked for was taken.
+        """
+        if self._last and not self._begun and jax.process_index() == 0:
+            print(
+                f"--profile-steps {self._first}:{self._last}: none of them "
+                "was taken this time, so nothing is traced",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._last = 0
         if not self._begun:
             return
         place, self._begun, self._last = self._folder / str(self._begun), 0, 0

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from i2i_prior.ahead import auto
 from i2i_prior.ahead.command import compile_in_child, mesh_overrides
 from i2i_prior.ahead.compile import (
     abstract_batch,
@@ -117,9 +118,14 @@ def test_meshes_on_the_command_line():
             ["--topology", "v5e:2x2", "--json", "nowhere/out.json"],
             "no folder nowhere",
         ),
+        (["--topology", "v5e:2x2", "--hlo", "."], ". is a folder"),
         (
             ["--topology", "v5e:2x2", "--auto", "--mesh", "fsdp=4"],
             "leave --mesh out",
+        ),
+        (
+            ["--topology", "v5e:2x2", "--auto", "--config.data.crop=bad"],
+            "config field data.crop is 'bad'",
         ),
     ],
 )
@@ -143,13 +149,76 @@ def test_no_compiler(command, tiny_spec, monkeypatch, topology, extra):
     assert f"pip install 'i2i-prior[{extra}]'" in ended.err
 
 
-def test_a_compiler_that_dies_is_told(tiny, monkeypatch):
+def test_a_result_of_before_does_not_pass_for_this_one(
+    command, tiny_spec, tmp_path
+):
+    out = tmp_path / "out.json"
+    out.write_text('{"compiled": true}')
+    arguments = "--config", tiny_spec, "--topology", "v5e:3x3", "--json", out
+    assert command("compile", *arguments).code == 1
+    assert not out.exists()
+
+
+# Says what is known before it compiles, then the kernel kills it.
+KILLED = """#!/bin/sh
+cat > "$4" <<END
+{"topology": "v5e:2x2", "chips": 4, "compiled": false, "fits": false,
+ "reason": "", "flops_per_step": 3.0, "collectives": []}
+END
+kill -9 $$
+"""
+
+
+def test_a_compiler_that_dies_is_told(tiny, monkeypatch, tmp_path):
     """Out of memory the kernel kills it: a result all the same."""
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+    program = tmp_path / "python"
+    program.write_text(KILLED)
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
     result = compile_in_child(tiny(), parse_topology("v5e:2x2"), True)
     assert not result["compiled"]
-    assert "exit code 1" in result["reason"]
+    assert result["flops_per_step"] == 3.0
+    assert "out of this machine's memory, most likely" in result["reason"]
     assert "does not compile" in report(result)
+
+
+def test_a_compiler_that_does_not_start_is_told(tiny, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"v5e:2x2: .* ended with exit code 1"):
+        compile_in_child(tiny(), parse_topology("v5e:2x2"), True)
+
+
+def test_a_search_ends_with_its_best(tiny, monkeypatch, tmp_path):
+    """One layout is refused, one does not fit; the compiler is played."""
+    asked = []
+
+    def compiled(config, topology, quick, hlo=None, announce=True):
+        mesh = tuple(config.mesh.values())
+        asked.append((mesh, quick, hlo))
+        tried = len({mesh for mesh, *_ in asked})
+        if tried == 1:
+            raise UserError("not this one")
+        fits = tried != 2
+        return {
+            "fits": fits,
+            "reason": "" if fits else "too large",
+            "step_seconds_estimate": 0.1 * (2 if asked[2:] == [] else tried),
+        }
+
+    monkeypatch.setattr(auto, "compile_in_child", compiled)
+    topology = parse_topology("v5e:2x2")
+    result = auto.search(tiny(), topology, True, "hlo.txt")
+    rows = result["candidates"]
+    assert [row["state"] for row in rows][-2:] != ["fits", "fits"]
+    assert rows[0]["state"] == "fits"
+    assert {row["state"] for row in rows} == {
+        "fits",
+        "too large",
+        "not this one",
+    }
+    best = tuple(rows[0]["mesh"].values())
+    assert asked[-1] == (best, True, "hlo.txt")
+    assert all(call[1:] == (True, None) for call in asked[:-1])
 
 
 @pytest.mark.parametrize("topology", [_needs("v5e:2x2"), _needs("h100x4")])

@@ -210,6 +210,7 @@ def test_a_tpu_pod_of_gke_names_its_workers():
         ((None, 2, 0), "give all three"),
         (("h", 2, 0), "'h' .flags. is not HOST:PORT"),
         (("h:x", 2, 0), "is not HOST:PORT"),
+        (("h:99999", 2, 0), "a free port on it, 1 to 65535"),
         (("h:1", 2, 2), "process id 2 .flags. is not one of 2 processes"),
         (("h:1", 2, -1), "process id -1"),
     ],

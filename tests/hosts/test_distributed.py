@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -262,13 +263,26 @@ def test_who_leaves_says_why_to_all(meet, exits, capfd):
     assert capfd.readouterr().err.count(said) == 2
 
 
+def test_what_differs_is_named(monkeypatch):
+    values = {"mesh.fsdp": -1, "train.steps": 8}
+    member = SimpleNamespace(
+        hosts=["n0", "n1"],
+        gather=lambda name, text, seconds: [text, text.replace("8", "9")],
+    )
+    monkeypatch.setattr(distributed, "_member", member)
+    said = "process 1 on n1 has train.steps 9, process 0 has 8; start all alike"
+    with pytest.raises(UserError, match=said):
+        distributed.same("config", values)
+    distributed.same("config", {"mesh.fsdp": -1})
+
+
 def test_one_process_needs_nobody():
     with distributed.session(None):
         assert distributed.gather("here", "x") == ["x"]
         assert distributed.agree("flag", 3) == 3
         assert distributed.total("sums", [1, 2]) == [1, 2]
         distributed.barrier("there")
-        distributed.same("config", "a")
+        distributed.same("config", {"train.steps": 3})
         distributed.request("SIGTERM")
         assert distributed.reached() == []
         assert distributed.is_first()

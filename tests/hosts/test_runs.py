@@ -79,6 +79,13 @@ def test_pictures_and_scores_are_those_of_one_process(two, run_directory):
     assert scores(two[0]) == pytest.approx(scores(run_directory), rel=1e-2)
 
 
+def test_a_checkpoint_of_two_processes_is_scored_by_one(two, command):
+    few = "--config.evaluate.num_samples=6", "--config.evaluate.batch_size=6"
+    ended = command("evaluate", "--workdir", two[0], "--step", 4, *few)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("step 4  ")
+
+
 def test_four_processes_save_what_one_and_two_restore(
     run, command, tiny_spec, run_directory, tmp_path
 ):

@@ -41,12 +41,12 @@ def lines(workdir) -> list[tuple]:
 
 def test_a_step_is_read_when_two_more_are_dispatched(journal, tmp_path):
     book = journal()
-    book.add(1, metrics(4), broken=0)
-    book.add(2, metrics(2), broken=1)
+    book.add(1, metrics(4), {"broken": 0})
+    book.add(2, metrics(2), {"broken": 1})
     assert lines(tmp_path) == []
-    book.add(3, metrics(1), broken=1)
+    book.add(3, metrics(1), {"broken": 1})
     assert lines(tmp_path) == [(1, 4.0, 2.0, 10.0, None)]
-    book.add(4, metrics(0.5), broken=5)
+    book.add(4, metrics(0.5), {"broken": 5})
     # The second step's own values, not what is known by now.
     assert lines(tmp_path)[1:] == [(2, 2.0, 1.0, 11.0, 1.0)]
     book.drain()
@@ -57,23 +57,23 @@ def test_a_step_is_read_when_two_more_are_dispatched(journal, tmp_path):
 def test_a_bad_step_is_found_that_no_line_is_due_for(journal, tmp_path):
     book = journal()
     for step, loss in ((1, 1.0), (2, 1.0), (3, 11.0), (4, 1.0)):
-        book.add(step, metrics(loss), broken=0)
+        book.add(step, metrics(loss), {"broken": 0})
     with pytest.raises(BadStep, match="at step 3") as bad:
-        book.add(5, metrics(1), broken=0)
+        book.add(5, metrics(1), {"broken": 0})
     assert bad.value.step == 3
     assert [line[0] for line in lines(tmp_path)] == [1, 2, 3]
 
 
 def test_a_resumed_run_judges_by_the_lines_that_are_there(journal, tmp_path):
-    journal().add(1, metrics(1), broken=0)
+    journal().add(1, metrics(1), {"broken": 0})
     with MetricLines(tmp_path) as writer:
         # Step 5 was logged only because a process began there.
         for step, loss in ((2, 1.0), (4, 1.0), (5, 99.0), (6, 1.0)):
             writer.scalars(step, {"loss": loss})
     book = journal()
     book.begin(6)
-    book.add(7, metrics(9), broken=0)
-    book.add(8, metrics(11), broken=0)
+    book.add(7, metrics(9), {"broken": 0})
+    book.add(8, metrics(11), {"broken": 0})
     with pytest.raises(BadStep, match=r"more than .* the usual 1, at step 8"):
         book.drain()
 

@@ -105,6 +105,29 @@ def _await(path: Path) -> None:
     raise AssertionError(f"{path} did not come")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--restarts", "-1"), "--restarts is -1; give 0 or more"),
+        (
+            (
+                *("--restarts", "2", "--coordinator", "localhost:9999"),
+                *("--processes", "2", "--process-id", "0"),
+            ),
+            "leave it to what starts them all",
+        ),
+    ],
+)
+def test_what_cannot_be_supervised(
+    command, tiny_spec, tmp_path, arguments, said
+):
+    run = "--config", tiny_spec, "--workdir", tmp_path / "run"
+    ended = command("train", *run, *arguments)
+    assert ended.code == 1
+    assert said in ended.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_child_is_not_supervised_in_its_turn():
     given = "train --restarts 3 --config a.py --restarts=2 --workdir b"
     wanted = "train --config a.py --workdir b"

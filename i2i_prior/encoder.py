@@ -16,7 +16,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop import encoders, native
 from i2i_prior.interop.files import read_state_dict
 from i2i_prior.models.functional import Flat, make_functional
-from i2i_prior.models.layers import PRECISIONS
+from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.models.preprocess import PREPROCESSING, preprocess
 from i2i_prior.models.vit import Features, ViT, ViTConfig
 from i2i_prior.tasks.modules import encoder_config
@@ -111,7 +111,7 @@ def load_encoder(
       heads, family: what a file may not tell (`interop.encoders.describe`).
       image_size: side S that `preprocess` makes; the published one where
         None.
-      precision: a name of `layers.PRECISIONS`; the run's own where None,
+      precision: a name of `matmul.PRECISIONS`; the run's own where None,
         float32 for the weights of others.
       part: "vision", or "text" for the text half of a file with both.
 

@@ -10,7 +10,7 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import ConditionerConfig
 from i2i_prior.models.dit_config import DiTConfig, check_doors
-from i2i_prior.models.layers import Array
+from i2i_prior.models.matmul import Array
 
 
 def check_latents(config: DiTConfig, x: Array) -> None:

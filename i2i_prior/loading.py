@@ -69,7 +69,7 @@ def load_model(
       autoencoder: published autoencoder of the latents, a file or folder, or
         `ENCODER,DECODER`.
       autoencoder_kind: which (sd, sdxl, ...), where its file does not tell.
-      precision: what it computes in, a name of `layers.PRECISIONS`; the
+      precision: what it computes in, a name of `matmul.PRECISIONS`; the
         run's own, and float32 for a published checkpoint, where None.
 
     Raises:

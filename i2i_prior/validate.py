@@ -16,7 +16,7 @@ from i2i_prior.evaluation.features import load_features
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.models.families import FAMILIES
-from i2i_prior.models.layers import PRECISIONS
+from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.parallel.mesh import mesh_shape
 from i2i_prior.rounding import STATE_DTYPES
 from i2i_prior.tasks.modules import (

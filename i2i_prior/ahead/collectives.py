@@ -20,6 +20,14 @@ KINDS = (
     "collective-broadcast",
     "collective-permute",
 )
+# Between TPU slices: a `send` to the host's network, and a `recv`.
+_BETWEEN_SLICES = {
+    "ALL_GATHER": "all-gather",
+    "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_REDUCE": "all-reduce",
+    "ALL_TO_ALL": "all-to-all",
+    "ONE_TO_ONE": "collective-permute",
+}
 LAYERS, OUTSIDE = "layer loop", "outside"
 
 
@@ -65,8 +73,8 @@ def find_collectives(
     found: list[Collective] = []
     seen: set[tuple] = set()
     for computation, i, loops, _ in program.walk():
-        kind = i.opcode.removesuffix("-start")
-        if kind not in KINDS:
+        kind = _kind(i)
+        if not kind:
             continue
         channel = i.attribute("channel_id")
         if "chain_id" in i.attributes:
@@ -100,6 +108,15 @@ def find_collectives(
     return found
 
 
+def _kind(i: Instruction) -> str:
+    """One of `KINDS`; "" for all that is not a collective."""
+    if i.opcode == "recv":
+        match = re.search(r'megascale_transfer_type="(\w+)"', i.attributes)
+        return _BETWEEN_SLICES[match[1]] if match else ""
+    kind = i.opcode.removesuffix("-start")
+    return kind if kind in KINDS else ""
+
+
 def _result(i: Instruction, computation: Computation) -> Instruction:
     """The `-done` of an asynchronous start, else the instruction itself."""
     if i.opcode.endswith("-start"):
@@ -112,10 +129,15 @@ def _result(i: Instruction, computation: Computation) -> Instruction:
 def _received(i: Instruction, result: Instruction):
     if result is i and i.opcode == "collective-permute-start":
         return i.shapes[1:2]
-    return result.shapes
+    return result.shapes[:1] if i.opcode == "recv" else result.shapes
 
 
 def _members(i: Instruction, chips: int) -> tuple[int, ...]:
+    if i.opcode == "recv":
+        # "{1,2}x{0:3}": slices, then the devices in each that take part.
+        slices = re.search(r'megascale_target="\{([\d,]+)\}', i.attributes)
+        count = len(slices[1].split(",")) if slices else 1
+        return tuple(range(0, chips, chips // count))
     if i.opcode.startswith("collective-permute"):
         _, _, text = i.attributes.partition("source_target_pairs={")
         pairs = re.findall(r"\{(\d+),(\d+)\}", text.partition("}}")[0] + "}")

@@ -66,7 +66,9 @@ def count_traffic(program: Program) -> Traffic:
 def _transfers(program: Program, i: Instruction) -> bool:
     """Collectives are timed by their links; a done repeats its start."""
     kind = i.opcode.removesuffix("-start").removesuffix("-done")
-    if kind in KINDS or i.opcode.endswith(("-done", "-update")):
+    if kind in (*KINDS, "send", "recv"):
+        return True
+    if i.opcode.endswith(("-done", "-update")):
         return True
     # A fusion around nothing but a collective, as a TPU's reduce-scatter.
     return _holds(program, i, KINDS) and not _has_matmul(program, i)

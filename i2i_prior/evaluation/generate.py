@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from i2i_prior.diffusion.samplers import sample
 from i2i_prior.models.functional import Flat
-from i2i_prior.models.layers import Array
+from i2i_prior.models.matmul import Array
 from i2i_prior.parallel.layout import on_mesh, over_batch, whole
 from i2i_prior.tasks.conditions import Conditions
 from i2i_prior.tasks.i2i import I2ITask

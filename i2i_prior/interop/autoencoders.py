@@ -24,7 +24,7 @@ from i2i_prior.interop.autoencoder_layouts import (
 from i2i_prior.interop.mapping import Tensor
 from i2i_prior.models.autoencoder import AutoencoderConfig, make_autoencoder
 from i2i_prior.models.functional import Functional, make_functional
-from i2i_prior.models.layers import Array
+from i2i_prior.models.matmul import Array
 
 if TYPE_CHECKING:
     from i2i_prior.interop.files import StateDict
@@ -217,7 +217,7 @@ def load_autoencoder(
       path: weights (.safetensors, .pth, ...), or the encoder's of a pair.
       decoder_path: the decoder's of a pair.
       preset: as for `load`.
-      precision: a name of `layers.PRECISIONS`.
+      precision: a name of `matmul.PRECISIONS`.
 
     Raises:
       UserError: as `load`.

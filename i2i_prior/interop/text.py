@@ -15,7 +15,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop import mapping, text_layouts, text_tokenizer
 from i2i_prior.interop.text_layouts import SHARED, TIED, TextConfig, detect
 from i2i_prior.models.functional import Flat, Functional, make_functional
-from i2i_prior.models.layers import PRECISIONS
+from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.models.text import TextFeatures
 from i2i_prior.models.text_clip import ClipTextEncoder
 from i2i_prior.models.text_t5 import T5Config, T5Encoder
@@ -144,7 +144,7 @@ def load_text_encoder(
         table and CLIP's of 64 channels each.
       activation: a name of `text.ACTIVATIONS`; else of config.json, else as
         Google and OpenAI had it. (OpenCLIP's own models need "gelu".)
-      precision: a name of `layers.PRECISIONS`. Kernels are kept in what they
+      precision: a name of `matmul.PRECISIONS`. Kernels are kept in what they
         are multiplied in: in bfloat16 T5-XXL takes 10 GB, not 19.
       tokenizer: folder with the tokenizer's files; else the folder of the
         weights, or, of a diffusers pipeline, the one beside it.

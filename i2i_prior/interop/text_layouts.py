@@ -108,7 +108,7 @@ def config_of(
       heads, activation: instead of what the settings say. Without either,
         T5's heads are those of its bias table, CLIP's have 64 channels; v1.1
         takes gelu_new, the first T5 relu, CLIP quick_gelu.
-      precision: a name of `layers.PRECISIONS`.
+      precision: a name of `matmul.PRECISIONS`.
 
     Raises:
       UserError: where a key that tells a shape is missing.

@@ -18,15 +18,13 @@ from i2i_prior.models.attention_kernels import (
 )
 from i2i_prior.models.layers import (
     ATTENTION,
-    FLOAT32,
-    Array,
     Linear,
-    Precision,
     layer_norm,
     rms_norm,
     xavier,
     zeros,
 )
+from i2i_prior.models.matmul import FLOAT32, Array, Precision
 from i2i_prior.models.positions import rotate
 from i2i_prior.parallel.layout import constrain, shards
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR

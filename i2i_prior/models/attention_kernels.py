@@ -25,7 +25,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import PartitionSpec
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import ATTENTION, Array
+from i2i_prior.models.layers import ATTENTION
+from i2i_prior.models.matmul import Array
 from i2i_prior.parallel.layout import dividing, mesh_in_use, platform, shards
 from i2i_prior.parallel.mesh import AXES, BATCH, CONTEXT, TENSOR
 

@@ -12,7 +12,7 @@ from flax import nnx
 from i2i_prior.errors import UserError
 from i2i_prior.models.autoencoder_kl import AutoencoderKL
 from i2i_prior.models.autoencoder_tiny import AutoencoderTiny
-from i2i_prior.models.layers import PRECISIONS, Array
+from i2i_prior.models.matmul import PRECISIONS, Array
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def make_autoencoder(
 
     Args:
       config: a preset of `AUTOENCODERS` or one's own.
-      precision: a name of `layers.PRECISIONS`.
+      precision: a name of `matmul.PRECISIONS`.
       rngs: with the stream `params`.
 
     Returns:

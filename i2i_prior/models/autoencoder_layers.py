@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import Array, Precision, normal
+from i2i_prior.models.layers import normal
+from i2i_prior.models.matmul import Array, Precision
 
 
 class Conv(nnx.Module):

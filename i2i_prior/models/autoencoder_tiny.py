@@ -18,11 +18,11 @@ from i2i_prior.models.autoencoder_layers import (
     UpConv,
     check_images,
 )
-from i2i_prior.models.layers import Array
+from i2i_prior.models.matmul import Array
 
 if TYPE_CHECKING:
     from i2i_prior.models.autoencoder import AutoencoderConfig
-    from i2i_prior.models.layers import Precision
+    from i2i_prior.models.matmul import Precision
 
 
 class Pool(nnx.Module):

@@ -23,11 +23,8 @@ from i2i_prior.models.attention import (
     SelfAttention,
 )
 from i2i_prior.models.layers import (
-    FLOAT32,
-    Array,
     Linear,
     Mlp,
-    Precision,
     SwiGlu,
     layer_norm,
     modulate,
@@ -35,6 +32,7 @@ from i2i_prior.models.layers import (
     rms_norm,
     zeros,
 )
+from i2i_prior.models.matmul import FLOAT32, Array, Precision
 from i2i_prior.parallel.layout import TOKENS, constrain
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, FSDP, REPLICA
 from i2i_prior.parallel.sharding import ALL

@@ -10,15 +10,8 @@ import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import (
-    FLOAT32,
-    Array,
-    Linear,
-    Mlp,
-    Precision,
-    gelu_tanh,
-    normal,
-)
+from i2i_prior.models.layers import Linear, Mlp, gelu_tanh, normal
+from i2i_prior.models.matmul import FLOAT32, Array, Precision
 from i2i_prior.models.positions import sincos_at
 from i2i_prior.models.vit import Features
 

@@ -21,14 +21,8 @@ from i2i_prior.models.dit_config import (
     frozen_names,
     token_count,
 )
-from i2i_prior.models.layers import (
-    PRECISIONS,
-    Array,
-    Linear,
-    TimestepEmbedder,
-    xavier,
-    zeros,
-)
+from i2i_prior.models.layers import Linear, TimestepEmbedder, xavier, zeros
+from i2i_prior.models.matmul import PRECISIONS, Array
 from i2i_prior.models.pooled import ClassTable, SizeEmbedder, pooled_mlp
 from i2i_prior.models.positions import rope_2d, sincos_2d
 from i2i_prior.models.stacking import (

@@ -9,7 +9,7 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.models.attention_kernels import CHOICES
 from i2i_prior.models.blocks import BLOCKS
-from i2i_prior.models.layers import PRECISIONS
+from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.models.stacking import REMAT_POLICIES
 
 
@@ -39,7 +39,7 @@ class DiTConfig:
       position_scale: a further division of the positions (PixArt's
         `lewei_scale`).
       one_token: the tokens door gets a single unmasked token (fast path).
-      precision: a name of `layers.PRECISIONS`.
+      precision: a name of `matmul.PRECISIONS`.
       remat: a name of `REMAT_POLICIES`.
       attention: one of `attention_kernels.CHOICES`.
       scan_unroll: layers per scan iteration; depth unrolls the loop (faster

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import jax
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import Array, gelu_tanh, quick_gelu
+from i2i_prior.models.layers import gelu_tanh, quick_gelu
+from i2i_prior.models.matmul import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -112,7 +113,7 @@ class ViTConfig:
       patch, image_size: sides in pixels; the position table has
         image_size // patch cells a side.
       mlp_ratio: hidden width of the MLP over D.
-      precision: a name of `layers.PRECISIONS`.
+      precision: a name of `matmul.PRECISIONS`.
       family: a key of `FAMILIES`.
       mlp_width: hidden width of the MLP where the ratio is no round number;
         0 takes mlp_ratio.

@@ -6,14 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.layers import (
-    FLOAT32,
-    Array,
-    Mlp,
-    Precision,
-    normal,
-    sinusoid,
-)
+from i2i_prior.models.layers import Mlp, normal, sinusoid
+from i2i_prior.models.matmul import FLOAT32, Array, Precision
 
 
 class ClassTable(nnx.Module):

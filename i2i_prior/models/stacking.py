@@ -10,9 +10,10 @@ from einops import rearrange
 from flax import nnx
 
 from i2i_prior.models.attention_kernels import keep_cudnn
-from i2i_prior.models.layers import ATTENTION, DOT, HIDDEN, Array
-from i2i_prior.parallel.layout import shards
-from i2i_prior.parallel.sharding import ALL, GATHERED, gather_layer
+from i2i_prior.models.layers import ATTENTION, DOT, HIDDEN
+from i2i_prior.models.matmul import Array
+from i2i_prior.parallel.layout import mesh_in_use
+from i2i_prior.parallel.sharding import GATHERED, gather_layer
 
 _policies = jax.checkpoint_policies
 
@@ -102,7 +103,9 @@ def scan_blocks(
             block = gather_layer(block, name, operands)
         return body(carry, block), None
 
-    if remat != "none" or (name and shards(*ALL) > 1):
+    mesh = mesh_in_use()
+    gathers = bool(name) and mesh is not None and mesh.size > 1
+    if remat != "none" or gathers:
         step = jax.checkpoint(
             step, policy=REMAT_POLICIES[remat], prevent_cse=False
         )

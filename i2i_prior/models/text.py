@@ -9,12 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from i2i_prior.models.layers import (
-    Array,
-    Precision,
-    gelu_tanh,
-    quick_gelu,
-)
+from i2i_prior.models.layers import gelu_tanh, quick_gelu
+from i2i_prior.models.matmul import Array, Precision
 
 
 class TextFeatures(NamedTuple):

@@ -10,15 +10,8 @@ import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import (
-    PRECISIONS,
-    Array,
-    LayerNorm,
-    Linear,
-    Mlp,
-    Precision,
-    normal,
-)
+from i2i_prior.models.layers import LayerNorm, Linear, Mlp, normal
+from i2i_prior.models.matmul import PRECISIONS, Array, Precision
 from i2i_prior.models.stacking import scan_blocks, stack_blocks
 from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
 
@@ -37,7 +30,7 @@ class ClipTextConfig:
         of the vocabulary, as in CLIP's own.
       activation: a name of `text.ACTIVATIONS`.
       epsilon: of the norms.
-      precision: a name of `layers.PRECISIONS`.
+      precision: a name of `matmul.PRECISIONS`.
     """
 
     vocabulary: int = 49408

@@ -11,14 +11,8 @@ import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import (
-    PRECISIONS,
-    Array,
-    Linear,
-    Precision,
-    normal,
-    rms_norm,
-)
+from i2i_prior.models.layers import Linear, normal, rms_norm
+from i2i_prior.models.matmul import PRECISIONS, Array, Precision
 from i2i_prior.models.stacking import scan_blocks, stack_blocks
 from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
 
@@ -36,7 +30,7 @@ class T5Config:
       activation: a name of `text.ACTIVATIONS`.
       buckets, max_distance: of the relative positions.
       epsilon: of the norms.
-      precision: a name of `layers.PRECISIONS`. There is no float16: T5's
+      precision: a name of `matmul.PRECISIONS`. There is no float16: T5's
         residual stream leaves its range.
     """
 

@@ -19,16 +19,8 @@ from i2i_prior.models.families import (
     ViTConfig,
     check,
 )
-from i2i_prior.models.layers import (
-    PRECISIONS,
-    Array,
-    LayerNorm,
-    Linear,
-    Mlp,
-    Precision,
-    SwiGlu,
-    normal,
-)
+from i2i_prior.models.layers import LayerNorm, Linear, Mlp, SwiGlu, normal
+from i2i_prior.models.matmul import PRECISIONS, Array, Precision
 from i2i_prior.models.resample import bicubic_matrix
 from i2i_prior.models.stacking import patchify, scan_blocks, stack_blocks
 

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from i2i_prior.parallel.sharding import partition_spec
+from i2i_prior.parallel.mesh import TENSOR
+from i2i_prior.parallel.sharding import partition_spec, parts_apart
 
 
 def local_bytes(array: Any) -> int:
@@ -39,7 +40,11 @@ def explain(state: Any) -> str:
         used = ""
         if part in ("params", "frozen"):
             mesh = array.sharding.mesh
-            used = _short(partition_spec(inner, array.shape, mesh, True))
+            spec = partition_spec(inner, array.shape, mesh, in_use=True)
+            parts = parts_apart(inner, array.shape, mesh)
+            if parts > 1:
+                spec = *spec[:-1], f"{parts} x {TENSOR}"
+            used = _short(spec)
         lines.append(
             f"{name:64} {array.shape!s:20} {array.dtype!s:9} "
             f"{_short(array.sharding.spec):36} {used:24} {local:>14,}"

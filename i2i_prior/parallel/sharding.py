@@ -109,6 +109,17 @@ def _size(axes: tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
+def parts_apart(
+    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> int:
+    """Parts of a fused kernel of which a tensor shard uses its own columns;
+    1 for any other parameter, and where there is one tensor shard."""
+    if not re.search(r"^dit/blocks/.*/kernel$", name):
+        return 1
+    parts, tensor = FUSED.get(name.split("/")[-2], 1), mesh.shape[TENSOR]
+    return 1 if tensor == 1 or shape[-1] // parts % tensor else parts
+
+
 def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
     """A parameter as its use wants it: whole but for the tensor axis.
 
@@ -129,20 +140,17 @@ def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
     rest = partition_spec(name, array.shape, mesh)
     used = partition_spec(name, array.shape, mesh, in_use=True)
     steps: tuple[PartitionSpec, ...] = (rest, used)
-    parts = FUSED.get(name.split("/")[-2], 1)
-    columns = array.shape[-1] // parts
-    if name.startswith("dit/blocks/") and parts > 1 and rest[-1] is None:
-        tensor = dividing(columns, (TENSOR,), mesh)
-        if tensor and mesh.shape[TENSOR] > 1:
-            array = array.reshape(-1, parts, columns)
-            rows = dividing(len(array), ZERO, mesh) or None
-            steps = (
-                PartitionSpec(rest[0], None, None),
-                # Tensor shards swap rows for columns before anything grows,
-                # and gradients are summed before they swap back.
-                PartitionSpec(rows, None, TENSOR),
-                PartitionSpec(None, None, TENSOR),
-            )
+    parts = parts_apart(name, array.shape, mesh)
+    if parts > 1 and rest[-1] is None:
+        array = array.reshape(len(array), parts, -1)
+        rows = dividing(len(array), ZERO, mesh) or None
+        steps = (
+            PartitionSpec(rest[0], None, None),
+            # Tensor shards swap rows for columns before anything grows, and
+            # gradients are summed before they swap back.
+            PartitionSpec(rows, None, TENSOR),
+            PartitionSpec(None, None, TENSOR),
+        )
     if steps[0] == steps[-1]:
         return array
     whole = _gather(array, steps, jnp.dtype(operands))

@@ -20,7 +20,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import draw_keep
 from i2i_prior.models.dit import frozen_names
 from i2i_prior.models.functional import Flat, partition
-from i2i_prior.models.layers import PRECISIONS, Array
+from i2i_prior.models.matmul import PRECISIONS, Array
 from i2i_prior.models.preprocess import normalise
 from i2i_prior.parallel.layout import over_all, over_batch, per_image
 from i2i_prior.parallel.sharding import gather_all

@@ -17,7 +17,7 @@ from i2i_prior.models.autoencoder import (
 from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.functional import Flat, Functional, make_functional
-from i2i_prior.models.layers import PRECISIONS
+from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.models.vit import ViT, ViTConfig
 
 

@@ -252,6 +252,29 @@ def test_what_a_tpu_compiler_writes():
     assert {row["where"] for row in rows} == {collectives.LAYERS}
 
 
+def test_what_crosses_between_slices():
+    """A send to the host's network and a recv, as libtpu writes them."""
+    crossing = """  %token = token[] after-all()
+  %send.1 = (f32[64,16]{1,0}, u32[], token[]) send(%x, %token), \
+channel_id=5, is_host_transfer=true, frontend_attributes={\
+_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (f32[64,16]{1,0}, u32[], token[]) recv(%token), \
+channel_id=6, is_host_transfer=true, frontend_attributes={\
+_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %ps ="""
+    program = hlo.parse(TPU.replace("  %ps =", crossing))
+    mesh = {"replica": 2, "fsdp": 4}
+    (sums,) = (
+        c
+        for c in collectives.find_collectives(program, mesh)
+        if c.kind == "all-reduce"
+    )
+    assert (sums.bytes, sums.count) == (64 * 16 * 4, 28)
+    assert (sums.members, sums.axes) == ((0, 4), ("replica",))
+    # And it is no traffic of the chip's memory.
+    assert count_traffic(program) == count_traffic(hlo.parse(TPU))
+
+
 def test_a_kernel_s_metadata_spans_lines():
     kernel = """  %k = f32[64,16]{1,0} custom-call(%x), \\
 custom_call_target="tpu_custom_call", metadata={op_name="x" info="{

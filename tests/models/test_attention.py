@@ -18,7 +18,8 @@ from i2i_prior.models import attention_kernels as kernels
 from i2i_prior.models.attention import attend
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.dit_config import check_config
-from i2i_prior.models.layers import ATTENTION, PRECISIONS
+from i2i_prior.models.layers import ATTENTION
+from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.models.stacking import REMAT_POLICIES
 from i2i_prior.parallel.layout import on_mesh, per_image
 

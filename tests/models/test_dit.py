@@ -22,7 +22,7 @@ from i2i_prior.models.dit import (
     token_count,
     unpatchify,
 )
-from i2i_prior.models.layers import matmul
+from i2i_prior.models.matmul import matmul
 from i2i_prior.models.positions import rope_2d, sincos_2d
 from i2i_prior.models.presets import SIZES, preset
 

@@ -257,6 +257,9 @@ def test_explain_says_what_lies_where(programs):
         assert "(-, tensor, fsdp*context)" in line
         assert line.endswith(f" {2 * 40 * 16 * 4:,}")
     assert "(-, tensor, -)" in found[0]  # in use
+    [fused] = [n for n in lines if "params" in n and "gate_value/k" in n]
+    assert "(-, fsdp*context*tensor, -)" in fused
+    assert "(-, -, 2 x tensor)" in fused
     [total] = [n for n in lines if n.startswith("sum of ema")]
     bytes_there = sum(
         array.addressable_shards[0].data.nbytes

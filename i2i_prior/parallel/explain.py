@@ -40,7 +40,7 @@ def explain(state: Any) -> str:
         used = ""
         if part in ("params", "frozen"):
             mesh = array.sharding.mesh
-            spec = partition_spec(inner, array.shape, mesh, in_use=True)
+            spec: Any = partition_spec(inner, array.shape, mesh, True)
             parts = parts_apart(inner, array.shape, mesh)
             if parts > 1:
                 spec = *spec[:-1], f"{parts} x {TENSOR}"

@@ -7,10 +7,8 @@ is complete: Orbax writes beside and renames.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from i2i_prior import full_disk
 from i2i_prior.errors import UserError
 from i2i_prior.hosts import distributed
 from i2i_prior.step import TrainState
 
 _ITEMS = ("ema", "training")
-_NO_SPACE = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
 
 
 def _not_of_orbax(record: Any) -> bool:
@@ -90,7 +88,9 @@ class Checkpoints:
             return
         self.wait()
         with self.full_disk_explained():
-            self._require_space(state)
+            # Orbax on a full disk fails late, on threads, in hundreds of lines.
+            needed = sum(array.nbytes for array in jax.tree.leaves(state))
+            full_disk.require_space(self.directory, needed)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -247,31 +247,9 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _require_space(self, state: Any) -> None:
-        # Orbax on a full disk fails late, on threads, in hundreds of lines.
-        self.directory.mkdir(parents=True, exist_ok=True)
-        needed = sum(array.nbytes for array in jax.tree.leaves(state))
-        if shutil.disk_usage(self.directory).free < needed:
-            raise OSError(errno.ENOSPC, f"a checkpoint takes {needed} bytes")
-
-    @contextlib.contextmanager
-    def full_disk_explained(self) -> Iterator[None]:
+    def full_disk_explained(self) -> contextlib.AbstractContextManager[None]:
         """Turns a full disk, however it is spelled, into a UserError."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            number = getattr(error, "errno", None)
-            full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            if not full and not any(text in str(error) for text in _NO_SPACE):
-                raise
-            latest = self.latest()
-            raise UserError(
-                f"no space left in {self.directory.parent}; free some and "
-                "run the same command again: it resumes from "
-                + (f"step {latest}" if latest is not None else "the start")
-            ) from error
+        return full_disk.explained(self.directory.parent, self.latest)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -8,29 +8,8 @@ import sys
 import traceback
 from pathlib import Path
 
+from i2i_prior.arguments import build_parser
 from i2i_prior.errors import CRASHED, UserError
-
-# Of `interop.recognise`, which is heavy to import.
-LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
-
-EXAMPLES = {
-    "train": "i2i-prior train --config configs/quickstart.py "
-    "--workdir runs/quickstart --config.train.steps=500",
-    "sample": "i2i-prior sample --workdir runs/quickstart "
-    "--images cat.png dog.jpg --num 8 --out variations",
-    "interpolate": "i2i-prior interpolate --workdir runs/quickstart "
-    "--start a.png --end b.png --frames 12 --out walk.gif",
-    "evaluate": "i2i-prior evaluate --workdir runs/quickstart "
-    "--num-samples 256",
-    "import": "i2i-prior import lumos.pth --workdir runs/lumos "
-    "--encoder dino.pth --autoencoder sd-vae/",
-    "export": "i2i-prior export --workdir runs/quickstart --format torch "
-    "--out prior",
-    "compile": "i2i-prior compile --config configs/lumos_xl2.py "
-    "--topology v5e:16x16 --mesh replica=16,fsdp=16",
-    "report": "i2i-prior report --workdir runs/quickstart",
-    "doctor": "i2i-prior doctor",
-}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"unrecognised: {' '.join(unknown or overrides)}")
     quiet()
     try:
-        sys.exit(options.run(options, overrides))
+        sys.exit(RUN[options.command](options, overrides))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -65,218 +44,6 @@ def quiet() -> None:
     """Silences the libraries' own chatter, keeps their warnings."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """All subcommands with their options and an example each."""
-    parser = argparse.ArgumentParser(
-        prog="i2i-prior",
-        # `supervise` looks for --restarts by its whole name.
-        allow_abbrev=False,
-        description="Image-to-image generative priors: train, sample, "
-        "measure, export.",
-    )
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND"
-    )
-
-    def add(name: str, help_text: str, function) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name,
-            help=help_text,
-            allow_abbrev=False,
-            description=help_text,
-            epilog=f"example: {EXAMPLES[name]}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        command.set_defaults(run=function)
-        return command
-
-    command = add("train", "Train a prior, or resume one.", run_train)
-    command.add_argument(
-        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
-    )
-    command.add_argument("--workdir", required=True, help="run directory")
-    command.add_argument(
-        "--print-config", action="store_true", help="print it and exit"
-    )
-    command.add_argument(
-        "--explain-sharding",
-        action="store_true",
-        help="print where each parameter lies and exit",
-    )
-
-    command.add_argument(
-        "--profile-steps",
-        metavar="FIRST:LAST",
-        help="trace these steps, as 10:15, and name the top operations",
-    )
-    command.add_argument(
-        "--restarts",
-        type=int,
-        default=0,
-        metavar="N",
-        help="start again after a crash, N times at most (one machine)",
-    )
-    _add_processes(command)
-
-    command = add("sample", "Draw variations of images.", run_sample)
-    _from_run(command)
-    command.add_argument("--images", nargs="+", required=True)
-    command.add_argument("--num", type=int, default=8, help="variations each")
-    command.add_argument("--out", required=True, help="folder")
-
-    command = add("interpolate", "Walk between two images.", run_interpolate)
-    _from_run(command)
-    command.add_argument("--start", required=True)
-    command.add_argument("--end", required=True)
-    command.add_argument("--frames", type=int, default=12)
-    command.add_argument("--method", choices=("lerp", "slerp"), default="lerp")
-    command.add_argument("--out", required=True, help="FILE.png or FILE.gif")
-
-    command = add("evaluate", "Score a checkpoint.", run_evaluate)
-    command.add_argument("--workdir", required=True, help="run directory")
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
-    command.add_argument("--reference", help="SPEC, else the run's held_out")
-    command.add_argument("--num-samples", type=int, help="generated images")
-    command.add_argument("--features", help="feature set, or FILE.py:function")
-
-    _add_import(add("import", "Read weights of others.", run_import))
-    _add_export(add("export", "Write weights for others.", run_export))
-
-    _add_compile(
-        add("compile", "Compile for a machine that is not here.", run_compile)
-    )
-
-    command = add("report", "Write report.html of a run.", run_report)
-    command.add_argument("--workdir", required=True, help="run directory")
-
-    add("doctor", "What this machine has.", run_doctor)
-    return parser
-
-
-def _add_import(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "file", help="safetensors, a torch file, or a folder with either"
-    )
-    command.add_argument("--workdir", help="new run directory, else only look")
-    command.add_argument(
-        "--format", choices=LAYOUTS, help="layout, else it is detected"
-    )
-    _add_weights(command)
-    command.add_argument("--heads", type=int, help="attention heads")
-    command.add_argument(
-        "--base-size", type=int, help="tokens a side that positions count in"
-    )
-    command.add_argument(
-        "--position-scale", type=float, help="Lumos' lewei_scale"
-    )
-    command.add_argument("--encoder", help="image encoder of the conditions")
-    command.add_argument("--encoder-heads", type=int, help="its heads")
-    command.add_argument("--encoder-family", help="as dino, mae, ijepa")
-    command.add_argument(
-        "--autoencoder", help="of the latents; a pair as ENCODER,DECODER"
-    )
-    command.add_argument(
-        "--autoencoder-kind", help="sd, sdxl, sd3, ... where it cannot tell"
-    )
-    command.add_argument(
-        "--precision",
-        choices=("float32", "bfloat16", "bfloat16_matmul"),
-        help="what the run computes in, else float32",
-    )
-
-
-def _add_export(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--workdir", required=True, help="run directory, or a weight file"
-    )
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
-    command.add_argument(
-        "--format",
-        choices=("native", "torch", *LAYOUTS),
-        default="native",
-        help="layout; torch is a folder with its own PyTorch module",
-    )
-    _add_weights(command)
-    command.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        default="float32",
-        help="of a published layout's file",
-    )
-    command.add_argument("--part", choices=("all", "encoder"), default="all")
-    command.add_argument(
-        "--out", required=True, help="FILE.safetensors, FILE.pth or a folder"
-    )
-
-
-def _add_processes(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group(
-        "several processes",
-        "SLURM, Kubernetes, MPI and TPU pods are recognised; without one:",
-    )
-    group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="where process 0 runs"
-    )
-    group.add_argument("--processes", type=int, help="how many there are")
-    group.add_argument("--process-id", type=int, help="this one, from 0")
-    group.add_argument(
-        "--startup-timeout",
-        type=float,
-        default=300.0,
-        help="seconds for all processes to come",
-    )
-    group.add_argument(
-        "--heartbeat-timeout",
-        type=float,
-        default=100.0,
-        help="seconds of silence after which a process counts as gone",
-    )
-
-
-def _add_compile(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
-    )
-    command.add_argument(
-        "--topology",
-        required=True,
-        help="as v5e:16x16, v5p:8x8x4*2 (two slices), h100x16",
-    )
-    command.add_argument(
-        "--mesh", help="as replica=16,fsdp=16, else the config's"
-    )
-    command.add_argument(
-        "--auto",
-        action="store_true",
-        help="search mesh, remat policy and micro-batch",
-    )
-    command.add_argument(
-        "--quick", action="store_true", help="less effort of the compiler"
-    )
-    command.add_argument("--json", metavar="OUT", help="write the result here")
-    command.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
-
-
-def _add_weights(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--weights",
-        choices=("ema", "raw"),
-        default="ema",
-        help="which, where both are there",
-    )
-
-
-def _from_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--workdir", required=True, help="run directory or safetensors file"
-    )
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
-    command.add_argument("--steps", type=int, help="solver steps")
-    command.add_argument("--guidance", type=float, help="guidance scale")
-    command.add_argument("--solver", help="as dpmpp_2m, ddim, euler, heun")
-    command.add_argument("--seed", type=int, default=0)
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -416,6 +183,20 @@ def _no_overrides(overrides: list[str]) -> None:
         raise UserError(
             f"--config.{overrides[0]} only applies to train and evaluate"
         )
+
+
+# Functions of (options, overrides) -> exit code.
+RUN = {
+    "train": run_train,
+    "sample": run_sample,
+    "interpolate": run_interpolate,
+    "evaluate": run_evaluate,
+    "import": run_import,
+    "export": run_export,
+    "compile": run_compile,
+    "report": run_report,
+    "doctor": run_doctor,
+}
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def train(
     held_out = open_source(config.data.held_out or config.data.source)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
-    distributed.same("checkpoint", {"newest checkpoint": checkpoints.latest()})
+    newest = workdir.newest_checkpoint(directory)
+    distributed.same("checkpoint", {"newest checkpoint": newest})
     with (
         Preemption() as preemption,
         checkpoints.full_disk_explained(),

@@ -55,6 +55,13 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error})") from error
 
 
+def newest_checkpoint(workdir: Path) -> int | None:
+    """The newest complete checkpoint, None for none; Orbax is not asked."""
+    folder = Path(workdir) / "checkpoints"
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
+    return max(steps, default=None)
+
+
 def check(workdir: Path, config: ConfigDict) -> None:
     """Whether a run of this config may go on, or begin, in the workdir.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.cli import EXAMPLES
+from i2i_prior.arguments import EXAMPLES
 from i2i_prior.commands import find_images
 from i2i_prior.errors import UserError
 
@@ -23,7 +23,7 @@ def test_help_names_every_command(command):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_help_has_an_example_that_parses(command, name):
-    from i2i_prior.cli import build_parser
+    from i2i_prior.arguments import build_parser
 
     ended = command(name, "--help")
     assert ended.code == 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.data.images import decode
-from i2i_prior.data.sources import Record, fingerprint_of
+from i2i_prior.data.record import Record, fingerprint_of
 from i2i_prior.errors import UserError
 
 # package, folder inside it

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from i2i_prior.workdir import newest_checkpoint
+
 # Done, a mistake of the user's (argparse says 2), diverged, stopped: another
 # start would end the same way, or was not asked for.
 FINAL = (0, 1, 2, 64, 65, 75)
@@ -66,15 +68,15 @@ def supervise(
     Returns:
       the child's last exit code; 128 + its number after a signal.
     """
-    reached = -1  # the newest checkpoint at the crash before
+    reached: int | None = None  # the newest checkpoint at the crash before
     for attempt in range(restarts + 1):
         code, stopped = _run(command)
         if stopped or code in FINAL:
             return code
-        newest = _newest(workdir)
+        newest = newest_checkpoint(workdir)
         how = f"exit code {code}" if code < 128 else _name(code - 128)
-        at = "no checkpoint" if newest < 0 else f"checkpoint {newest}"
-        if attempt and newest <= reached:
+        at = "no checkpoint" if newest is None else f"checkpoint {newest}"
+        if attempt and (newest or 0) <= (reached or 0):
             _say(
                 f"the run crashed again ({how}) with no new checkpoint since "
                 f"the crash before ({at}); not restarted: look at its last "
@@ -136,13 +138,6 @@ def _caught(child: subprocess.Popen | None = None) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _newest(workdir: Path) -> int:
-    """The newest complete checkpoint, -1 for none; Orbax is not asked."""
-    folder = Path(workdir) / "checkpoints"
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
-    return max(steps, default=-1)
 
 
 def _name(number: int) -> str:

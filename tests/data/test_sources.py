@@ -18,7 +18,7 @@ from PIL import Image
 
 from i2i_prior.data import sources
 from i2i_prior.data.images import decode
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources import open_source, tar
 from i2i_prior.errors import UserError
 
 TINY = Path(__file__).parents[3] / "shared/data/tiny_imagenet64/val.tar"
@@ -114,7 +114,7 @@ def test_tar_passes_over_what_is_no_plain_image_file(tmp_path):
 
 
 def test_shards_share_few_descriptors_between_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_OPEN_ARCHIVES", 2)
+    monkeypatch.setattr(tar, "_OPEN_ARCHIVES", 2)
     for shard in range(7):
         members = {f"{i}.png": png(10 * shard + i) for i in range(3)}
         write_tar(tmp_path / f"{shard}.tar", members)

@@ -1,0 +1,154 @@
+"""Prepared examples as bytes: what one record of an ArrayRecord shard holds.
+
+Arrays of a fixed shape come first, one after the other, so that reading one is
+a view at a known offset; then everything else, each with its length before it.
+The layout is written once, in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+# Of the field's value: an array of a fixed shape, bytes, text, or what JSON
+# can hold.
+KINDS = ("array", "bytes", "text", "json")
+_DTYPES = {
+    name: np.dtype(getattr(ml_dtypes, name, name))
+    for name in ("float16", "bfloat16", "float32", "int32", "uint8")
+}
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of every example.
+
+    Attributes:
+        name: as "image", "latent", "embedding/dino".
+        kind: one of `KINDS`.
+        dtype, shape: of an array, else "" and ().
+    """
+
+    name: str
+    kind: str
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of an array; 0 for what has no fixed size."""
+        if self.kind != "array":
+            return 0
+        return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+
+
+class Layout:
+    """Turns examples into bytes and back.
+
+    Args:
+        fields: in the order of the manifest.
+
+    Raises:
+        ValueError: for a kind or dtype that does not exist, a negative side,
+            or two fields of one name.
+    """
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = tuple(fields)
+        if len({f.name for f in fields}) < len(fields):
+            raise ValueError("two fields have the same name")
+        for f in fields:
+            known = f.dtype in _DTYPES if f.kind == "array" else not f.dtype
+            if f.kind not in KINDS or not known or min(f.shape, default=1) < 0:
+                raise ValueError(f"field {f} is none that a layout knows")
+        self._arrays = [f for f in fields if f.kind == "array"]
+        self._others = [f for f in fields if f.kind != "array"]
+        self._fixed = sum(f.bytes for f in self._arrays)
+
+    @classmethod
+    def from_json(cls, rows: Any) -> Layout:
+        """The inverse of `to_json`; raises ValueError for anything else."""
+        try:
+            return cls(
+                [Field(**{**r, "shape": tuple(r["shape"])}) for r in rows]
+            )
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{error} in the list of fields") from error
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values for the manifest."""
+        return [{**asdict(f), "shape": list(f.shape)} for f in self.fields]
+
+    def pack(self, example: Mapping[str, Any]) -> bytes:
+        """One value a field, of its kind -> bytes.
+
+        Raises:
+            ValueError: where an array has another shape or dtype.
+        """
+        parts = []
+        for f in self._arrays:
+            array = np.ascontiguousarray(example[f.name])
+            if array.shape != f.shape or array.dtype != _DTYPES[f.dtype]:
+                raise ValueError(
+                    f"{f.name} is {array.dtype} {array.shape}, not {f.dtype} "
+                    f"{f.shape}"
+                )
+            parts.append(array.tobytes())
+        for f in self._others:
+            value = example[f.name]
+            if f.kind == "json":
+                value = json.dumps(value, sort_keys=True)
+            data = value if f.kind == "bytes" else value.encode()
+            parts += [_LENGTH.pack(len(data)), data]
+        return b"".join(parts)
+
+    def unpack(self, data: bytes) -> dict[str, Any]:
+        """The inverse of `pack`; arrays are read-only views of `data`.
+
+        Raises:
+            ValueError: where `data` was not packed by this layout.
+        """
+        example = self.arrays(data)
+        place = self._fixed
+        try:
+            for f in self._others:
+                (length,) = _LENGTH.unpack_from(data, place)
+                place += _LENGTH.size + length
+                value = data[place - length : place]
+                example[f.name] = _value(f.kind, value)
+        except (struct.error, ValueError, RecursionError) as error:
+            raise ValueError(f"a damaged example ({error})") from error
+        if place != len(data):
+            raise ValueError("a damaged example (it has another length)")
+        return example
+
+    def arrays(self, data: bytes) -> dict[str, Any]:
+        """The arrays alone, which costs microseconds.
+
+        Raises:
+            ValueError: where there are too few bytes.
+        """
+        if len(data) < self._fixed:
+            raise ValueError("a damaged example (it ends too early)")
+        found: dict[str, Any] = {}
+        place = 0
+        for f in self._arrays:
+            found[f.name] = np.frombuffer(
+                data, _DTYPES[f.dtype], math.prod(f.shape), place
+            ).reshape(f.shape)
+            place += f.bytes
+        return found
+
+
+def _value(kind: str, data: bytes) -> Any:
+    if kind == "bytes":
+        return data
+    return json.loads(data) if kind == "json" else data.decode()

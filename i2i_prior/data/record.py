@@ -1,0 +1,66 @@
+"""One stored example, and what every source of them can do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored image and what came with it.
+
+    Attributes:
+        name: relative to the source (path in the folder, member of the tar).
+        data: encoded bytes, or pixels (H, W, 3) uint8 in [0, 255]. Pixels are
+            read-only, for a source may hand out the same array again.
+        fields: what else there is, by these names only:
+            captions: tuple of str.
+            label: int, the class.
+            json: dict, as it was stored (a camera, say).
+            images: dict of encoded bytes: the further images of the example,
+                by what their names end in after the key ("labels.jpg").
+    """
+
+    name: str
+    data: bytes | np.ndarray
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Random access to the images of one place.
+
+    An immutable list of records. Reading record i needs no state, so any
+    thread, worker process (it is pickled there) or host may read any record.
+    """
+
+    def __len__(self) -> int:
+        """Number of records, at least 1."""
+        ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Record `index`; raises OSError where it cannot be read."""
+        ...
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the list of names or sizes.
+
+        No image is read for it, and the place does not enter: the same
+        folder mounted elsewhere has the same fingerprint.
+        """
+        ...
+
+
+def fingerprint_of(
+    kind: str, names: Iterable[str], sizes: Iterable[int]
+) -> str:
+    """First 16 hex digits of a SHA-256 over the kind, names and sizes."""
+    digest = hashlib.sha256(kind.encode())
+    for name, size in zip(names, sizes, strict=True):
+        digest.update(name.encode("utf-8", "surrogateescape"))
+        digest.update(b"\0%d\0" % size)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""A full disk, told in one sentence before or after the fact."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from i2i_prior.errors import UserError
+
+_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Makes a folder, and raises OSError where `needed` bytes do not fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"{needed} bytes are needed")
+
+
+@contextlib.contextmanager
+def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
+    """Turns a full disk, however it is spelled, into a UserError.
+
+    Args:
+      folder: what is written, the run directory.
+      latest: the step that a rerun would resume from, if any.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        full = getattr(error, "errno", None) in _NUMBERS
+        if not full and not any(text in str(error) for text in _TEXTS):
+            raise
+        step = latest()
+        raise UserError(
+            f"no space left in {folder}; free some and run the same command "
+            "again: it resumes from "
+            + (f"step {step}" if step is not None else "the start")
+        ) from error

@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def quiet() -> None:
     """Silences the libraries' own chatter, keeps their warnings."""
+    from i2i_prior.parallel.xla_flags import leave_idle_tpu
+
+    leave_idle_tpu()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 

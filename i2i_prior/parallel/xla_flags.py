@@ -104,11 +104,36 @@ def guess_backend() -> str:
     cuda = any(map(_installed, _CUDA))
     if wanted:
         return "gpu" if wanted in ("cuda", "gpu") and cuda else wanted
-    if _installed("libtpu") and (
-        any(Path("/dev").glob("accel[0-9]*")) or Path("/dev/vfio/0").exists()
-    ):
+    if _installed("libtpu") and _may_have_tpu():
         return "tpu"
     return "gpu" if cuda and Path("/dev/nvidiactl").exists() else "cpu"
+
+
+def leave_idle_tpu() -> bool:
+    """JAX_PLATFORMS=cpu where libtpu is installed, as for ahead-of-time
+    compilation, and there is neither a TPU nor another plug-in: libtpu would
+    look for one, and complain at length.
+
+    Returns:
+      whether it was set.
+    """
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if wanted or plugins or not _installed("libtpu") or _may_have_tpu():
+        return False
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    return True
+
+
+def _may_have_tpu() -> bool:
+    """By device files, or any PCI device of Google's (some are no TPU)."""
+    if any(Path("/dev").glob("accel[0-9]*")) or Path("/dev/vfio/0").exists():
+        return True
+    for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"):
+        with contextlib.suppress(OSError):
+            if vendor.read_text().strip() == "0x1ae0":
+                return True
+    return False
 
 
 def flags_for(backend: str) -> Sequence[Flag]:

@@ -83,3 +83,23 @@ def test_every_flag_has_a_reason():
         for flag in flags:
             assert flag.reason
             assert not flag.name.startswith("-")
+
+
+@pytest.mark.parametrize(
+    ("given", "plugins", "chips", "wanted"),
+    [
+        ("", (), False, "cpu"),
+        ("", (), True, ""),
+        ("", ("cuda12",), False, ""),
+        ("tpu,cpu", (), False, "tpu,cpu"),
+    ],
+)
+def test_libtpu_without_a_tpu_is_left_alone(
+    monkeypatch, given, plugins, chips, wanted
+):
+    monkeypatch.setenv("JAX_PLATFORMS", given)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: plugins)
+    monkeypatch.setattr(xla_flags, "_may_have_tpu", lambda: chips)
+    monkeypatch.setattr(xla_flags, "_installed", lambda _: True)
+    assert xla_flags.leave_idle_tpu() == (wanted == "cpu")
+    assert os.environ["JAX_PLATFORMS"] == wanted

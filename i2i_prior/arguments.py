@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from i2i_prior.inspection import arguments as inspection
+from i2i_prior.prepare_arguments import add_prepare
+
 # Of `interop.recognise`, which is heavy to import.
 LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
 
@@ -16,6 +19,9 @@ EXAMPLES = {
     "--start a.png --end b.png --frames 12 --out walk.gif",
     "evaluate": "i2i-prior evaluate --workdir runs/quickstart "
     "--num-samples 256",
+    "prepare": "i2i-prior prepare --source 'tar:/data/*.tar' --out latents "
+    "--size 256 --latents sd --latent-weights sd-vae/ --embeddings "
+    "dino=dino.pth:cls --flip",
     "import": "i2i-prior import lumos.pth --workdir runs/lumos "
     "--encoder dino.pth --autoencoder sd-vae/",
     "export": "i2i-prior export --workdir runs/quickstart --format torch "
@@ -23,6 +29,9 @@ EXAMPLES = {
     "compile": "i2i-prior compile --config configs/lumos_xl2.py "
     "--topology v5e:16x16 --mesh replica=16,fsdp=16",
     "report": "i2i-prior report --workdir runs/quickstart",
+    "inspect": "i2i-prior inspect 'tar:/data/*.tar' --out looked_at",
+    "curate": "i2i-prior curate --source folder:photos --out good.jsonl "
+    "--min-side 256 --near-duplicates phash",
     "doctor": "i2i-prior doctor",
 }
 
@@ -98,6 +107,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--num-samples", type=int, help="generated images")
     command.add_argument("--features", help="feature set, or FILE.py:function")
 
+    command = add("prepare", "Make a sharded data set of a source.")
+    add_prepare(command)
+    _add_processes(command)
+
     _add_import(add("import", "Read weights of others."))
     _add_export(add("export", "Write weights for others."))
 
@@ -105,6 +118,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("report", "Write report.html of a run.")
     command.add_argument("--workdir", required=True, help="run directory")
+
+    command = add("inspect", "Look at data before training on them.")
+    inspection.add_inspect(command)
+    command = add("curate", "Choose the records worth training on.")
+    inspection.add_curate(command)
 
     add("doctor", "What this machine has.")
     return parser

@@ -129,6 +129,23 @@ def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     return evaluate(options, overrides)
 
 
+def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior prepare`."""
+    _no_overrides(overrides)
+    _before_jax()
+    from i2i_prior.hosts import distributed
+    from i2i_prior.preparing import prepare
+
+    with distributed.session(
+        distributed.find(
+            options.coordinator, options.processes, options.process_id
+        ),
+        options.startup_timeout,
+        options.heartbeat_timeout,
+    ):
+        return prepare(options)
+
+
 def run_import(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior import`."""
     _no_overrides(overrides)
@@ -163,6 +180,21 @@ def run_report(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
+def run_inspect(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior inspect`; with --config its fields may be overridden."""
+    from i2i_prior.inspection.commands import inspect
+
+    return inspect(options, overrides)
+
+
+def run_curate(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior curate`."""
+    _no_overrides(overrides)
+    from i2i_prior.inspection.commands import curate
+
+    return curate(options)
+
+
 def run_doctor(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior doctor`."""
     from i2i_prior.doctor import doctor
@@ -184,7 +216,8 @@ def _before_jax() -> None:
 def _no_overrides(overrides: list[str]) -> None:
     if overrides:
         raise UserError(
-            f"--config.{overrides[0]} only applies to train and evaluate"
+            f"--config.{overrides[0]} only applies where a config is read: "
+            "train, compile, evaluate and inspect --config"
         )
 
 
@@ -194,10 +227,13 @@ RUN = {
     "sample": run_sample,
     "interpolate": run_interpolate,
     "evaluate": run_evaluate,
+    "prepare": run_prepare,
     "import": run_import,
     "export": run_export,
     "compile": run_compile,
     "report": run_report,
+    "inspect": run_inspect,
+    "curate": run_curate,
     "doctor": run_doctor,
 }
 

@@ -131,14 +131,18 @@ def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
 def find_images(text: str) -> list[tuple[str, np.ndarray]]:
     """A path, a SPEC, or SPEC#NAME -> (name, uint8 (H, W, 3)) of each image.
 
+    What stands behind a SPEC's `#` is a name unless it is options.
+
     Raises:
       UserError: where there is none, it is unreadable, or the SPEC holds
         more than fit in one picture.
     """
     scheme = text.partition(":")[0]
-    if scheme not in OPENERS or Path(text).exists():
+    if scheme not in (*OPENERS, "mix") or Path(text).exists():
         return [(Path(text).name, open_image(text))]
-    spec, _, wanted = text.partition("#")
+    spec, _, wanted = text.rpartition("#")
+    if not spec or "=" in wanted:
+        spec, wanted = text, ""
     source = open_source(spec)
     if not wanted and len(source) > MOST_IMAGES:
         raise UserError(

@@ -11,8 +11,11 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     # data
     ("data.source", "builtin:photos", "SPEC of the training images"),
     ("data.held_out", "builtin:photos/heldout", "SPEC of evaluation images"),
+    ("data.cached", False, "the source holds prepared latents, not images"),
+    ("data.embedding", "", 'which prepared embeddings; "" for the only ones'),
     ("data.image_size", 256, "side of a training image, pixels"),
     ("data.batch_size", 256, "global batch, examples a step"),
+    ("data.aspect_buckets", False, "keep aspect ratios, one a batch"),
     ("data.crop", "random", "random (resized crop) or center"),
     ("data.min_scale", 0.25, "least share of the area a random crop keeps"),
     ("data.flip", 0.5, "probability of a horizontal flip"),

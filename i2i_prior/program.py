@@ -136,9 +136,7 @@ def to_device(
       sharding: see `mesh.batch_sharding`.
       rows: which rows of the global batch it holds; None for all.
     """
-    everything = tuple(range(len(batch["image"])))
+    read = {n: a for n, a in batch.items() if n not in ("index", "broken")}
+    everything = tuple(range(len(batch["index"])))
     rows = rows or Rows(len(everything), everything, everything)
-    return {
-        name: to_global(batch[name], sharding, rows)
-        for name in ("image", "view")
-    }
+    return {name: to_global(a, sharding, rows) for name, a in read.items()}

@@ -131,7 +131,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(run_key, state.step)
-        draws = task.draw(key, batch["image"].shape[0])
+        draws = task.draw(key, task.shape_of(batch))
         if accumulate == 1:
             grads, metrics = gradient(state.params, state.frozen, batch, draws)
         else:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from i2i_prior import metadata, workdir
 from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.config import flatten
-from i2i_prior.data.pipeline import BrokenTally, Pipeline
+from i2i_prior.data.broken import BrokenTally
 from i2i_prior.data.sources import open_source
 from i2i_prior.fields import HOST_LOCAL
 from i2i_prior.hosts import distributed
@@ -35,9 +35,10 @@ from i2i_prior.loop.run import Run, primary, say
 from i2i_prior.metrics import MetricWriter
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.parallel.rows import local_rows
-from i2i_prior.program import build, data_options, to_device
+from i2i_prior.program import build, to_device
 from i2i_prior.restoring import restore_or_init
 from i2i_prior.step import TrainState
+from i2i_prior.training_data import make_pipeline, open_training
 from i2i_prior.validate import validate
 
 
@@ -66,11 +67,11 @@ def train(
     workdir.check(directory, config)
     distributed.same("config", _shared(config))
     program = build(config, meshes.make_mesh(**config.mesh))
-    source = open_source(config.data.source)
+    source = open_training(config)
     rows = local_rows(
         meshes.batch_sharding(program.mesh), config.data.batch_size
     )
-    pipeline = Pipeline(source, data_options(config), rows.here)
+    pipeline = make_pipeline(config, source, rows.here)
     held_out = open_source(config.data.held_out or config.data.source)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
@@ -217,13 +218,15 @@ def _asked(run: Run) -> tuple[str, bool]:
 
 
 def _dispatch(run: Run, state: TrainState, batch: Any):
-    """Starts one step; the first one compiles and is waited for."""
-    if run.compiled:
+    """Starts one step; the first of each shape compiles and is waited for."""
+    shapes = tuple(sorted((n, a.shape) for n, a in batch.items()))
+    if shapes in run.compiled:
         return run.program.step(state, batch)
     with run.ledger.spend("compile"):
         result = jax.block_until_ready(run.program.step(state, batch))
-    run.compiled = True
-    run.journal.compiled(int(result[0].step))
+    if not run.compiled:
+        run.journal.compiled(int(result[0].step))
+    run.compiled.add(shapes)
     return result
 
 

@@ -29,7 +29,7 @@ _CHOICES = {
     "data.crop": ("random", "center"),
     "autoencoder.kind": tuple(AUTOENCODERS),
     "model.precision": tuple(PRECISIONS),
-    "encoder.kind": ("joint", "frozen"),
+    "encoder.kind": ("joint", "frozen", "none"),
     "encoder.family": tuple(FAMILIES),
     "encoder.pixels": ("symmetric", "family"),
     # Training conditions on images; tokens and labels come from elsewhere.
@@ -148,6 +148,8 @@ def validate(config: ConfigDict, devices: int) -> None:
         )
     if config.train.evaluate_every:
         load_features(config.evaluate.features)
+    _validate_cached(config)
+    _validate_buckets(config)
     _validate_condition(config)
     _validate_batch(config, devices)
 
@@ -181,6 +183,61 @@ def _validate_batch(config: ConfigDict, devices: int) -> None:
         )
 
 
+def _validate_cached(config: ConfigDict) -> None:
+    kind = config.encoder.kind
+    if not config.data.cached:
+        if kind == "none":
+            raise UserError(
+                "encoder.kind is none, but images need an encoder; choose "
+                "joint or frozen, or data.cached=true with prepared embeddings"
+            )
+        return
+    if kind == "joint":
+        raise UserError(
+            "data.cached reads prepared embeddings, which an encoder that is "
+            "trained along does not make; set encoder.kind to frozen or none"
+        )
+    if config.autoencoder.kind == "pixels":
+        raise UserError(
+            "data.cached reads prepared latents; set autoencoder.kind to what "
+            "they were made with"
+        )
+    looks = config.train.sample_every or config.train.evaluate_every
+    if looks and (kind == "none" or not config.autoencoder.weights):
+        raise UserError(
+            "train.sample_every and train.evaluate_every draw pictures, which "
+            "needs encoder.kind=frozen, encoder.weights and "
+            "autoencoder.weights; give them, or set both to 0"
+        )
+
+
+def _validate_buckets(config: ConfigDict) -> None:
+    if config.model.size_conditions and not config.data.aspect_buckets:
+        raise UserError(
+            "model.size_conditions tells the model the size of images, which "
+            "all have one; set data.aspect_buckets=true"
+        )
+    if not config.data.aspect_buckets:
+        return
+    if config.data.cached:
+        raise UserError(
+            "data.aspect_buckets needs images, and data.cached reads prepared "
+            "squares; set one of them to false"
+        )
+    step = 16 * autoencoder_config(config).factor * config.model.patch
+    if config.data.image_size % step:
+        raise UserError(
+            f"data.image_size {config.data.image_size} is no multiple of "
+            f"{step}, so sizes of other aspect ratios are no whole patches; "
+            "choose another, or data.aspect_buckets=false"
+        )
+    if config.mesh.context * config.mesh.tensor != 1:
+        raise UserError(
+            "data.aspect_buckets makes images of many token counts, which "
+            "mesh.context and mesh.tensor do not divide alike; set both to 1"
+        )
+
+
 def _validate_condition(config: ConfigDict) -> None:
     tokens = conditioner_config(config).tokens
     if tokens == 1 and not config.model.one_token:
@@ -210,7 +267,8 @@ def _validate_condition(config: ConfigDict) -> None:
             "export --part encoder` wrote, published weights (DINO, DINOv2, "
             "CLIP, ...), or 'random' to say that random features are meant"
         )
-    if config.autoencoder.kind != "pixels" and not config.autoencoder.weights:
+    latents = config.autoencoder.kind != "pixels" and not config.data.cached
+    if latents and not config.autoencoder.weights:
         raise UserError(
             f"autoencoder.kind {config.autoencoder.kind} needs "
             "autoencoder.weights: a file or a folder, or 'random' to say that "

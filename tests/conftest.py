@@ -41,6 +41,7 @@ def _prepare_jax() -> None:
     cache = tempfile.mkdtemp(prefix="i2i-prior-xla-")
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["XDG_CACHE_HOME"] = cache  # indices of sources
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

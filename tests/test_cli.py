@@ -60,7 +60,7 @@ def test_overrides_only_where_they_apply(command, tmp_path):
     arguments = "--workdir", tmp_path, "--config.seed=3"
     ended = command("report", *arguments)
     assert ended.code == 1
-    assert "only applies to train and evaluate" in ended.err
+    assert "only applies where a config is read" in ended.err
 
 
 def test_print_config_explains_every_field(command, tiny_spec, tmp_path):

@@ -133,7 +133,7 @@ def test_draws_depend_on_key_and_step_alone(tiny):
     run_key = jax.random.key(3)
 
     def draws(step, key=run_key):
-        return task.draw(jax.random.fold_in(key, step), 8)
+        return task.draw(jax.random.fold_in(key, step), task.latent_shape(8))
 
     first, again, other = draws(7), draws(7), draws(8)
     assert set(first) == {"t", "noise", "drop", "embedding_noise", "keep"}
@@ -156,7 +156,9 @@ def test_draws_have_the_configured_distributions(tiny):
     task = I2ITask(
         tiny("conditioner.drop_rate=0.2", "conditioner.mask_rate=0.5")
     )
-    draws = jax.device_get(task.draw(jax.random.key(0), 4096))
+    draws = jax.device_get(
+        task.draw(jax.random.key(0), task.latent_shape(4096))
+    )
     assert draws["drop"].mean() == pytest.approx(0.2, abs=0.03)
     assert draws["keep"].any(axis=1).all()
     assert draws["noise"].shape == (4096, 8, 8, 3)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -35,7 +34,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.program import Program, build
 from i2i_prior.scaling.step_flops import step_flops
-from i2i_prior.tasks.modules import view_size
+from i2i_prior.tasks.modules import example_shapes
 from i2i_prior.validate import validate
 
 # XLA's own scale, -1 to 1. On TPU a third of the compile time (measured), for
@@ -58,12 +57,9 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
     sharding, images = meshes.batch_sharding(mesh), config.data.batch_size
     return {
         name: jax.ShapeDtypeStruct(
-            (images, side, side, 3), np.uint8, sharding=sharding
+            (images, *one.shape), one.dtype, sharding=sharding
         )
-        for name, side in (
-            ("image", config.data.image_size),
-            ("view", view_size(config)),
-        )
+        for name, one in example_shapes(config).items()
     }
 
 

@@ -61,6 +61,12 @@ _TRAINING_1024: Table = {
 _TRAINING_ONLY = {0.26, 0.27, 2.89, 3.11, 3.62, 3.75, 3.88}
 
 
+def training_sizes(side: int) -> Table:
+    """The 40 sizes around a square of another side; a multiple of 16 pixels,
+    so that every size is one of side / 16."""
+    return _scaled(_TRAINING_1024, side)
+
+
 def _scaled(table: Table, side: int) -> Table:
     return {
         ratio: (height * side // 1024, width * side // 1024)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from i2i_prior.data.images import BrokenImage, decode
+from i2i_prior.data.images import BrokenImage, Picture
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
 
@@ -17,17 +17,27 @@ _MIN_SEEN = 100  # examples before a share of broken ones means anything
 _NAMED = 3  # files named in an error
 
 
+def open_picture(source: Source, index: int) -> Picture:
+    """Record `index`, of which no pixel is decoded yet.
+
+    Raises:
+        BrokenImage: it cannot be read, is no image, or too large.
+    """
+    try:
+        record = source[index]
+    except OSError as error:
+        reason = error.strerror or error
+        raise BrokenImage(f"cannot be read ({reason})") from error
+    return Picture(record)
+
+
 def read(source: Source, index: int) -> np.ndarray:
     """Decoded record `index`, (H, W, 3) uint8.
 
     Raises:
         BrokenImage: it cannot be read or decoded.
     """
-    try:
-        record = source[index]
-    except OSError as error:
-        raise BrokenImage(f"cannot be read ({error.strerror})") from error
-    return decode(record)
+    return open_picture(source, index).pixels()
 
 
 def describe(source: Source, index: int) -> str:

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from i2i_prior.data.broken import read
-from i2i_prior.data.images import (
-    BrokenImage,
-    center_crop,
-    random_resized_crop,
-)
+from i2i_prior.data.crops import center_crop, random_resized_crop
+from i2i_prior.data.images import BrokenImage
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
 

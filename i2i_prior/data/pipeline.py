@@ -10,26 +10,26 @@ that its devices hold.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-import grain
 import numpy as np
-from absl import flags
 
-from i2i_prior.data.broken import Batch, BrokenTally, describe, read
-from i2i_prior.data.evaluation import evaluation_crops
-from i2i_prior.data.images import (
-    BrokenImage,
+from i2i_prior.data.ahead import batches_from
+from i2i_prior.data.broken import Batch, BrokenTally, describe, open_picture
+from i2i_prior.data.buckets import Buckets
+from i2i_prior.data.crops import (
+    Size,
     center_box,
-    center_crop,
     flip,
-    random_resized_crop,
-    view,
+    jitter,
+    random_box,
+    view_box,
 )
-from i2i_prior.data.sources import Source
+from i2i_prior.data.evaluation import evaluation_crops
+from i2i_prior.data.images import BrokenImage, Picture
+from i2i_prior.data.order import order_of
+from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 _MAX_SUBSTITUTES = 64
-_SMALL = 4096  # records whose order is permuted in memory
 
 
 @dataclass(frozen=True)
@@ -91,17 +90,22 @@ class Pipeline:
     """Batches, or one host's rows of them.
 
     A batch is a dict of arrays of b = len(rows) examples:
-        image: (b, S, S, 3) uint8, the target crop.
+        image: (b, S, S, 3) uint8, the target crop; with buckets (b, H, W, 3)
+            of the size of this batch.
         view: (b, V, V, 3) uint8, only with `view_size`.
         index: (b,) int32, the record that is shown.
         broken: (b,) int32, the record that should have been shown but could
             not be read, or -1. The one shown instead is drawn by the
             example's own generator, so it is the same on every run.
+        size: (b, 2) float32, height and width of the original, and
+        aspect: (b, 1) float32, the batch's height / width; both only with
+            buckets.
 
     Args:
         source: the images; picklable where `options.workers` is not 0.
         options: see `DataOptions`.
         rows: of the global batch, in their order; None for all.
+        buckets: which sizes and records batches have; None for squares.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Pipeline:
         source: Source,
         options: DataOptions,
         rows: Sequence[int] | None = None,
+        buckets: Buckets | None = None,
     ) -> None:
         everything = range(options.batch_size)
         self._rows = everything if rows is None else tuple(rows)
@@ -116,7 +121,8 @@ class Pipeline:
             raise ValueError(f"rows {rows} are not in {everything}")
         self._source = source
         self._options = options
-        self._order = _Order(len(source), options.seed, options.shuffle)
+        self._order = order_of(source, options.seed, options.shuffle)
+        self._buckets = buckets
 
     def batch(self, step: int) -> Batch:
         """The batch of `step` (from 0), or its rows for this host.
@@ -127,7 +133,16 @@ class Pipeline:
         if step < 0:
             raise IndexError(f"step {step} is negative")
         start = step * self._options.batch_size
-        examples = [self._example(start + row) for row in self._rows]
+        shape: Size = self._options.image_size
+        if self._buckets is None:
+            records = [self._order[start + row] for row in self._rows]
+        else:
+            shape, chosen = self._buckets.batch(step)
+            records = chosen[list(self._rows)].tolist()
+        examples = [
+            self._example(start + row, record, shape)
+            for row, record in zip(self._rows, records, strict=True)
+        ]
         names = examples[0].keys()
         return {
             name: np.stack([example[name] for example in examples])
@@ -137,53 +152,42 @@ class Pipeline:
     def batches_from(self, step: int) -> Generator[Batch]:
         """Endless `batch(step)`, `batch(step + 1)`, ..., made ahead.
 
-        Starts at once at any step. Closing the iterator (`.close()`, or
-        letting go of it) ends its threads and worker processes.
+        Starts at once at any step; closing the iterator ends its threads and
+        worker processes. See `ahead.batches_from`.
         """
         options = self._options
-        processes = max(1, options.workers)
-        ahead = -(-options.prefetch // processes)
-        steps = grain.MapDataset.source(_Steps(self))[step:]
-        dataset = steps.to_iter_dataset(
-            grain.ReadOptions(
-                # grain warns of more threads than places to fill.
-                num_threads=min(options.threads, ahead),
-                prefetch_buffer_size=ahead,
-            )
+        return batches_from(
+            self,
+            step,
+            threads=options.threads,
+            workers=options.workers,
+            prefetch=options.prefetch,
         )
-        if options.workers:
-            _parse_flags()
-            dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(
-                    num_workers=options.workers, per_worker_buffer_size=1
-                )
-            )
-        iterator = iter(dataset)
-        try:
-            for batch in iterator:
-                # Workers hand over views of shared memory: own the arrays.
-                yield (
-                    {name: np.array(array) for name, array in batch.items()}
-                    if options.workers
-                    else batch
-                )
-        finally:
-            iterator.close()
 
-    def _example(self, number: int) -> dict[str, np.ndarray]:
+    def _example(
+        self, number: int, first: int, shape: Size
+    ) -> dict[str, np.ndarray]:
         """Example `number` of the run, with a substitute where broken."""
-        options = self._options
+        options, index = self._options, first
         rng = np.random.default_rng((options.seed, number))
-        first = index = self._order[number]
         for _ in range(_MAX_SUBSTITUTES + 1):
+            before = rng.bit_generator.state
             try:
-                example = self._crops(read(self._source, index), rng)
+                picture = open_picture(self._source, index)
+                example = self._crops(picture, rng, shape)
             except BrokenImage:
-                # Drawn, not the next in order: damage comes in runs, as when
-                # a download broke off.
+                # A broken image takes no draws, wherever it breaks. Drawn,
+                # not the next in order: damage comes in runs, as when a
+                # download broke off.
+                rng.bit_generator.state = before
                 index = int(rng.integers(len(self._source)))
                 continue
             broken = -1 if index == first else first
+            if self._buckets is not None:
+                original = picture.height, picture.width
+                ratio = self._buckets.ratio(shape)
+                example["size"] = np.array(original, np.float32)
+                example["aspect"] = np.array([ratio], np.float32)
             return example | {
                 "index": np.array(index, np.int32),
                 "broken": np.array(broken, np.int32),
@@ -195,82 +199,33 @@ class Pipeline:
         )
 
     def _crops(
-        self, image: np.ndarray, rng: np.random.Generator
+        self, picture: Picture, rng: np.random.Generator, shape: Size
     ) -> dict[str, np.ndarray]:
-        """Target and view of one image; draws crop, flip, view, in order."""
+        """Target and view of one image; draws crop, flip, view, in order.
+
+        The boxes are drawn before a pixel is decoded, so that a JPEG need
+        not be at more than their scale.
+        """
         options = self._options
-        size, min_side = options.image_size, options.min_side
+        height, width = picture.height, picture.width
+        if min(height, width) < options.min_side:
+            raise BrokenImage("is smaller than the crop")
+        aspect = None if isinstance(shape, int) else shape[1] / shape[0]
         if options.crop == "random":
+            ratio = (aspect, aspect) if aspect else (3 / 4, 4 / 3)
             scale = (options.min_scale, 1.0)
-            target, box = random_resized_crop(
-                image, size, rng, scale, min_side=min_side
-            )
+            box = random_box(height, width, rng, scale, ratio)
         else:
-            target = center_crop(image, size, min_side)
-            box = center_box(*image.shape[:2])
+            box = center_box(height, width, aspect or 1.0)
         mirrored = rng.random() < options.flip
-        result = {"image": flip(target) if mirrored else target}
-        if options.view_size:
-            seen = view(
-                image,
-                box,
-                options.view_size,
-                rng,
-                options.view_min_scale,
-                options.view_flip,
-                options.view_jitter,
-            )
-            result["view"] = flip(seen) if mirrored else seen
-        return result
-
-
-class _Order:
-    """Example number to record index: every record once an epoch.
-
-    Above `_SMALL` records grain computes each place of the shuffle by itself,
-    with no memory; below, its search would take up to milliseconds (it walks
-    65,536 places for a handful of records), so the epoch is permuted whole.
-    """
-
-    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
-        self._length = length
-        self._seed = seed
-        order = grain.MapDataset.range(length)
-        if shuffle:
-            # grain seeds an epoch with seed + epoch, so that seed 1 would
-            # start with the second epoch of seed 0: hash the seed first.
-            hashed = np.random.SeedSequence(seed).generate_state(1)
-            order = order.shuffle(seed=int(hashed[0]))
-        self._order = order.repeat(None)
-        self._permuted = shuffle and length <= _SMALL
-
-    def __getitem__(self, number: int) -> int:
-        if self._permuted:
-            epoch, place = divmod(number, self._length)
-            return int(_permutation(self._length, self._seed, epoch)[place])
-        return int(self._order[number])
-
-
-@lru_cache(maxsize=64)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    # The third number keeps these draws apart from those of example `epoch`.
-    return np.random.default_rng((seed, epoch, 1)).permutation(length)
-
-
-class _Steps:
-    """The batches of a pipeline as a random-access source for grain."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, step: int) -> Batch:
-        return self._pipeline.batch(step)
-
-
-def _parse_flags() -> None:
-    """grain's workers read absl flags, which only absl programs parse."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+        if not options.view_size:
+            (target,) = picture.cut([(box, shape)])
+            return {"image": flip(target) if mirrored else target}
+        seen = view_box(box, rng, options.view_min_scale)
+        view_mirrored = rng.random() < options.view_flip
+        target, view = picture.cut([(box, shape), (seen, options.view_size)])
+        view = jitter(view, rng, options.view_jitter)
+        return {
+            "image": flip(target) if mirrored else target,
+            "view": flip(view) if mirrored != view_mirrored else view,
+        }

@@ -192,6 +192,14 @@ def same(name: str, values: Mapping[str, Any]) -> None:
                 )
 
 
+def leave(why: str, code: int) -> NoReturn:
+    """Ends this process, and every other with the same code and a sentence
+    that says why."""
+    if _member is None:
+        raise SystemExit(code)
+    _member.leave(why, code)
+
+
 def request(text: str) -> None:
     """Asks that all processes get `text` from the same call of `reached`."""
     if _member is not None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from i2i_prior.checkpoint import Checkpoints
-from i2i_prior.data.pipeline import BrokenTally, Pipeline
+from i2i_prior.data.broken import BrokenTally
+from i2i_prior.data.cached import CachedPipeline
+from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.loop.goodput import Ledger
 from i2i_prior.loop.journal import Journal
 from i2i_prior.loop.looking import Looking
@@ -29,7 +32,7 @@ class Run:
     config: ConfigDict
     workdir: Path
     program: Program
-    pipeline: Pipeline
+    pipeline: Pipeline | CachedPipeline
     checkpoints: Checkpoints
     rollbacks: Rollbacks
     preemption: Preemption
@@ -41,7 +44,7 @@ class Run:
     tally: BrokenTally
     profiler: StepProfiler
     saved_at: float  # seconds of the monotonic clock
-    compiled: bool = False
+    compiled: set[Any] = field(default_factory=set)  # shapes of batches
 
 
 def primary() -> bool:

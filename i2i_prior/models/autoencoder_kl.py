@@ -241,6 +241,13 @@ class AutoencoderKL(nnx.Module):
         mean, log_variance = jnp.split(h.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
+    def gaussian(self, images: Array) -> tuple[Array, Array]:
+        """`moments` of the normalised latent: what `sample` draws from."""
+        mean, log_variance = self.moments(images)
+        _, deviation = self._statistics(mean)
+        factor = jnp.asarray(self.config.scale) / deviation
+        return self._normalise(mean), log_variance + 2 * jnp.log(factor)
+
     def encode(self, images: Array) -> Array:
         """images (B, H, W, 3) in [-1, 1] -> the mean, normalised.
 
@@ -262,6 +269,11 @@ class AutoencoderKL(nnx.Module):
             noise = jax.random.normal(key, mean.shape)
         return self._normalise(mean + jnp.exp(0.5 * log_variance) * noise)
 
+    def _statistics(self, z: Array) -> tuple[Array | float, Array | float]:
+        if self.statistics is None:
+            return 0.0, 1.0
+        return self.statistics(*z.shape[1:3])
+
     def decode(self, latents: Array) -> Array:
         """Normalised latents (B, h, w, channels) -> images, not clipped.
 
@@ -271,16 +283,14 @@ class AutoencoderKL(nnx.Module):
         config = self.config
         z = latents.astype(jnp.float32)
         z = z / jnp.asarray(config.scale) + jnp.asarray(config.shift)
-        if self.statistics is not None:
-            mean, deviation = self.statistics(*z.shape[1:3])
-            z = z * deviation + mean
+        mean, deviation = self._statistics(z)
+        z = z * deviation + mean
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         return self.decoder(z).astype(jnp.float32)
 
     def _normalise(self, z: Array) -> Array:
-        if self.statistics is not None:
-            mean, deviation = self.statistics(*z.shape[1:3])
-            z = (z - mean) / deviation
+        mean, deviation = self._statistics(z)
+        z = (z - mean) / deviation
         config = self.config
         return (z - jnp.asarray(config.shift)) * jnp.asarray(config.scale)

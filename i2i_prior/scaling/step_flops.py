@@ -67,16 +67,19 @@ def step_flops(config: ConfigDict) -> StepFlops:
     )
     encoder = flops.vit_macs(modules.encoder_config(config))
     trained = config.encoder.kind != "frozen"
+    encoded = not config.data.cached
     latent = modules.autoencoder_config(config)
     images = config.data.batch_size
     passes = 4 if dit.remat == "full" else 3
     return StepFlops(
         prior=flops.training_flops(prior) * images,
         encoder=flops.training_flops(encoder * trained, encoder * (not trained))
-        * images,
+        * images
+        * encoded,
         autoencoder=2.0
         * flops.encode_macs(latent, config.data.image_size)
-        * images,
+        * images
+        * encoded,
         recomputed=2.0 * again * images,
         attention=2.0 * attention * passes * images,
     )

@@ -22,6 +22,7 @@ from i2i_prior.models.dit import frozen_names
 from i2i_prior.models.functional import Flat, partition
 from i2i_prior.models.matmul import PRECISIONS, Array
 from i2i_prior.models.preprocess import normalise
+from i2i_prior.models.vit import Features
 from i2i_prior.parallel.layout import over_all, over_batch, per_image
 from i2i_prior.parallel.sharding import gather_all
 from i2i_prior.tasks.conditions import Conditions, null_tokens, with_null
@@ -30,6 +31,7 @@ from i2i_prior.tasks.modules import (
     conditioner_config,
     dit_config,
     has_autoencoder,
+    is_gaussian,
     make_model,
 )
 
@@ -71,22 +73,34 @@ class I2ITask:
         return partition(self._init(key), self._frozen)
 
     def latent_shape(self, batch: int) -> tuple[int, int, int, int]:
-        """(B, H, W, C) of the latents of `batch` images."""
+        """(B, H, W, C) of the latents of `batch` square images."""
         side = self.config.data.image_size // self.latent.factor
         return batch, side, side, self.latent.channels
 
-    def draw(self, key: Array, batch: int) -> Draws:
+    def shape_of(self, batch: dict[str, Array]) -> tuple[int, int, int, int]:
+        """(B, H, W, C) of the latents of a batch of images of any shape."""
+        if "latent" in batch:
+            return (*batch["latent"].shape[:3], self.latent.channels)
+        count, height, width, _ = batch["image"].shape
+        factor = self.latent.factor
+        return count, height // factor, width // factor, self.latent.channels
+
+    def draw(self, key: Array, latents: tuple[int, int, int, int]) -> Draws:
         """Everything random of one step, for the whole global batch.
 
         Drawn before micro-batching and sharding, so that neither changes
         the loss.
+
+        Args:
+          key: of the step.
+          latents: their shape (B, H, W, C).
 
         Returns:
           t (B,), noise (B, H, W, C), drop bool (B,), and where configured
           embedding_noise (B, M0, C), keep bool (B, M), and posterior
           (B, H, W, C) for a draw from the autoencoder's Gaussian.
         """
-        config = self.config
+        config, batch = self.config, latents[0]
         times, noise, drop, embedding, keep = jax.random.split(key, 5)
         draws = {
             "t": objectives.draw_times(
@@ -97,7 +111,7 @@ class I2ITask:
                 config.diffusion.time_mean,
                 config.diffusion.time_std,
             ),
-            "noise": jax.random.normal(noise, self.latent_shape(batch)),
+            "noise": jax.random.normal(noise, latents),
             "drop": jax.random.bernoulli(
                 drop, config.conditioner.drop_rate, (batch,)
             ),
@@ -110,12 +124,11 @@ class I2ITask:
             draws["keep"] = draw_keep(
                 keep, batch, shape.tokens, config.conditioner.mask_rate
             )
-        if has_autoencoder(config) and self.latent.kind == "kl":
+        encodes = has_autoencoder(config) or config.data.cached
+        if encodes and is_gaussian(config):
             # Of a key of its own, so that the other draws stay what they are.
             posterior = jax.random.fold_in(noise, 1)
-            draws["posterior"] = jax.random.normal(
-                posterior, self.latent_shape(batch)
-            )
+            draws["posterior"] = jax.random.normal(posterior, latents)
         return draws
 
     def loss(
@@ -125,7 +138,7 @@ class I2ITask:
 
         Args:
           parameters: all of them, trainable and frozen, by name.
-          batch: image uint8 (B, S, S, 3), view uint8 (B, V, V, 3).
+          batch: see `modules.example_shapes`.
           draws: of `draw`, or a slice of them.
 
         Returns:
@@ -142,9 +155,10 @@ class I2ITask:
             )
         tokens = model.conditioner(embeddings, draws["drop"])
         x_t = objectives.add_noise(x0, draws["noise"], draws["t"], self.path)
-        output = self._network(
-            model, x_t, draws["t"], tokens=tokens, mask=draws.get("keep")
-        )
+        doors = {"tokens": tokens, "mask": draws.get("keep")}
+        if config.model.size_conditions:
+            doors |= {"size": batch["size"], "aspect": batch["aspect"]}
+        output = self._network(model, x_t, draws["t"], **doors)
         return objectives.loss(
             output,
             x0,
@@ -168,6 +182,8 @@ class I2ITask:
         """Latents and embeddings: each device reads images of its own, so
         that context and tensor shards do not read the same ones."""
         noise = draws.get("posterior")
+        if "latent" in batch:
+            return self._read_cached(model, batch, noise)
         if noise is not None:
             noise = over_all(noise)
         images, views = over_all(batch["image"]), over_all(batch["view"])
@@ -175,6 +191,16 @@ class I2ITask:
             x0 = self._encode(model, images, noise)
             embeddings = self._embed(model, views)
         return over_batch(x0), over_batch(embeddings)
+
+    def _read_cached(
+        self, model: Any, batch: dict[str, Array], noise: Array | None
+    ) -> tuple[Array, Array]:
+        x0 = batch["latent"].astype(jnp.float32)
+        if noise is not None:
+            mean, log_variance = jnp.split(x0, 2, axis=-1)
+            x0 = mean + jnp.exp(0.5 * log_variance) * noise
+        features = batch["embedding"]
+        return x0, model.conditioner.choose(Features(features[:, 0], features))
 
     def _encode(self, model: Any, images: Array, noise: Array | None) -> Array:
         images = to_float(images)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -99,6 +100,44 @@ def autoencoder_config(config: ConfigDict):
     if section.shape:
         return config_from_json(section.shape)
     return AUTOENCODERS[section.kind]
+
+
+def example_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a step reads of one example: images as bytes, or with
+    `data.cached` what `i2i-prior prepare` made of them.
+
+    Returns:
+      image (S, S, 3) and view (V, V, 3), uint8; or latent (h, w, c), where
+      c is twice the channels for a Gaussian, and embedding (M, C), which may
+      come in bfloat16 as well. With `data.aspect_buckets` an image is about
+      as large as this square, and size (2,) and aspect (1,), float32, say
+      what it was.
+    """
+    if not config.data.cached:
+        sides = {"image": config.data.image_size, "view": view_size(config)}
+        shapes = {
+            name: jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)
+            for name, side in sides.items()
+        }
+        if config.data.aspect_buckets:
+            shapes["size"] = jax.ShapeDtypeStruct((2,), jnp.float32)
+            shapes["aspect"] = jax.ShapeDtypeStruct((1,), jnp.float32)
+        return shapes
+    latent = autoencoder_config(config)
+    side = config.data.image_size // latent.factor
+    channels = latent.channels * (2 if is_gaussian(config) else 1)
+    conditioner = conditioner_config(config)
+    length = 1 if conditioner.choice == "cls" else conditioner.patches
+    width = conditioner.embedding_width
+    return {
+        "latent": jax.ShapeDtypeStruct((side, side, channels), jnp.float16),
+        "embedding": jax.ShapeDtypeStruct((length, width), jnp.float16),
+    }
+
+
+def is_gaussian(config: ConfigDict) -> bool:
+    """Whether an image's latent is a Gaussian, from which one is drawn."""
+    return getattr(autoencoder_config(config), "kind", "") == "kl"
 
 
 def has_autoencoder(config: ConfigDict) -> bool:

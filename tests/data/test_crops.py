@@ -6,19 +6,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data.images import (
-    BrokenImage,
+from i2i_prior.data import crops
+from i2i_prior.data.crops import (
     center_box,
     center_crop,
     flip,
+    jitter,
     random_resized_crop,
     resize,
-    view,
+    view_box,
 )
+from i2i_prior.data.sources import open_source
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    """A photograph of at least 700 x 700 pixels."""
+    source = open_source("builtin:photos")
+    pixels = [source[i].data for i in range(len(source))]
+    return max(pixels, key=lambda image: min(image.shape[:2]))
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
@@ -39,8 +49,11 @@ def test_sizes_are_exact_and_boxes_inside(shape, size):
         assert 0 <= top < bottom <= shape[0]
         assert crop.shape == (size, size, 3)
         assert crop.dtype == np.uint8
-        look = view(image, box, 9, generator, 0.3, 0.5, 0.4)
-        assert look.shape == (9, 9, 3)
+        x0, y0, x1, y1 = view_box(box, generator, 0.3)
+        assert left <= x0 < x1 <= right
+        assert top <= y0 < y1 <= bottom
+        look = jitter(crop, generator, 0.4)
+        assert look.shape == crop.shape
         assert look.dtype == np.uint8
     assert center_crop(image, size).shape == (size, size, 3)
 
@@ -148,59 +161,85 @@ def test_an_extreme_shape_costs_no_memory():
     assert random_resized_crop(image, 256, rng())[0].shape == (256, 256, 3)
 
 
-def test_small_images_are_scaled_up_or_refused():
-    image = coordinates(10, 40)
-    assert center_crop(image, 16, min_side=10).shape == (16, 16, 3)
-    with pytest.raises(BrokenImage, match="smaller than the crop"):
-        center_crop(image, 16, min_side=11)
-    with pytest.raises(BrokenImage, match="smaller than the crop"):
-        random_resized_crop(image, 16, rng(), min_side=11)
-
-
 def test_flip():
     image = coordinates(3, 4)
     assert np.array_equal(flip(image)[1, 0], image[1, 3])
     assert np.array_equal(flip(flip(image)), image)
 
 
-def test_a_plain_view_is_the_box_itself():
-    image, box = coordinates(60, 80), (10, 20, 50, 44)
-    assert np.array_equal(view(image, box, 24, rng()), resize(image, box, 24))
-    mirrored = view(image, box, 24, rng(), flip_probability=1.0)
-    assert np.array_equal(mirrored, flip(resize(image, box, 24)))
+def test_flip_does_without_the_library(monkeypatch):
+    image = coordinates(5, 7)
+    mirrored = flip(image)
+    monkeypatch.setattr(crops, "imgproc", None)
+    assert np.array_equal(flip(image), mirrored)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((100, 140), 64),  # down a little
+        ((300, 300), 64),  # down a lot
+        ((40, 30), 64),  # up
+        ((500, 500), 64),  # where Pillow takes over
+        ((120, 180), (48, 96)),  # not square
+    ],
+)
+def test_both_resizers_agree(photo, monkeypatch, shape, size):
+    box = (10, 20, 10 + shape[1], 20 + shape[0])
+    ours = resize(photo, box, size).astype(int)
+    monkeypatch.setattr(crops, "imgproc", None)
+    assert np.abs(resize(photo, box, size) - ours).mean() < 0.2
+    left, top, right, bottom = box
+    whole = Image.fromarray(photo[top:bottom, left:right]).resize(
+        ours.shape[1::-1], Image.Resampling.BICUBIC
+    )
+    assert np.abs(np.asarray(whole) - ours).mean() < 0.5
+
+
+def test_a_box_between_pixels_is_where_it_says():
+    y, x = np.mgrid[:60, :80]
+    image = np.stack([3 * x, 4 * y, 0 * x], -1).astype(np.uint8)
+    found = resize(image, (10.5, 20.25, 42.5, 52.25), 32).astype(float)
+    # Pixel i covers [i, i + 1]: its value 3 i stands at i + 0.5.
+    across, down = np.arange(32) + 10.5, np.arange(32) + 20.25
+    inner = slice(2, -2)
+    wanted = 3 * (across + 0.5 - 0.5)
+    assert np.abs(found[0, inner, 0] - wanted[inner]).max() <= 1
+    wanted = 4 * (down + 0.5 - 0.5)
+    assert np.abs(found[inner, 0, 1] - wanted[inner]).max() <= 1
+
+
+def test_a_plain_view_is_the_box_itself_and_draws_nothing():
+    generator = rng()
+    assert view_box((10, 20, 50, 44), generator, 1.0) == (10, 20, 50, 44)
+    assert generator.random() == rng().random()
 
 
 def test_sub_crops_stay_in_the_box_and_keep_its_aspect():
-    image, box = coordinates(200, 250), (50, 40, 210, 160)
-    spans = []
-    for seed in range(300):
-        x = view(image, box, 64, rng(seed), 0.25)[..., 0].astype(float)
-        y = view(image, box, 64, rng(seed), 0.25)[..., 1].astype(float)
-        assert x.min() >= 49
-        assert x.max() <= 210
-        assert y.min() >= 39
-        assert y.max() <= 160
-        spans.append((np.ptp(x) + 1, np.ptp(y) + 1))
-    width, height = np.array(spans).T
-    share = width * height / (160 * 120)
-    assert share.min() == pytest.approx(0.25, abs=0.05)
+    box = (50, 40, 210, 160)
+    drawn = [view_box(box, rng(seed), 0.25) for seed in range(300)]
+    left, top, right, bottom = np.array(drawn, float).T
+    assert left.min() >= 50
+    assert right.max() <= 210
+    assert top.min() >= 40
+    assert bottom.max() <= 160
+    share = (right - left) * (bottom - top) / (160 * 120)
+    assert share.min() == pytest.approx(0.25, abs=0.02)
     assert share.max() == pytest.approx(1, abs=0.06)
-    aspect = width / height / (160 / 120)
-    assert aspect.min() > 0.83
-    assert aspect.max() < 1.2
+    aspect = (right - left) / (bottom - top) / (160 / 120)
+    assert aspect.min() > 0.85
+    assert aspect.max() < 1.16
 
 
 def test_jitter_is_mild_and_nothing_at_zero():
-    image, box = coordinates(64, 64), (0, 0, 64, 64)
-    plain = view(image, box, 64, rng(5))
-    assert np.array_equal(plain, view(image, box, 64, rng(5), jitter=0.0))
-    changed = view(image, box, 64, rng(5), jitter=0.2)
+    plain, generator = coordinates(64, 64), rng(5)
+    assert np.array_equal(jitter(plain, generator, 0.0), plain)
+    assert generator.random() == rng(5).random()
+    changed = jitter(plain, rng(5), 0.2)
     difference = np.abs(changed.astype(int) - plain)
     assert 0 < difference.mean() < 20
     grey = np.full((8, 8, 3), 100, np.uint8)
-    values = [
-        view(grey, (0, 0, 8, 8), 8, rng(s), jitter=0.3) for s in range(200)
-    ]
+    values = [jitter(grey, rng(s), 0.3) for s in range(200)]
     # Contrast and saturation leave a grey plane alone: brightness is left.
     means = np.array([value.mean() for value in values])
     assert means.min() >= 69

@@ -10,10 +10,14 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from i2i_prior.data.images import BrokenImage, decode
-from i2i_prior.data.sources import Record
+from i2i_prior.data.sources import Record, open_source
+
+NOISE = Image.fromarray(
+    np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **kwargs) -> bytes:
@@ -37,13 +41,16 @@ def ramp(height: int = 24, width: int = 40) -> Image.Image:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG of so many black-and-white pixels that holds none of them."""
+    return png(width, height, 1, 0, b"")
 
+
+def png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + crc
 
-    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    parts = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b""))
+    size = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
 
 
@@ -133,14 +140,97 @@ def test_one_pixel():
     ]
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP"])
+def test_long_sides(form):
+    long = 16_000 if form == "WEBP" else 30_000
+    assert pixels_of(Image.new("RGB", (long, 3)), form).shape == (3, long, 3)
+
+
+def test_sixteen_bit_colour_keeps_its_high_byte():
+    data = png(2, 1, 16, 2, bytes.fromhex("00 01ff 7f00 ff10 8000 0000 00ff"))
+    result = decode(Record("x", data))
+    assert result.tolist() == [[[0x01, 0x7F, 0xFF], [0x80, 0, 0]]]
+
+
+def test_palette_with_transparency_in_its_entries():
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60, 0, 0, 0])
+    palette.putdata([0, 1, 2])
+    result = pixels_of(palette, transparency=bytes([255, 0, 128]))
+    assert result[0].tolist() == [[10, 20, 30], [255] * 3, [127] * 3]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation(form):
+    frames = [Image.new("RGB", (9, 7), (200 - 90 * i, 0, 0)) for i in range(3)]
+    kwargs = {"lossless": True} if form == "WEBP" else {}
+    data = encoded(
+        frames[0], form, save_all=True, append_images=frames[1:], **kwargs
+    )
+    result = decode(Record("x", data))
+    assert result.shape == (7, 9, 3)
+    assert (result == [200, 0, 0]).all()
+
+
+def test_the_first_picture_of_an_mpo():
+    frames = [Image.new("RGB", (16, 8), (c, c, c)) for c in (60, 200)]
+    data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    result = decode(Record("x", data))
+    assert result.shape == (8, 16, 3)
+    assert np.abs(result.astype(int) - 60).max() <= 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_colour_profiles_are_ignored(form):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    tagged = pixels_of(ramp(), form, icc_profile=profile)
+    assert np.array_equal(tagged, pixels_of(ramp(), form))
+
+
+def test_a_name_says_nothing(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(ramp(), "JPEG"))
+    (tmp_path / "b.jpg").write_bytes(encoded(ramp(), "PNG"))
+    source = open_source(f"folder:{tmp_path}")
+    assert [decode(record).shape for record in source] == [(24, 40, 3)] * 2
+
+
+def test_lossless_jpeg():
+    data = bytes.fromhex(
+        "ffd8ffc40017000101010100000000000000000000000004050208ffc3000b080008"
+        "000801001100ffda0008010000060000e7fdef7bdef7618c6318c6586318c6319618"
+        "c6318c6586318c6319618c6318c6586318c6319618c6318c60ffd9"
+    )
+    assert outcome(data) in ((8, 8, 3), "broken")
+
+
+@pytest.mark.parametrize("marker", [0xC9, 0xCA, 0xC5, 0xC7, 0xCB])
+def test_rare_kinds_of_jpeg_end_as_pixels_or_as_broken(marker):
+    # Arithmetic, hierarchical ...: what is behind the header is not of them.
+    for progressive in (False, True):
+        data = encoded(ramp(), "JPEG", progressive=progressive)
+        start = b"\xff\xc2" if progressive else b"\xff\xc0"
+        data = data.replace(start, bytes([0xFF, marker]), 1)
+        assert outcome(data) in ((24, 40, 3), "broken")
+
+
+def test_a_jpeg_of_many_scans_is_refused():
+    # 8 bytes a scan, each of which walks over all pixels.
+    data = encoded(Image.new("L", (4000, 4000)), "JPEG", progressive=True)
+    scan = data[data.rfind(b"\xff\xda") : -2]
+    with pytest.raises(BrokenImage, match="more than 64 scans"):
+        decode(Record("x", data[:-2] + scan * 1000 + data[-2:]))
+
+
+def outcome(data: bytes) -> tuple[int, ...] | str:
+    try:
+        return decode(Record("x", data)).shape
+    except BrokenImage:
+        return "broken"
+
+
 def test_pixels_come_back_as_they_are():
     pixels = np.asarray(ramp())
     assert decode(Record("x", pixels)) is pixels
-
-
-NOISE = Image.fromarray(
-    np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-)
 
 
 @pytest.mark.parametrize(

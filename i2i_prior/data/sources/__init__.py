@@ -1,23 +1,33 @@
-"""Sources of images: `folder:`, `tar:` and `builtin:` behind one protocol."""
+"""Sources of images: what a SPEC means, behind one protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 from i2i_prior.data.record import Record, Source
-from i2i_prior.data.sources.folder import FolderSource
-from i2i_prior.data.sources.tar import TarSource
-from i2i_prior.errors import UserError
+from i2i_prior.data.sources.mixture import Mixture
+from i2i_prior.data.sources.spec import parse, parse_mix
 
-__all__ = ["OPENERS", "Record", "Source", "open_source"]
+__all__ = ["OPENERS", "Mixture", "Record", "Source", "open_source"]
 
 
 def open_source(spec: str) -> Source:
     """Opens a SPEC such as `folder:/data/images` or `builtin:photos`.
 
     Args:
-        spec: `folder:PATH` (recursive), `tar:PATTERN` (WebDataset shards,
-            wildcards allowed), `builtin:photos`, `builtin:photos/heldout`.
+        spec: `scheme:place`, and `#option=value,option=value` after it:
+            `folder:PLACE` (recursive),
+            `tar:PATTERN#image=ENDING` (WebDataset shards),
+            `arrayrecord:FOLDER` or a pattern,
+            `tfds:NAME/SPLIT#data_dir=FOLDER,image=KEY`,
+            `parquet:PATTERN#image=COLUMN,caption=COLUMN,label=COLUMN`,
+            `select:FILE` (what `i2i-prior curate` kept),
+            `builtin:photos`, `builtin:photos/heldout`, or
+            `mix:0.7*SPEC + 0.3*SPEC`, which is a `Mixture`.
+            Patterns take wildcards. Folders, tar and Parquet may be URLs
+            (`s3://`, `gs://`, `https://`, ...).
 
     Returns:
         A source of at least one record, in an order that depends only on
@@ -26,41 +36,42 @@ def open_source(spec: str) -> Source:
     Raises:
         UserError: the scheme is unknown, or nothing readable is there.
     """
-    scheme, colon, rest = spec.partition(":")
-    if not colon or scheme not in OPENERS:
-        known = ", ".join(f"{name}:" for name in OPENERS)
-        raise UserError(
-            f"Image source {spec!r} is not understood: write one of {known} "
-            "followed by a path or name, as in folder:/data/images."
+    if spec.startswith("mix:"):
+        parts = parse_mix(spec.removeprefix("mix:"))
+        return Mixture(
+            [open_source(part) for _, part in parts],
+            [weight for weight, _ in parts],
         )
-    if not rest:
-        raise UserError(
-            f"Image source {spec!r} names nothing after the colon: write a "
-            "path or name there, as in folder:/data/images."
-        )
-    return OPENERS[scheme](rest)
+    options = {scheme: names for scheme, (_, names) in _KINDS.items()}
+    found = parse(spec, options)
+    return OPENERS[found.scheme](found.place, **found.options)
 
 
-def _open_builtin(name: str) -> Source:
-    from i2i_prior.data.builtin import PhotoSource
+def _opener(path: str) -> Callable[..., Source]:
+    """Calls what is named module:function, imported at the first call."""
 
-    return PhotoSource(name)
+    def open_it(place: str, **options: str) -> Source:
+        module, _, name = path.partition(":")
+        found: Any = getattr(import_module(f"i2i_prior.data.{module}"), name)
+        return found(place, **options)
 
-
-def _not_read_yet(scheme: str) -> Callable[[str], Source]:
-    def refuse(rest: str) -> Source:
-        raise UserError(
-            f"Image source {scheme}:{rest} is of a kind that this version "
-            "does not read yet: use folder: or tar: instead."
-        )
-
-    return refuse
+    return open_it
 
 
-OPENERS: dict[str, Callable[[str], Source]] = {
-    "folder": FolderSource,
-    "tar": TarSource,
-    "builtin": _open_builtin,
-    "arrayrecord": _not_read_yet("arrayrecord"),
-    "tfds": _not_read_yet("tfds"),
+# scheme -> what opens it, and its options
+_KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "folder": ("sources.folder:FolderSource", ()),
+    "tar": ("sources.tar:TarSource", ("image",)),
+    "arrayrecord": ("sources.arrayrecord:ArrayRecordSource", ()),
+    "tfds": ("sources.tfds:TfdsSource", ("data_dir", "image")),
+    "parquet": (
+        "sources.parquet:ParquetSource",
+        ("image", "caption", "label"),
+    ),
+    "select": ("curation.selected:open_selection", ()),
+    "builtin": ("builtin:PhotoSource", ()),
+}
+
+OPENERS: dict[str, Callable[..., Source]] = {
+    scheme: _opener(path) for scheme, (path, _) in _KINDS.items()
 }

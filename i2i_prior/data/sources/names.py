@@ -1,6 +1,11 @@
-"""Which file names are images."""
+"""Names of records: which are images, and how millions of them are kept."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -9,3 +14,59 @@ def is_image_name(path: str) -> bool:
     """Whether a path names an image that is not hidden (`._x.jpg`, ...)."""
     base = path.rpartition("/")[2]
     return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
+
+
+class Names(Sequence[str]):
+    """Immutable names in two arrays: 8 bytes a name and its characters.
+
+    A list of strings would take about 60 bytes more a name, and be copied
+    object by object into each worker.
+
+    Args:
+        text: uint8, the names one after the other, in UTF-8 (bytes that are
+            none are kept as they are).
+        ends: int64, where each name ends in `text`.
+    """
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
+        self.text, self.ends = text, ends
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Names:
+        """The same names, packed."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        text = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(text, np.cumsum(lengths))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Names]) -> Names:
+        """All names of all parts, in their order."""
+        starts = np.cumsum([0, *(len(part.text) for part in parts)])
+        ends = [p.ends + start for p, start in zip(parts, starts, strict=False)]
+        return cls(
+            np.concatenate([part.text for part in parts]), np.concatenate(ends)
+        )
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        end = int(self.ends[index])  # raises IndexError
+        before = index - 1 if index >= 0 else index - 1 + len(self.ends)
+        start = int(self.ends[before]) if before >= 0 else 0
+        return self.text[start:end].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        text, start = self.text.tobytes(), 0
+        for end in self.ends.tolist():
+            yield text[start:end].decode("utf-8", "surrogateescape")
+            start = end

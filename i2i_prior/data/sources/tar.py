@@ -1,24 +1,29 @@
-"""Images in tar archives."""
+"""Images in tar archives, in the WebDataset convention."""
 
 from __future__ import annotations
 
-import glob
 import os
-import tarfile
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from i2i_prior.data.record import Record, fingerprint_of
-from i2i_prior.data.sources.names import EXTENSIONS, is_image_name
+from i2i_prior.data.sources import places
+from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
+from i2i_prior.data.sources.sidecars import fields_of
+from i2i_prior.data.sources.tar_index import TarIndex, index_of, split
 from i2i_prior.errors import UserError
 
 # Open archives per process: a training set of thousands of shards must not
 # run into the usual limit of 1,024 open files.
 _OPEN_ARCHIVES = 256
+# The files of an example lie side by side; with more than this between them
+# they are read one by one.
+_GAP = 1 << 16  # bytes
 
 
 class _Archive:
@@ -38,44 +43,121 @@ class _Archive:
 
 
 class TarSource:
-    """The images inside uncompressed tar archives, in archive order.
+    """The examples inside uncompressed tar archives, in archive order.
 
-    The archives are walked once for the offsets; a read is one `os.pread`,
-    which needs no lock and no seek. Nothing is ever unpacked, so absolute
-    or `..` member names do no harm. Other members (`.cls`, `.txt`, ...) are
-    passed over. With several archives a name is `archive.tar/member`.
+    Neighbouring members whose names agree up to the first dot of the base
+    name are one example: its first image is the data, further ones, the
+    captions, the class and the JSON object are fields (see `sidecars`). What
+    has no image is passed over. With several archives a record is named
+    `archive.tar/member`.
+
+    The archives are walked once for the offsets, which are kept in the
+    user's cache while size and time of change stay; a read is one
+    `os.pread`, which needs no lock and no seek. Nothing is ever unpacked, so
+    absolute or `..` member names do no harm.
+
+    Attributes:
+        notes: one sentence for each archive that is cut or damaged; what
+            lies before the damage is used. They are warned of as well.
+
+    Args:
+        pattern: path, wildcard, or URL that fsspec reads.
+        image: which image of an example is the data, by what its name ends
+            in after the key, as "labels.jpg"; "" for the first. Examples
+            without one are passed over.
+
+    Raises:
+        UserError: an archive is missing or holds nothing whole, or there is
+            no image.
     """
 
-    def __init__(self, pattern: str) -> None:
-        self._paths = _find_archives(pattern)
-        names: list[str] = []
-        places: list[tuple[int, int, int]] = []
-        for number, path in enumerate(self._paths):
-            prefix = f"{os.path.basename(path)}/" if self._paths[1:] else ""
-            for name, offset, size in _index_archive(path):
-                names.append(prefix + name)
-                places.append((number, offset, size))
-        if not names:
+    def __init__(self, pattern: str, image: str = "") -> None:
+        self._paths = places.find(places.absolute(pattern), "tar")
+        indices = [index_of(path) for path in self._paths]
+        self._members = Names.joined([index.names for index in indices])
+        self._offsets = np.concatenate([index.offsets for index in indices])
+        self._sizes = np.concatenate([index.sizes for index in indices])
+        self._examples, self._untils = _examples(indices, image.lower())
+        if not len(self._examples):
+            what = f"no image {image}" if image else "no image"
             raise UserError(
-                f"Archive {pattern} holds no image: its members should end "
-                f"in {', '.join(EXTENSIONS)}."
+                f"Archive {pattern} holds {what}: its members should end in "
+                f"{image or ', '.join(EXTENSIONS)}."
             )
-        self.names: Sequence[str] = names
-        self._places = np.array(places, np.int64)
+        self.notes = [index.note for index in indices if index.note]
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
         self._open: OrderedDict[int, _Archive] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
-        number, offset, size = self._places[index].tolist()
-        archive = self._archive(number)
-        data = os.pread(archive.descriptor, size, offset)
-        return Record(self.names[index], data)
+        first, end, chosen = self._examples[index].tolist()
+        index %= len(self)
+        number = int(self._untils.searchsorted(index, side="right"))
+        parts = self._read(number, first, end)
+        further, beside, chosen_name = {}, {}, ""
+        for member, data in enumerate(parts, first):
+            name = self._members[member]
+            if member == chosen:
+                chosen_name = name
+            elif is_image_name(name):
+                further[split(name)[1]] = data
+            else:
+                beside[split(name)[1]] = data
+        fields = fields_of(beside)
+        if further:
+            fields["images"] = further
+        name = self._prefix(number) + chosen_name
+        return Record(name, parts[chosen - first], fields)
 
     def fingerprint(self) -> str:
-        return fingerprint_of("tar", self.names, self._places[:, 2].tolist())
+        sizes = self._sizes[self._examples[:, 2]].tolist()
+        return fingerprint_of("tar", self._names(), sizes)
+
+    def _prefix(self, number: int) -> str:
+        several = len(self._paths) > 1
+        return f"{os.path.basename(self._paths[number])}/" if several else ""
+
+    def _names(self) -> Iterator[str]:
+        start = 0
+        for number, until in enumerate(self._untils.tolist()):
+            prefix = self._prefix(number)
+            for chosen in self._examples[start:until, 2].tolist():
+                yield prefix + self._members[chosen]
+            start = until
+
+    def _read(self, number: int, first: int, end: int) -> list[bytes]:
+        """The bytes of the members in [first, end)."""
+        sizes = self._sizes[first:end].tolist()
+        offsets = self._offsets[first:end].tolist()
+        start, extent = offsets[0], offsets[-1] + sizes[-1] - offsets[0]
+        if extent > sum(sizes) + _GAP:
+            pairs = zip(offsets, sizes, strict=True)
+            return [self._bytes(number, at, size) for at, size in pairs]
+        data = self._bytes(number, start, extent)
+        if len(sizes) == 1:
+            return [data]
+        return [
+            data[at - start : at - start + size]
+            for at, size in zip(offsets, sizes, strict=True)
+        ]
+
+    def _bytes(self, number: int, offset: int, size: int) -> bytes:
+        path = self._paths[number]
+        if not size:
+            return b""
+        if places.is_url(path):
+            data = places.read(path, offset, size)
+        else:
+            # Named, so that it stays open until the read is done.
+            archive = self._archive(number)
+            data = os.pread(archive.descriptor, size, offset)
+        if len(data) != size:
+            raise OSError(5, f"{path} is no longer as it was indexed")
+        return data
 
     def _archive(self, number: int) -> _Archive:
         with self._lock:
@@ -98,33 +180,28 @@ class TarSource:
         self._lock = threading.Lock()
 
 
-def _find_archives(pattern: str) -> list[str]:
-    """Absolute paths of the archives that a path or wildcard means."""
-    expanded = os.path.abspath(os.path.expanduser(pattern))
-    # A plain path wins, so that brackets in a real file name work.
-    paths = [expanded] if os.path.exists(expanded) else glob.glob(expanded)
-    files = sorted(path for path in paths if os.path.isfile(path))
-    if not files:
-        raise UserError(
-            f"Archive {pattern} does not exist: check the path after tar: "
-            "and quote wildcards, as in 'tar:/data/*.tar'."
-        )
-    return files
+def _examples(
+    indices: list[TarIndex], image: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """First member, end and data of each example, and where archives end.
 
-
-def _index_archive(path: str) -> Iterator[tuple[str, int, int]]:
-    """Yields (name, offset in bytes, size in bytes) of every image."""
-    try:
-        with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                # tarfile remembers every member; a million would cost 1 GB.
-                archive.members.clear()  # type: ignore[attr-defined]
-                plain = member.isreg() and not member.issparse()
-                if plain and is_image_name(member.name):
-                    name = member.name.removeprefix("./")
-                    yield name, member.offset_data, member.size
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(
-            f"Archive {path} is not a complete, uncompressed tar ({error}): "
-            "unpack .gz or .zst archives first, or fetch it again."
-        ) from error
+    Returns:
+        (examples, 3) int64 into the members of all archives, and
+        (archives,) int64 into the examples.
+    """
+    tables, base = [], 0
+    for index in indices:
+        right = [
+            is_image_name(name) and image in ("", split(name)[1])
+            for name in index.names
+        ]
+        chosen = np.flatnonzero(np.array(right, bool))
+        first, end = index.starts[:-1], index.starts[1:]
+        # The first right member of each example, if it lies within it.
+        place = np.searchsorted(chosen, first)
+        data = np.append(chosen, len(index.names))[place]
+        table = np.stack([first, end, data], 1)[data < end]
+        tables.append(table + base)
+        base += len(index.names)
+    untils = np.cumsum([len(table) for table in tables])
+    return np.concatenate(tables), untils

@@ -1,0 +1,233 @@
+"""Prepared latents and embeddings, read as training reads them.
+
+    PYTHONPATH=. python benchmarks/cached_data.py [--examples 1000000]
+
+Two data sets of random bytes are written first (and kept in --folder):
+
+  - "lumos": 20,000 examples of a 32x32x4 float16 latent and a 768 float16
+    embedding. Examples/s of batches of 256, threads as in the config, against
+    the same through a torch DataLoader over one .npz a latent (how latent
+    data sets of DiT forks are kept), two workers, interleaved.
+  - "large": many small examples (4x4x4 latents). Of a cold process, imports
+    and all: seconds to the batch of step 0 and of step 900,000; to another
+    one within the process; and resident memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+BATCH = 256
+
+
+def write(folder: Path, count: int, side: int, width: int) -> None:
+    """A prepared data set of random arrays; as `i2i-prior prepare` writes."""
+    from array_record.python import array_record_module
+
+    from i2i_prior.data.examples import Field, Layout
+    from i2i_prior.data.manifest import content_hash
+
+    if (folder / "manifest.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    layout = Layout(
+        [
+            Field("latent", "array", "float16", (1, side, side, 4)),
+            Field("embedding/random", "array", "float16", (1, 1, width)),
+            Field("name", "text"),
+        ]
+    )
+    rng, shards = np.random.default_rng(0), []
+    parts = -(-count // 100_000)
+    for part in range(parts):
+        file = folder / f"data-{part:05d}-of-{parts:05d}.array_record"
+        writer = array_record_module.ArrayRecordWriter(
+            str(file), "group_size:1,uncompressed"
+        )
+        here = min(100_000, count - part * 100_000)
+        for start in range(0, here, 1000):
+            rows = min(1000, here - start)
+            latents = rng.standard_normal((rows, 1, side, side, 4))
+            vectors = rng.standard_normal((rows, 1, 1, width))
+            for latent, vector in zip(
+                latents.astype("f2"), vectors.astype("f2"), strict=True
+            ):
+                example = {"latent": latent, "embedding/random": vector}
+                writer.write(layout.pack({**example, "name": "x"}))
+        writer.close()
+        shards.append(
+            {
+                "file": file.name,
+                "count": here,
+                "bytes": file.stat().st_size,
+                "sha256": hashlib.sha256(file.name.encode()).hexdigest(),
+            }
+        )
+    manifest = {
+        "format": 1,
+        "kind": "latents",
+        "fields": layout.to_json(),
+        "count": count,
+        "records": count,
+        "examples_per_shard": 100_000,
+        "shards": shards,
+        "source": "random",
+        "source_fingerprint": "0" * 16,
+        "dropped": {},
+        "preprocessing": {"size": side * 8},
+        "autoencoder": None,
+        "encoders": {"random": {}},
+        "version": "",
+        "content_hash": content_hash(shard["sha256"] for shard in shards),
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def write_files(folder: Path, count: int) -> None:
+    """The same sizes as "lumos", one .npz an example."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for index in range(len(list(folder.iterdir())), count):
+        np.savez(
+            folder / f"{index}.npz",
+            latent=rng.standard_normal((32, 32, 4)).astype("f2"),
+            embedding=rng.standard_normal((1, 768)).astype("f2"),
+        )
+
+
+def ours(folder: Path, batches: int, start: int = 0):
+    """Seconds of so many batches, after one to warm up."""
+    from i2i_prior.data.cached import CachedPipeline, CachedSource
+
+    pipeline = CachedPipeline(CachedSource(folder), "random", BATCH, seed=start)
+    stream = pipeline.batches_from(start)
+    next(stream)
+    began = time.perf_counter()
+    for _ in range(batches):
+        next(stream)
+    seconds = time.perf_counter() - began
+    stream.close()
+    return seconds
+
+
+def torch_loader(folder: Path, batches: int, seed: int):
+    """The same of a DataLoader with two workers."""
+    import torch
+
+    files = sorted(folder.iterdir())
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(files)
+
+        def __getitem__(self, index):
+            with np.load(files[index]) as found:
+                return found["latent"], found["embedding"]
+
+    loader = torch.utils.data.DataLoader(
+        Files(),
+        BATCH,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    stream = iter(loader)
+    next(stream)
+    began = time.perf_counter()
+    for _ in range(batches):
+        next(stream)
+    return time.perf_counter() - began
+
+
+COLD = """
+import sys, time, os
+from i2i_prior.data.cached import CachedPipeline, CachedSource
+folder, step, began = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+pipeline = CachedPipeline(CachedSource(folder), "random", {batch}, flip=0.0)
+stream = pipeline.batches_from(step)
+next(stream)
+cold = time.time() - began
+stream.close()
+again = time.time()
+stream = pipeline.batches_from(step + 1000)
+next(stream)
+warm = time.time() - again
+for _ in range(200):
+    next(stream)
+pages = int(open("/proc/self/statm").read().split()[1])
+print(cold, warm, pages * os.sysconf("SC_PAGE_SIZE") / 2**30)
+stream.close()
+"""
+
+
+def cold(folder: Path, step: int) -> list[float]:
+    """Seconds to the first batch, and GiB resident, of a fresh process."""
+    root = Path(__file__).resolve().parents[1]
+    out = subprocess.run(
+        [
+            *(sys.executable, "-c", COLD.format(batch=BATCH)),
+            *(str(folder), str(step), str(time.time())),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
+    ).stdout
+    return [float(number) for number in out.split()]
+
+
+def main() -> None:
+    """Parses the command line, writes what is missing, measures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default="runs/cached_data")
+    parser.add_argument("--examples", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    lumos, files = options.folder / "lumos", options.folder / "files"
+    write(lumos, 20_000, 32, 768)
+    write_files(files, 8_000)
+    rows = []
+    for number in range(options.rounds):
+        batches = 60
+        mine = ours(lumos, batches, number * 100)
+        theirs = torch_loader(files, 20, number) * batches / 20
+        rows.append((batches * BATCH / mine, theirs / mine))
+    rates, ratios = zip(*rows, strict=True)
+    print(
+        f"lumos: {statistics.median(rates):,.0f} examples/s "
+        f"({min(rates):,.0f} to {max(rates):,.0f}), "
+        f"{statistics.median(ratios):.1f}x torch over .npz files"
+    )
+    large = options.folder / f"large-{options.examples}"
+    write(large, options.examples, 4, 16)
+    late = 900_000
+    for step in (0, late):
+        seconds, warm, memory = map(
+            statistics.median,
+            zip(*[cold(large, step) for _ in range(3)], strict=True),
+        )
+        print(
+            f"{options.examples:,} examples, step {step}: first batch "
+            f"{seconds:.2f} s after the start of the process, another start "
+            f"within it {warm * 1e3:.0f} ms, {memory:.2f} GiB resident"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"(this process: {peak:.2f} GiB at most)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Batches of one shape each, for images of many aspect ratios.
+
+Every image goes to the size of a table whose ratio is nearest to its own; a
+batch holds images of one size, so that a few programs serve all of them. Which
+size and which images step k has is a pure function of (sizes, seed, k).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.aspect_ratios import Table
+from i2i_prior.data.order import Order
+from i2i_prior.errors import UserError
+
+
+class Buckets:
+    """The records of each batch.
+
+    An epoch is as many whole batches of each size as its images fill; the
+    rest of a size, below a batch, waits for another epoch's shuffle. Needs 4
+    bytes a record.
+
+    Attributes:
+        shapes: (height, width) in pixels of each bucket that has a batch.
+
+    Args:
+        sizes: int (N, 2), height and width of every image, pixels.
+        table: see `aspect_ratios`.
+        batch_size: global.
+        seed: of the shuffles.
+
+    Raises:
+        UserError: no size has images for a whole batch.
+    """
+
+    def __init__(
+        self, sizes: np.ndarray, table: Table, batch_size: int, seed: int
+    ) -> None:
+        ratios = np.array(list(table))
+        chosen = assign(sizes, ratios)
+        members = [
+            np.flatnonzero(chosen == k).astype(np.int32)
+            for k in range(len(ratios))
+        ]
+        kept = [k for k, m in enumerate(members) if len(m) >= batch_size]
+        if not kept:
+            raise UserError(
+                f"No aspect ratio has {batch_size} images of {len(sizes)}: "
+                "use a smaller data.batch_size, or data.aspect_buckets=false."
+            )
+        self.shapes = [table[float(ratios[k])] for k in kept]
+        self._ratios = {
+            shape: float(ratios[k])
+            for shape, k in zip(self.shapes, kept, strict=True)
+        }
+        self._members = [members[k] for k in kept]
+        self._batch_size, self._seed = batch_size, seed
+        seeds = np.random.SeedSequence(seed).spawn(len(kept))
+        self._orders = [
+            Order(len(m), int(s.generate_state(1)[0]))
+            for m, s in zip(self._members, seeds, strict=True)
+        ]
+        batches = [len(m) // batch_size for m in self._members]
+        self._starts = np.cumsum([0, *batches])
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return int(self._starts[-1])
+
+    def ratio(self, shape: Any) -> float:
+        """height / width of a bucket, as the table has it."""
+        return self._ratios[shape]
+
+    def batch(self, step: int) -> tuple[tuple[int, int], np.ndarray]:
+        """(height, width) of a step's images, and their records (batch,)."""
+        epoch, place = divmod(step, len(self))
+        slot = _slots(len(self), self._seed, epoch)[place]
+        bucket = int(np.searchsorted(self._starts, slot, side="right")) - 1
+        members, order = self._members[bucket], self._orders[bucket]
+        start = epoch * len(members)
+        start += int(slot - self._starts[bucket]) * self._batch_size
+        places = [order[start + row] for row in range(self._batch_size)]
+        return self.shapes[bucket], members[places]
+
+
+def assign(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """The nearest of ascending ratios for each (height, width), uint8 (N,).
+
+    As `aspect_ratios.nearest`: the lower one where two are equally near.
+    """
+    wanted = sizes[:, 0] / np.maximum(sizes[:, 1], 1)
+    upper = np.clip(np.searchsorted(ratios, wanted), 1, len(ratios) - 1)
+    below, above = ratios[upper - 1], ratios[upper]
+    nearer = np.abs(wanted - below) <= np.abs(above - wanted)
+    return np.where(nearer, upper - 1, upper).astype(np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _slots(batches: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 5)).permutation(batches)

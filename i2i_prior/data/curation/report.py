@@ -1,0 +1,145 @@
+"""curation.html: what a selection dropped, with thumbnails, by reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.curation.filters import stored_bytes
+from i2i_prior.data.curation.passes import DUPLICATE
+from i2i_prior.data.curation.selected import (
+    check_source,
+    read_dropped,
+    read_selection,
+)
+from i2i_prior.data.images import BrokenImage
+from i2i_prior.data.record import Source
+from i2i_prior.page import escape, folded, section
+from i2i_prior.pictures import write_atomically
+from i2i_prior.sheets import (
+    bars,
+    cards,
+    document,
+    group,
+    thumbnail,
+    tile,
+    tiles,
+)
+
+_SHOWN = 40  # records a reason
+_GROUPS = 40  # kept images whose near duplicates are shown
+_BESIDE = 6  # near duplicates of one kept image
+_SIDE = 128  # of a thumbnail
+
+
+def write_curation_report(
+    selection: str, source: Source, folder: str | os.PathLike[str]
+) -> Path:
+    """Writes `folder`/curation.html: at most some hundred thumbnails.
+
+    Of each reason a random sample is shown, the same each time; near
+    duplicates stand beside the image that is kept.
+
+    Args:
+        selection: a file of `curate`.
+        source: what it was made from.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: the selection is damaged, or of another source.
+    """
+    header, _ = read_selection(selection)
+    check_source(selection, header, source)
+    samples = _sampled(read_dropped(selection))
+    counts = dict(sorted(header["dropped"].items(), key=lambda item: -item[1]))
+    records, kept = header["records"], header["kept"]
+    body = cards(
+        [
+            ("records", f"{records:,}"),
+            ("kept", f"{kept:,} ({kept / records:.1%})"),
+            ("dropped", f"{records - kept:,}"),
+        ]
+    )
+    if counts:
+        plot = bars("Dropped, by reason", list(counts), list(counts.values()))
+        body += section("Reasons", f'<div class="plots">{plot}</div>')
+    for reason in counts:
+        lines = samples.get(reason, [])
+        near = reason == DUPLICATE
+        body += section(
+            f"{reason}: {counts[reason]:,}",
+            _groups(lines, source) if near else _tiles(lines, source),
+        )
+    body += folded("Options", {"source": header["source"], **header["options"]})
+    page = document(
+        f"Curation of {header['source']}", "What was dropped, and why", body
+    )
+    path = Path(folder) / "curation.html"
+    write_atomically(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _sampled(
+    dropped: Iterable[dict[str, Any]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Up to `_SHOWN` lines of each reason, each line as likely as another."""
+    rng = np.random.default_rng(0)
+    seen: dict[str, int] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for line in dropped:
+        reason = line["reason"]
+        sample = samples.setdefault(reason, [])
+        seen[reason] = seen.get(reason, 0) + 1
+        if len(sample) < _SHOWN:
+            sample.append(line)
+        elif (place := int(rng.integers(seen[reason]))) < _SHOWN:
+            sample[place] = line
+    for sample in samples.values():
+        sample.sort(key=lambda line: line["record"])
+    return samples
+
+
+def _tiles(lines: list[dict[str, Any]], source: Source) -> str:
+    return _more(len(lines)) + tiles(
+        _tile(source, line["record"], line["detail"]) for line in lines
+    )
+
+
+def _groups(lines: list[dict[str, Any]], source: Source) -> str:
+    """Kept images, each with those that were dropped for it on its right."""
+    beside: dict[int, list[int]] = {}
+    for line in lines:
+        beside.setdefault(line["instead"], []).append(line["record"])
+    parts = []
+    for kept, records in sorted(beside.items())[:_GROUPS]:
+        figures = [_tile(source, kept, "kept")]
+        figures += [_tile(source, i, "dropped") for i in records[:_BESIDE]]
+        parts.append(group(figures))
+    return _more(len(lines)) + "".join(parts)
+
+
+def _more(shown: int) -> str:
+    text = f"A random sample of {shown}." if shown == _SHOWN else ""
+    return f'<p class="soft">{escape(text)}</p>' if text else ""
+
+
+def _tile(source: Source, record: int, says: str) -> str:
+    """A record's thumbnail, number, name and size; without where broken."""
+    try:
+        found = source[record]
+    except OSError:
+        return tile(None, [f"record {record}", says])
+    lines = [f"{record}: {found.name}"]
+    try:
+        picture, small = thumbnail(found, _SIDE)
+    except BrokenImage:
+        return tile(None, [*lines, says])
+    stored = stored_bytes(found)
+    size = f"{picture.width} x {picture.height}, {stored:,} bytes"
+    return tile(small, [*lines, size, says])

@@ -1,0 +1,175 @@
+"""Bytes to pixels as they are stored: libjpeg-turbo where it can, else Pillow.
+
+Untrusted bytes end as pixels or as BrokenImage. The header is judged first:
+what a file claims to be is never allocated before its size is allowed.
+Decoders are simplejpeg (libjpeg-turbo without Pillow's copies, half the time)
+for plain JPEG, and Pillow for every other file, for whatever simplejpeg
+refuses, and where it is not installed: both hold the same library, and their
+pixels are equal to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+MAX_PIXELS = 100_000_000
+
+# Only these decoders run, whatever a file calls itself: Pillow would start
+# Ghostscript for an EPS file that is named .jpg.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_ORIENTATION_TAG = 0x0112
+_START_OF_SCAN = b"\xff\xda"
+# A progressive file has some ten. Each of them walks over the whole image,
+# even one of six bytes: a file of them would decode for hours.
+_MAX_SCANS = 64
+
+# `read_header` has its own limit, and catch_warnings is not thread-safe.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of damage it goes on in spite of: a line each, among millions of images.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+class BrokenImage(Exception):  # noqa: N818 (an event, not a programming error)
+    """An image that cannot be used; `reason` completes "the image ..."."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before any pixel is decoded.
+
+    Attributes:
+        height, width: as stored, in pixels.
+        orientation: EXIF, 1 to 8; 1 where the tag is missing or damaged.
+        jpeg: whether its decoder can scale down.
+        plain: whether it is a JPEG that simplejpeg decodes (RGB or grey).
+    """
+
+    height: int
+    width: int
+    orientation: int
+    jpeg: bool
+    plain: bool
+
+
+def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
+    """Size and kind of an encoded image.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: limit on width times height.
+
+    Raises:
+        BrokenImage: empty, of no known format, or too large.
+    """
+    if not data:
+        raise BrokenImage("is empty")
+    with _broken(max_pixels), _open(data) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise BrokenImage(f"has more than {max_pixels} pixels")
+        jpeg = image.format in ("JPEG", "MPO")
+        if (
+            jpeg
+            and image.info.get("progressive")
+            and data.count(_START_OF_SCAN) > _MAX_SCANS
+        ):
+            raise BrokenImage(f"has more than {_MAX_SCANS} scans")
+        plain = jpeg and image.mode in ("RGB", "L")
+        return Header(height, width, _orientation(image), jpeg, plain)
+
+
+def decode_stored(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
+    """All pixels of an image as they are stored, not turned upright.
+
+    The first frame of an animation is taken; transparency is laid over
+    white; grey of 16 bits is scaled to 8 bits by 255 / 65535 and colour of
+    16 bits keeps its high byte; colour profiles are ignored.
+
+    Args:
+        data: the file's bytes.
+        header: of the same bytes.
+        shrink: 1, 2, 4 or 8: a JPEG is decoded at 1 / shrink of its size, by
+            a smaller DCT; others take no notice.
+
+    Returns:
+        (ceil(height / shrink), ceil(width / shrink), 3) uint8.
+
+    Raises:
+        BrokenImage: truncated or corrupt.
+    """
+    if header.plain and simplejpeg is not None:
+        shape = -(-header.height // shrink), -(-header.width // shrink)
+        # What it refuses may be fit for Pillow, which lets minor damage
+        # pass; and Pillow has the better words for what is wrong.
+        with contextlib.suppress(ValueError):
+            pixels = simplejpeg.decode_jpeg(
+                data, min_height=shape[0], min_width=shape[1]
+            )
+            if pixels.shape == (*shape, 3):
+                return pixels
+    with _broken(MAX_PIXELS), _open(data) as image:
+        if header.jpeg and shrink > 1:
+            size = header.width // shrink, header.height // shrink
+            image.draft(None, (max(1, size[0]), max(1, size[1])))
+        image.load()
+        return np.array(_to_rgb(image))
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+@contextlib.contextmanager
+def _broken(max_pixels: int) -> Iterator[None]:
+    """Whatever Pillow raises becomes BrokenImage."""
+    try:
+        yield
+    except (BrokenImage, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise BrokenImage(f"has more than {max_pixels} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise BrokenImage("is no image of a known format") from None
+    except Exception as error:
+        # Its decoders raise nearly everything on hostile bytes: OSError,
+        # SyntaxError, ValueError, struct.error, zlib.error, IndexError ...
+        raise BrokenImage(f"cannot be decoded ({error})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # Not image.getexif(): for a PNG that would decode the pixels.
+        found = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return 1  # damaged EXIF does not make the pixels worse
+    return found if found in range(1, 9) else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB; transparency is laid over white."""
+    if image.mode.startswith("I"):
+        # Grey of 16 bits; convert() would clip it to 255 instead of scaling.
+        grey = np.asarray(image).astype(np.float64) / 257.0
+        grey = np.rint(np.clip(grey, 0, 255)).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La"):
+        colour = image.convert("RGBA")
+        white = Image.new("RGBA", colour.size, "white")
+        return Image.alpha_composite(white, colour).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

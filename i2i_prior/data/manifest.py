@@ -1,0 +1,206 @@
+"""`manifest.json`: what a folder of prepared examples holds, and from what.
+
+It is written last, so a folder with one is complete; everything in it is
+checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.data.examples import Layout
+from i2i_prior.errors import UserError
+
+FORMAT = 1
+MANIFEST, PLAN, DROPPED = "manifest.json", "plan.json", "dropped.jsonl"
+KINDS = ("images", "latents")
+# Of the other keys, what each of them is.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "source": str,
+    "source_fingerprint": str,
+    "records": int,
+    "examples_per_shard": int,
+    "dropped": dict,
+    "preprocessing": dict,
+    "autoencoder": (dict, type(None)),
+    "encoders": dict,
+    "version": str,
+    "content_hash": str,
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file.
+
+    Attributes:
+        file: its name in the folder.
+        count: examples in it, may be 0.
+        bytes: its size.
+        sha256: of its bytes, 64 hex digits.
+    """
+
+    file: str
+    count: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `i2i-prior prepare` says of its output.
+
+    Attributes:
+        folder: where it lies.
+        kind: "images" (encoded bytes) or "latents".
+        layout: turns a record of a shard into an example.
+        count: examples in all shards.
+        shards: in the order of the examples.
+        source, source_fingerprint: what it was made from.
+        records: of the source; those not among `count` were dropped.
+        examples_per_shard: records of the source that a shard was made from.
+        dropped: reason -> how many records were left out for it; each of
+            them is named in dropped.jsonl.
+        preprocessing: what was done to the pixels, by option.
+        autoencoder: {"kind", "shape", "sha256"}, None without latents. The
+            shape is empty where the kind, a preset, says it.
+        encoders: name -> {"family", "sha256", "choice", "view_size"}.
+        version: of i2i_prior.
+        content_hash: 16 hex digits that tell one content from another.
+    """
+
+    folder: Path
+    kind: str
+    layout: Layout
+    count: int
+    shards: tuple[Shard, ...]
+    source: str
+    source_fingerprint: str
+    records: int
+    examples_per_shard: int
+    dropped: dict[str, int]
+    preprocessing: dict[str, Any]
+    autoencoder: dict[str, Any] | None
+    encoders: dict[str, dict[str, Any]]
+    version: str
+    content_hash: str
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a prepared folder, checked against its files.
+
+    Costs one look at each shard (its size), and reads none.
+
+    Raises:
+        UserError: the folder is missing or unfinished, the manifest is
+            damaged or of another version, or a shard is missing or of
+            another size.
+    """
+    folder = Path(folder)
+    try:
+        text = (folder / MANIFEST).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(_why_none(folder, error)) from error
+    try:
+        manifest = _parse(folder, json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{folder / MANIFEST} is damaged ({error}): prepare it anew."
+        ) from error
+    for shard in manifest.shards:
+        _check_file(folder, shard)
+    return manifest
+
+
+def content_hash(hashes: Iterable[str]) -> str:
+    """16 hex digits over the shards' hashes, in their order."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def _why_none(folder: Path, error: Exception) -> str:
+    if (folder / PLAN).exists() and isinstance(error, FileNotFoundError):
+        return (
+            f"{folder} is not prepared to its end: run the same i2i-prior "
+            "prepare again, it goes on where it stopped."
+        )
+    why = getattr(error, "strerror", None) or "it is no text"
+    return (
+        f"{folder} holds no readable {MANIFEST} ({why}): give a folder that "
+        "i2i-prior prepare wrote."
+    )
+
+
+def _parse(folder: Path, found: Any) -> Manifest:
+    """Raises ValueError where anything is not as it should be."""
+    _require(isinstance(found, dict), "it is no JSON object")
+    version = found.get("format")
+    _require(version == FORMAT, f"format {version!r} is not {FORMAT}")
+    _require(found.get("kind") in KINDS, f"kind {found.get('kind')!r}")
+    for name, types in _TYPES.items():
+        _require(name in found, f"it lacks {name}")
+        right = isinstance(found[name], types)
+        _require(right, f"{name} is {found[name]!r:.40}")
+    numbers = found["dropped"].values()
+    _require(all(map(_is_count, numbers)), "dropped holds no counts")
+    made = found["encoders"].values()
+    _require(all(isinstance(e, dict) for e in made), "encoders holds others")
+    rows = found.get("shards")
+    _require(isinstance(rows, list) and bool(rows), "it names no shards")
+    shards = tuple(map(_shard, rows))
+    count = found.get("count")
+    _require(_is_count(count) and count > 0, f"count is {count!r:.40}")
+    total = sum(shard.count for shard in shards)
+    _require(total == count, f"its shards hold {total} examples, not {count}")
+    digest = content_hash(shard.sha256 for shard in shards)
+    _require(digest == found["content_hash"], "its content_hash is another")
+    return Manifest(
+        folder=folder,
+        kind=found["kind"],
+        layout=Layout.from_json(found.get("fields")),
+        count=count,
+        shards=shards,
+        **{name: found[name] for name in _TYPES},
+    )
+
+
+def _shard(row: Any) -> Shard:
+    _require(isinstance(row, dict), "a shard is no JSON object")
+    file, digest = row.get("file"), row.get("sha256")
+    # A name with a folder in it could point anywhere.
+    plain = isinstance(file, str) and Path(file).name == file
+    _require(plain and "\0" not in file, f"a shard is named {file!r:.60}")
+    counts = row.get("count"), row.get("bytes")
+    _require(all(map(_is_count, counts)), f"{file} has no count and bytes")
+    _require(isinstance(digest, str), f"{file} has no sha256")
+    return Shard(file, *counts, digest)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _check_file(folder: Path, shard: Shard) -> None:
+    path = folder / shard.file
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"Shard {path} cannot be read ({error.strerror}): fetch it again, "
+            "or prepare the folder anew."
+        ) from error
+    if size != shard.bytes:
+        raise UserError(
+            f"Shard {path} has {size} bytes instead of {shard.bytes}, so it "
+            "is truncated or another: fetch it again, or prepare the folder "
+            "anew."
+        )

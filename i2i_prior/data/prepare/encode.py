@@ -1,0 +1,114 @@
+"""Examples encoded many at a time, while the next ones are decoded."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.examples import Field
+from i2i_prior.data.prepare.examples import SEEN, Dropped, Look
+
+Made = dict[str, Any] | Dropped
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What has networks, as functions: this package knows none.
+
+    Attributes:
+        fields: arrays that it makes of each example.
+        look: what it wants to see of an image.
+        encode: those of `batch` examples, (batch, ...) by name -> the fields,
+            (batch, ...), arrays that may still be computed on the device.
+        batch: examples encoded at once.
+    """
+
+    fields: tuple[Field, ...]
+    look: Look
+    encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
+    batch: int
+
+
+def made_ahead(
+    make: Callable[[int], Made], indices: Iterable[int], threads: int, most: int
+) -> Generator[Made]:
+    """make(index) of each, in order, at most `most` of them ahead.
+
+    Closing the iterator ends its threads.
+    """
+    pool = ThreadPoolExecutor(threads)
+    rest = iter(indices)
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for index in itertools.islice(rest, most):
+            waiting.append(pool.submit(make, index))
+        while waiting:
+            made = waiting.popleft().result()
+            for index in itertools.islice(rest, 1):
+                waiting.append(pool.submit(make, index))
+            yield made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def encoded(made: Iterable[Made], encoding: Encoding) -> Iterator[Made]:
+    """The examples with their arrays, in order.
+
+    Batches are counted from the first example on, and the last one is filled
+    up, so that the result depends on nothing else, and one program does all.
+    While a batch is on the device, the next one is put together.
+    """
+    group: list[Made] = []
+    on_device: tuple[list[Made], Mapping[str, Any]] | None = None
+    count = 0
+    for item in made:
+        group.append(item)
+        count += not isinstance(item, Dropped)
+        if count == encoding.batch:
+            started = group, _start(group, encoding)
+            if on_device:
+                yield from _arrived(*on_device, encoding.fields)
+            on_device, group, count = started, [], 0
+    if on_device:
+        yield from _arrived(*on_device, encoding.fields)
+    if count:
+        yield from _arrived(group, _start(group, encoding), encoding.fields)
+    else:
+        yield from group
+
+
+def _start(group: list[Made], encoding: Encoding) -> Mapping[str, Any]:
+    examples = [item for item in group if not isinstance(item, Dropped)]
+    spare = encoding.batch - len(examples)
+    seen = [example.pop(SEEN) for example in examples]
+    return encoding.encode(
+        {name: _filled([s[name] for s in seen], spare) for name in seen[0]}
+    )
+
+
+def _filled(arrays: list[np.ndarray], spare: int) -> np.ndarray:
+    return np.stack(arrays + arrays[:1] * spare)
+
+
+def _arrived(
+    group: list[Made], fields: Mapping[str, Any], wanted: tuple[Field, ...]
+) -> Iterator[Made]:
+    arrays = {name: np.asarray(array) for name, array in fields.items()}
+    place = 0
+    for item in group:
+        if isinstance(item, Dropped):
+            yield item
+            continue
+        found = {field.name: arrays[field.name][place] for field in wanted}
+        place += 1
+        bad = [n for n, array in found.items() if not np.isfinite(array).all()]
+        if bad:
+            yield Dropped(item["name"], f"has a {bad[0]} that is not finite")
+        else:
+            yield item | found

@@ -1,0 +1,242 @@
+"""One record of a source becomes one example, or is dropped with a reason."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from i2i_prior.data.images import (
+    BrokenImage,
+    center_box,
+    center_crop,
+    decode,
+)
+from i2i_prior.data.record import Record, Source
+from i2i_prior.errors import UserError
+
+ENCODINGS = ("keep", "jpeg", "png")
+CROPS = ("center", "none")
+TOO_SMALL = "is smaller than the least side"
+SEEN = "seen"  # key of what waits to be encoded, no field
+_PROBED = 16  # records that tell which further images there are
+_REASON = 200  # characters
+
+# Of one image, uint8 (H, W, 3) and of any size -> arrays of fixed shapes.
+Look = Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is done to the pixels.
+
+    Attributes:
+        size: side in pixels of the square that is cut out, or of the shorter
+            side (never made longer) with crop "none"; 0 changes no size.
+        crop: one of `CROPS`; "center" is the largest central square.
+        encode: one of `ENCODINGS`; pixels that were never encoded are kept
+            as PNG.
+        quality: of a JPEG, 1 to 100; its colours are not subsampled.
+        min_side: smaller images are dropped; 0 takes all.
+
+    Raises:
+        UserError: a value is out of its range, or two do not go together.
+    """
+
+    size: int = 0
+    crop: str = "center"
+    encode: str = "keep"
+    quality: int = 95
+    min_side: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or self.min_side < 0:
+            raise UserError("--size and --min-side must be 0 or more")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"--quality {self.quality} is not from 1 to 100")
+        if self.size and self.encode == "keep":
+            raise UserError(
+                "--encode keep leaves images as they are, so it does not go "
+                "with --size: choose jpeg or png"
+            )
+
+    def to_json(self, stored: bool) -> dict[str, Any]:
+        """What shapes the result, by option.
+
+        Args:
+            stored: whether any image is.
+        """
+        found: dict[str, Any] = {"size": self.size, "min_side": self.min_side}
+        if self.size:
+            found["crop"] = self.crop
+        if stored:
+            found["encode"] = self.encode
+        if stored and self.encode == "jpeg":
+            found["quality"] = self.quality
+        return found
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record that is left out; `reason` completes "NAME ..."."""
+
+    name: str
+    reason: str
+
+    @property
+    def kind(self) -> str:
+        """The reason without its details."""
+        return self.reason.partition(" (")[0]
+
+    @property
+    def broken(self) -> bool:
+        """Whether it counts against --max-broken."""
+        return self.kind != TOO_SMALL
+
+
+@dataclass(frozen=True)
+class Maker:
+    """make(index) -> the example, or `Dropped`; any thread or process may.
+
+    Attributes:
+        source: the records.
+        pictures: what is done to the pixels.
+        further: names of the further images that every example has.
+        image: whether the example keeps its image.
+        look: what the networks see of the image, kept as `SEEN`.
+    """
+
+    source: Source
+    pictures: Pictures
+    further: tuple[str, ...] = ()
+    image: bool = True
+    look: Look | None = None
+
+    def __call__(self, index: int) -> dict[str, Any] | Dropped:
+        name = _name_of(self.source, index)
+        try:
+            record = self.source[index]
+            name = _storable(record.name)
+            return self._example(name, record)
+        except OSError as error:
+            return Dropped(name, f"cannot be read ({error.strerror or error})")
+        except BrokenImage as broken:
+            return Dropped(name, _repeatable(broken.reason))
+
+    def _example(self, name: str, record: Record) -> dict[str, Any]:
+        pixels = decode(record)
+        if min(pixels.shape[:2]) < self.pictures.min_side:
+            height, width = pixels.shape[:2]
+            raise BrokenImage(f"{TOO_SMALL} ({height} x {width})")
+        example: dict[str, Any] = {
+            "name": name,
+            "size": np.array(pixels.shape[:2], np.int32),
+            "json": _plain(record.fields),
+        }
+        if self.image:
+            example["image"] = _bytes(record.data, pixels, self.pictures)
+        if self.further:
+            example["images"] = list(self.further)
+            images = record.fields.get("images", {})
+            for number, further in enumerate(self.further):
+                data = _further(images, further, self.pictures)
+                example[f"images/{number}"] = data
+        if self.look:
+            example[SEEN] = self.look(_square(pixels, self.pictures))
+        return example
+
+
+def probe(source: Source) -> tuple[str, ...]:
+    """Names of the further images that records have, sorted.
+
+    A few records all over the source are asked. Where they differ there are
+    none; a later record that lacks one is dropped and named.
+    """
+    count = min(len(source), _PROBED)
+    found = set()
+    for place in range(count):
+        try:
+            record = source[place * len(source) // count]
+        except OSError:
+            continue
+        found.add(tuple(sorted(record.fields.get("images", {}))))
+    return found.pop() if len(found) == 1 else ()
+
+
+def _name_of(source: Source, index: int) -> str:
+    """Of a record that may be unreadable."""
+    names = getattr(source, "names", None)
+    return _storable(names[index]) if names is not None else f"record {index}"
+
+
+def _storable(name: str) -> str:
+    """Names of files may hold bytes that are no UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _repeatable(reason: str) -> str:
+    """Without addresses in memory, which differ between two runs."""
+    return re.sub(r"0x[0-9a-fA-F]{4,}", "0x", reason)[:_REASON]
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "captions" in fields:
+        found["captions"] = list(fields["captions"])
+    if "label" in fields:
+        found["label"] = int(fields["label"])
+    if "json" in fields:
+        found["json"] = fields["json"]
+    return found
+
+
+def _square(pixels: np.ndarray, pictures: Pictures) -> np.ndarray:
+    """The part of an image that is kept, at its own size."""
+    if not pictures.size or pictures.crop == "none":
+        return pixels
+    left, top, right, bottom = center_box(*pixels.shape[:2])
+    return pixels[top:bottom, left:right]
+
+
+def _further(
+    images: Mapping[str, bytes], name: str, pictures: Pictures
+) -> bytes:
+    if name not in images:
+        raise BrokenImage(f"has no further image {name}")
+    data = images[name]
+    try:
+        return _bytes(data, decode(Record(name, data)), pictures)
+    except BrokenImage as broken:
+        raise BrokenImage(f"has a further image that {broken.reason}") from None
+
+
+def _bytes(
+    data: bytes | np.ndarray, pixels: np.ndarray, pictures: Pictures
+) -> bytes:
+    """An image as it is stored."""
+    if pictures.encode == "keep" and isinstance(data, bytes):
+        return data
+    if pictures.size and pictures.crop == "center":
+        pixels = center_crop(pixels, pictures.size)
+    image = Image.fromarray(pixels)
+    if pictures.size and pictures.crop == "none":
+        share = pictures.size / min(image.size)
+        if share < 1:
+            width, height = (max(1, round(share * n)) for n in image.size)
+            image = image.resize(
+                (width, height), Image.Resampling.BICUBIC, reducing_gap=3.0
+            )
+    out = io.BytesIO()
+    try:
+        if pictures.encode == "jpeg":
+            image.save(out, "JPEG", quality=pictures.quality, subsampling=0)
+        else:
+            image.save(out, "PNG")
+    except (OSError, ValueError) as error:  # longer than 65,500 pixels, say
+        raise BrokenImage(f"cannot be encoded ({error})") from error
+    return out.getvalue()

@@ -1,0 +1,168 @@
+"""What is made, settled before the first shard and kept beside the shards.
+
+Shard s is a pure function of (source, plan, s), so whatever a killed run left
+behind is either whole or made again, byte for byte the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.data.examples import Field, Layout
+from i2i_prior.data.manifest import FORMAT, MANIFEST, PLAN
+from i2i_prior.data.prepare import files
+from i2i_prior.errors import UserError
+
+# A source has one fingerprint wherever it is mounted.
+_ANYHOW = ("source",)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one output folder holds; every field is plain.
+
+    Attributes:
+        kind: "images" or "latents".
+        fields: `Layout.to_json` of an example.
+        source: SPEC; source_fingerprint and records tell what it held.
+        examples_per_shard: records that a shard is made from.
+        preprocessing, autoencoder, encoders, version: see `Manifest`.
+    """
+
+    kind: str
+    fields: list[dict[str, Any]]
+    source: str
+    source_fingerprint: str
+    records: int
+    examples_per_shard: int
+    preprocessing: dict[str, Any]
+    autoencoder: dict[str, Any] | None
+    encoders: dict[str, dict[str, Any]]
+    version: str
+
+    @property
+    def shards(self) -> int:
+        """How many files there will be."""
+        return -(-self.records // self.examples_per_shard)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout.from_json(self.fields)
+
+    def indices(self, shard: int) -> range:
+        """Records of the source that a shard is made from."""
+        start = shard * self.examples_per_shard
+        return range(start, min(start + self.examples_per_shard, self.records))
+
+    def file(self, shard: int) -> str:
+        """Name of a shard."""
+        return f"data-{shard:05d}-of-{self.shards:05d}.array_record"
+
+    def side_file(self, shard: int) -> str:
+        """Name of what is said of a shard until there is a manifest."""
+        return f"data-{shard:05d}-of-{self.shards:05d}.json"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is written."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def fields_of(
+    arrays: tuple[Field, ...], image: bool, further: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The fields of an example, in their order.
+
+    Args:
+        arrays: that networks make.
+        image: whether the image's bytes are kept.
+        further: names of further images.
+    """
+    fields = [*arrays, Field("size", "array", "int32", (2,))]
+    fields.append(Field("name", "text"))
+    if image:
+        fields.append(Field("image", "bytes"))
+    fields.append(Field("json", "json"))
+    if further:
+        fields.append(Field("images", "json"))
+        fields += [Field(f"images/{i}", "bytes") for i in range(len(further))]
+    return Layout(fields).to_json()
+
+
+def claim(folder: Path, plan: Plan) -> bool:
+    """Makes a folder this plan's, or goes on in one that is.
+
+    Returns:
+        whether all is done already.
+
+    Raises:
+        UserError: it holds something else, or another plan's work.
+        OSError: of the disk.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; give a folder")
+    done = (folder / MANIFEST).exists()
+    found = _read(folder / (MANIFEST if done else PLAN))
+    if found is None:
+        if folder.is_dir() and _foreign(folder):
+            raise UserError(
+                f"--out {folder} is not empty and nothing that i2i-prior "
+                "prepare began; choose another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    differing = _differing(found, plan) if found is not None else ""
+    if differing and (done or next(folder.glob("data-*.json"), None)):
+        raise UserError(
+            f"{folder} was {'made' if done else 'begun'} otherwise "
+            f"({differing}); choose another --out, or the same options and "
+            "source"
+        )
+    if not done and (found is None or differing):
+        files.write_json(folder / PLAN, plan.to_json())
+    return done
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); choose another --out"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _foreign(folder: Path) -> bool:
+    names = (path.name for path in folder.iterdir())
+    return any(not name.startswith(".") for name in names)
+
+
+def _differing(found: dict[str, Any], plan: Plan) -> str:
+    """The first things that are not as planned, in words."""
+    there, here = _flat(found), _flat(plan.to_json())
+    words = [
+        f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in {**here, **there}
+        if there.get(name) != here.get(name)
+    ]
+    return "; ".join(words[:3])
+
+
+def _flat(plan: dict[str, Any]) -> dict[str, Any]:
+    """What shapes the result, by short names, for short sentences."""
+    flat: dict[str, Any] = {}
+    for name in ("format", *Plan.__dataclass_fields__):
+        value = plan.get(name)
+        if name == "fields":
+            flat[name] = [f.get("name") for f in value or []]
+        elif isinstance(value, dict):
+            flat |= {f"{name}.{key}": item for key, item in value.items()}
+        elif name not in _ANYHOW:
+            flat[name] = value
+    return flat

@@ -1,0 +1,53 @@
+"""Height and width of every image of a source, read once from the headers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from i2i_prior.data import index_cache
+from i2i_prior.data.broken import open_picture
+from i2i_prior.data.images import BrokenImage
+from i2i_prior.data.record import Source
+
+_CHUNK = 4096  # records in flight
+_KIND = "sizes"
+
+
+def image_sizes(
+    source: Source, advance: Callable[[int], None] = lambda done: None
+) -> np.ndarray:
+    """Sizes in pixels, upright; kept for the next start.
+
+    Args:
+        source: its fingerprint says whether what was kept is of it.
+        advance: is told how many records are done.
+
+    Returns:
+        int32 (N, 2), height and width; (1, 1) for an image without a
+        readable header, which training replaces when it meets it.
+    """
+    place = f"sizes:{source.fingerprint()}"
+    kept = index_cache.load(_KIND, place, str(len(source)))
+    if kept is not None and kept["sizes"].shape == (len(source), 2):
+        return kept["sizes"]
+    sizes = np.ones((len(source), 2), np.int32)
+
+    def look(index: int) -> None:
+        try:
+            picture = open_picture(source, index)
+        except BrokenImage:
+            return
+        sizes[index] = picture.height, picture.width
+
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
+        for start in range(0, len(source), _CHUNK):
+            end = min(start + _CHUNK, len(source))
+            for _ in pool.map(look, range(start, end)):
+                pass
+            advance(end)
+    index_cache.save(_KIND, place, str(len(source)), {"sizes": sizes})
+    return sizes

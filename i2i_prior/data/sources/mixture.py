@@ -1,0 +1,49 @@
+"""Several sources, from which is drawn by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from i2i_prior.data.record import Record, Source, fingerprint_of
+
+
+class Mixture:
+    """The records of all parts, one part after the other.
+
+    A weight is a part's share of the examples that are drawn, whatever its
+    size; who draws goes by `weights` and `starts`.
+
+    Attributes:
+        parts: the sources.
+        weights: of the parts, above 0, of sum 1.
+        starts: index of the first record of each part.
+        notes: of all parts, see `TarSource`.
+    """
+
+    def __init__(
+        self, parts: Sequence[Source], weights: Sequence[float]
+    ) -> None:
+        self.parts = tuple(parts)
+        total = sum(weights)
+        self.weights = tuple(weight / total for weight in weights)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.starts = (0, *self._ends[:-1].tolist())
+        notes = (getattr(part, "notes", ()) for part in parts)
+        self.notes = [note for its in notes for note in its]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index %= len(self)
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][index - self.starts[part]]
+
+    def fingerprint(self) -> str:
+        prints = [part.fingerprint() for part in self.parts]
+        shares = [round(weight * 1e9) for weight in self.weights]
+        return fingerprint_of("mix", prints, shares)

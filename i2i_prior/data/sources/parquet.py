@@ -1,0 +1,174 @@
+"""Images in Parquet files, as the Hugging Face Hub keeps them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.record import Record, fingerprint_of
+from i2i_prior.data.sources import places
+from i2i_prior.errors import UserError
+
+# Row groups kept in a process, by the bytes that they take in memory.
+_CACHE_BYTES = 512 << 20
+_CAPTIONS = ("caption", "captions", "text")
+
+
+class ParquetSource:
+    """The rows of Parquet files, in the order of the file names.
+
+    A row is read with its whole row group, of which the last ones used are
+    kept. Reading at random from large groups is slow: `i2i-prior prepare`
+    such a set first.
+
+    Args:
+        pattern: path, wildcard, or URL that fsspec reads.
+        image: column of encoded images, binary or {"bytes", "path"}.
+        caption: column of text or lists of text; "" for the first of
+            `caption`, `captions` and `text` that is there.
+        label: column of integers; it may be missing if it is not named.
+
+    Raises:
+        UserError: pyarrow is not installed, a file is missing or damaged, a
+            column is missing, or there is no row.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        image: str = "image",
+        caption: str = "",
+        label: str = "",
+    ) -> None:
+        self._paths = places.find(places.absolute(pattern), "parquet")
+        groups: list[tuple[int, int, int]] = []
+        columns: list[set[str]] = []
+        self._sizes = []
+        for number, path in enumerate(self._paths):
+            size, rows, names = _look(path)
+            self._sizes.append(size)
+            columns.append(names)
+            groups += [(number, i, n) for i, n in enumerate(rows) if n]
+        if not groups:
+            raise UserError(f"Parquet {pattern} holds no row: give others.")
+        there = set.intersection(*columns)
+        guess = [name for name in _CAPTIONS if name in there]
+        self._image = image
+        self._caption = caption or (guess[0] if guess else "")
+        self._label = label or ("label" if "label" in there else "")
+        self._columns = [
+            name for name in (image, self._caption, self._label) if name
+        ]
+        for name in self._columns:
+            if name not in there:
+                known = ", ".join(sorted(there))
+                raise UserError(
+                    f"Parquet {pattern} has no column {name}: name others as "
+                    f"#image=COLUMN,caption=COLUMN,label=COLUMN out of {known}."
+                )
+        self._groups = np.array(groups, np.int64)
+        self._ends = np.cumsum(self._groups[:, 2])
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        index %= len(self)
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - int(self._ends[group - 1] if group else 0)
+        try:
+            table = self._table(group)
+            values = {n: table[n][row].as_py() for n in self._columns}
+        # pyarrow has its own errors, and those of the file system.
+        except Exception as error:
+            raise OSError(5, places.one_line(error)) from error
+        data = values[self._image]
+        if isinstance(data, dict):
+            data = data.get("bytes")
+        if not isinstance(data, bytes):
+            raise OSError(5, f"row {index} has no image bytes")
+        return Record(self._name(group, row), data, self._fields(values))
+
+    def fingerprint(self) -> str:
+        names = [path.rpartition("/")[2] for path in self._paths]
+        columns = [f"{kind} {len(self)}" for kind in self._columns]
+        sizes = [*self._sizes, *(0 for _ in columns)]
+        return fingerprint_of("parquet", [*names, *columns], sizes)
+
+    def _name(self, group: int, row: int) -> str:
+        number, within = self._groups[group, :2].tolist()
+        first = self._groups[group - within : group, 2].sum()
+        return f"{os.path.basename(self._paths[number])}/{int(first) + row}"
+
+    def _fields(self, values: dict[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        captions = values.get(self._caption)
+        if isinstance(captions, str):
+            captions = [captions]
+        if captions and all(isinstance(text, str) for text in captions):
+            fields["captions"] = tuple(captions)
+        label = values.get(self._label)
+        if isinstance(label, int):
+            fields["label"] = int(label)
+        return fields
+
+    def _table(self, group: int) -> Any:
+        with self._lock:
+            if group in self._kept:
+                self._kept.move_to_end(group)
+                return self._kept[group]
+        number, within, _ = self._groups[group].tolist()
+        # Outside the lock: two threads may read the same group, no worse.
+        with _open(self._paths[number]) as file:
+            table = file.read_row_group(within, columns=self._columns)
+        with self._lock:
+            self._kept[group] = table
+            while (
+                len(self._kept) > 1
+                and sum(t.nbytes for t in self._kept.values()) > _CACHE_BYTES
+            ):
+                self._kept.popitem(last=False)
+        return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._kept = OrderedDict()
+        self._lock = threading.Lock()
+
+
+def _open(path: str) -> Any:
+    import pyarrow.parquet
+
+    if not places.is_url(path):
+        return pyarrow.parquet.ParquetFile(path)
+    file = places.open_file(path)
+    return pyarrow.parquet.ParquetFile(file)
+
+
+def _look(path: str) -> tuple[int, list[int], set[str]]:
+    """Size of a file in bytes, rows of its groups, names of its columns."""
+    try:
+        with _open(path) as file:
+            groups = range(file.metadata.num_row_groups)
+            rows = [file.metadata.row_group(i).num_rows for i in groups]
+            return places.stamp(path)[0], rows, set(file.schema_arrow.names)
+    except ImportError as error:
+        raise UserError(
+            "Parquet files need pyarrow: pip install 'i2i-prior[parquet]'."
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"{path} is no whole Parquet file ({places.one_line(error)}): "
+            "fetch it again."
+        ) from error

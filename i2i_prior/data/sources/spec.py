@@ -1,0 +1,107 @@
+"""The grammar of a SPEC: what stands where.
+
+scheme:place#option=value,option=value
+mix:0.7*SPEC + 0.3*SPEC
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+
+from i2i_prior.data.sources import places
+from i2i_prior.errors import UserError
+
+_OPTION = r"[a-z_]+=[^,#]*"
+_OPTIONS = re.compile(rf"#({_OPTION}(?:,{_OPTION})*)$")
+# A " + " in a path is none, for no weight follows.
+_PLUS = re.compile(r" \+ (?=[^ *]*\*)")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A SPEC taken apart.
+
+    Attributes:
+        scheme: before the colon, in small letters or unknown.
+        place: a path, wildcard, URL or name; not empty.
+        options: what stands after the `#`.
+    """
+
+    scheme: str
+    place: str
+    options: dict[str, str]
+
+
+def parse(text: str, schemes: dict[str, tuple[str, ...]]) -> Spec:
+    """Takes a SPEC apart.
+
+    Args:
+        text: the SPEC.
+        schemes: those that exist, and the options of each.
+
+    Raises:
+        UserError: the scheme or an option is unknown, one is given twice, or
+            nothing follows the colon.
+    """
+    scheme, colon, place = text.partition(":")
+    if not colon or scheme not in schemes:
+        known = ", ".join(f"{name}:" for name in schemes)
+        raise UserError(
+            f"Image source {text!r} is not understood: write one of {known} "
+            "followed by a path or name, as in folder:/data/images."
+        )
+    place, options = _split_options(place)
+    if not place:
+        raise UserError(
+            f"Image source {text!r} names nothing after the colon: write a "
+            "path or name there, as in folder:/data/images."
+        )
+    pairs = [option.partition("=")[::2] for option in options]
+    for name, _ in pairs:
+        if name not in schemes[scheme] or len(dict(pairs)) < len(pairs):
+            known = ", ".join(f"{n}=" for n in schemes[scheme]) or "none"
+            raise UserError(
+                f"Image source {text!r} has an option {name}= that {scheme}: "
+                f"does not take, or takes once: it takes {known}."
+            )
+    return Spec(scheme, place, dict(pairs))
+
+
+def parse_mix(text: str) -> list[tuple[float, str]]:
+    """Weights and SPECs of what stands behind `mix:`.
+
+    Raises:
+        UserError: a weight is missing or not above 0, a part is a mixture
+            itself, or there is one part only.
+    """
+    parts = []
+    for part in _PLUS.split(text):
+        number, star, spec = part.strip().partition("*")
+        try:
+            weight = float(number) if star else math.nan
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf or spec.startswith("mix:"):
+            raise UserError(
+                f"Mixture part {part.strip()!r} is not understood: write a "
+                "weight above 0, a * and a SPEC that is no mixture, as in "
+                "mix:0.7*tar:/a.tar + 0.3*folder:/b."
+            )
+        parts.append((weight, spec.strip()))
+    if len(parts) < 2:
+        raise UserError(
+            f"Mixture mix:{text} has one part: give a second one, as in "
+            "mix:0.7*tar:/a.tar + 0.3*folder:/b, or its SPEC alone."
+        )
+    return parts
+
+
+def _split_options(place: str) -> tuple[str, list[str]]:
+    found = _OPTIONS.search(place)
+    # A real path wins, so that any character can be in it.
+    if found is None or os.path.exists(places.absolute(place)):
+        return place, []
+    return place[: found.start()], found[1].split(",")

@@ -1,0 +1,8 @@
+"""Looking at data before it is trained on: a source, or a config's batch.
+
+`survey` reads a sample of a source, `speed` times reading and decoding here,
+`describe` writes both as text and as a page, `batch` shows what a model is
+given. Nothing is imported here.
+"""
+
+from __future__ import annotations

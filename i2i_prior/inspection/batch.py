@@ -1,0 +1,197 @@
+"""What the model is given at one step: pictures and statistics of a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw, ImageFont
+
+from i2i_prior import pictures
+from i2i_prior.data.pipeline import Batch
+from i2i_prior.data.record import Source
+from i2i_prior.data.sources import open_source
+from i2i_prior.errors import UserError
+from i2i_prior.page import embedded, section
+from i2i_prior.sheets import document, fit
+from i2i_prior.training_data import make_pipeline
+
+_SHOWN = 32  # examples
+_SIDE, _MOST = 160, 256  # target and view are brought to about these sides
+_INK, _SOFT = (40, 40, 40), (120, 120, 120)
+_LINE = 15  # height of a line of text in pixels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A part of a step's batch.
+
+    Attributes:
+        step: of the run.
+        total: examples in the batch.
+        batch: the first rows of it, see `Pipeline`.
+        names: of the records shown.
+    """
+
+    step: int
+    total: int
+    batch: Batch
+    names: list[str]
+
+
+def take(config: ConfigDict, step: int) -> Shown:
+    """The first rows of the batch of a step, made as training makes them.
+
+    Raises:
+        UserError: `step` is negative, or there is no image to be seen.
+    """
+    if step < 0:
+        raise UserError(f"step {step} is before the first: give 0 or more")
+    if config.data.cached:
+        raise UserError(
+            "this config trains from prepared latents, which are no pictures: "
+            "inspect the source that they were prepared from"
+        )
+    total = config.data.batch_size
+    source = open_source(config.data.source)
+    rows = range(min(_SHOWN, total))
+    batch = make_pipeline(config, source, rows).batch(step)
+    names = [_name(source, index) for index in batch["index"].tolist()]
+    return Shown(step, total, batch, names)
+
+
+def statistics(batch: Batch) -> list[tuple[str, str, float, float, float]]:
+    """Of image and view: (what, channel, mean, std, share of 0 and 255).
+
+    Mean and standard deviation are of levels scaled to [-1, 1].
+    """
+    rows = []
+    for what, title in (("image", "target"), ("view", "view")):
+        if what not in batch:
+            continue
+        for channel, name in enumerate(("red", "green", "blue")):
+            levels = batch[what][..., channel]
+            scaled = pictures.from_uint8(levels)
+            ends = float(((levels == 0) | (levels == 255)).mean())
+            row = title, name, float(scaled.mean()), float(scaled.std()), ends
+            rows.append(row)
+    return rows
+
+
+def as_text(shown: Shown) -> str:
+    """Shapes and statistics, to print."""
+    of = f"{len(shown.names)} of {shown.total}"
+    broken = int((shown.batch["broken"] >= 0).sum())
+    lines = [f"step {shown.step}: {of} examples, {broken} substituted"]
+    for what, title in (("image", "target"), ("view", "view")):
+        if what in shown.batch:
+            side = shown.batch[what].shape[1]
+            lines.append(f"{title:<8}{side} x {side} x 3 uint8")
+    lines += ["", "levels in [-1, 1]    mean     std   clipped"]
+    lines += [
+        f"{title:<8}{name:<9}{mean:>8.3f}{std:>8.3f}{ends:>9.1%}"
+        for title, name, mean, std, ends in statistics(shown.batch)
+    ]
+    return "\n".join(lines)
+
+
+def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
+    """Writes `folder`/batch.png and `folder`/inspect.html.
+
+    Args:
+        name: of the config, the page's title.
+    """
+    picture, page = folder / "batch.png", folder / "inspect.html"
+    pictures.save_png(picture, contact_sheet(shown))
+    rows = "".join(
+        f"<tr><th>{title} {channel}</th>"
+        f'<td class="number">{mean:.3f}</td><td class="number">{std:.3f}</td>'
+        f'<td class="number">{ends:.1%}</td></tr>'
+        for title, channel, mean, std, ends in statistics(shown.batch)
+    )
+    head = "<tr><th></th><th>mean</th><th>std</th><th>at 0 or 255</th></tr>"
+    figure = embedded(picture, f"examples of step {shown.step}")
+    body = section(
+        "Target beside the encoder's view"
+        if "view" in shown.batch
+        else "Targets",
+        f'<figure class="wide">{figure}</figure>',
+    )
+    body += section(
+        "Channels, levels scaled to [-1, 1]",
+        f'<div class="scroll"><table>{head}{rows}</table></div>',
+    )
+    below = (
+        f"The first {len(shown.names)} of {shown.total} examples of step "
+        f"{shown.step}, after crop, flip and augmentation"
+    )
+    document_ = document(name, below, body)
+    pictures.write_atomically(page, document_.encode("utf-8", "replace"))
+    return [picture, page]
+
+
+def contact_sheet(shown: Shown) -> np.ndarray:
+    """Targets, each beside its view, with number and name below: uint8."""
+    batch = shown.batch
+    examples = []
+    for row, name in enumerate(shown.names):
+        parts = [_sized(batch["image"][row])]
+        if "view" in batch:
+            parts.append(_sized(batch["view"][row]))
+        index, broken = int(batch["index"][row]), int(batch["broken"][row])
+        instead = f" instead of {broken}" if broken >= 0 else ""
+        lines = [f"record {index}{instead}", os.path.basename(name)]
+        examples.append(_captioned(parts, lines))
+    columns = 4 if "view" in batch else 6
+    return pictures.grid(
+        np.stack(examples), columns=min(columns, len(examples)), pad=12
+    )
+
+
+def _sized(image: np.ndarray) -> np.ndarray:
+    """Small ones enlarged by whole factors, so that pixels stay visible."""
+    side = max(image.shape[:2])
+    if side > _MOST:
+        return fit(image, _MOST)
+    factor = max(1, _SIDE // side)
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _captioned(
+    images: Sequence[np.ndarray], lines: Sequence[str]
+) -> np.ndarray:
+    """Images side by side, bottoms in line, over lines of text."""
+    gap = 4
+    height = max(len(image) for image in images)
+    width = sum(image.shape[1] + gap for image in images) - gap
+    tile = Image.new("RGB", (width, height + _LINE * len(lines) + 4), "white")
+    left = 0
+    for image in images:
+        tile.paste(Image.fromarray(image), (left, height - len(image)))
+        left += image.shape[1] + gap
+    draw = ImageDraw.Draw(tile)
+    font = ImageFont.load_default(12)
+    for row, (line, ink) in enumerate(zip(lines, (_INK, _SOFT), strict=True)):
+        text = _shortened(line, width, font.getlength)
+        draw.text((0, height + 2 + row * _LINE), text, fill=ink, font=font)
+    return np.asarray(tile)
+
+
+def _shortened(text: str, width: float, length) -> str:
+    """The text, or its end after three dots: names differ in their ends."""
+    if length(text) <= width:
+        return text
+    while text and length(f"...{text}") > width:
+        text = text[1:]
+    return f"...{text}"
+
+
+def _name(source: Source, index: int) -> str:
+    try:
+        return source[index].name
+    except OSError:
+        return ""

@@ -1,0 +1,208 @@
+"""A survey as text for a terminal, and as inspect.html."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from i2i_prior.data.images import BrokenImage
+from i2i_prior.data.record import Source
+from i2i_prior.inspection.speed import Speed
+from i2i_prior.inspection.survey import Seen, Survey
+from i2i_prior.page import escape, section
+from i2i_prior.pictures import write_atomically
+from i2i_prior.sheets import bars, document, thumbnail, tile, tiles
+
+_NAMED = 20  # broken records of each class in the text
+_SHOWN = 60  # pictures on the contact sheet
+_SIDE = 128  # of a picture
+_BAR = 40  # characters of the longest bar
+
+# Edges of the histograms' bars; the outer two are open.
+_SIDES = (64, 128, 256, 512, 1024, 2048, 4096)
+_RATIOS = (0.33, 0.5, 0.66, 0.8, 0.95, 1.05, 1.25, 1.5, 2, 3)
+_MEGAPIXELS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+
+
+def as_text(survey: Survey, speeds: Sequence[Speed]) -> str:
+    """Counts, histograms, broken records and speed, to print."""
+    lines = [f"{name:<19}{value}" for name, value in _facts(survey, speeds)]
+    for plot in _histograms(survey):
+        lines += ["", plot.title]
+        highest = max(plot.counts)
+        for label, count in zip(plot.ranges(), plot.counts, strict=True):
+            bar = "#" * round(count / highest * _BAR)
+            lines.append(f"  {label:>12} {count:>9,} {bar}")
+    for reason, seen in survey.broken().items():
+        lines += ["", f"{len(seen):,} broken: {reason}"]
+        lines += [f"  {_named(found)}" for found in seen[:_NAMED]]
+        if len(seen) > _NAMED:
+            lines.append(f"  and {len(seen) - _NAMED:,} more")
+    # File names may hold bytes that are no text.
+    return "\n".join(lines).encode("utf-8", "replace").decode()
+
+
+def write_page(
+    survey: Survey, speeds: Sequence[Speed], source: Source, folder: Path
+) -> Path:
+    """Writes `folder`/inspect.html: the same with plots and pictures.
+
+    Returns:
+        Its path.
+    """
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
+        for name, value in _facts(survey, speeds)
+    )
+    body = f'<p></p><div class="scroll"><table>{rows}</table></div>'
+    plots = "".join(
+        bars(plot.title, plot.bounds(), plot.counts)
+        for plot in _histograms(survey)
+    )
+    if plots:
+        body += section("Sizes", f'<div class="plots">{plots}</div>')
+    for reason, seen in survey.broken().items():
+        names = "<br>".join(escape(_named(found)) for found in seen)
+        body += section(
+            f"{len(seen):,} broken: {reason}",
+            f'<div class="wide">{names}</div>',
+        )
+    body += section("Pictures", tiles(_pictures(survey, source)))
+    below = (
+        f"All {survey.records:,} records"
+        if survey.whole
+        else f"A random sample of {len(survey.seen):,} of {survey.records:,} "
+        f"records (seed {survey.seed})"
+    )
+    path = folder / "inspect.html"
+    page = document(survey.spec, below, body)
+    write_atomically(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def _facts(
+    survey: Survey, speeds: Sequence[Speed]
+) -> Iterator[tuple[str, str]]:
+    """Names and values, the most important first."""
+    n, seen = survey.records, survey.seen
+    yield "records", f"{n:,}"
+    if not survey.whole:
+        yield (
+            "looked at",
+            f"{len(seen):,}, a random sample (seed {survey.seed}); "
+            "what follows is of these",
+        )
+    broken = sum(bool(found.broken) for found in seen)
+    yield "broken", f"{broken:,} ({broken / len(seen):.2%})"
+    size = sum(found.bytes for found in seen)
+    about = "" if survey.whole else "about "
+    whole = size / len(seen) * n
+    yield "bytes", f"{about}{_bytes(whole)}, {_bytes(size / len(seen))} each"
+    yield "formats", _list(survey.kinds())
+    yield "extensions", _list(survey.extensions())
+    fields = survey.fields()
+    yield "beside images", _list(fields) if fields else "nothing"
+    if (captions := fields.get("captions", 0)) > 0:
+        each = sum(found.captions for found in seen) / captions
+        yield "captions", f"{each:.1f} a captioned record"
+    sizes = survey.sizes()
+    if len(sizes):
+        for name, values, form in (
+            ("shorter side", sizes.min(1), "{:,.0f}"),
+            ("longer side", sizes.max(1), "{:,.0f}"),
+            ("width/height", sizes[:, 0] / sizes[:, 1], "{:.2f}"),
+            ("megapixels", sizes.prod(1) / 1e6, "{:.3g}"),
+        ):
+            low, *middle, high = np.percentile(values, [0, 5, 50, 95, 100])
+            five, half, ninety = map(form.format, middle)
+            yield (
+                name,
+                f"median {half}, 90 % in {five} to {ninety}, all in "
+                f"{form.format(low)} to {form.format(high)}",
+            )
+    for speed in speeds:
+        yield speed.what, f"{speed} (of {speed.images:,} images)"
+
+
+@dataclass(frozen=True)
+class _Histogram:
+    """Counts between edges; None for the open ends."""
+
+    title: str
+    edges: list[float | None]
+    counts: list[int]
+
+    def ranges(self) -> list[str]:
+        """What each count is of."""
+        return [_range(*pair) for pair in itertools.pairwise(self.edges)]
+
+    def bounds(self) -> list[str]:
+        """The edges themselves."""
+        return ["" if edge is None else f"{edge:g}" for edge in self.edges]
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"< {high:g}"
+    return f">= {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+def _histograms(survey: Survey) -> Iterator[_Histogram]:
+    sizes = survey.sizes()
+    if not len(sizes):
+        return
+    ratios = sizes[:, 0] / sizes[:, 1]
+    areas = sizes.prod(1) / 1e6
+    yield _histogram("Shorter side in pixels", sizes.min(1), _SIDES)
+    yield _histogram("Width / height", ratios, _RATIOS)
+    yield _histogram("Megapixels", areas, _MEGAPIXELS)
+
+
+def _histogram(
+    title: str, values: np.ndarray, edges: Sequence[float]
+) -> _Histogram:
+    """The lower edge counts; bars that are empty at the ends are cut off."""
+    places = np.digitize(values, edges)
+    first, last = int(places.min()), int(places.max())
+    counts = np.bincount(places - first).tolist()
+    return _Histogram(title, [None, *edges, None][first : last + 2], counts)
+
+
+def _pictures(survey: Survey, source: Source) -> Iterator[str]:
+    """Tiles of sound records, spread evenly over the sample."""
+    sound = [found for found in survey.seen if not found.broken]
+    places = np.linspace(0, len(sound) - 1, min(_SHOWN, len(sound)))
+    for place in np.rint(places).astype(int).tolist():
+        found = sound[place]
+        try:
+            picture, small = thumbnail(source[found.record], _SIDE)
+        except (OSError, BrokenImage):
+            continue  # it was there a moment ago
+        size = f"{picture.width} x {picture.height}"
+        yield tile(small, [os.path.basename(found.name), size])
+
+
+def _named(found: Seen) -> str:
+    detail = found.broken.partition(" (")[2].removesuffix(")")
+    name = found.name or "name unknown"
+    return f"record {found.record}: {name}" + (f" ({detail})" * bool(detail))
+
+
+def _list(counts: Mapping[str, int]) -> str:
+    """{"JPEG RGB": 12} -> "JPEG RGB 12"; the eight most frequent."""
+    parts = [f"{name} {count:,}" for name, count in counts.items()]
+    rest = [f"{len(parts) - 8} more kinds"] if len(parts) > 8 else []
+    return ", ".join(parts[:8] + rest)
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"

@@ -1,0 +1,97 @@
+"""How fast a source is read and decoded here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from i2i_prior.data.curation.filters import stored_bytes
+from i2i_prior.data.images import BrokenImage, decode
+from i2i_prior.data.record import Record, Source
+
+_MOST_BYTES = 256 << 20  # of records held in memory
+_SECONDS = 2.0  # of decoding, at most about so long in each measurement
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measurement.
+
+    Attributes:
+        what: as "decode, 1 thread".
+        images: that were read or decoded.
+        bytes: of them as stored.
+        seconds: wall time.
+    """
+
+    what: str
+    images: int
+    bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        images = self.images / self.seconds
+        megabytes = self.bytes / self.seconds / 1e6
+        return f"{images:,.0f} images/s, {megabytes:,.1f} MB/s"
+
+
+def measure(source: Source, numbers: Sequence[int]) -> list[Speed]:
+    """Times reading, then decoding from memory: one thread, then all cores.
+
+    Decoding is whole and at full size, to RGB; the files lie in the page cache
+    where they were read just before. Broken ones are decoded too, as far as
+    they go.
+
+    Args:
+        numbers: of the records; as many are taken as fit into 256 MiB, and
+            decoded for about two seconds a measurement.
+
+    Returns:
+        Three measurements; none where nothing can be read.
+    """
+    records: list[Record] = []
+    size = 0
+    start = time.perf_counter()
+    for number in numbers:
+        try:
+            record = source[number]
+        except OSError:
+            continue
+        records.append(record)
+        size += stored_bytes(record)
+        if size > _MOST_BYTES or time.perf_counter() - start > _SECONDS:
+            break
+    if not records:
+        return []
+    seconds = time.perf_counter() - start
+    cores = os.cpu_count() or 1
+    return [
+        Speed("read, 1 thread", len(records), size, seconds),
+        _decoding(records, 1),
+        _decoding(records, cores),
+    ]
+
+
+def _decoding(records: list[Record], threads: int) -> Speed:
+    """Decodes the records, in rounds of 8 a thread until time is up."""
+    done, size = 0, 0
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        while done < len(records) and time.perf_counter() - start < _SECONDS:
+            part = records[done : done + 8 * threads]
+            size += sum(pool.map(_decode, part))
+            done += len(part)
+    seconds = time.perf_counter() - start
+    plural = "s" if threads > 1 else ""
+    return Speed(f"decode, {threads} thread{plural}", done, size, seconds)
+
+
+def _decode(record: Record) -> int:
+    """Stored bytes of what was decoded."""
+    with contextlib.suppress(BrokenImage):
+        decode(record)
+    return stored_bytes(record)

@@ -1,0 +1,173 @@
+"""What a run reads: images, or with `data.cached` prepared latents.
+
+Prepared data were made with networks and sizes of their own, and must be those
+that the config says: the prior would learn another latent space otherwise, and
+nobody would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from i2i_prior.data.aspect_ratios import training_sizes
+from i2i_prior.data.buckets import Buckets
+from i2i_prior.data.cached import CachedPipeline, CachedSource
+from i2i_prior.data.manifest import Manifest
+from i2i_prior.data.pipeline import Pipeline
+from i2i_prior.data.record import Source
+from i2i_prior.data.sizes import image_sizes
+from i2i_prior.data.sources import open_source
+from i2i_prior.errors import UserError
+from i2i_prior.hosts import distributed
+from i2i_prior.interop.hashing import hash_of
+from i2i_prior.metrics import Progress
+from i2i_prior.program import data_options
+from i2i_prior.tasks.modules import (
+    autoencoder_config,
+    example_shapes,
+    view_size,
+)
+
+_SCHEME = "arrayrecord:"
+
+
+def open_training(config: ConfigDict) -> Source | CachedSource:
+    """The source that `data.source` names.
+
+    Raises:
+      UserError: where it cannot be opened, or was prepared for another config.
+    """
+    spec = config.data.source
+    if not config.data.cached:
+        return open_source(spec)
+    if not spec.startswith(_SCHEME):
+        raise UserError(
+            f"data.cached reads what i2i-prior prepare wrote; set data.source "
+            f"to {_SCHEME}FOLDER, not {spec}"
+        )
+    source = CachedSource(spec.removeprefix(_SCHEME))
+    check(source.manifest, config)
+    return source
+
+
+def make_pipeline(
+    config: ConfigDict, source: Source | CachedSource, rows: Sequence[int]
+) -> Pipeline | CachedPipeline:
+    """Its batches, or one host's rows of them."""
+    data = config.data
+    if not isinstance(source, CachedSource):
+        options = data_options(config)
+        buckets = _buckets(config, source) if data.aspect_buckets else None
+        return Pipeline(source, options, rows, buckets)
+    return CachedPipeline(
+        source,
+        embedding_name(source.manifest, config),
+        data.batch_size,
+        seed=config.seed,
+        flip=data.flip,
+        threads=data.threads,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        rows=rows,
+    )
+
+
+def _buckets(config: ConfigDict, source: Source) -> Buckets:
+    """Which sizes and images the batches have.
+
+    Raises:
+      UserError: for a mixture, or where no size fills a batch.
+    """
+    if hasattr(source, "weights"):
+        raise UserError(
+            "data.aspect_buckets takes one source: of a mixture it would not "
+            "keep the weights; set it to false or name one source"
+        )
+    progress = Progress(
+        len(source), description="sizes", write=distributed.is_first()
+    )
+    sizes = image_sizes(source, progress.update)
+    progress.close()
+    table = training_sizes(config.data.image_size)
+    return Buckets(sizes, table, config.data.batch_size, config.seed)
+
+
+def embedding_name(manifest: Manifest, config: ConfigDict) -> str:
+    """Which of the prepared embeddings the run is conditioned on.
+
+    Raises:
+      UserError: where there is none of the name, or none is named of several.
+    """
+    wanted, known = config.data.embedding, list(manifest.encoders)
+    if wanted in known:
+        return wanted
+    if not wanted and len(known) == 1:
+        return known[0]
+    if not known:
+        raise UserError(
+            f"{manifest.folder} holds no embeddings; prepare it with "
+            "--embeddings NAME=ENCODER"
+        )
+    raise UserError(
+        f"data.embedding is {wanted!r}, but {manifest.folder} has "
+        f"{', '.join(known)}; choose one of them"
+    )
+
+
+def check(manifest: Manifest, config: ConfigDict) -> None:
+    """Whether prepared data are what the config would make itself.
+
+    Raises:
+      UserError: names the first thing that is another.
+    """
+    name = embedding_name(manifest, config)
+    for what, there, here in _pairs(manifest, config, name):
+        if there != here:
+            raise UserError(
+                f"{manifest.folder} was prepared with {what} {there}, but the "
+                f"config wants {here}; change the config or prepare it anew"
+            )
+    variants = _field(manifest, "latent")[0][0]
+    if config.data.flip > 0 and variants == 1:
+        raise UserError(
+            f"{manifest.folder} holds no mirrored latents; set data.flip=0, "
+            "or prepare it with --flip"
+        )
+
+
+def _pairs(manifest: Manifest, config: ConfigDict, name: str):
+    """What is compared: its name, as prepared, as configured."""
+    wanted = example_shapes(config)
+    encoder, section = manifest.encoders[name], config.encoder
+    autoencoder = manifest.autoencoder or {}
+    yield "size", manifest.preprocessing["size"], config.data.image_size
+    if autoencoder.get("shape"):
+        shape = autoencoder_config(config)
+        here = getattr(shape, "to_json", lambda: "")()
+        yield "an autoencoder of shape", autoencoder["shape"], here
+    else:
+        there = autoencoder.get("kind")
+        yield "autoencoder.kind", there, config.autoencoder.kind
+    latent, _ = _field(manifest, "latent")
+    yield "latents of shape", latent[1:], wanted["latent"].shape
+    embedding, _ = _field(manifest, f"embedding/{name}")
+    yield "embeddings of shape", embedding[1:], wanted["embedding"].shape
+    if section.kind == "frozen":
+        yield "encoder.family", encoder["family"], section.family
+        yield "a view of", encoder["view_size"], view_size(config)
+    for what, made, weights in (
+        ("autoencoder.weights", autoencoder, config.autoencoder.weights),
+        ("encoder.weights", encoder, section.weights),
+    ):
+        if weights not in ("", "random"):
+            yield f"{what} of SHA-256", made.get("sha256"), hash_of(weights)
+
+
+def _field(manifest: Manifest, name: str) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of a prepared array."""
+    for field in manifest.layout.fields:
+        if field.name == name:
+            return field.shape, field.dtype
+    raise UserError(f"{manifest.folder} holds no {name}; prepare it anew")

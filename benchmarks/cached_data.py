@@ -86,8 +86,15 @@ def write(folder: Path, count: int, side: int, width: int) -> None:
         "source_fingerprint": "0" * 16,
         "dropped": {},
         "preprocessing": {"size": side * 8},
-        "autoencoder": None,
-        "encoders": {"random": {}},
+        "autoencoder": {"kind": "sd", "shape": "", "sha256": ""},
+        "encoders": {
+            "random": {
+                "family": "dino",
+                "choice": "cls",
+                "view_size": 224,
+                "sha256": "",
+            }
+        },
         "version": "",
         "content_hash": content_hash(shard["sha256"] for shard in shards),
     }

@@ -54,6 +54,12 @@ ROWS = (
     Row("XL/2, 256 px", XL, "v4:4x4x4", "replica=4,fsdp=16"),
     Row("XL/2, 256 px", XL, "v5e:16x16", "replica=16,fsdp=16"),
     Row("XL/2, 256 px", XL, "v5p:8x8x4", "replica=16,fsdp=16"),
+    Row(
+        "XL/2, 256 px, cached latents",
+        f"{XL}:cached=true",
+        "v5p:8x8x4",
+        "replica=16,fsdp=16",
+    ),
     Row("XL/2, 256 px", XL, "v5p:8x8x4*2", "replica=32,fsdp=16"),
     Row("XL/2, 256 px", XL, "v6e:16x16", "replica=16,fsdp=16"),
     Row("XL/2, 256 px", XL, "h100x8", "fsdp=8", ("train.accumulate=4",)),

@@ -28,13 +28,18 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"unrecognised: {' '.join(unknown or overrides)}")
     quiet()
     try:
-        sys.exit(RUN[options.command](options, overrides))
+        code = RUN[options.command](options, overrides)
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)
     except Exception:  # so that whoever restarts us can tell it from a mistake
         traceback.print_exc()
         sys.exit(CRASHED)

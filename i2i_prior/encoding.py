@@ -168,7 +168,7 @@ def encoding_of(
     """All networks over one batch of images.
 
     Args:
-      networks: of different names.
+      networks: of different names, in the order of their fields.
       batch: images at once on each device of this process.
       dtype: "float16" or "bfloat16", of the results.
       flip: whether the mirrored image comes second.
@@ -192,8 +192,8 @@ def encoding_of(
     one = {name: array[None].repeat(batch, 0) for name, array in empty.items()}
     made = jax.eval_shape(encode, one)
     fields = tuple(
-        Field(name, "array", dtype, array.shape[1:])
-        for name, array in made.items()
+        Field(network.name, "array", dtype, made[network.name].shape[1:])
+        for network in networks
     )
     return Encoding(fields, look, encode, batch)
 

@@ -26,7 +26,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("data.max_broken", 0.01, "share of unreadable images that ends a run"),
     ("data.threads", 4, "reading threads a host"),
     ("data.workers", 0, "reading processes a host, 0 for threads only"),
-    ("data.prefetch", 8, "examples read ahead a thread"),
+    ("data.prefetch", 8, "batches made ahead a host"),
     # autoencoder
     ("autoencoder.kind", "pixels", "latent space: pixels, sd, flux2, ..."),
     ("autoencoder.weights", "", "file or folder of the frozen autoencoder"),

@@ -25,6 +25,9 @@ PACKAGES = (
     "ml-collections",
     "numpy",
     "pillow",
+    "simplejpeg",
+    "kornia-rs",
+    "array-record",
 )
 
 

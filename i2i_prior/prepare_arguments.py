@@ -1,8 +1,16 @@
-"""Options of `i2i-prior prepare`."""
+"""Options of `i2i-prior prepare`, and what they must not be."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+from i2i_prior.errors import UserError
+
+if TYPE_CHECKING:
+    from i2i_prior.data.prepare.examples import Pictures
+
+DTYPE, BATCH_SIZE = "float16", 32  # where the options are left out
 
 
 def add_prepare(command: argparse.ArgumentParser) -> None:
@@ -19,16 +27,15 @@ def add_prepare(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--crop",
         choices=("center", "none"),
-        default="center",
-        help="to the central square, or the whole image with --size its "
-        "shorter side at most",
+        help="with --size: to the central square (default), or the whole "
+        "image with --size its shorter side at most",
     )
     group.add_argument(
         "--encode",
         choices=("keep", "jpeg", "png"),
         help="the bytes as they are, or anew; else jpeg with --size",
     )
-    group.add_argument("--quality", type=int, default=95, help="of a jpeg")
+    group.add_argument("--quality", type=int, help="of a jpeg, else 95")
     group.add_argument(
         "--min-side", type=int, default=0, help="drop smaller images, pixels"
     )
@@ -54,14 +61,12 @@ def add_prepare(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=("float16", "bfloat16"),
-        default="float16",
-        help="of latents and embeddings",
+        help=f"of latents and embeddings, else {DTYPE}",
     )
     group.add_argument(
         "--batch-size",
         type=int,
-        default=32,
-        help="images encoded at once on each device",
+        help=f"images encoded at once on each device, else {BATCH_SIZE}",
     )
     command.add_argument(
         "--workers",
@@ -76,3 +81,76 @@ def add_prepare(command: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of records that may be broken",
     )
+
+
+def pictures_of(options: argparse.Namespace) -> Pictures:
+    """What is done to the pixels; checks what can be without files.
+
+    Raises:
+      UserError: for options out of range, that do not go together, or that
+        would have no effect.
+    """
+    # Late: whoever asks for --help need not wait for it.
+    from i2i_prior.data.prepare.examples import Pictures
+
+    if bool(options.latents) != bool(options.latent_weights):
+        raise UserError("--latents and --latent-weights belong together")
+    if options.latents and options.crop == "none":
+        raise UserError("--latents needs squares: leave --crop none out")
+    networks = options.latents or options.embeddings
+    if options.flip and not networks:
+        raise UserError(
+            "--flip mirrors what --latents and --embeddings encode, and "
+            "neither is there: leave it out (training mirrors images itself)"
+        )
+    for name in ("dtype", "batch_size"):
+        if getattr(options, name) is not None and not networks:
+            raise UserError(
+                f"{_flag(name)} is of what --latents and --embeddings encode, "
+                "and neither is there: leave it out"
+            )
+    if options.crop and not options.size:
+        raise UserError("--crop has no effect without --size: add it")
+    for name in ("examples_per_shard", "batch_size", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"{_flag(name)} must be 1 or more")
+    if not 0 <= options.max_broken <= 1:
+        raise UserError("--max-broken is a share, from 0 to 1")
+    encode = options.encode or ("jpeg" if options.size else "keep")
+    if options.quality is not None and encode != "jpeg":
+        raise UserError(
+            f"--quality is of a jpeg, and --encode is {encode}: choose jpeg, "
+            "or leave --quality out"
+        )
+    given = {"crop": options.crop, "quality": options.quality}
+    return Pictures(
+        size=options.size,
+        encode=encode,
+        min_side=options.min_side,
+        **{name: v for name, v in given.items() if v is not None},
+    )
+
+
+def check_stored(options: argparse.Namespace, further: tuple[str, ...]) -> None:
+    """Refuses to say how images are stored where none is.
+
+    Args:
+      options: of the command.
+      further: names of the further images, which are stored with latents.
+
+    Raises:
+      UserError: names the option.
+    """
+    if not options.latents or further:
+        return
+    for name in ("encode", "quality"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"{_flag(name)} has no effect with --latents, which stores no "
+                "image: leave it out"
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

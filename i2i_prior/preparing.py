@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ from i2i_prior.errors import UserError
 from i2i_prior.hosts import distributed
 from i2i_prior.loop.preemption import DONE, REQUEUE, Interrupted, Preemption
 from i2i_prior.metrics import Progress
+from i2i_prior.prepare_arguments import (
+    BATCH_SIZE,
+    DTYPE,
+    check_stored,
+    pictures_of,
+)
 
 _WEEKS = 1e7  # seconds that a host waits for the others; deaths are noticed
 
@@ -41,11 +47,13 @@ def prepare(options: argparse.Namespace) -> int:
       UserError: for options that do not fit together or to the folder, too
         many broken records, a full disk, or a worker that died.
     """
-    pictures = _pictures(options)
+    pictures = pictures_of(options)
     folder = Path(options.out)
     source = open_source(options.source)
+    notes = list(getattr(source, "notes", ()))
+    further, decided = probe(source)
+    check_stored(options, further)
     networks = _networks(options)
-    further = probe(source)
     plan = _plan(options, pictures, source, further, networks)
     encoding = networks.encoding
     make = Maker(
@@ -56,8 +64,11 @@ def prepare(options: argparse.Namespace) -> int:
         look=encoding.look if encoding else None,
     )
     index, count = _place()
-    with _disk(folder), Preemption() as preemption:
-        distributed.same("preparing", _shared(plan))
+    for note in [*notes, *filter(None, [decided])]:
+        _say(index, f"note: {note}")
+    distributed.same("preparing", _shared(plan))
+    alone = nullcontext() if index else files.alone(folder)
+    with _disk(folder), alone, Preemption() as preemption:
         done = index == 0 and claim(folder, plan)
         if done:
             tidy(folder)
@@ -75,7 +86,9 @@ def prepare(options: argparse.Namespace) -> int:
             if count == 1:  # or others may be writing
                 files.sweep(folder)
         distributed.gather("finishing shards", "", _WEEKS)
-        total = finish(folder, plan, options.max_broken) if index == 0 else 0
+        total = 0
+        if index == 0:
+            total = finish(folder, plan, options.max_broken, notes)
         distributed.gather("writing the manifest")
     left = plan.records - total
     dropped = f"{left} left out (dropped.jsonl)" if left else "none left out"
@@ -97,7 +110,7 @@ def _make(
     Raises:
       Interrupted: by a signal.
     """
-    tally, missing = Tally(options.max_broken), []
+    tally, missing = Tally(options.max_broken, plan.records), []
     for shard in mine:
         outcome = read_outcome(folder, plan, shard)
         if outcome is None:
@@ -131,29 +144,6 @@ def _make(
     progress.close()
 
 
-def _pictures(options: argparse.Namespace) -> Pictures:
-    """What is done to the pixels; checks what can be without files."""
-    if bool(options.latents) != bool(options.latent_weights):
-        raise UserError("--latents and --latent-weights belong together")
-    if options.latents and options.crop == "none":
-        raise UserError("--latents needs squares: leave --crop none out")
-    if options.flip and not (options.latents or options.embeddings):
-        raise UserError(
-            "--flip mirrors what --latents and --embeddings encode, and "
-            "neither is there: leave it out (training mirrors images itself)"
-        )
-    for name in ("examples_per_shard", "batch_size", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more")
-    if not 0 <= options.max_broken <= 1:
-        raise UserError("--max-broken is a share, from 0 to 1")
-    encode = options.encode or ("jpeg" if options.size else "keep")
-    return Pictures(
-        options.size, options.crop, encode, options.quality, options.min_side
-    )
-
-
 @dataclass(frozen=True)
 class _Networks:
     autoencoder: dict[str, Any] | None  # what the manifest says of them
@@ -181,7 +171,10 @@ def _networks(options: argparse.Namespace) -> _Networks:
     for note in (note for network in found.values() for note in network.notes):
         print(f"note: {note}", file=sys.stderr)
     together = encoding.encoding_of(
-        list(found.values()), options.batch_size, options.dtype, options.flip
+        list(found.values()),
+        options.batch_size or BATCH_SIZE,
+        options.dtype or DTYPE,
+        options.flip,
     )
     said = {name: network.said for name, network in found.items()}
     autoencoder = said.pop("latent", None)
@@ -201,8 +194,8 @@ def _plan(
     if encoding:
         preprocessing |= {
             "flip": options.flip,
-            "dtype": options.dtype,
-            "batch_size": options.batch_size,
+            "dtype": options.dtype or DTYPE,
+            "batch_size": options.batch_size or BATCH_SIZE,
         }
     return Plan(
         kind="images" if image else "latents",

@@ -19,7 +19,6 @@ from i2i_prior import metadata, workdir
 from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.config import flatten
 from i2i_prior.data.broken import BrokenTally
-from i2i_prior.data.sources import open_source
 from i2i_prior.fields import HOST_LOCAL
 from i2i_prior.hosts import distributed
 from i2i_prior.loop.endings import diverged, finish, preempted
@@ -38,7 +37,11 @@ from i2i_prior.parallel.rows import local_rows
 from i2i_prior.program import build, to_device
 from i2i_prior.restoring import restore_or_init
 from i2i_prior.step import TrainState
-from i2i_prior.training_data import make_pipeline, open_training
+from i2i_prior.training_data import (
+    make_pipeline,
+    open_held_out,
+    open_training,
+)
 from i2i_prior.validate import validate
 
 
@@ -68,11 +71,14 @@ def train(
     distributed.same("config", _shared(config))
     program = build(config, meshes.make_mesh(**config.mesh))
     source = open_training(config)
+    workdir.check_data(directory, source.fingerprint())
+    for note in getattr(source, "notes", ()):
+        say(f"note: {note}")
     rows = local_rows(
         meshes.batch_sharding(program.mesh), config.data.batch_size
     )
     pipeline = make_pipeline(config, source, rows.here)
-    held_out = open_source(config.data.held_out or config.data.source)
+    held_out = open_held_out(config)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
     newest = workdir.newest_checkpoint(directory)

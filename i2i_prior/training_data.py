@@ -7,6 +7,7 @@ nobody would notice.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -52,6 +53,24 @@ def open_training(config: ConfigDict) -> Source | CachedSource:
     return source
 
 
+def open_held_out(config: ConfigDict) -> Source:
+    """The images that samples and scores are of.
+
+    Raises:
+      UserError: where they cannot be opened, or are no images.
+    """
+    spec = config.data.held_out or config.data.source
+    looks = config.train.sample_every or config.train.evaluate_every
+    if config.data.cached and not config.data.held_out:
+        if looks:
+            raise UserError(
+                "data.held_out is empty and data.source holds no images; set "
+                "data.held_out to the SPEC of some"
+            )
+        spec = "builtin:photos/heldout"  # nobody will look at them
+    return open_source(spec)
+
+
 def make_pipeline(
     config: ConfigDict, source: Source | CachedSource, rows: Sequence[int]
 ) -> Pipeline | CachedPipeline:
@@ -90,6 +109,8 @@ def _buckets(config: ConfigDict, source: Source) -> Buckets:
     )
     sizes = image_sizes(source, progress.update)
     progress.close()
+    digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:16]
+    distributed.same("sizes", {"sizes of the images": digest})
     table = training_sizes(config.data.image_size)
     return Buckets(sizes, table, config.data.batch_size, config.seed)
 
@@ -152,6 +173,8 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
         yield "autoencoder.kind", there, config.autoencoder.kind
     latent, _ = _field(manifest, "latent")
     yield "latents of shape", latent[1:], wanted["latent"].shape
+    here = "cls" if config.conditioner.choice == "cls" else "patches"
+    yield "embeddings that are", encoder["choice"], here
     embedding, _ = _field(manifest, f"embedding/{name}")
     yield "embeddings of shape", embedding[1:], wanted["embedding"].shape
     if section.kind == "frozen":

@@ -47,9 +47,12 @@ _CHOICES = {
     "sample.null_mask": ("full", "caption"),
 }
 _LEAST = {
+    "seed": 0,
     "data.image_size": 1,
     "data.batch_size": 1,
     "data.threads": 1,
+    "data.workers": 0,
+    "data.prefetch": 1,
     "model.depth": 1,
     "model.width": 1,
     "model.heads": 1,
@@ -202,6 +205,12 @@ def _validate_cached(config: ConfigDict) -> None:
             "data.cached reads prepared latents; set autoencoder.kind to what "
             "they were made with"
         )
+    for name in ("min_side", "view_flip", "view_jitter"):
+        if config.data[name]:
+            raise UserError(
+                f"data.{name} is for images, which prepared latents are no "
+                "more; set it to 0"
+            )
     looks = config.train.sample_every or config.train.evaluate_every
     if looks and (kind == "none" or not config.autoencoder.weights):
         raise UserError(

@@ -104,6 +104,27 @@ def check(workdir: Path, config: ConfigDict) -> None:
         )
 
 
+def check_data(workdir: Path, fingerprint: str) -> None:
+    """Whether the run in the workdir, if any, has learnt from these data.
+
+    Args:
+      workdir: the run directory.
+      fingerprint: of the source, as metadata.json has it.
+
+    Raises:
+      UserError: where it has learnt from others.
+    """
+    file = Path(workdir) / "metadata.json"
+    before = read_json(file).get("data_fingerprint") if file.exists() else None
+    if before not in (None, fingerprint):
+        raise UserError(
+            f"the images of the run in {workdir} have changed since "
+            f"(fingerprint {before} then, {fingerprint} now); bring them back, "
+            f"or go on in another workdir with --config.train.init_from="
+            f"{workdir}"
+        )
+
+
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Makes the workdir this config's, once `check` has passed.
 

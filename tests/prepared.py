@@ -20,7 +20,8 @@ def write_prepared(folder, latents, embeddings, **manifest):
         one encoder of the manifest.
       manifest: what differs from a plain one.
     """
-    encoders = manifest.setdefault("encoders", {"dino": {"family": "dino"}})
+    dino = {"family": "dino", "choice": "cls", "view_size": 8, "sha256": "b"}
+    encoders = manifest.setdefault("encoders", {"dino": dino})
     (name,) = encoders
     arrays = {"latent": latents, f"embedding/{name}": embeddings}
     layout = Layout(

@@ -51,8 +51,31 @@ def test_sizes_are_read_once_from_the_headers(shapes, monkeypatch):
     assert sizes[:2].tolist() == [[60, 40], [40, 60]]
     assert sizes[20].tolist() == [60, 40]
     assert sizes[21].tolist() == [1, 1]
-    monkeypatch.setattr("i2i_prior.data.sizes.open_picture", None)
+    monkeypatch.setattr("i2i_prior.data.sizes.Picture", None)
     np.testing.assert_array_equal(image_sizes(source), sizes)
+
+
+def test_an_image_that_is_there_again_is_not_forgotten(shapes):
+    class Once:
+        """Fails the first time it is asked for record 3."""
+
+        failed = False
+
+        def __len__(self):
+            return 22
+
+        def __getitem__(self, index):
+            if index == 3 and not self.failed:
+                self.failed = True
+                raise OSError(5, "Input/output error")
+            return whole[index]
+
+        def fingerprint(self):
+            return "once"
+
+    whole, source = open_source(f"folder:{shapes}"), Once()
+    assert image_sizes(source)[3].tolist() == [1, 1]
+    assert image_sizes(source)[3].tolist() == [40, 60]
 
 
 @pytest.mark.parametrize("crop", ["random", "center"])

@@ -71,7 +71,14 @@ def prepared(tiny, batches, tmp_path_factory):
             "shape": task.latent.to_json(),
             "sha256": "a",
         },
-        encoders={"random": {"family": "dino", "view_size": 8, "sha256": "b"}},
+        encoders={
+            "random": {
+                "family": "dino",
+                "choice": "cls",
+                "view_size": 8,
+                "sha256": "b",
+            }
+        },
     )
 
 
@@ -130,7 +137,14 @@ def test_a_run_trains_and_resumes(command, tiny_spec, prepared, tmp_path):
         ),
         ("autoencoder.kind=pixels", "data.cached reads prepared latents"),
         ("data.source=builtin:photos", "set data.source to arrayrecord:FOLDER"),
-        ("data.cached=false", "prepared"),
+        (
+            "data.cached=false | encoder.kind=joint | "
+            "autoencoder.weights=random",
+            "holds prepared latents and no images",
+        ),
+        ("conditioner.choice=patches", "embeddings that are cls, but"),
+        ("data.view_jitter=0.5", "data.view_jitter is for images"),
+        ("seed=-1", "config field seed is -1; it must be 0 or more"),
     ],
 )
 def test_other_data_are_refused(

@@ -383,3 +383,13 @@ def test_a_crash_is_no_mistake(command, monkeypatch):
     ended = command("doctor")
     assert ended.code == 70
     assert "ZeroDivisionError: on no account" in ended.err
+
+
+def test_a_reader_that_has_seen_enough(python, tiny_spec, tmp_path):
+    arguments = "--config", tiny_spec, "--workdir", tmp_path / "run"
+    process = python(
+        *("-m", "i2i_prior.cli", "train", *arguments, "--print-config")
+    )
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""

@@ -112,14 +112,15 @@ def test_latents_and_embeddings(prepare, weights, photos, tmp_path):
     found = prepare(*options, "--workers=3")
     names = [f"{n:03}.jpg" for n in range(11) if n != 3]
     assert [example["name"] for example in found] == names
-    assert found[0].keys() == {
+    fields = read_manifest(tmp_path / "out").layout.fields
+    assert [field.name for field in fields] == [
         "latent",
         "embedding/one",
         "embedding/all",
         "size",
         "name",
         "json",
-    }
+    ]
     model = load_autoencoder(weights["sd"], preset="sd")
     module = functional_of(model.config).merge(model.parameters)
     encoder = load_encoder(weights["dino"])
@@ -276,3 +277,56 @@ def test_taef2_on_real_photographs(command, tmp_path):
         image = decode(Record("", photos[example["name"]])) / 127.5 - 1
         error = np.square((np.clip(decoded, -1, 1) - image) / 2).mean()
         assert -10 * np.log10(error) > 15
+
+
+def test_a_run_trains_on_what_was_prepared(command, weights, photos, tmp_path):
+    """The commands in a row, and the weights of others refused."""
+    latents = tmp_path / "latents"
+    ended = command(
+        *("prepare", "--source", f"folder:{photos}", "--out", latents),
+        *("--size", SIZE, "--flip", "--max-broken", 0.2),
+        *("--latents", "sd", "--latent-weights", weights["sd"]),
+        *("--embeddings", f"image={weights['dino']}"),
+    )
+    assert ended.code == 0, ended.err
+
+    def train(workdir, *overrides):
+        config = {
+            "data.source": f"arrayrecord:{latents}",
+            "data.cached": "true",
+            "data.image_size": SIZE,
+            "autoencoder.kind": "sd",
+            "autoencoder.shape": KL.to_json(),
+            "autoencoder.weights": weights["sd"],
+            "encoder.kind": "frozen",
+            "encoder.pixels": "family",
+            "encoder.weights": weights["dino"],
+            "encoder.depth": VIT.depth,
+            "encoder.width": VIT.width,
+            "encoder.heads": VIT.heads,
+            "encoder.patch": VIT.patch,
+            "encoder.image_size": VIT.image_size,
+            "encoder.view_size": view,
+            "train.steps": 2,
+        }
+        tiny = Path(__file__).with_name("tiny_config.py")
+        return command(
+            *("train", "--config", f"{tiny}:source=folder:{photos}"),
+            *("--workdir", tmp_path / workdir),
+            *(f"--config.{name}={value}" for name, value in config.items()),
+            *overrides,
+        )
+
+    view = read_manifest(latents).encoders["image"]["view_size"]
+    ended = train("run")
+    assert ended.code == 0, ended.err
+    assert f"10 images of arrayrecord:{latents}" in ended.err
+    for override, said in (
+        (f"autoencoder.weights={weights['dino']}", "autoencoder.weights of"),
+        (f"encoder.weights={weights['sd']}", "encoder.weights of SHA-256"),
+        ("encoder.view_size=8", f"a view of {view}, but the config wants 8"),
+    ):
+        ended = train("other", f"--config.{override}")
+        assert ended.code == 1
+        assert said in ended.err
+        assert not (tmp_path / "other").exists()

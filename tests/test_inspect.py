@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from i2i_prior.data.images import decode
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources import open_source
@@ -138,6 +139,33 @@ def test_records_that_vanish_are_counted_and_timed_around():
     assert measure(Growing(), [3]) == []
 
 
+def test_what_is_cut_in_a_source_is_shown(tmp_path):
+    class Cut(Growing):
+        notes = ("Archive <b>.tar is cut or damaged.",)
+
+    found = survey(Cut(), "a:b", 5)
+    assert f"{Cut.notes[0]}\n" in as_text(found, [])
+    page = write_page(found, [], Cut(), tmp_path).read_text()
+    assert "Archive &lt;b&gt;.tar is cut or damaged." in page
+
+
+def test_a_glance_has_the_size_that_is_decoded():
+    noise = Image.effect_noise((9, 6), 50)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    # Some programs note the orientation as XMP, and in no EXIF.
+    xmp = b'<x xmlns:tiff="t" tiff:Orientation="6"/>'
+    for kind, options in (
+        ("JPEG", {"exif": turned}),
+        ("JPEG", {"xmp": xmp}),
+        ("PNG", {"exif": turned}),
+        ("WEBP", {"exif": turned}),
+    ):
+        record = Record("x", encoded(noise, kind, **options))
+        seen = glance(record)
+        assert (seen.height, seen.width) == decode(record).shape[:2] == (9, 6)
+
+
 def test_names_that_are_no_text_are_shown_all_the_same(tmp_path):
     class Odd(Growing):
         def __len__(self) -> int:
@@ -192,6 +220,8 @@ def test_the_command_writes_a_page_that_stands_alone(command, folder, tmp_path):
         (("nothing:here",), "is not understood"),
         (("--config", "absent.py", "--out", "x"), "no config file"),
         (("--config", "absent.py"), "--out DIR"),
+        (("builtin:photos", "--out", __file__), "is a file, and inspect.html"),
+        (("--config", "absent.py", "--out", __file__), "is a file, and batch"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(command, arguments, says):
@@ -233,6 +263,20 @@ def test_the_batch_is_the_one_that_training_is_given(
     page = (out / "inspect.html").read_text()
     assert "The first 8 of 8 examples of step 2" in page
     assert page.count("<img") == 1
+
+
+def test_the_text_has_height_and_width_of_a_bucket(tiny, tmp_path):
+    for number in range(8):
+        Image.new("RGB", (60, 40)).save(tmp_path / f"{number}.png")
+    config = tiny(
+        f"data.source=folder:{tmp_path}",
+        "data.aspect_buckets=true",
+        "data.image_size=16",
+        "model.size_conditions=true",
+    )
+    shown = batches.take(config, 0)
+    assert shown.batch["image"].shape == (8, 13, 19, 3)
+    assert "target  height 13, width 19, uint8" in batches.as_text(shown)
 
 
 def _lefts(width: int) -> list[int]:

@@ -20,6 +20,7 @@ from i2i_prior.loop.preemption import Preemption
 from i2i_prior.metrics import read_metrics
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.program import to_device
+from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +293,25 @@ def test_profile_steps_that_make_no_sense(command, tiny_spec, tmp_path, text):
     assert (ended.code, len(ended.err.splitlines())) == (1, 1)
     assert "takes FIRST:LAST, as 10:15" in ended.err
     assert not (tmp_path / "run").exists()
+
+
+def test_other_images_end_a_resume(command, photos, run_directory, tmp_path):
+    """Those of the run have changed since: it would learn from others."""
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "00.png").unlink()
+    shutil.copytree(run_directory, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    spec = f"folder:{tmp_path}/photos"
+    config["config"] |= {"data.source": spec, "data.held_out": spec}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    ended = command(
+        "train",
+        *("--config", f"{TINY}:source={spec}"),
+        *("--workdir", tmp_path / "run", "--config.train.steps=8"),
+    )
+    assert ended.code == 1
+    assert "have changed since" in ended.err
+    assert not (tmp_path / "run" / "checkpoints" / "8").exists()
 
 
 def test_profile_steps_of_another_time(

@@ -50,7 +50,8 @@ def describe(source: Source, index: int) -> str:
         read(source, index)
     except BrokenImage as broken:
         return f"{name} ({broken.reason})"
-    return f"{name} (is smaller than the crop)"
+    # It was read just now: too small then, or there again.
+    return f"{name} (is smaller than data.min_side, or could not be read)"
 
 
 class BrokenTally:

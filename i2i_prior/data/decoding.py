@@ -31,8 +31,9 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _ORIENTATION_TAG = 0x0112
 _START_OF_SCAN = b"\xff\xda"
-# A progressive file has some ten. Each of them walks over the whole image,
-# even one of six bytes: a file of them would decode for hours.
+# A progressive file has some ten, another one to four, and thumbnails theirs.
+# Each of them walks over the whole image, even one of six bytes: a file of
+# them would decode for hours.
 _MAX_SCANS = 64
 
 # `read_header` has its own limit, and catch_warnings is not thread-safe.
@@ -84,11 +85,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         if width * height > max_pixels:
             raise BrokenImage(f"has more than {max_pixels} pixels")
         jpeg = image.format in ("JPEG", "MPO")
-        if (
-            jpeg
-            and image.info.get("progressive")
-            and data.count(_START_OF_SCAN) > _MAX_SCANS
-        ):
+        if jpeg and data.count(_START_OF_SCAN) > _MAX_SCANS:
             raise BrokenImage(f"has more than {_MAX_SCANS} scans")
         plain = jpeg and image.mode in ("RGB", "L")
         return Header(height, width, _orientation(image), jpeg, plain)

@@ -57,8 +57,9 @@ class Layout:
         fields: in the order of the manifest.
 
     Raises:
-        ValueError: for a kind or dtype that does not exist, a negative side,
-            or two fields of one name.
+        ValueError: for a kind or dtype that does not exist, a side that is no
+            int or negative, a shape of what is no array, or two fields of one
+            name.
     """
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -66,8 +67,7 @@ class Layout:
         if len({f.name for f in fields}) < len(fields):
             raise ValueError("two fields have the same name")
         for f in fields:
-            known = f.dtype in _DTYPES if f.kind == "array" else not f.dtype
-            if f.kind not in KINDS or not known or min(f.shape, default=1) < 0:
+            if f.kind not in KINDS or not _is_known(f):
                 raise ValueError(f"field {f} is none that a layout knows")
         self._arrays = [f for f in fields if f.kind == "array"]
         self._others = [f for f in fields if f.kind != "array"]
@@ -146,6 +146,15 @@ class Layout:
             ).reshape(f.shape)
             place += f.bytes
         return found
+
+
+def _is_known(field: Field) -> bool:
+    if not isinstance(field.name, str):
+        return False
+    if field.kind != "array":
+        return (field.dtype, field.shape) == ("", ())
+    sides = all(type(side) is int and side >= 0 for side in field.shape)
+    return field.dtype in _DTYPES and sides
 
 
 def _value(kind: str, data: bytes) -> Any:

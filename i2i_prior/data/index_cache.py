@@ -18,9 +18,10 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-_VERSION = 1  # of what is stored; an index of another version is not read
+_VERSION = 2  # of what is stored; an index of another version is not read
 # A change so soon after the last one may leave the time as it was.
-_SETTLED = 2.0  # seconds
+_SETTLED = 2 * 10**9  # ns
+_LEFT_OVER = 86_400  # seconds; nobody writes an index for so long
 _STAMP = "stamp"
 
 
@@ -53,6 +54,7 @@ def save(
     path = _file(kind, place)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         # Beside, then renamed: two processes may index the same place.
         descriptor, beside = tempfile.mkstemp(".part", "", path.parent)
         try:
@@ -66,9 +68,23 @@ def save(
             raise
 
 
-def settled(mtime_ns: int) -> bool:
-    """Whether a time of change is old enough to tell of the next change."""
-    return mtime_ns < (time.time() - _SETTLED) * 1e9
+def settled(mtime_ns: int, before_ns: int) -> bool:
+    """Whether a time of change is old enough to tell of the next change.
+
+    Args:
+        mtime_ns: the time of change.
+        before_ns: `time.time_ns()` before it was looked at. Taken later, it
+            would hide a change that came soon after the look.
+    """
+    return mtime_ns < before_ns - _SETTLED
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what processes that were killed have left half-written."""
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if part.stat().st_mtime < time.time() - _LEFT_OVER:
+                part.unlink()
 
 
 def _file(kind: str, place: str) -> Path:

@@ -32,6 +32,14 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "version": str,
     "content_hash": str,
 }
+# What is said of each network.
+_AUTOENCODER: dict[str, type] = {"kind": str, "shape": str, "sha256": str}
+_ENCODER: dict[str, type] = {
+    "family": str,
+    "sha256": str,
+    "choice": str,
+    "view_size": int,
+}
 
 
 @dataclass(frozen=True)
@@ -147,8 +155,8 @@ def _parse(folder: Path, found: Any) -> Manifest:
         _require(right, f"{name} is {found[name]!r:.40}")
     numbers = found["dropped"].values()
     _require(all(map(_is_count, numbers)), "dropped holds no counts")
-    made = found["encoders"].values()
-    _require(all(isinstance(e, dict) for e in made), "encoders holds others")
+    layout = Layout.from_json(found.get("fields"))
+    _check_networks(found, layout)
     rows = found.get("shards")
     _require(isinstance(rows, list) and bool(rows), "it names no shards")
     shards = tuple(map(_shard, rows))
@@ -161,11 +169,28 @@ def _parse(folder: Path, found: Any) -> Manifest:
     return Manifest(
         folder=folder,
         kind=found["kind"],
-        layout=Layout.from_json(found.get("fields")),
+        layout=layout,
         count=count,
         shards=shards,
         **{name: found[name] for name in _TYPES},
     )
+
+
+def _check_networks(found: dict[str, Any], layout: Layout) -> None:
+    """What a run compares with its config, and the arrays it is said of."""
+    autoencoder, encoders = found["autoencoder"], found["encoders"]
+    wanted = [f"embedding/{name}" for name in encoders]
+    if autoencoder is not None:
+        _require_keys("autoencoder", autoencoder, _AUTOENCODER)
+        wanted.append("latent")
+    for name, encoder in encoders.items():
+        _require_keys(f"encoders.{name:.40}", encoder, _ENCODER)
+    if wanted:
+        size = found["preprocessing"].get("size")
+        _require(_is_count(size), f"preprocessing.size is {size!r:.40}")
+    arrays = {field.name for field in layout.fields if field.kind == "array"}
+    lacking = ", ".join(name for name in wanted if name not in arrays)
+    _require(not lacking, f"its fields lack {lacking:.80}")
 
 
 def _shard(row: Any) -> Shard:
@@ -182,6 +207,14 @@ def _shard(row: Any) -> Shard:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
+
+
+def _require_keys(name: str, found: Any, types: dict[str, type]) -> None:
+    _require(isinstance(found, dict), f"{name} is {found!r:.40}")
+    for key, kind in types.items():
+        value = found.get(key)
+        right = type(value) is kind
+        _require(right, f"{name}.{key} is {value!r:.40}")
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import grain
 import numpy as np
 
+from i2i_prior.errors import UserError
+
 _SMALL = 4096  # records whose order is permuted in memory
 _BLOCK = 1000  # examples in which a mixture keeps its weights
 
@@ -94,7 +96,16 @@ def order_of(source: Any, seed: int, shuffle: bool = True) -> Any:
 
 
 def shares(weights: Sequence[float]) -> list[int]:
-    """How many of `_BLOCK` examples each part has, at least one."""
+    """How many of `_BLOCK` examples each part has, at least one.
+
+    Raises:
+        UserError: there are more parts than that.
+    """
+    if len(weights) > _BLOCK:
+        raise UserError(
+            f"A mixture of {len(weights)} parts is too large: give {_BLOCK} "
+            "at most."
+        )
     exact = np.array(weights) * _BLOCK
     counts = np.maximum(np.floor(exact).astype(int), 1)
     # Largest remainders first; what single examples cost goes off the largest.

@@ -1,4 +1,8 @@
-"""Height and width of every image of a source, read once from the headers."""
+"""Height and width of every image of a source, kept from start to start.
+
+Records are read whole, by each host for itself, and no pixel is decoded; what
+was read is kept only where every record could be.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from i2i_prior.data import index_cache
-from i2i_prior.data.broken import open_picture
-from i2i_prior.data.images import BrokenImage
+from i2i_prior.data.images import BrokenImage, Picture
 from i2i_prior.data.record import Source
 
 _CHUNK = 4096  # records in flight
@@ -36,18 +39,22 @@ def image_sizes(
         return kept["sizes"]
     sizes = np.ones((len(source), 2), np.int32)
 
-    def look(index: int) -> None:
+    def look(index: int) -> bool:
         try:
-            picture = open_picture(source, index)
+            picture = Picture(source[index])
         except BrokenImage:
-            return
+            return True
+        except OSError:
+            return False  # it may be there the next time
         sizes[index] = picture.height, picture.width
+        return True
 
+    whole = True
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
         for start in range(0, len(source), _CHUNK):
             end = min(start + _CHUNK, len(source))
-            for _ in pool.map(look, range(start, end)):
-                pass
+            whole &= all(list(pool.map(look, range(start, end))))
             advance(end)
-    index_cache.save(_KIND, place, str(len(source)), {"sizes": sizes})
+    if whole:
+        index_cache.save(_KIND, place, str(len(source)), {"sizes": sizes})
     return sizes

@@ -73,5 +73,12 @@ def add_curate(command: argparse.ArgumentParser) -> None:
         help="(image, record) -> (keep, reason) or a score; may be repeated",
     )
     command.add_argument(
+        "--max-broken",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of records that cannot be read or decoded; more end it",
+    )
+    command.add_argument(
         "--report", metavar="DIR", help="for curation.html, with thumbnails"
     )

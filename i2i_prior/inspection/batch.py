@@ -89,8 +89,8 @@ def as_text(shown: Shown) -> str:
     lines = [f"step {shown.step}: {of} examples, {broken} substituted"]
     for what, title in (("image", "target"), ("view", "view")):
         if what in shown.batch:
-            side = shown.batch[what].shape[1]
-            lines.append(f"{title:<8}{side} x {side} x 3 uint8")
+            height, width = shown.batch[what].shape[1:3]
+            lines.append(f"{title:<8}height {height}, width {width}, uint8")
     lines += ["", "levels in [-1, 1]    mean     std   clipped"]
     lines += [
         f"{title:<8}{name:<9}{mean:>8.3f}{std:>8.3f}{ends:>9.1%}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from i2i_prior.data.curation.writing import check_place, told
 from i2i_prior.errors import UserError
 from i2i_prior.metrics import Progress
 
@@ -34,10 +36,15 @@ def _batch(options: argparse.Namespace, overrides: list[str]) -> int:
             "the batch of a step is shown in pictures: give a folder for them "
             "with --out DIR"
         )
+    folder = Path(options.out)
+    for name in ("batch.png", "inspect.html"):
+        check_place(folder / name)
     config = load_config(options.config, overrides)
     shown = batch.take(config, options.step)
     print(batch.as_text(shown))
-    for path in batch.write_batch(shown, config.name, Path(options.out)):
+    with told("the batch", folder):
+        paths = batch.write_batch(shown, config.name, folder)
+    for path in paths:
         print(path)
     return 0
 
@@ -48,6 +55,8 @@ def _source(options: argparse.Namespace) -> int:
     from i2i_prior.inspection.speed import measure
     from i2i_prior.inspection.survey import survey
 
+    if options.out:
+        check_place(Path(options.out) / "inspect.html")
     source = open_source(options.spec)
     total = min(len(source), max(1, options.sample))
     progress = Progress(total, description="looking at")
@@ -60,7 +69,10 @@ def _source(options: argparse.Namespace) -> int:
     speeds = measure(source, [seen.record for seen in found.seen])
     print(describe.as_text(found, speeds))
     if options.out:
-        print(describe.write_page(found, speeds, source, Path(options.out)))
+        folder = Path(options.out)
+        with told("a page in", folder):
+            page = describe.write_page(found, speeds, source, folder)
+        print(page)
     return 0
 
 
@@ -69,6 +81,7 @@ def curate(options: argparse.Namespace) -> int:
     from i2i_prior.data.curation.options import CurateOptions
     from i2i_prior.data.curation.passes import curate as run
     from i2i_prior.data.curation.report import write_curation_report
+    from i2i_prior.data.curation.selected import refuse_mixture
     from i2i_prior.data.sources import open_source
 
     wanted = CurateOptions(
@@ -78,8 +91,15 @@ def curate(options: argparse.Namespace) -> int:
         near_duplicates=options.near_duplicates or "",
         threshold=options.threshold,
         filters=tuple(options.filter),
+        max_broken=options.max_broken,
     )
+    refuse_mixture(options.source)
+    check_place(Path(options.out).expanduser())
+    if options.report:
+        check_place(Path(options.report) / "curation.html")
     source = open_source(options.source)
+    for note in getattr(source, "notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     progress = Progress(len(source), description="curating")
     try:
         dropped = run(
@@ -92,5 +112,7 @@ def curate(options: argparse.Namespace) -> int:
         print(f"{count:>12,} dropped: {reason}")
     print(f"{kept:>12,} of {len(source):,} kept: select:{options.out}")
     if options.report:
-        print(write_curation_report(options.out, source, options.report))
+        with told("a report in", options.report):
+            page = write_curation_report(options.out, source, options.report)
+        print(page)
     return 0

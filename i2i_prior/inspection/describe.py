@@ -97,6 +97,8 @@ def _facts(
             f"{len(seen):,}, a random sample (seed {survey.seed}); "
             "what follows is of these",
         )
+    for note in survey.notes:
+        yield "note", note
     broken = sum(bool(found.broken) for found in seen)
     yield "broken", f"{broken:,} ({broken / len(seen):.2%})"
     size = sum(found.bytes for found in seen)

@@ -15,17 +15,16 @@ from PIL import Image
 
 from i2i_prior.data.curation.filters import stored_bytes
 from i2i_prior.data.decoding import FORMATS
-from i2i_prior.data.images import BrokenImage, decode
+from i2i_prior.data.images import BrokenImage, Picture, decode
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
-_ORIENTATION_TAG = 0x0112
 _CHUNK = 256  # records in flight
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What the first bytes of an image say; "", 0 and 0 where they do not.
+    """What the header of an image says; "", 0 and 0 where it does not.
 
     Attributes:
         kind: format and mode, as "JPEG RGB"; "pixels" for an array.
@@ -69,12 +68,14 @@ class Survey:
         records: in the whole source.
         seed: of the sample.
         seen: the sampled records in the source's order; all, if it is small.
+        notes: of the source, see `TarSource`.
     """
 
     spec: str
     records: int
     seed: int
     seen: list[Seen] = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -141,36 +142,30 @@ def survey(
             for found in pool.map(partial(_look, source), chunk):
                 seen.append(found)
                 advance(len(seen))
-    return Survey(spec, n, seed, seen)
+    notes = tuple(getattr(source, "notes", ()))
+    return Survey(spec, n, seed, seen, notes)
 
 
 def glance(record: Record) -> Glance:
     """Format and size, without decoding any pixel; never raises."""
-    if isinstance(record.data, np.ndarray):
-        if record.data.ndim != 3:
-            return Glance("pixels")
-        height, width = record.data.shape[:2]
-        return Glance("pixels", width, height)
+    kind = _kind(record.data)
     try:
-        with Image.open(io.BytesIO(record.data), formats=FORMATS) as image:
-            kind = f"{image.format} {image.mode}"
-            width, height = image.size
-            # PNG may keep EXIF behind the pixels, which getexif would decode.
-            if "exif" in image.info and _lies(image):
-                width, height = height, width
-            return Glance(kind, width, height)
+        picture = Picture(record)
+    except BrokenImage:
+        return Glance(kind)
+    return Glance(kind, picture.width, picture.height)
+
+
+def _kind(data: bytes | np.ndarray) -> str:
+    if isinstance(data, np.ndarray):
+        return "pixels"
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return f"{image.format} {image.mode}"
     except MemoryError:
         raise
     except Exception:  # as `decode`: hostile bytes raise nearly everything
-        return Glance()
-
-
-def _lies(image: Image.Image) -> bool:
-    """Whether the EXIF orientation turns the image by a quarter."""
-    try:
-        return image.getexif().get(_ORIENTATION_TAG) in (5, 6, 7, 8)
-    except Exception:
-        return False
+        return ""
 
 
 def _look(source: Source, number: int) -> Seen:

@@ -32,6 +32,9 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
+# How many times as long as wide an image is resized in full.
+_LINE = 16
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -135,9 +138,10 @@ def square(image: np.ndarray, record: Preprocessing, side: int) -> np.ndarray:
             f"an image array is uint8 (H, W, 3), not {image.dtype} "
             f"{image.shape}"
         )
-    height, width = image.shape[:2]
     target = (side, side)
     if record.crop_share:
+        image = _middle(image)
+        height, width = image.shape[:2]
         short = round(side / record.crop_share)
         # Both libraries cut the longer side down to whole pixels.
         long = int(short * max(height, width) / min(height, width))
@@ -147,6 +151,18 @@ def square(image: np.ndarray, record: Preprocessing, side: int) -> np.ndarray:
     )
     top, left = (_corner(n - side, record.torchvision) for n in target)
     return resized[top : top + side, left : left + side]
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """Of a line the part around its centre, which alone is seen.
+
+    Resized in full, one of 1 x 30000 pixels would fill the memory.
+    """
+    height, width = image.shape[:2]
+    most = _LINE * min(height, width)
+    # By whole pixels on both sides, so that the centre stays.
+    down, right = (max(0, (n - most) // 2) for n in (height, width))
+    return image[down : height - down, right : width - right]
 
 
 def _corner(spare: int, torchvision: bool) -> int:

@@ -36,6 +36,7 @@ from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
+from tests.data.sources_made import write_tar
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -251,8 +252,13 @@ def folder(tmp_path):
     return path
 
 
+ANY = CurateOptions(max_broken=1)
 ALL = CurateOptions(
-    min_side=17, max_aspect=2, min_entropy=2, near_duplicates="phash"
+    min_side=17,
+    max_aspect=2,
+    min_entropy=2,
+    near_duplicates="phash",
+    max_broken=0.1,
 )
 
 
@@ -320,7 +326,8 @@ def test_a_selection_feeds_the_pipeline_alike_from_any_process(
 def test_a_selection_can_be_curated_again(folder, tmp_path):
     spec = f"folder:{folder}"
     first, second = str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")
-    curate(open_source(spec), spec, CurateOptions(min_side=17), first)
+    options = CurateOptions(min_side=17, max_broken=0.1)
+    curate(open_source(spec), spec, options, first)
     spec = f"select:{first}"
     counts = curate(
         open_source(spec), spec, CurateOptions(max_aspect=2), second
@@ -351,13 +358,28 @@ def test_a_selection_of_itself_ends(tmp_path):
 
 def test_a_selection_refuses_another_state_of_its_source(folder, tmp_path):
     spec, out = f"folder:{folder}", str(tmp_path / "kept.jsonl")
-    curate(open_source(spec), spec, CurateOptions(), out)
+    curate(open_source(spec), spec, ANY, out)
     fingerprint = open_selection(out).fingerprint()
     assert fingerprint != open_source(spec).fingerprint()
     with open(folder / "photo03.png", "ab") as file:
         file.write(b"more")
     with pytest.raises(UserError, match="run i2i-prior curate again"):
         open_selection(out)
+
+
+def test_a_mixture_is_refused_for_its_weights(command, folder, tmp_path):
+    spec = f"mix:0.9*folder:{folder} + 0.1*folder:{folder}"
+    out = tmp_path / "kept.jsonl"
+    with pytest.raises(UserError, match="curate each part"):
+        curate(open_source(spec), spec, ANY, out)
+    ended = command("curate", "--source", "mix:a + b", "--out", out)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "mix:0.7*select:a.jsonl + 0.3*select:b.jsonl" in ended.err
+    assert not out.exists()
+    header = {"source": spec, "fingerprint": open_source(spec).fingerprint()}
+    write_selection(out, header, np.ones(len(open_source(spec)), bool), [])
+    with pytest.raises(UserError, match="lose the weights"):
+        open_selection(str(out))
 
 
 class Numbers:
@@ -432,6 +454,39 @@ def test_damaged_selections_are_refused_in_a_sentence(tmp_path):
     write_selection(path, header, nothing, [])
     with pytest.raises(UserError, match="keeps no record"):
         Selected(Numbers(3), read_selection(str(path))[1])
+
+
+class Unreadable(Numbers):
+    """Every record from number 5 on fails, as on a disk that is gone."""
+
+    def __getitem__(self, index: int) -> Record:
+        if index >= 5:
+            raise OSError(5, "Input/output error")
+        return Record(str(index), np.zeros((4, 4, 3), np.uint8))
+
+
+def test_too_many_broken_records_end_it_early(tmp_path):
+    out, seen = tmp_path / "kept.jsonl", []
+    with pytest.raises(UserError) as told:
+        curate(Unreadable(5000), "x:y", CurateOptions(), out, seen.append)
+    assert "95 of 100 records are broken" in str(told.value)
+    for number in (5, 6, 7):
+        assert f"record {number} (cannot be read (Inp" in str(told.value)
+    assert "record 8" not in str(told.value)
+    assert len(seen) == 99
+    # Of fewer than 100 all are looked at first.
+    with pytest.raises(UserError, match="1 of 6 records are broken"):
+        curate(Unreadable(6), "x:y", CurateOptions(max_broken=0.1), out)
+    assert not list(tmp_path.iterdir())
+    counts = curate(Unreadable(6), "x:y", CurateOptions(max_broken=0.2), out)
+    assert counts == {"broken": 1}
+
+
+def test_a_selection_of_nothing_is_not_written(tmp_path):
+    options = CurateOptions(min_side=9)
+    with pytest.raises(UserError, match=r"min_side 5\): loosen"):
+        curate(Unreadable(5), "x:y", options, tmp_path / "kept.jsonl")
+    assert not list(tmp_path.iterdir())
 
 
 PLUGINS = """
@@ -513,17 +568,16 @@ def test_a_place_that_cannot_be_written_is_told_first(folder, tmp_path):
     spec = f"folder:{folder}"
     (tmp_path / "file").touch()
     seen: list[int] = []
-    with pytest.raises(UserError, match="cannot be written to"):
-        curate(
-            open_source(spec),
-            spec,
-            CurateOptions(),
-            tmp_path / "file" / "kept.jsonl",
-            seen.append,
-        )
+    for place, says in (
+        (tmp_path / "file" / "kept.jsonl", "file is a file, and"),
+        (tmp_path, "is a folder"),
+    ):
+        with pytest.raises(UserError, match=says):
+            curate(open_source(spec), spec, ANY, place, seen.append)
     assert not seen
-    with pytest.raises(UserError, match="cannot be written"):
-        write_selection(tmp_path, {}, np.ones(3, bool), [])
+    for place in (tmp_path, tmp_path / "file" / "deep" / "kept.jsonl"):
+        with pytest.raises(UserError, match="cannot be written"):
+            write_selection(place, {}, np.ones(3, bool), [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file"]
 
 
@@ -537,7 +591,9 @@ def test_embeddings_say_which_are_near(folder, tmp_path):
     rows[names.index("photo05.png")] = rows[names.index("cut.png")]
     path = tmp_path / "rows.npy"
     np.save(path, rows)
-    options = CurateOptions(near_duplicates=str(path), threshold=0.99)
+    options = CurateOptions(
+        near_duplicates=str(path), threshold=0.99, max_broken=0.1
+    )
     curate(source, spec, options, out)
     found = dropped_names(source, out)
     assert found["near_duplicate"] in (["photo09.png"], ["photo12.png"])
@@ -571,6 +627,8 @@ def test_embeddings_that_will_not_do_are_told(folder, tmp_path):
         {"max_aspect": 0.5},
         {"max_aspect": float("nan")},
         {"min_entropy": 9},
+        {"max_broken": 1.5},
+        {"max_broken": float("nan")},
         {"threshold": 3},
         {"near_duplicates": "phash", "threshold": 17},
         {"near_duplicates": "phash", "threshold": 2.5},
@@ -588,6 +646,7 @@ def test_the_command_writes_selection_and_report(command, folder, tmp_path):
     ended = command(
         *("curate", "--source", spec, "--out", out, "--min-side", 17),
         *("--near-duplicates", "phash", "--report", tmp_path / "report"),
+        *("--max-broken", 0.1),
     )
     assert ended.code == 0, ended.err
     assert f"of 24 kept: select:{out}" in ended.out
@@ -602,11 +661,47 @@ def test_the_command_writes_selection_and_report(command, folder, tmp_path):
     assert json.loads(out.read_text().splitlines()[0])["records"] == 24
 
 
+@pytest.mark.parametrize(
+    ("out", "report", "says"),
+    [
+        ("data", "report", "data is a folder"),
+        ("kept.jsonl", "file", "file is a file, and curation.html needs"),
+    ],
+)
+def test_the_command_looks_at_all_places_first(
+    out, report, says, command, folder, tmp_path
+):
+    (tmp_path / "file").touch()
+    ended = command(
+        *("curate", "--source", f"folder:{folder}", "--out", tmp_path / out),
+        *("--report", tmp_path / report),
+    )
+    assert ended.code == 1
+    assert says in ended.err
+    assert ended.err.count("\n") == 1  # and no progress
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "file"}
+
+
+def test_what_is_cut_in_a_source_is_told(command, tmp_path):
+    photo = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    data = stored(Image.fromarray(photo)).data
+    write_tar(tmp_path / "a.tar", {f"{i}.jpg": data for i in range(4)})
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: 3 * (len(data) // 512 + 2) * 512])
+    spec, out = f"tar:{tmp_path}/a.tar", tmp_path / "kept.jsonl"
+    ended = command("curate", "--source", spec, "--out", out)
+    assert ended.code == 0, ended.err
+    (note,) = open_source(spec).notes
+    assert f"note: {note}" in ended.err.splitlines()
+    assert open_selection(str(out)).notes == [note]
+
+
 def test_a_report_shows_some_of_very_many(tmp_path):
     class Grey(Numbers):
         def __getitem__(self, index: int) -> Record:
+            shape = (40 if index else 90, 90, 3)
             level = index % 256
-            return Record(str(index), np.full((40, 90, 3), level, np.uint8))
+            return Record(str(index), np.full(shape, level, np.uint8))
 
     source, out = Grey(3000), str(tmp_path / "kept.jsonl")
     curate(source, "x:y", CurateOptions(min_side=50), out)

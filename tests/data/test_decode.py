@@ -221,6 +221,15 @@ def test_a_jpeg_of_many_scans_is_refused():
         decode(Record("x", data[:-2] + scan * 1000 + data[-2:]))
 
 
+def test_a_baseline_jpeg_may_not_have_many_scans_either():
+    data = encoded(ramp(), "JPEG", subsampling=0)
+    start = data.index(b"\xff\xda")
+    # One component a scan: as many scans as one likes.
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    with pytest.raises(BrokenImage, match="more than 64 scans"):
+        decode(Record("x", data[:start] + scan * 1000 + b"\xff\xd9"))
+
+
 def outcome(data: bytes) -> tuple[int, ...] | str:
     try:
         return decode(Record("x", data)).shape

@@ -61,6 +61,11 @@ def test_an_array_has_its_shape_and_dtype():
         [{"name": "a", "kind": "pickle", "shape": []}],
         [{"name": "a", "kind": "array", "dtype": "object", "shape": [1]}],
         [{"name": "a", "kind": "array", "dtype": "uint8", "shape": [-1]}],
+        [{"name": "a", "kind": "array", "dtype": "uint8", "shape": [2.0]}],
+        [{"name": "a", "kind": "array", "dtype": "uint8", "shape": [True]}],
+        [{"name": "a", "kind": "array", "dtype": ["uint8"], "shape": [1]}],
+        [{"name": "a", "kind": "text", "shape": [2]}],
+        [{"name": 3, "kind": "text", "shape": []}],
         [{"name": "a", "kind": "text", "shape": []}] * 2,
     ],
 )

@@ -10,6 +10,8 @@ from i2i_prior.data.manifest import read_manifest
 from i2i_prior.errors import UserError
 from tests.data.prepared import write_photos
 
+DINO = {"family": "dino", "sha256": "0", "choice": "cls", "view_size": 16}
+
 
 @pytest.fixture(scope="module")
 def made(command, tmp_path_factory):
@@ -86,7 +88,22 @@ def test_folders_that_are_none_or_unfinished(folder, tmp_path):
         ({"shards": [{"file": "x", "count": -1}]}, "x has no count and bytes"),
         ({"content_hash": "0" * 16}, "its content_hash is another"),
         ({"dropped": {"is empty": "many"}}, "dropped holds no counts"),
-        ({"encoders": {"dino": 3}}, "encoders holds others"),
+        ({"encoders": {"dino": 3}}, "encoders.dino is 3"),
+        ({"encoders": {"dino": {}}}, "encoders.dino.family is None"),
+        ({"encoders": {"dino": DINO}}, "its fields lack embedding/dino"),
+        (
+            {"encoders": {"dino": DINO | {"view_size": 16.0}}},
+            "encoders.dino.view_size is 16.0",
+        ),
+        ({"autoencoder": {"kind": "sd"}}, "autoencoder.shape is None"),
+        (
+            {"encoders": {"dino": DINO}, "preprocessing": {"size": "16"}},
+            "preprocessing.size is '16'",
+        ),
+        (
+            {"encoders": {"dino": DINO}, "preprocessing": {}},
+            "preprocessing.size is None",
+        ),
         ({"source": None}, "source is None"),
     ],
 )

@@ -138,6 +138,7 @@ def test_too_small_is_not_broken(prepare):
     ended = prepare("--min-side", 50, "--max-broken", 0.125)
     assert ended.code == 1
     assert "no record of folder:" in ended.err
+    assert ended.err.endswith("choose another source, with another --out\n")
 
 
 def test_pixels_without_a_file_become_png(prepare, tmp_path):
@@ -203,6 +204,10 @@ def test_another_plan_is_refused_once_a_shard_is_there(prepare, tmp_path):
     assert ended.code == 1
     assert "was begun otherwise (" in ended.err
     assert "preprocessing.size 0 there, 16 here" in ended.err
+    # One that is not told of yet would stay in the finished folder.
+    for path in (tmp_path / "out").glob("data-*.json"):
+        path.unlink()
+    assert "was begun otherwise (" in prepare("--size", 16).err
     # Before that it may still be thought over.
     for path in (tmp_path / "out").glob("data-*"):
         path.unlink()
@@ -227,7 +232,16 @@ def test_a_folder_with_other_things(prepare, tmp_path):
         (["--flip"], "--flip mirrors what"),
         (["--size", 8, "--encode", "keep"], "does not go with --size"),
         (["--size", -1], "must be 0 or more"),
-        (["--quality", 0], "not from 1 to 100"),
+        (["--size", 8, "--quality", 0], "not from 1 to 100"),
+        (["--quality", 90], "--quality is of a jpeg, and --encode is keep"),
+        (["--size", 8, "--encode", "png", "--quality", 90], "choose jpeg"),
+        (["--crop", "center"], "--crop has no effect without --size"),
+        (["--dtype", "float16"], "--dtype is of what --latents and"),
+        (["--batch-size", 2], "--batch-size is of what --latents and"),
+        (
+            ["--latents=sd", "--latent-weights=x", "--encode=png"],
+            "--encode has no effect with --latents",
+        ),
         (["--examples-per-shard", 0], "--examples-per-shard must be 1"),
         (["--max-broken", 2], "from 0 to 1"),
         (["--latents", "sd", "--latent-weights", "none"], "no weight file"),
@@ -277,7 +291,10 @@ def test_what_came_along_is_kept():
         + [pair("d", {"labels.jpg": labels})] * 13
         + [pair("e", {}), pair("f", {"labels.jpg": labels})]
     )
-    assert probe(Listed(source.records[:16])) == ("labels.jpg",)
+    assert probe(Listed(source.records[:16])) == (
+        ("labels.jpg",),
+        "further images: labels.jpg",
+    )
     make = Maker(source, Pictures(), ("labels.jpg",))
     first, second, third = (make(index) for index in range(3))
     assert first["name"] == "a\\udcff"
@@ -286,7 +303,7 @@ def test_what_came_along_is_kept():
     assert json.loads(json.dumps(second["json"])) == {"label": 3}
     reason = "has a further image that is no image of a known format"
     assert third == Dropped("c", reason)
-    assert make(16) == Dropped("e", "has no further image labels.jpg")
+    assert make(16) == Dropped("e", "has no labels.jpg")
     square = Maker(source, Pictures(4, encode="png"), ("labels.jpg",))(0)
     stored = decode(Record("", square["images/0"]))
     assert stored.shape == (4, 4, 3)
@@ -294,7 +311,11 @@ def test_what_came_along_is_kept():
 
 
 def test_examples_that_differ_have_no_further_images():
-    assert probe(Listed([pair("a", {"x.jpg": b""}), pair("b", {})])) == ()
+    assert probe(Listed([pair("a", {"x.jpg": b""}), pair("b", {})])) == (
+        (),
+        "further images are left out, since not every example has them",
+    )
+    assert probe(Listed([pair("b", {})])) == ((), "")
 
 
 def test_a_file_that_vanishes(tmp_path):

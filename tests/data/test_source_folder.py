@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 
 import pytest
 
+from i2i_prior.data.record import fingerprint_of
 from i2i_prior.data.sources import folder, open_source
 from i2i_prior.data.sources.names import Names
 from i2i_prior.errors import UserError
@@ -117,8 +119,85 @@ def test_a_closed_folder_is_told_in_one_sentence(tmp_path, monkeypatch):
 
     # Not by its mode: root may read everything.
     monkeypatch.setattr(folder.os, "scandir", closed)
-    with pytest.raises(UserError, match=r"^Folder .*/a/ cannot be read .*\.$"):
+    with pytest.raises(UserError, match=r"^Path .*/a/ cannot be read .*\.$"):
         open_source(f"folder:{tmp_path}")
+
+
+def test_links_that_lead_nowhere_are_passed_over(tmp_path):
+    write_folder(tmp_path, FILES)
+    for name in ("self", "self.png", "self.txt"):
+        (tmp_path / name).symlink_to(name)
+    (tmp_path / "below.png").symlink_to("b.png/below")
+    source = open_source(f"folder:{tmp_path}")
+    assert [record.name for record in source][2:] == ["b.png"]
+    assert len(source.fingerprint()) == 16
+
+
+@pytest.mark.parametrize("name", ["link", "link.png"])
+def test_a_link_into_a_closed_place_is_one_sentence(
+    tmp_path, monkeypatch, name
+):
+    write_folder(tmp_path, FILES)
+
+    class Closed:
+        name, path = "", ""
+
+        def is_dir(self):
+            raise PermissionError(13, "Permission denied")
+
+    closed, scan = Closed(), os.scandir
+    closed.name, closed.path = name, f"{tmp_path}/{name}"
+    # Not by a mode: root may read everything.
+    monkeypatch.setattr(folder.os, "scandir", lambda p: [*scan(p), closed])
+    with pytest.raises(UserError, match=rf"/{name} cannot be read .*\.$"):
+        open_source(f"folder:{tmp_path}")
+
+
+def test_the_fingerprint_is_the_same_with_and_without_a_cache(
+    tmp_path, monkeypatch, index_folder
+):
+    write_folder(tmp_path / "f", {f"{i}.png": b"1" * i for i in range(40)})
+    age(tmp_path / "f")
+    monkeypatch.setattr(folder, "_CHUNK", 7)
+    before = open_source(f"folder:{tmp_path}/f")
+    sizes = [len(record.data) for record in before]
+    wanted = fingerprint_of("folder", before.names, sizes)
+    assert before.fingerprint() == wanted
+    (tmp_path / "f/20.png").write_bytes(b"longer than before" * 9)
+    with_cache = open_source(f"folder:{tmp_path}/f").fingerprint()
+    assert len(list(index_folder.iterdir())) == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    without = open_source(f"folder:{tmp_path}/f").fingerprint()
+    assert with_cache == without != wanted
+
+
+def test_a_change_during_a_long_walk_is_not_hidden(
+    tmp_path, monkeypatch, index_folder
+):
+    write_folder(tmp_path, FILES)
+    walk = folder._walk
+
+    def slow(*args):
+        found, later = walk(*args), time.time() + 60
+        monkeypatch.setattr(time, "time", lambda: later)
+        monkeypatch.setattr(time, "time_ns", lambda: int(later * 1e9))
+        return found
+
+    monkeypatch.setattr(folder, "_walk", slow)
+    open_source(f"folder:{tmp_path}")
+    assert not index_folder.exists()
+
+
+def test_only_old_halves_of_indices_are_swept(tmp_path, index_folder):
+    write_folder(tmp_path / "f", FILES)
+    age(tmp_path / "f")
+    write_folder(index_folder, {"old.part": b"", "new.part": b""})
+    day_and_more = time.time() - 90_000
+    os.utime(index_folder / "old.part", (day_and_more, day_and_more))
+    open_source(f"folder:{tmp_path}/f")
+    left = {path.suffix for path in index_folder.iterdir()}
+    assert left == {".part", ".npz"}
+    assert not (index_folder / "old.part").exists()
 
 
 def test_names_are_kept_as_they_are():

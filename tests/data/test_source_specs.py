@@ -68,6 +68,13 @@ def test_a_mixture_is_its_parts_by_weight(tmp_path):
     assert same.fingerprint() == mixture.fingerprint()
 
 
+@pytest.mark.parametrize("plus", [" + ", " +  ", "   + ", " \t+\n  "])
+def test_any_spaces_stand_around_a_plus(plus):
+    parts = [(0.7, "tar:/a +b"), (0.3, "folder:/b + c+1")]
+    text = plus.join(f"{weight}*{spec}" for weight, spec in parts)
+    assert parse_mix(text) == parts
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -83,17 +85,27 @@ def test_a_cut_archive_gives_what_is_whole_and_says_so(tmp_path):
         (6 * step, 6),
     ]:
         cut.write_bytes(data[:size])
-        with pytest.warns(UserWarning, match=r"cut\.tar is cut or damaged"):
-            source = open_source(f"tar:{cut}")
+        source = open_source(f"tar:{cut}")
         assert len(source) == left
         assert source[left - 1].data == bytes([left - 1]) * 3000
         (note,) = source.notes
+        assert "cut.tar is cut or damaged" in note
         assert note.endswith(".")
         assert "\n" not in note
-    with pytest.warns(UserWarning, match="cut or damaged"):
-        both = open_source(f"tar:{tmp_path}/*.tar")
+    both = open_source(f"tar:{tmp_path}/*.tar")
     assert len(both) == 12
     assert len(both.notes) == 1
+
+
+def test_notes_on_names_that_are_no_utf8_are_kept(tmp_path, index_folder):
+    odd = os.fsdecode(b"\xff.png")
+    write_tar(tmp_path / "a.tar", {"1.png": png(1), odd: b"2" * 3000})
+    os.truncate(tmp_path / "a.tar", 4000)
+    age(tmp_path / "a.tar")
+    for _ in range(2):
+        (note,) = open_source(f"tar:{tmp_path}/a.tar").notes
+        assert r"(\udcff.png is not whole)" in note
+        assert len(list(index_folder.iterdir())) == 1
 
 
 def test_damage_in_the_middle_costs_what_comes_after(tmp_path):
@@ -101,8 +113,8 @@ def test_damage_in_the_middle_costs_what_comes_after(tmp_path):
     data = bytearray((tmp_path / "a.tar").read_bytes())
     data[3 * 1024 : 3 * 1024 + 200] = b"?" * 200
     (tmp_path / "a.tar").write_bytes(data)
-    with pytest.warns(UserWarning, match="cut or damaged"):
-        source = open_source(f"tar:{tmp_path}/a.tar")
+    source = open_source(f"tar:{tmp_path}/a.tar")
+    assert "cut or damaged" in source.notes[0]
     assert [value_of(record) for record in source] == [0, 1, 2]
 
 
@@ -119,8 +131,8 @@ def test_an_archive_is_indexed_once_and_again_when_it_changed(
     )
 
     def opened(count):
-        with pytest.warns(UserWarning, match="no end mark"):
-            source = open_source(f"tar:{path}")
+        source = open_source(f"tar:{path}")
+        assert "no end mark" in source.notes[0]
         assert len(indexed) == count
         return source
 
@@ -185,8 +197,8 @@ def test_huge_sizes_in_headers_are_not_believed(tmp_path, size):
             + big.tobuf(tarfile.GNU_FORMAT)
             + bytes(4096)
         )
-        with pytest.warns(UserWarning, match="cut or damaged"):
-            source = open_source(f"tar:{tmp_path}/a.tar")
+        source = open_source(f"tar:{tmp_path}/a.tar")
+        assert "cut or damaged" in source.notes[0]
         assert [value_of(record) for record in source] == [1]
 
 
@@ -206,3 +218,70 @@ def test_pickling_keeps_fields_and_notes(tmp_path):
     again = pickle.loads(pickle.dumps(source))
     assert list(again) == list(source)
     assert again.notes == []
+
+
+def link(archive, name, target, kind=tarfile.LNKTYPE):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    archive.addfile(member)
+
+
+def test_hard_links_are_what_they_lead_to(tmp_path):
+    path = tmp_path / "a.tar"
+    members = {"./1.png": png(1), "x.bin": b"x" * 99_000, "1.txt": b"one"}
+    write_tar(path, members)
+    with tarfile.open(path, "a") as archive:
+        link(archive, "2.png", "./1.png")
+        link(archive, "2.txt", "1.txt")
+        for name, data in (("3.txt", b"three"), ("3.cls", b"3")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link(archive, "3.png", "2.png")
+        link(archive, "3.seg.png", "1.png")
+        link(archive, "lost.png", "x.bin")
+        link(archive, "of no interest", "nothing")
+    source = open_source(f"tar:{path}")
+    assert [record.name for record in source] == ["1.png", "2.png", "3.png"]
+    assert [value_of(record) for record in source] == [1, 1, 1]
+    assert source[1].fields == {"captions": ("one",)}
+    assert source[2].fields == {
+        "captions": ("three",),
+        "label": 3,
+        "images": {"seg.png": png(1)},
+    }
+    (note,) = source.notes
+    assert "has 1 hard links" in note
+
+
+def test_what_follows_the_end_mark_is_told(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.png": png(1)})
+    data = (tmp_path / "a.tar").read_bytes()
+    assert open_source(f"tar:{tmp_path}/a.tar").notes == []
+    far = bytes(3 << 20)
+    for number, after in enumerate([data, far + b"x", b"x" + far, far]):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(data + after)
+        source = open_source(f"tar:{path}")
+        assert [value_of(record) for record in source] == [1]
+        said = [f"{number}.tar goes on after" in note for note in source.notes]
+        assert said == ([] if after == far else [True])
+
+
+def test_open_archives_end_with_the_interpreter_in_silence(tmp_path):
+    write_tar(tmp_path / "a.tar", {"1.png": png(1)})
+    code = (
+        "import codecs; from i2i_prior.data.sources import open_source\n"
+        f"codecs.kept = open_source('tar:{tmp_path}/a.tar')\n"
+        "codecs.kept[0]"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert ended.stderr == ""
+
+
+def test_a_folder_of_archives_is_told_how_to_name_them(tmp_path):
+    for scheme in ("tar", "parquet"):
+        whole = rf"is a folder: .*'{scheme}:{tmp_path}/\*\.{scheme}'\.$"
+        with pytest.raises(UserError, match=whole):
+            open_source(f"{scheme}:{tmp_path}")

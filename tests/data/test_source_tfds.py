@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,22 @@ def test_parts_versions_and_other_images(data_dir):
     )
     assert value_of(whole[2]) == 102
     assert whole.fingerprint() != part.fingerprint()
+
+
+def test_the_fingerprint_tells_images_and_versions_apart(data_dir, tmp_path):
+    prints = []
+    shutil.copytree(data_dir / "tiny", tmp_path / "tiny")
+    shutil.copytree(data_dir / "tiny/1.0.0", tmp_path / "tiny/1.0.1")
+    about = tmp_path / "tiny/1.0.1/dataset_info.json"
+    about.write_text(about.read_text().replace("1.0.0", "1.0.1"))
+    for version in ("1.0.0", "1.0.1"):
+        for image in ("image", "mask"):
+            options = f"data_dir={tmp_path},image={image}"
+            source = open_source(f"tfds:tiny:{version}/train#{options}")
+            prints.append(source.fingerprint())
+    assert len(set(prints)) == 4
+    there = open_source(f"tfds:tiny:1.0.0/train#data_dir={data_dir}")
+    assert there.fingerprint() == prints[0]
 
 
 def test_threads_read_the_same(data_dir):

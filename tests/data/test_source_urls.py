@@ -73,8 +73,35 @@ def test_its_index_is_kept_until_it_changes(memory, monkeypatch, index_folder):
         assert len(open_source("tar:memory://t.tar")) == 3
     data = memory.cat_file("/t.tar").replace(b"b.png", b"c.png")
     memory.pipe("/t.tar", data)  # its sum is wrong, its size the same
-    with pytest.warns(UserWarning, match="cut or damaged"):
-        assert len(open_source("tar:memory://t.tar")) == 2
+    source = open_source("tar:memory://t.tar")
+    assert len(source) == 2
+    assert "cut or damaged" in source.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("mark", "kept"),
+    [
+        ({}, False),
+        ({"ETag": None}, False),
+        ({"ETag": "1"}, True),
+        ({"blob_id": "1"}, True),
+        ({"modify": "20240101120000"}, True),
+        ({"modificationTime": 17}, True),
+    ],
+)
+def test_an_index_is_kept_only_where_a_change_would_show(
+    memory, monkeypatch, index_folder, mark, kept
+):
+    size = len(memory.cat_file("/t.tar"))
+    said = {"name": "/t.tar", "size": size, "type": "file", **mark}
+    monkeypatch.setattr(type(memory), "info", lambda *_, **__: said)
+    assert len(open_source("tar:memory://t.tar")) == 3
+    assert index_folder.exists() == kept
+    data = memory.cat_file("/t.tar").replace(b"b.png", b"c.png")
+    memory.pipe("/t.tar", data)
+    if kept:
+        said[next(iter(mark))] = "2"
+    assert open_source("tar:memory://t.tar").notes != []
 
 
 def test_parquet_by_url(memory):

@@ -402,7 +402,7 @@ def test_hostile_files(command, tmp_path, name, said):
 
 
 def test_the_command_line_knows_every_layout():
-    from i2i_prior import cli
+    from i2i_prior import arguments
     from i2i_prior.interop.recognise import LAYOUTS
 
-    assert tuple(LAYOUTS) == cli.LAYOUTS
+    assert tuple(LAYOUTS) == arguments.LAYOUTS

@@ -22,6 +22,7 @@ class CurateOptions:
         near_duplicates: "phash", or an .npy file of (N, D) embeddings.
         threshold: of near duplicates; bits (6) or cosine (0.95) if None.
         filters: FILE.py:function[:LEAST] each, see `load_plugin`.
+        max_broken: greatest share of broken records, see `Limit`.
     """
 
     min_side: int = 0
@@ -30,6 +31,7 @@ class CurateOptions:
     near_duplicates: str = ""
     threshold: float | None = None
     filters: tuple[str, ...] = ()
+    max_broken: float = 0.01
 
     def __post_init__(self) -> None:
         if self.min_side < 0:
@@ -44,6 +46,11 @@ class CurateOptions:
         if not 0 <= self.min_entropy < 8:
             raise UserError(
                 f"the least entropy is {self.min_entropy:g} bits: give 0 to 8"
+            )
+        if not 0 <= self.max_broken <= 1:
+            raise UserError(
+                f"the greatest share of broken records is {self.max_broken:g}: "
+                "give 0 to 1"
             )
         if self.threshold is not None and not self.near_duplicates:
             raise UserError(

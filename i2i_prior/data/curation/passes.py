@@ -17,8 +17,9 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -46,8 +47,10 @@ from i2i_prior.data.curation.filters import (
     min_side,
     stored_bytes,
 )
+from i2i_prior.data.curation.limit import Limit
 from i2i_prior.data.curation.options import PHASH, CurateOptions
-from i2i_prior.data.curation.selected import write_selection
+from i2i_prior.data.curation.selected import refuse_mixture, write_selection
+from i2i_prior.data.curation.writing import check_place, told
 from i2i_prior.data.images import BrokenImage, Picture
 from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
@@ -121,8 +124,12 @@ def curate(
         How many were dropped for each reason.
 
     Raises:
-        UserError: an option, an embedding file or a user's function is bad.
+        UserError: an option, an embedding file or a user's function is bad,
+            `spec` is a mixture, `out` cannot be written, too many records are
+            broken, or none is kept.
     """
+    refuse_mixture(spec)
+    check_place(Path(out).expanduser())
     plugins = [load_plugin(text) for text in options.filters]
     kind, embeddings = options.near_duplicates, None
     if kind not in ("", PHASH):
@@ -130,14 +137,29 @@ def curate(
     threshold = options.least_or_most()
     seen = _Columns(len(source))
     counts: collections.Counter[str] = collections.Counter()
-    with _spool(out) as spool:
-        looks = _looks(source, _filters(options, plugins), kind == PHASH)
+    limit = Limit(options.max_broken)
+    looks = _looks(source, _filters(options, plugins), kind == PHASH)
+    with (
+        told("selection", out),
+        _spool(out) as spool,
+        closing(looks),  # which ends its threads
+    ):
         for record, look in enumerate(looks):
             seen.put(record, look)
             if look.reason:
                 counts[look.reason] += 1
                 spool.write(_line(record, look))
+            broken = look.detail if look.reason == BROKEN else ""
+            limit.add(look.name, broken)
+            limit.check()
             advance(record + 1)
+        limit.check(least=1)
+        if not seen.kept.any():
+            why = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
+            raise UserError(
+                f"no record of {spec} would be kept (dropped: {why}): loosen "
+                "the filters"
+            )
         instead = _near(seen, embeddings, kind, threshold)
         counts.update({DUPLICATE: len(instead)} if len(instead) else {})
         seen.kept[instead[:, 0]] = False
@@ -165,14 +187,8 @@ def curate(
 def _spool(out: str | os.PathLike[str]) -> TextIO:
     """A file without a name beside `out`: whether one can write is told now."""
     folder = Path(out).expanduser().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
-    except OSError as error:
-        raise UserError(
-            f"folder {folder} cannot be written to ({error.strerror}): give "
-            "the selection another place"
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
 
 
 def _filters(
@@ -198,7 +214,7 @@ def _filters(
 
 def _looks(
     source: Source, filters: dict[str, Filter], hashed: bool
-) -> Iterator[_Seen]:
+) -> Generator[_Seen]:
     """Looks at all records in many threads; yields in their order."""
     # More threads than cores: some wait for the disk or the network.
     with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from i2i_prior.data.curation.writing import told
 from i2i_prior.data.record import Record, Source, fingerprint_of
 from i2i_prior.errors import UserError
 
@@ -38,6 +39,9 @@ class Selected:
 
     Costs 1.2 bits a record of the whole source in memory.
 
+    Attributes:
+        notes: of the source, see `TarSource`.
+
     Args:
         source: what the selection was made from.
         kept: bits as in the file, uint8 (ceil(N / 8),), none set behind N.
@@ -48,6 +52,7 @@ class Selected:
 
     def __init__(self, source: Source, kept: np.ndarray) -> None:
         self._source = source
+        self.notes = list(getattr(source, "notes", ()))
         self._bits = np.zeros(-(-len(kept) // 64) * 64, np.uint8)
         self._bits[: len(kept)] = kept
         counts = np.bitwise_count(self._bits.reshape(-1, _BLOCK // 8))
@@ -86,7 +91,7 @@ def open_selection(path: str) -> Selected:
 
     Raises:
         UserError: the file is absent or damaged, its source cannot be opened,
-            or is not the one that the selection was made from.
+            is a mixture, or is not the one that the selection was made from.
     """
     from i2i_prior.data.sources import open_source
 
@@ -97,9 +102,20 @@ def open_selection(path: str) -> Selected:
             f"selection {path} is one of itself: write the SPEC of its source "
             "in the first line"
         )
+    refuse_mixture(header["source"])
     source = open_source(header["source"])
     check_source(path, header, source)
     return Selected(source, kept)
+
+
+def refuse_mixture(spec: str) -> None:
+    """Raises UserError for `mix:`, whose weights a selection cannot keep."""
+    if spec.startswith("mix:"):
+        raise UserError(
+            f"a selection would lose the weights of {spec}: curate each part, "
+            "then mix the selections, as in mix:0.7*select:a.jsonl + "
+            "0.3*select:b.jsonl"
+        )
 
 
 def check_source(path: str, header: Mapping[str, Any], source: Source) -> None:
@@ -161,7 +177,6 @@ def write_selection(
         UserError: the disk is full, or nothing may be written there.
     """
     target = Path(path).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     about = {
         "format": 1,
@@ -170,24 +185,22 @@ def write_selection(
         "records": len(kept),
         "kept": int(kept.sum()),
     }
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(json.dumps(about) + "\n")
-            for start in range(0, len(kept), _LINE):
-                bits = np.packbits(kept[start : start + _LINE])
-                text = base64.b64encode(bits.tobytes()).decode()
-                file.write(json.dumps({"from": start, "bits": text}) + "\n")
-            file.writelines(f"{line}\n" for line in dropped)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except OSError as error:
-        raise UserError(
-            f"selection {path} cannot be written ({error.strerror}): free "
-            "some space, or give another place"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with told("selection", path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(beside, "w", encoding="utf-8") as file:
+                file.write(json.dumps(about) + "\n")
+                for start in range(0, len(kept), _LINE):
+                    bits = np.packbits(kept[start : start + _LINE])
+                    text = base64.b64encode(bits.tobytes()).decode()
+                    line = json.dumps({"from": start, "bits": text})
+                    file.write(f"{line}\n")
+                file.writelines(f"{line}\n" for line in dropped)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def _object(file: BinaryIO) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from i2i_prior.data.images import (
     center_crop,
     decode,
 )
+from i2i_prior.data.prepare.reading import UnreadableError, read
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
@@ -109,6 +110,9 @@ class Maker:
         further: names of the further images that every example has.
         image: whether the example keeps its image.
         look: what the networks see of the image, kept as `SEEN`.
+
+    Raises:
+        UserError: a record cannot be read, though not for what it holds.
     """
 
     source: Source
@@ -120,12 +124,10 @@ class Maker:
     def __call__(self, index: int) -> dict[str, Any] | Dropped:
         name = _name_of(self.source, index)
         try:
-            record = self.source[index]
+            record = read(self.source, index, name)
             name = _storable(record.name)
             return self._example(name, record)
-        except OSError as error:
-            return Dropped(name, f"cannot be read ({error.strerror or error})")
-        except BrokenImage as broken:
+        except (UnreadableError, BrokenImage) as broken:
             return Dropped(name, _repeatable(broken.reason))
 
     def _example(self, name: str, record: Record) -> dict[str, Any]:
@@ -151,21 +153,31 @@ class Maker:
         return example
 
 
-def probe(source: Source) -> tuple[str, ...]:
-    """Names of the further images that records have, sorted.
+def probe(source: Source) -> tuple[tuple[str, ...], str]:
+    """Names of the further images that records have, sorted, and a note.
 
     A few records all over the source are asked. Where they differ there are
-    none; a later record that lacks one is dropped and named.
+    none; a later record that lacks one is dropped and named. The note says
+    what was decided, "" where no record has any.
+
+    Raises:
+        UserError: a record cannot be read, though not for what it holds.
     """
     count = min(len(source), _PROBED)
     found = set()
     for place in range(count):
+        index = place * len(source) // count
         try:
-            record = source[place * len(source) // count]
-        except OSError:
+            record = read(source, index, _name_of(source, index))
+        except UnreadableError:
             continue
         found.add(tuple(sorted(record.fields.get("images", {}))))
-    return found.pop() if len(found) == 1 else ()
+    if len(found) > 1:
+        return (), (
+            "further images are left out, since not every example has them"
+        )
+    names = found.pop() if found else ()
+    return names, f"further images: {', '.join(names)}" if names else ""
 
 
 def _name_of(source: Source, index: int) -> str:
@@ -207,7 +219,7 @@ def _further(
     images: Mapping[str, bytes], name: str, pictures: Pictures
 ) -> bytes:
     if name not in images:
-        raise BrokenImage(f"has no further image {name}")
+        raise BrokenImage(f"has no {name}")
     data = images[name]
     try:
         return _bytes(data, decode(Record(name, data)), pictures)

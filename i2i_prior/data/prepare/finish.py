@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from i2i_prior.data.manifest import DROPPED, MANIFEST, PLAN, content_hash
@@ -14,7 +14,6 @@ from i2i_prior.data.prepare.plan import Plan
 from i2i_prior.data.prepare.shards import Outcome, read_outcome
 from i2i_prior.errors import UserError
 
-_MIN_SEEN = 100  # records before a share of broken ones means anything
 _NAMED = 3  # records named in an error
 
 
@@ -23,10 +22,11 @@ class Tally:
 
     Args:
         max_broken: greatest share of broken records, in [0, 1].
+        total: records of the source.
     """
 
-    def __init__(self, max_broken: float) -> None:
-        self._max_broken = max_broken
+    def __init__(self, max_broken: float, total: int) -> None:
+        self._max_broken, self._total = max_broken, total
         self.records = self.broken = 0
         self._first: list[Dropped] = []
 
@@ -37,26 +37,30 @@ class Tally:
         self.broken += len(broken)
         self._first += broken[: _NAMED - len(self._first)]
 
-    def check(self, least: int = _MIN_SEEN) -> None:
-        """Raises UserError once too many records are broken.
-
-        Args:
-            least: records before which nothing is judged.
-        """
-        allowed = self._max_broken * self.records
-        if self.records < least or self.broken <= allowed:
+    def check(self) -> None:
+        """Raises UserError once too many of all records are broken."""
+        if self.broken <= self._max_broken * self._total:
             return
+        so_far = self.records < self._total
+        whole = f" of {self._total} in all" if so_far else ""
         named = ", ".join(f"{d.name} ({d.reason})" for d in self._first)
         raise UserError(
             f"{self.broken} of {self.records} records are broken, more than "
-            f"the share of {self._max_broken:g} allowed, the first being "
-            f"{named}: raise --max-broken and run the command again, which "
-            "goes on, or mend the source and choose another --out"
+            f"the share of {self._max_broken:g} allowed{whole}, the first "
+            f"being {named}: raise --max-broken and run the command again, "
+            "which goes on, or mend the source and choose another --out"
         )
 
 
-def finish(folder: Path, plan: Plan, max_broken: float) -> int:
+def finish(
+    folder: Path, plan: Plan, max_broken: float, notes: Sequence[str] = ()
+) -> int:
     """Writes dropped.jsonl and manifest.json, the latter last.
+
+    Args:
+        folder, plan: what was made.
+        max_broken: greatest share of broken records, in [0, 1].
+        notes: on the source, for the manifest.
 
     Returns:
         how many examples there are.
@@ -66,10 +70,10 @@ def finish(folder: Path, plan: Plan, max_broken: float) -> int:
             stay.
         OSError: of the disk.
     """
-    tally = Tally(max_broken)
+    tally = Tally(max_broken, plan.records)
     for outcome in _outcomes(folder, plan):
         tally.add(outcome)
-    tally.check(least=1)
+    tally.check()
     counts: Counter[str] = Counter()
     shards = []
     with (
@@ -93,14 +97,15 @@ def finish(folder: Path, plan: Plan, max_broken: float) -> int:
     if not total:
         raise UserError(
             f"no record of {plan.source} is left: each is named in "
-            f"{folder / DROPPED}; lower --min-side, or choose another source "
-            "and another --out"
+            f"{folder / DROPPED}; lower --min-side or choose another source, "
+            "with another --out"
         )
     digest = content_hash(str(shard["sha256"]) for shard in shards)
     manifest = plan.to_json() | {
         "count": total,
         "shards": shards,
         "dropped": dict(sorted(counts.items())),
+        "notes": list(notes),
         "content_hash": digest,
     }
     files.write_json(folder / MANIFEST, manifest)

@@ -113,7 +113,8 @@ def claim(folder: Path, plan: Plan) -> bool:
             )
         folder.mkdir(parents=True, exist_ok=True)
     differing = _differing(found, plan) if found is not None else ""
-    if differing and (done or next(folder.glob("data-*.json"), None)):
+    # A shard that a killed run had not told of yet is none of this plan's.
+    if differing and (done or next(folder.glob("data-*"), None)):
         raise UserError(
             f"{folder} was {'made' if done else 'begun'} otherwise "
             f"({differing}); choose another --out, or the same options and "

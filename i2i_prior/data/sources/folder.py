@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -14,7 +17,11 @@ from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
 from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS, fields_of
 from i2i_prior.errors import UserError
 
-_Files = dict[str, int]  # relative path -> size in bytes
+# What a link to nowhere, to itself or below a file answers, or what is gone.
+_NOWHERE = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
+_THREADS = 16  # file systems over a network answer many at once
+_CHUNK = 4096  # files that a thread looks at in one go
+_GONE = -1  # size of a file that went after the listing
 
 
 class FolderSource:
@@ -27,7 +34,7 @@ class FolderSource:
     A local folder is listed once: the list is kept in the user's cache, and
     holds as long as no folder in it has another time of change, which is
     when files come or go. A file that is overwritten in place is read as it
-    is now, but counts with its old size in the fingerprint.
+    is now.
 
     Args:
         place: path, or a URL that fsspec reads, as `gs://bucket/images`.
@@ -42,7 +49,9 @@ class FolderSource:
         listed = _list_remote if places.is_url(self._root) else _list_local
         arrays = listed(self._root)
         self.names = Names(arrays["text"], arrays["ends"])
-        self._sizes, self._beside = arrays["sizes"], arrays["beside"]
+        self._beside = arrays["beside"]
+        # None on this machine, where each file can be asked.
+        self._sizes: np.ndarray | None = arrays.get("sizes")
         if not self.names:
             raise UserError(
                 f"Folder {place} holds no image: put files ending in "
@@ -64,7 +73,48 @@ class FolderSource:
         return Record(name, data, fields_of(beside))
 
     def fingerprint(self) -> str:
-        return fingerprint_of("folder", self.names, self._sizes.tolist())
+        """As every source; on this machine each file is looked at anew.
+
+        So hosts agree, whether they had the list in a cache or not. It takes
+        one stat a file, in threads.
+
+        Raises:
+            UserError: a file cannot be looked at.
+        """
+        if self._sizes is None:
+            sizes = _sizes_now(self._root, self.names)
+        else:
+            sizes = iter(self._sizes.tolist())
+        return fingerprint_of("folder", self.names, sizes)
+
+
+def _pass_over(path: str, error: OSError) -> None:
+    """Raises a UserError, but not where a path leads nowhere."""
+    if error.errno not in _NOWHERE:
+        raise UserError(
+            f"Path {path} cannot be read ({error.strerror}): allow reading "
+            "it or move it out of the image folder."
+        ) from error
+
+
+def _size_now(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        _pass_over(path, error)
+        return _GONE
+
+
+def _sizes_now(root: str, names: Names) -> Iterator[int]:
+    """Sizes in bytes of the files, `_GONE` of those that are not there."""
+
+    def look(start: int) -> list[int]:
+        chunk = names[start : start + _CHUNK]
+        return [_size_now(f"{root}/{name}") for name in chunk]
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for sizes in pool.map(look, range(0, len(names), _CHUNK)):
+            yield from sizes
 
 
 def _list_local(root: str) -> index_cache.Arrays:
@@ -76,10 +126,11 @@ def _list_local(root: str) -> index_cache.Arrays:
     kept = index_cache.load("folder", root, "")
     if kept is not None and _unchanged(root, kept):
         return kept
-    files: _Files = {}
+    before = time.time_ns()
+    files: set[str] = set()
     folders = _walk(root, files)
     arrays = _arrays(files)
-    if index_cache.settled(max(folders.values())):
+    if folders and index_cache.settled(max(folders.values()), before):
         below = Names.of(folders)
         times = np.array(list(folders.values()), np.int64)
         more = {"folders": below.text, "folder_ends": below.ends}
@@ -100,9 +151,8 @@ def _unchanged(root: str, kept: index_cache.Arrays) -> bool:
         return False
 
 
-def _arrays(files: _Files) -> index_cache.Arrays:
+def _arrays(files: Collection[str]) -> index_cache.Arrays:
     names = sorted(filter(is_image_name, files))
-    sizes = np.fromiter((files[n] for n in names), np.int64, len(names))
     bits = np.zeros(len(names), np.uint8)
     if len(names) < len(files):
         for number, name in enumerate(names):
@@ -110,15 +160,10 @@ def _arrays(files: _Files) -> index_cache.Arrays:
             for bit, ending in enumerate(SIDECARS):
                 bits[number] |= (f"{stem}.{ending}" in files) << bit
     packed = Names.of(names)
-    return {
-        "text": packed.text,
-        "ends": packed.ends,
-        "sizes": sizes,
-        "beside": bits,
-    }
+    return {"text": packed.text, "ends": packed.ends, "beside": bits}
 
 
-def _walk(root: str, files: _Files) -> dict[str, int]:
+def _walk(root: str, files: set[str]) -> dict[str, int]:
     """Adds what lies below `root`; returns the folders' times of change."""
     seen: set[tuple[int, int]] = set()
     folders: dict[str, int] = {}
@@ -131,10 +176,8 @@ def _walk(root: str, files: _Files) -> dict[str, int]:
             status = os.stat(folder)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise UserError(
-                f"Folder {folder} cannot be read ({error.strerror}): allow "
-                "reading it or move it out of the image folder."
-            ) from error
+            _pass_over(folder, error)
+            continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -144,11 +187,13 @@ def _walk(root: str, files: _Files) -> dict[str, int]:
             name = f"{relative}{entry.name}"
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                below.append(f"{name}/")
-            elif _is_wanted(name) and entry.is_file():
-                with contextlib.suppress(FileNotFoundError):  # just gone
-                    files[name] = entry.stat().st_size
+            try:
+                if entry.is_dir():
+                    below.append(f"{name}/")
+                elif _is_wanted(name) and entry.is_file():
+                    files.add(name)
+            except OSError as error:
+                _pass_over(entry.path, error)
         pending.extend(reversed(below))
     return folders
 
@@ -164,13 +209,16 @@ def _list_remote(root: str) -> index_cache.Arrays:
             f"Folder {root} cannot be listed ({places.one_line(error)}): check "
             "the address and your access to it."
         ) from error
-    files: _Files = {}
+    files: dict[str, int] = {}  # relative path -> size in bytes
     for full, info in found.items():
         name = full[len(path) :].lstrip("/")
         hidden = any(part.startswith(".") for part in name.split("/"))
         if _is_wanted(name) and not hidden:
             files[name] = info.get("size") or 0
-    return _arrays(files)
+    arrays = _arrays(files)
+    names = Names(arrays["text"], arrays["ends"])
+    sizes = [files[name] for name in names]
+    return {**arrays, "sizes": np.array(sizes, np.int64)}
 
 
 def _is_wanted(name: str) -> bool:

@@ -14,6 +14,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _MARKS = (
     *("etag", "e_tag", "md5Hash", "Content-MD5", "generation", "updated"),
     *("mtime", "last_modified", "LastModified", "Last-Modified", "created"),
+    *("blob_id", "modify", "modificationTime"),
 )
 _MISSING = (ImportError, ModuleNotFoundError)
 
@@ -66,7 +67,7 @@ def find(pattern: str, scheme: str) -> list[str]:
         scheme: of the SPEC, for the complaint.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or only a folder.
     """
     if is_url(pattern):
         files = _find_remote(pattern)
@@ -74,6 +75,11 @@ def find(pattern: str, scheme: str) -> list[str]:
         exists = os.path.exists(pattern)
         paths = [pattern] if exists else glob.glob(pattern, recursive=True)
         files = sorted(path for path in paths if os.path.isfile(path))
+    if not files and _is_folder(pattern):
+        raise UserError(
+            f"{pattern} is a folder: name the files in it, as in "
+            f"'{scheme}:{pattern}/*.{scheme}'."
+        )
     if not files:
         raise UserError(
             f"{pattern} does not exist: check the path after {scheme}: and "
@@ -96,10 +102,21 @@ def _find_remote(pattern: str) -> list[str]:
         ) from error
 
 
+def _is_folder(place: str) -> bool:
+    if not is_url(place):
+        return os.path.isdir(place)
+    system, path = filesystem(place)
+    try:
+        return bool(system.isdir(path))
+    except Exception:
+        return False
+
+
 def stamp(place: str) -> tuple[int, str, int]:
     """Size in bytes, a text that changes with the content, mtime in ns.
 
-    The time is 0 where the file system names none; raises OSError.
+    Of a URL the time is 0, and the text is "" where the file system says
+    nothing that tells of a change; raises OSError.
     """
     if not is_url(place):
         status = os.stat(place)
@@ -115,8 +132,12 @@ def stamp(place: str) -> tuple[int, str, int]:
     except Exception as error:
         raise OSError(5, one_line(error)) from error
     marks = {name.lower() for name in _MARKS}
-    found = [f"{k}={info[k]}" for k in sorted(info) if k.lower() in marks]
-    return size, " ".join([str(size), *found]), 0
+    found = [
+        f"{key}={value}"
+        for key, value in sorted(info.items(), key=lambda item: item[0])
+        if key.lower() in marks and value not in (None, "")
+    ]
+    return size, " ".join([str(size), *found]) if found else "", 0
 
 
 def open_file(place: str) -> IO[bytes]:

@@ -17,7 +17,7 @@ from i2i_prior.errors import UserError
 _OPTION = r"[a-z_]+=[^,#]*"
 _OPTIONS = re.compile(rf"#({_OPTION}(?:,{_OPTION})*)$")
 # A " + " in a path is none, for no weight follows.
-_PLUS = re.compile(r" \+ (?=[^ *]*\*)")
+_PLUS = re.compile(r"\s+\+\s+(?=[^\s*]*\*)")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -26,22 +26,6 @@ _OPEN_ARCHIVES = 256
 _GAP = 1 << 16  # bytes
 
 
-class _Archive:
-    """An open file descriptor that closes when its last user lets go.
-
-    A reader may still hold one that the cache has dropped, hence no explicit
-    close.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        # Absent when os.open raised.
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
 class TarSource:
     """The examples inside uncompressed tar archives, in archive order.
 
@@ -57,8 +41,9 @@ class TarSource:
     absolute or `..` member names do no harm.
 
     Attributes:
-        notes: one sentence for each archive that is cut or damaged; what
-            lies before the damage is used. They are warned of as well.
+        notes: one text for each archive of which not all is used, because
+            it is cut, damaged, goes on after its end mark, or has links to
+            what is not in it.
 
     Args:
         pattern: path, wildcard, or URL that fsspec reads.
@@ -85,9 +70,7 @@ class TarSource:
                 f"{image or ', '.join(EXTENSIONS)}."
             )
         self.notes = [index.note for index in indices if index.note]
-        for note in self.notes:
-            warnings.warn(note, stacklevel=3)
-        self._open: OrderedDict[int, _Archive] = OrderedDict()
+        self._open: OrderedDict[int, io.FileIO] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -133,7 +116,10 @@ class TarSource:
         """The bytes of the members in [first, end)."""
         sizes = self._sizes[first:end].tolist()
         offsets = self._offsets[first:end].tolist()
-        start, extent = offsets[0], offsets[-1] + sizes[-1] - offsets[0]
+        ends = [at + size for at, size in zip(offsets, sizes, strict=True)]
+        # Hard links lie anywhere before.
+        start = min(offsets)
+        extent = max(ends) - start
         if extent > sum(sizes) + _GAP:
             pairs = zip(offsets, sizes, strict=True)
             return [self._bytes(number, at, size) for at, size in pairs]
@@ -141,8 +127,8 @@ class TarSource:
         if len(sizes) == 1:
             return [data]
         return [
-            data[at - start : at - start + size]
-            for at, size in zip(offsets, sizes, strict=True)
+            data[at - start : until - start]
+            for at, until in zip(offsets, ends, strict=True)
         ]
 
     def _bytes(self, number: int, offset: int, size: int) -> bytes:
@@ -154,16 +140,20 @@ class TarSource:
         else:
             # Named, so that it stays open until the read is done.
             archive = self._archive(number)
-            data = os.pread(archive.descriptor, size, offset)
+            data = os.pread(archive.fileno(), size, offset)
         if len(data) != size:
             raise OSError(5, f"{path} is no longer as it was indexed")
         return data
 
-    def _archive(self, number: int) -> _Archive:
+    def _archive(self, number: int) -> io.FileIO:
+        """An open archive, which is closed when its last user lets go.
+
+        A reader may still hold one that was dropped here, hence no close.
+        """
         with self._lock:
             archive = self._open.pop(number, None)
             if archive is None:
-                archive = _Archive(self._paths[number])
+                archive = io.FileIO(self._paths[number])
             self._open[number] = archive
             if len(self._open) > _OPEN_ARCHIVES:
                 self._open.popitem(last=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -21,7 +22,12 @@ _DAMAGE = (
     *(MemoryError, RecursionError),
 )
 _MAX_HEADER = 1 << 20  # bytes
+_AFTER_END = 1 << 20  # bytes looked at, far more than any padding
 _ARRAYS = ("text", "ends", "offsets", "sizes", "starts")
+
+
+class _MoreError(Exception):
+    """More than padding follows the end mark of an archive."""
 
 
 class _Headers:
@@ -49,7 +55,7 @@ class TarIndex:
         offsets, sizes: int64, of their bytes in the archive.
         starts: int64, the first member of each example, and the number of
             members last.
-        note: what is wrong with the archive, or "".
+        note: what is wrong with the archive, in sentences, or "".
     """
 
     names: Names
@@ -65,6 +71,7 @@ def index_of(path: str) -> TarIndex:
     Raises:
         UserError: it is no tar, or cut before the end of its first image.
     """
+    before = time.time_ns()
     try:
         size, stamp, mtime = places.stamp(path)
     except OSError as error:
@@ -72,13 +79,14 @@ def index_of(path: str) -> TarIndex:
             f"Archive {path} cannot be read ({error.strerror}): check that "
             "it is there and may be read."
         ) from error
-    kept = index_cache.load("tar", path, stamp)
+    # Without a stamp nothing would tell that a kept index is out of date.
+    kept = index_cache.load("tar", path, stamp) if stamp else None
     if kept is not None and {*_ARRAYS, "note"} == set(kept):
         text, ends, offsets, sizes, starts = (kept[name] for name in _ARRAYS)
         note = kept["note"].tobytes().decode()
         return TarIndex(Names(text, ends), offsets, sizes, starts, note)
     index = _read(path, size)
-    if index_cache.settled(mtime):
+    if stamp and index_cache.settled(mtime, before):
         own = index.names.text, index.names.ends
         arrays = (*own, index.offsets, index.sizes, index.starts)
         stored = dict(zip(_ARRAYS, arrays, strict=True))
@@ -94,17 +102,45 @@ def split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", ending.lower()
 
 
+class _Links:
+    """Finds among the names so far what a hard link leads to.
+
+    Attributes:
+        lost: number of links to what is not among them.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self._names, self._known = names, 0
+        self._numbers: dict[str, int] = {}
+        self.lost = 0
+
+    def number(self, target: str) -> int | None:
+        # Only where there are links, for it takes memory.
+        for number in range(self._known, len(self._names)):
+            self._numbers[self._names[number]] = number
+        self._known = len(self._names)
+        found = self._numbers.get(target.removeprefix("./"))
+        self.lost += found is None
+        return found
+
+
 def _read(path: str, size: int) -> TarIndex:
     names: list[str] = []
     spans: list[tuple[int, int]] = []
     starts: list[int] = []
     key, endings = "", set[str]()
-    why = ""
+    links, why, goes_on = _Links(names), "", False
     try:
         for member in _members(path, size):
             name = member.name.removeprefix("./")
             its_key, ending = split(name)
-            if not _is_wanted(name, ending, member.size):
+            span = member.offset_data, member.size
+            if member.islnk() and _is_wanted(name, ending, 0):
+                number = links.number(member.linkname)
+                if number is None:
+                    continue
+                span = spans[number]
+            if not _is_wanted(name, ending, span[1]):
                 continue
             # Only neighbours are one example, so one pass is enough.
             if its_key != key or ending in endings or not starts:
@@ -112,7 +148,9 @@ def _read(path: str, size: int) -> TarIndex:
                 key, endings = its_key, set()
             endings.add(ending)
             names.append(name)
-            spans.append((member.offset_data, member.size))
+            spans.append(span)
+    except _MoreError:
+        goes_on = True
     except _DAMAGE as error:
         why = places.one_line(error)
     if why and not any(map(is_image_name, names)):
@@ -120,18 +158,42 @@ def _read(path: str, size: int) -> TarIndex:
             f"Archive {path} is not a complete, uncompressed tar ({why}): "
             "unpack .gz or .zst archives first, or fetch it again."
         )
-    note = why and (
-        f"Archive {path} is cut or damaged ({why}): only the whole files "
-        f"before that are used ({len(names):,} of them), so fetch it again."
-    )
     table = np.array(spans, np.int64).reshape(-1, 2)
     bounds = np.array([*starts, len(names)], np.int64)
     offsets, sizes = np.ascontiguousarray(table.T)
+    note = _note(path, len(names), why, goes_on, links.lost)
     return TarIndex(Names.of(names), offsets, sizes, bounds, note)
 
 
+def _note(path: str, count: int, why: str, goes_on: bool, lost: int) -> str:
+    """What is wrong with an archive of which `count` members are used."""
+    notes = []
+    if why:
+        notes.append(
+            f"Archive {path} is cut or damaged ({why}): only the whole files "
+            f"before that are used ({count:,} of them), so fetch it again."
+        )
+    if goes_on:
+        notes.append(
+            f"Archive {path} goes on after its end mark: only the files "
+            f"before that are used ({count:,} of them), so join archives "
+            "with tar --concatenate, or give each as a file."
+        )
+    if lost:
+        notes.append(
+            f"Archive {path} has {lost:,} hard links to what does not lie "
+            "before them as an image or sidecar: these are left out, so pack "
+            "it with tar --hard-dereference."
+        )
+    # Names need not be UTF-8; what is kept and printed must.
+    return " ".join(notes).encode("utf-8", "backslashreplace").decode()
+
+
 def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
-    """Yields the plain files that are whole; raises one of `_DAMAGE`."""
+    """Yields hard links, and the plain files that are whole.
+
+    Raises `_MoreError` or one of `_DAMAGE`.
+    """
     last = -1
     with (
         places.open_file(path) as file,
@@ -144,6 +206,9 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("its headers lead backwards")
             last = member.offset
             end = member.offset_data + member.size
+            if member.islnk():
+                yield member
+                continue
             if not member.isreg() or member.issparse():
                 continue
             if member.size < 0 or end > size:
@@ -153,6 +218,10 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("no end mark follows its last header")
+        after = file.read(_AFTER_END)
+        file.seek(max(archive.offset, size - tarfile.BLOCKSIZE))
+        if (after + file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+            raise _MoreError
 
 
 def _opened(file: Any) -> tarfile.TarFile:

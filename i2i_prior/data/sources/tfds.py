@@ -50,6 +50,8 @@ class TfdsSource:
             (f"{str(s.filename).rpartition('/')[2]} {s.skip}", int(s.take))
             for s in shards
         ]
+        # Its name, configuration and version.
+        self._full_name = str(builder.info.full_name)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -71,7 +73,9 @@ class TfdsSource:
         return Record(f"{self._name}/{index}", data, _fields(example))
 
     def fingerprint(self) -> str:
-        return fingerprint_of("tfds", *zip(*self._shards, strict=True))
+        what = [(self._full_name, 0), (f"image {self._image}", 0)]
+        names, sizes = zip(*what, *self._shards, strict=True)
+        return fingerprint_of("tfds", names, sizes)
 
 
 def _encoded() -> Any:

@@ -30,7 +30,7 @@ from i2i_prior.errors import UserError
 def fail(spec):
     raise UserError("no images here; mend data.source")
 if "--process-id=1" in sys.argv:
-    train.open_source = fail
+    train.open_training = fail
 cli.main(sys.argv[1:])
 """
 

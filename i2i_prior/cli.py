@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -72,20 +73,13 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.restarts:
         return _restarting(options)
     _before_jax()
-    from i2i_prior.hosts import distributed
     from i2i_prior.loop.profiling import parse_steps
     from i2i_prior.train import train
 
     profile = options.profile_steps and parse_steps(
         options.profile_steps, config.train.steps
     )
-    with distributed.session(
-        distributed.find(
-            options.coordinator, options.processes, options.process_id
-        ),
-        options.startup_timeout,
-        options.heartbeat_timeout,
-    ):
+    with _session(options):
         return train(config, options.workdir, profile)
 
 
@@ -138,16 +132,9 @@ def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior prepare`."""
     _no_overrides(overrides)
     _before_jax()
-    from i2i_prior.hosts import distributed
     from i2i_prior.preparing import prepare
 
-    with distributed.session(
-        distributed.find(
-            options.coordinator, options.processes, options.process_id
-        ),
-        options.startup_timeout,
-        options.heartbeat_timeout,
-    ):
+    with _session(options):
         return prepare(options)
 
 
@@ -205,6 +192,18 @@ def run_doctor(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.doctor import doctor
 
     return doctor()
+
+
+def _session(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """The processes that the options or the environment name, joined."""
+    from i2i_prior.hosts import distributed
+
+    given = options.coordinator, options.processes, options.process_id
+    return distributed.session(
+        distributed.find(*given),
+        options.startup_timeout,
+        options.heartbeat_timeout,
+    )
 
 
 def _before_jax() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from i2i_prior.errors import UserError
 
-_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
 
 
@@ -34,7 +34,7 @@ def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in _NUMBERS
+        full = getattr(error, "errno", None) in NUMBERS
         if not full and not any(text in str(error) for text in _TEXTS):
             raise
         step = latest()

@@ -150,7 +150,7 @@ def check(manifest: Manifest, config: ConfigDict) -> None:
                 f"{manifest.folder} was prepared with {what} {there}, but the "
                 f"config wants {here}; change the config or prepare it anew"
             )
-    variants = _field(manifest, "latent")[0][0]
+    variants = _shape(manifest, "latent")[0]
     if config.data.flip > 0 and variants == 1:
         raise UserError(
             f"{manifest.folder} holds no mirrored latents; set data.flip=0, "
@@ -171,11 +171,11 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
     else:
         there = autoencoder.get("kind")
         yield "autoencoder.kind", there, config.autoencoder.kind
-    latent, _ = _field(manifest, "latent")
+    latent = _shape(manifest, "latent")
     yield "latents of shape", latent[1:], wanted["latent"].shape
     here = "cls" if config.conditioner.choice == "cls" else "patches"
     yield "embeddings that are", encoder["choice"], here
-    embedding, _ = _field(manifest, f"embedding/{name}")
+    embedding = _shape(manifest, f"embedding/{name}")
     yield "embeddings of shape", embedding[1:], wanted["embedding"].shape
     if section.kind == "frozen":
         yield "encoder.family", encoder["family"], section.family
@@ -188,9 +188,9 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
             yield f"{what} of SHA-256", made.get("sha256"), hash_of(weights)
 
 
-def _field(manifest: Manifest, name: str) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of a prepared array."""
+def _shape(manifest: Manifest, name: str) -> tuple[int, ...]:
+    """Of a prepared array, its variants first."""
     for field in manifest.layout.fields:
         if field.name == name:
-            return field.shape, field.dtype
+            return field.shape
     raise UserError(f"{manifest.folder} holds no {name}; prepare it anew")

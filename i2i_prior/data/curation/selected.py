@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from i2i_prior.data.curation.writing import told
+from i2i_prior.data.prepare.files import written
 from i2i_prior.data.record import Record, Source, fingerprint_of
 from i2i_prior.errors import UserError
 
@@ -177,7 +178,6 @@ def write_selection(
         UserError: the disk is full, or nothing may be written there.
     """
     target = Path(path).expanduser()
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     about = {
         "format": 1,
         "kind": "selection",
@@ -187,20 +187,17 @@ def write_selection(
     }
     with told("selection", path):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(beside, "w", encoding="utf-8") as file:
-                file.write(json.dumps(about) + "\n")
-                for start in range(0, len(kept), _LINE):
-                    bits = np.packbits(kept[start : start + _LINE])
-                    text = base64.b64encode(bits.tobytes()).decode()
-                    line = json.dumps({"from": start, "bits": text})
-                    file.write(f"{line}\n")
-                file.writelines(f"{line}\n" for line in dropped)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
+        with (
+            written(target) as beside,
+            beside.open("w", encoding="utf-8") as file,
+        ):
+            file.write(json.dumps(about) + "\n")
+            for start in range(0, len(kept), _LINE):
+                bits = np.packbits(kept[start : start + _LINE])
+                text = base64.b64encode(bits.tobytes()).decode()
+                line = json.dumps({"from": start, "bits": text})
+                file.write(f"{line}\n")
+            file.writelines(f"{line}\n" for line in dropped)
 
 
 def _object(file: BinaryIO) -> dict[str, Any]:

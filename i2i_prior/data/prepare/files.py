@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import NUMBERS
 
 _LOCK, _SUFFIX = ".lock", ".part"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -102,7 +101,7 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
     """The OSError that an error of a C++ library says in words, if any."""
     if isinstance(error, OSError):
         return error
-    for number in _FULL:
+    for number in NUMBERS:
         if os.strerror(number) in str(error):
             return OSError(number, os.strerror(number), str(path))
     return None
@@ -110,7 +109,7 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
 
 def is_full(error: OSError) -> bool:
     """Whether the disk, or what this user may use of it, is full."""
-    return error.errno in _FULL
+    return error.errno in NUMBERS
 
 
 def _sync(path: Path) -> None:

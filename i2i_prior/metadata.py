@@ -26,7 +26,7 @@ PACKAGES = (
     "numpy",
     "pillow",
     "simplejpeg",
-    "kornia-rs",
+    "opencv-python-headless",
     "array-record",
 )
 

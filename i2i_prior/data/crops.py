@@ -14,18 +14,25 @@ import numpy as np
 from PIL import Image
 
 try:
-    from kornia_rs import imgproc
+    import cv2
+
+    # The pipeline's threads are all the cores there are.
+    cv2.setNumThreads(0)
 except ImportError:
-    imgproc = None  # type: ignore[assignment]
+    cv2 = None  # type: ignore[assignment]
 
 Box = tuple[int, int, int, int]
 Size = int | tuple[int, int]  # side of a square, or height and width
 
 _MAX_TRIES = 10  # of torchvision's RandomResizedCrop
 _VIEW_RATIO = (7 / 8, 8 / 7)
-# Pillow's box-averaging down to three times the size costs nothing visible,
-# and makes a reduction to less than a sixth the fastest there is.
+# Pillow's box-averaging down to three times the size costs nothing visible.
 _GAP = 3.0
+# OpenCV's cubic is not antialiased, and sharper than Pillow's (a = -0.75, not
+# -0.5). A Gaussian before it makes up for both; of this width, in pixels of
+# the source a reduction, the result is nearest to Pillow's on photographs.
+_BLUR = 0.36
+_MOST_REDUCED = 3.0  # more needs more taps
 
 
 def resize(
@@ -43,8 +50,9 @@ def resize(
         image: (H, W, 3) uint8.
         box: whole numbers, or fractions of a pixel.
         size: see `Size`.
-        quick: by kornia-rs where it can, in half the time: 0.01 of 255 apart
-            from Pillow in the mean of photographs, more at their edges.
+        quick: by OpenCV where it can, in a fifth of the time, for boxes of
+            whole pixels and of at most three times the size: 0.2 to 0.7 of
+            255 apart from Pillow in the mean of photographs.
 
     Returns:
         (height, width, 3) uint8.
@@ -54,11 +62,9 @@ def resize(
     x, y = math.floor(left), math.floor(top)
     cut = image[y : math.ceil(bottom), x : math.ceil(right)]
     whole = (right - left, bottom - top) == cut.shape[1::-1]
-    reduction = max(cut.shape[0] / height, cut.shape[1] / width)
-    quick = quick and imgproc is not None and whole
-    if quick and reduction < 2 * _GAP:
-        cut = np.ascontiguousarray(cut)
-        return np.asarray(imgproc.resize(cut, (height, width), "bicubic"))
+    reductions = cut.shape[1] / width, cut.shape[0] / height
+    if quick and whole and cv2 is not None and max(reductions) <= _MOST_REDUCED:
+        return _resize_quick(cut, (width, height), reductions)
     return np.asarray(
         Image.fromarray(cut).resize(
             (width, height),
@@ -67,6 +73,21 @@ def resize(
             reducing_gap=_GAP,
         )
     )
+
+
+def _resize_quick(
+    cut: np.ndarray, size: tuple[int, int], reductions: tuple[float, float]
+) -> np.ndarray:
+    """OpenCV's cubic after a low pass; sizes are (width, height)."""
+    if cut.shape[1::-1] == size:
+        return np.ascontiguousarray(cut)
+    taps = [
+        cv2.getGaussianKernel(5 if each > 2 else 3, _BLUR * max(1.0, each))
+        for each in reductions
+    ]
+    # A third faster than GaussianBlur with the same.
+    smooth = cv2.sepFilter2D(cut, -1, *taps, borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -166,10 +187,10 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 def flip(image: np.ndarray) -> np.ndarray:
     """Mirrors (H, W, 3) uint8 left to right."""
-    if imgproc is None:
+    if cv2 is None:
         return image[:, ::-1]
     # NumPy would copy the mirrored view pixel by pixel, 15 times slower.
-    return np.asarray(imgproc.horizontal_flip(np.ascontiguousarray(image)))
+    return cv2.flip(image, 1)
 
 
 def jitter(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
         if width * height > max_pixels:
             raise BrokenImage(f"has more than {max_pixels} pixels")
         jpeg = image.format in ("JPEG", "MPO")
-        if jpeg and data.count(_START_OF_SCAN) > _MAX_SCANS:
+        if jpeg and not _one_scan(data, image) and _scans(data) > _MAX_SCANS:
             raise BrokenImage(f"has more than {_MAX_SCANS} scans")
         plain = jpeg and image.mode in ("RGB", "L")
         return Header(height, width, _orientation(image), jpeg, plain)
@@ -126,6 +127,20 @@ def decode_stored(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
             image.draft(None, (max(1, size[0]), max(1, size[1])))
         image.load()
         return np.array(_to_rgb(image))
+
+
+def _scans(data: bytes) -> int:
+    return data.count(_START_OF_SCAN)
+
+
+def _one_scan(data: bytes, image: Image.Image) -> bool:
+    """Whether a JPEG's first scan has all there is, so that a decoder ends
+    after it: said by four bytes, where counting walks over all of them."""
+    components = {"L": 1, "RGB": 3, "CMYK": 4}.get(image.mode, 0)
+    header = struct.pack(">HB", 6 + 2 * components, components)
+    header = _START_OF_SCAN + header
+    start = (image.fp.tell() if image.fp else 0) - 8 - 2 * components
+    return "progressive" not in image.info and data.startswith(header, start)
 
 
 def _open(data: bytes) -> Image.Image:

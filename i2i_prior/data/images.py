@@ -97,7 +97,9 @@ class Picture:
         pixels = decode_stored(self._data, self._header)
         return np.ascontiguousarray(_turned(pixels, self._turn))
 
-    def cut(self, parts: Sequence[tuple[Box, Size]]) -> list[np.ndarray]:
+    def cut(
+        self, parts: Sequence[tuple[Box, Size]], exact: bool = True
+    ) -> list[np.ndarray]:
         """Boxes of the image, resized; it is decoded once for all of them.
 
         As training wants it: a JPEG is decoded at the smallest scale that
@@ -106,6 +108,10 @@ class Picture:
 
         Args:
             parts: a box of the upright image, and what it is resized to.
+            exact: False for boxes that are random anyway: of a JPEG decoded
+                at a smaller scale, their edges move to the nearest pixel of
+                that scale, by a third of a pixel of the result at most, and
+                are resized four times as fast.
 
         Returns:
             (size, size, 3) uint8 of each part.
@@ -118,7 +124,17 @@ class Picture:
         shrink = min((_shrink(box, size) for box, size in parts), default=1)
         shrink = shrink if self._header.jpeg else 1
         pixels = decode_stored(self._data, self._header, shrink)
+        if not exact:
+            parts = [(self._aligned(box, shrink), size) for box, size in parts]
         return [self._part(pixels, shrink, *part) for part in parts]
+
+    def _aligned(self, box: Box, shrink: int) -> Box:
+        limits = (self.width, self.height) * 2
+        edges = [
+            min(round(edge / shrink) * shrink, limit)
+            for edge, limit in zip(box, limits, strict=True)
+        ]
+        return edges[0], edges[1], edges[2], edges[3]
 
     def _part(
         self, pixels: np.ndarray, shrink: int, box: Box, size: Size

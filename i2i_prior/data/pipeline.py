@@ -211,7 +211,8 @@ class Pipeline:
         if min(height, width) < options.min_side:
             raise BrokenImage("is smaller than the crop")
         aspect = None if isinstance(shape, int) else shape[1] / shape[0]
-        if options.crop == "random":
+        exact = options.crop != "random"
+        if not exact:
             ratio = (aspect, aspect) if aspect else (3 / 4, 4 / 3)
             scale = (options.min_scale, 1.0)
             box = random_box(height, width, rng, scale, ratio)
@@ -219,11 +220,12 @@ class Pipeline:
             box = center_box(height, width, aspect or 1.0)
         mirrored = rng.random() < options.flip
         if not options.view_size:
-            (target,) = picture.cut([(box, shape)])
+            (target,) = picture.cut([(box, shape)], exact)
             return {"image": flip(target) if mirrored else target}
         seen = view_box(box, rng, options.view_min_scale)
         view_mirrored = rng.random() < options.view_flip
-        target, view = picture.cut([(box, shape), (seen, options.view_size)])
+        parts = [(box, shape), (seen, options.view_size)]
+        target, view = picture.cut(parts, exact)
         view = jitter(view, rng, options.view_jitter)
         return {
             "image": flip(target) if mirrored else target,

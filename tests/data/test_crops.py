@@ -170,7 +170,7 @@ def test_flip():
 def test_flip_does_without_the_library(monkeypatch):
     image = coordinates(5, 7)
     mirrored = flip(image)
-    monkeypatch.setattr(crops, "imgproc", None)
+    monkeypatch.setattr(crops, "cv2", None)
     assert np.array_equal(flip(image), mirrored)
 
 
@@ -187,7 +187,7 @@ def test_flip_does_without_the_library(monkeypatch):
 def test_both_resizers_agree(photo, monkeypatch, shape, size):
     box = (10, 20, 10 + shape[1], 20 + shape[0])
     ours = resize(photo, box, size).astype(int)
-    monkeypatch.setattr(crops, "imgproc", None)
+    monkeypatch.setattr(crops, "cv2", None)
     assert np.abs(resize(photo, box, size) - ours).mean() < 0.2
     left, top, right, bottom = box
     whole = Image.fromarray(photo[top:bottom, left:right]).resize(

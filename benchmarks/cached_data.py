@@ -16,15 +16,15 @@ Two data sets of random bytes are written first (and kept in --folder):
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,72 +33,50 @@ BATCH = 256
 
 def write(folder: Path, count: int, side: int, width: int) -> None:
     """A prepared data set of random arrays; as `i2i-prior prepare` writes."""
-    from array_record.python import array_record_module
-
     from i2i_prior.data.examples import Field, Layout
-    from i2i_prior.data.manifest import content_hash
+    from i2i_prior.data.manifest import MANIFEST
+    from i2i_prior.data.prepare.finish import finish
+    from i2i_prior.data.prepare.plan import Plan
+    from i2i_prior.data.prepare.shards import write_shard
 
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    layout = Layout(
-        [
-            Field("latent", "array", "float16", (1, side, side, 4)),
-            Field("embedding/random", "array", "float16", (1, 1, width)),
-            Field("name", "text"),
-        ]
-    )
-    rng, shards = np.random.default_rng(0), []
-    parts = -(-count // 100_000)
-    for part in range(parts):
-        file = folder / f"data-{part:05d}-of-{parts:05d}.array_record"
-        writer = array_record_module.ArrayRecordWriter(
-            str(file), "group_size:1,uncompressed"
-        )
-        here = min(100_000, count - part * 100_000)
-        for start in range(0, here, 1000):
-            rows = min(1000, here - start)
-            latents = rng.standard_normal((rows, 1, side, side, 4))
-            vectors = rng.standard_normal((rows, 1, 1, width))
-            for latent, vector in zip(
-                latents.astype("f2"), vectors.astype("f2"), strict=True
-            ):
-                example = {"latent": latent, "embedding/random": vector}
-                writer.write(layout.pack({**example, "name": "x"}))
-        writer.close()
-        shards.append(
-            {
-                "file": file.name,
-                "count": here,
-                "bytes": file.stat().st_size,
-                "sha256": hashlib.sha256(file.name.encode()).hexdigest(),
-            }
-        )
-    manifest = {
-        "format": 1,
-        "kind": "latents",
-        "fields": layout.to_json(),
-        "count": count,
-        "records": count,
-        "examples_per_shard": 100_000,
-        "shards": shards,
-        "source": "random",
-        "source_fingerprint": "0" * 16,
-        "dropped": {},
-        "preprocessing": {"size": side * 8},
-        "autoencoder": {"kind": "sd", "shape": "", "sha256": ""},
-        "encoders": {
-            "random": {
-                "family": "dino",
-                "choice": "cls",
-                "view_size": 224,
-                "sha256": "",
-            }
-        },
-        "version": "",
-        "content_hash": content_hash(shard["sha256"] for shard in shards),
+    shapes = {
+        "latent": (1, side, side, 4),
+        "embedding/random": (1, 1, width),
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    fields = [Field(n, "array", "float16", s) for n, s in shapes.items()]
+    encoder = {"family": "dino", "choice": "cls", "view_size": 224}
+    plan = Plan(
+        kind="latents",
+        fields=Layout([*fields, Field("name", "text")]).to_json(),
+        source="random",
+        source_fingerprint="0" * 16,
+        records=count,
+        examples_per_shard=100_000,
+        preprocessing={"size": side * 8},
+        autoencoder={"kind": "sd", "shape": "", "sha256": ""},
+        encoders={"random": {**encoder, "sha256": ""}},
+        version="",
+    )
+    rng = np.random.default_rng(0)
+
+    def made(rows: range) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(rows), 1000):
+            some = min(1000, len(rows) - start)
+            arrays = {
+                name: rng.standard_normal((some, *shape)).astype("f2")
+                for name, shape in shapes.items()
+            }
+            for row in range(some):
+                example = {name: a[row] for name, a in arrays.items()}
+                yield {**example, "name": "x"}
+
+    for shard in range(plan.shards):
+        examples = made(plan.indices(shard))
+        write_shard(folder, plan, shard, examples, tick=lambda records: None)
+    finish(folder, plan, max_broken=0)
 
 
 def write_files(folder: Path, count: int) -> None:

@@ -42,6 +42,10 @@ __all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
 class Prior:
     """A trained prior: vary, interpolate, predict, sample.
 
+    Args:
+      config, parameters, step: see the attributes.
+      truncate: see `Generator`.
+
     Attributes:
       config: of the run it came from.
       parameters: name -> float32 array (EMA).
@@ -51,7 +55,11 @@ class Prior:
     """
 
     def __init__(
-        self, config: ConfigDict, parameters: Flat, step: int | None = None
+        self,
+        config: ConfigDict,
+        parameters: Flat,
+        step: int | None = None,
+        truncate: bool = False,
     ):
         self.config = config
         self.parameters = parameters
@@ -59,12 +67,12 @@ class Prior:
         self.task = I2ITask(config)
         self.layout = "run"
         self.notes: list[str] = []
-        self._generator = Generator(self.task)
+        self._generator = Generator(self.task, truncate=truncate)
         self._predict = jax.jit(self._forward)
 
     @classmethod
     def load(
-        cls, path: str | Path, step: int | None = None, **options: Any
+        cls, path: str | Path, step: int | str | None = None, **options: Any
     ) -> Prior:
         """From a run directory, an export, or a published checkpoint.
 
@@ -73,7 +81,7 @@ class Prior:
             weights of a known layout: Lumos (I2I, T2I, multi-scale), DiT,
             SiT, REPA, PixArt-alpha (official or diffusers), safetensors or
             torch files.
-          step: which checkpoint of a run; the newest when None.
+          step: which checkpoint of a run, or "best"; the newest when None.
           **options: `heads`, `base_size`, `position_scale` (Lumos'
             lewei_scale) for what shapes do not tell; `layout` to name it;
             `weights` "ema" or "raw"; `encoder` and `autoencoder`, files of

@@ -19,6 +19,8 @@ EXAMPLES = {
     "--start a.png --end b.png --frames 12 --out walk.gif",
     "evaluate": "i2i-prior evaluate --workdir runs/quickstart "
     "--num-samples 256",
+    "fid": "i2i-prior fid folder:/data/flowers samples.npz --metrics "
+    "fid,kid,pr --preset adm --json fid.json",
     "prepare": "i2i-prior prepare --source 'tar:/data/*.tar' --out latents "
     "--size 256 --latents sd --latent-weights sd-vae/ --embeddings "
     "dino=dino.pth:cls --flip",
@@ -26,6 +28,8 @@ EXAMPLES = {
     "--encoder dino.pth --autoencoder sd-vae/",
     "export": "i2i-prior export --workdir runs/quickstart --format torch "
     "--out prior",
+    "weights": "i2i-prior weights inception --from "
+    "pt_inception-2015-12-05-6726825d.pth",
     "compile": "i2i-prior compile --config configs/lumos_xl2.py "
     "--topology v5e:16x16 --mesh replica=16,fsdp=16",
     "report": "i2i-prior report --workdir runs/quickstart",
@@ -101,11 +105,10 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, help="FILE.png or FILE.gif")
 
     command = add("evaluate", "Score a checkpoint.")
-    command.add_argument("--workdir", required=True, help="run directory")
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
-    command.add_argument("--reference", help="SPEC, else the run's held_out")
-    command.add_argument("--num-samples", type=int, help="generated images")
-    command.add_argument("--features", help="feature set, or FILE.py:function")
+    _add_evaluate(command)
+    _add_processes(command)
+
+    _add_fid(add("fid", "Compare two sets of images, or their statistics."))
 
     command = add("prepare", "Make a sharded data set of a source.")
     add_prepare(command)
@@ -113,6 +116,19 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_import(add("import", "Read weights of others."))
     _add_export(add("export", "Write weights for others."))
+
+    command = add("weights", "Store the weights that metrics need.")
+    command.add_argument("network", choices=("inception",))
+    command.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE|URL",
+        required=True,
+        help="published .pth, or a state dict with its names",
+    )
+    command.add_argument(
+        "--out", metavar="FILE", help=".safetensors, else the user's cache"
+    )
 
     _add_compile(add("compile", "Compile for a machine that is not here."))
 
@@ -126,6 +142,87 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("doctor", "What this machine has.")
     return parser
+
+
+def _add_fid(command: argparse.ArgumentParser) -> None:
+    images = "folder, .tar, .zip, .npz of images, SPEC, or statistics file"
+    command.add_argument("reference", metavar="A", help=f"reference: {images}")
+    command.add_argument("generated", metavar="B", help="the same, generated")
+    command.add_argument(
+        "--metrics",
+        help="some of fid, fd, sfid, is, kid, pr, prdc, fd_infinity, cmmd, "
+        "psnr, ssim, lpips, by commas; else the Frechet distance",
+    )
+    command.add_argument(
+        "--features",
+        default="inception",
+        help="inception, dinov2, clip, thumbnails, colour_texture or "
+        "FILE.py:function, which is run",
+    )
+    command.add_argument(
+        "--preset",
+        default="adm",
+        choices=("adm", "edm2", "pytorch_fid", "clean"),
+        help="protocol of Inception's features",
+    )
+    command.add_argument("--weights", metavar="FILE", help="of the features")
+    command.add_argument("--lpips-weights", metavar="FILE", help="of lpips")
+    command.add_argument(
+        "--size", type=int, help="crop and resize all to so many pixels a side"
+    )
+    command.add_argument(
+        "--num", type=int, help="so many images a side, spread evenly, else all"
+    )
+    command.add_argument(
+        "--skip-broken", action="store_true", help="measure without them"
+    )
+    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--json", metavar="OUT", help="write the result")
+    command.add_argument(
+        "--picture", metavar="OUT.png", help="nearest and farthest images of B"
+    )
+    command.add_argument(
+        "--save-features", metavar="OUT.npz", help="of both sides"
+    )
+    command.add_argument(
+        "--save-statistics",
+        metavar="OUT.npz",
+        help="of A, to give in its place",
+    )
+    command.add_argument(
+        "--no-cache", action="store_true", help="look at all of A again"
+    )
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", required=True, help="run directory")
+    _add_step(command)
+    command.add_argument(
+        "--reference",
+        help="SPEC of images to draw for and compare with, else the run's "
+        "held_out; or a statistics file to compare with",
+    )
+    command.add_argument("--num-samples", type=int, help="generated images")
+    command.add_argument(
+        "--per-condition", type=int, help="of them for each held-out image"
+    )
+    command.add_argument(
+        "--metrics",
+        help="as fd,match,fidelity or fid,kid,pr; fidelity_features takes "
+        "--features instead of the run's encoder",
+    )
+    command.add_argument("--features", help="feature set, or FILE.py:function")
+    command.add_argument("--preset", help="protocol: adm, edm2, ...")
+    command.add_argument("--weights", help="file of the features' network")
+    command.add_argument(
+        "--npz", metavar="OUT.npz", help="write the samples for ADM's tool"
+    )
+    command.add_argument(
+        "--prompts", metavar="FILE", help="captions to draw, one a line"
+    )
+    command.add_argument(
+        "--text-encoder", metavar="FILE", help="of a model of captions"
+    )
 
 
 def _add_import(command: argparse.ArgumentParser) -> None:
@@ -164,7 +261,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workdir", required=True, help="run directory, or a weight file"
     )
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
+    _add_step(command)
     command.add_argument(
         "--format",
         choices=("native", "torch", *LAYOUTS),
@@ -232,6 +329,18 @@ def _add_compile(command: argparse.ArgumentParser) -> None:
     command.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
 
 
+def _add_step(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--step", type=_step, help='checkpoint or "best", else newest'
+    )
+
+
+def _step(text: str) -> int | str:
+    if text == "best" or text.isdecimal():
+        return text if text == "best" else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor best")
+
+
 def _add_weights(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights",
@@ -245,7 +354,7 @@ def _from_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workdir", required=True, help="run directory or safetensors file"
     )
-    command.add_argument("--step", type=int, help="checkpoint, else newest")
+    _add_step(command)
     command.add_argument("--steps", type=int, help="solver steps")
     command.add_argument("--guidance", type=float, help="guidance scale")
     command.add_argument("--solver", help="as dpmpp_2m, ddim, euler, heun")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,24 @@ def _not_of_orbax(record: Any) -> bool:
 logging.get_absl_logger().addFilter(_not_of_orbax)
 
 
+@dataclass
+class _Kept:
+    """Orbax's preservation policy: the newest ones, and one beside them."""
+
+    newest: int
+    protected: int | None = None
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """For each of the checkpoints, oldest first."""
+        first = len(checkpoints) - self.newest
+        return [
+            number >= first or found.step == self.protected
+            for number, found in enumerate(checkpoints)
+        ]
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -40,14 +60,15 @@ class Checkpoints:
 
     Args:
       workdir: the run directory; files go to workdir/checkpoints/STEP.
-      keep: newest checkpoints kept.
+      keep: newest checkpoints kept, beside a protected one.
       read_only: never write there, for readers of a run that may be live.
     """
 
     def __init__(self, workdir: Path, keep: int = 3, read_only: bool = False):
         self.directory = Path(workdir).resolve() / "checkpoints"
+        self._kept = _Kept(keep)
         self._options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=None if read_only else self._kept,
             save_interval_steps=0 if read_only else 1,
             create=not read_only,
             read_only=read_only,
@@ -66,6 +87,13 @@ class Checkpoints:
                 name: ocp.StandardCheckpointHandler() for name in _ITEMS
             },
         )
+
+    def protect(self, step: int | None) -> None:
+        """Keeps one checkpoint, until another is protected or none (None).
+
+        All processes of a run call alike.
+        """
+        self._kept.protected = step
 
     def latest(self) -> int | None:
         """The newest complete step, None where there is none."""

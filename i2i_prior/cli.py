@@ -123,9 +123,19 @@ def run_interpolate(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior evaluate`; sample.* and evaluate.* may be overridden."""
     _before_jax()
-    from i2i_prior.commands import evaluate
+    from i2i_prior.evaluating import evaluate
 
-    return evaluate(options, overrides)
+    with _session(options):
+        return evaluate(options, overrides)
+
+
+def run_fid(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior fid`."""
+    _no_overrides(overrides)
+    _before_jax()
+    from i2i_prior.fid import fid
+
+    return fid(options)
 
 
 def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -152,6 +162,14 @@ def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.handover import export
 
     return export(options)
+
+
+def run_weights(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior weights`."""
+    _no_overrides(overrides)
+    from i2i_prior.weights import weights
+
+    return weights(options)
 
 
 def run_compile(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -231,9 +249,11 @@ RUN = {
     "sample": run_sample,
     "interpolate": run_interpolate,
     "evaluate": run_evaluate,
+    "fid": run_fid,
     "prepare": run_prepare,
     "import": run_import,
     "export": run_export,
+    "weights": run_weights,
     "compile": run_compile,
     "report": run_report,
     "inspect": run_inspect,

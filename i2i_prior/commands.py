@@ -10,12 +10,10 @@ import numpy as np
 
 from i2i_prior import pictures
 from i2i_prior.api import Prior
-from i2i_prior.config import RESUMABLE, set_field
 from i2i_prior.data.images import BrokenImage, center_crop, decode
 from i2i_prior.data.sources import OPENERS, open_source
 from i2i_prior.errors import UserError
 from i2i_prior.images import open_image
-from i2i_prior.loop.looking import Looking
 from i2i_prior.metrics import Progress
 
 # Conditions that fit one grid.
@@ -88,43 +86,6 @@ def interpolate(options: argparse.Namespace) -> int:
         )
         pictures.save_png(out, picture)
     print(out)
-    return 0
-
-
-def evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Writes evaluations/STEP-FEATURES.json and prints one line."""
-    if Path(options.workdir).is_file():
-        raise UserError(
-            f"{options.workdir} is a file; scores are written into a run "
-            "directory, so give one"
-        )
-    prior = Prior.load(options.workdir, options.step)
-    config = prior.config
-    for override in overrides:
-        name, _, text = override.partition("=")
-        if name not in RESUMABLE:
-            raise UserError(
-                f"--config.{name} would change the model; only sample.* and "
-                "evaluate.* may differ here"
-            )
-        set_field(config, name, text)
-    if options.reference:
-        config.data.held_out = options.reference
-    if options.num_samples is not None:
-        config.evaluate.num_samples = options.num_samples
-    if options.features:
-        config.evaluate.features = options.features
-    if config.evaluate.num_samples < 2:
-        raise UserError("--num-samples must be 2 or more")
-    source = open_source(config.data.held_out or config.data.source)
-    looking = Looking(config, prior.task, source, Path(options.workdir))
-    result = looking.evaluate(prior.parameters, prior.step or 0, None)
-    line = "  ".join(f"{k} {v:.4g}" for k, v in result["metrics"].items())
-    print(
-        f"step {prior.step}  {line}  (N {result['num_samples']}, "
-        f"{result['solver']} {result['steps']} steps, guidance "
-        f"{result['guidance']:g})"
-    )
     return 0
 
 

@@ -1,6 +1,7 @@
 """Curves as inline SVG, in the colours of the page around them.
 
-The page styles the classes `rule` (grid), `raw`, `smooth` (lines) and `dot`.
+The page styles the classes `rule` (grid), `raw`, `smooth` (lines), `dot` and
+`band`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 10, 30
 _UNITS = (("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15))
 
 
-def curve(steps: np.ndarray, values: np.ndarray, linear: bool = False) -> str:
+def curve(
+    steps: np.ndarray,
+    values: np.ndarray,
+    linear: bool = False,
+    band: np.ndarray | None = None,
+) -> str:
     """An SVG of values (n,) over steps (n,), raw and, where noisy, smoothed.
 
-    The axis is logarithmic when all values are positive and span more than a
-    factor of 5 beside their spikes, unless `linear`. Values that are not
-    finite leave a gap. At least two values must be finite.
+    `band` (2, n), the low and high ends of their intervals, is drawn behind
+    them; NaN where there is none. The axis is logarithmic when all values are
+    positive and span more than a factor of 5 beside their spikes, unless
+    `linear`. Values that are not finite leave a gap. At least two values must
+    be finite.
     """
     even = _smoothed(values)
     known = np.isfinite(values)
@@ -31,6 +39,9 @@ def curve(steps: np.ndarray, values: np.ndarray, linear: bool = False) -> str:
     noise = float(np.median(np.abs(values[known] - even[known])))
     noisy = len(values) > 20 and noise > 0.002 * (top - bottom)
     logarithmic = values[known].min() > 0 and top > 5 * bottom and not linear
+    if band is not None and np.isfinite(band).any() and not logarithmic:
+        bottom = min(bottom, float(np.nanmin(band)))
+        top = max(top, float(np.nanmax(band)))
     ticks = _log_ticks(bottom, top) if logarithmic else _ticks(bottom, top)
     bottom, top = min(bottom, ticks[0]), max(top, ticks[-1])
     first, last = float(steps.min()), float(steps.max())
@@ -54,6 +65,8 @@ def curve(steps: np.ndarray, values: np.ndarray, linear: bool = False) -> str:
         if first <= tick <= last
     ]
     xs, ys = x_of(steps), y_of(values)
+    if band is not None:
+        marks += _band(xs, y_of(band[0]), y_of(band[1]))
     marks.append(_path("raw" if noisy else "smooth", xs, ys))
     if noisy:
         marks.append(_path("smooth", xs, y_of(even), extremes=False))
@@ -64,6 +77,22 @@ def curve(steps: np.ndarray, values: np.ndarray, linear: bool = False) -> str:
         ]
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}"'
     return f'<svg {box} role="img">{"".join(marks)}</svg>'
+
+
+def _band(xs: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[str]:
+    """A pale area between two lines, in pieces where there are gaps."""
+    known = np.flatnonzero(np.isfinite(lows) & np.isfinite(highs))
+    pieces = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
+    marks = []
+    for piece in pieces:
+        there_and_back = np.concatenate([piece, piece[::-1]])
+        ys = np.concatenate([highs[piece], lows[piece][::-1]])
+        points = [
+            f"{x:.1f} {y:.1f}"
+            for x, y in zip(xs[there_and_back], ys, strict=True)
+        ]
+        marks.append(f'<path class="band" d="M{"L".join(points)}Z"/>')
+    return marks if len(known) > 1 else []
 
 
 def _row(y: float, label: str) -> str:

@@ -34,6 +34,7 @@ class Encoder:
       preprocess: uint8 images (H, W, 3), a list -> what it reads, float32
         (B, S, S, 3).
       notes: sentences on what its file did not say.
+      pixels: how `preprocess` scales them, as config.encoder.pixels.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Encoder:
         parameters: Flat,
         preprocess: Preprocess,
         notes: Sequence[str] = (),
+        pixels: str = "family",
     ):
         functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
         self.config = config
         self.parameters = {k: jnp.asarray(v) for k, v in parameters.items()}
         self.preprocess = preprocess
         self.notes = list(notes)
+        self.pixels = pixels
         self._forward = jax.jit(
             lambda parameters, pixels: functional.merge(parameters)(pixels)
         )
@@ -166,9 +169,11 @@ def _native(
         raise UserError(f"{path} holds no encoder")
     config = encoder_config(run)
     config = replace(config, precision=precision or config.precision)
-    make = _published if run.encoder.pixels == "family" else _symmetric
+    pixels = run.encoder.pixels
+    make = _published if pixels == "family" else _symmetric
+    preprocess = make(config, image_size or config.image_size)
     bare = {k.removeprefix("encoder/"): v for k, v in parameters.items()}
-    return Encoder(config, bare, make(config, image_size or config.image_size))
+    return Encoder(config, bare, preprocess, pixels=pixels)
 
 
 def _published(config: ViTConfig, image_size: int | None) -> Preprocess:

@@ -158,6 +158,7 @@ def open_encoder(text: str) -> Network:
         "sha256": hash_of(path),
         "choice": choice,
         "view_size": view.shape[0],
+        "pixels": encoder.pixels,
     }
     return Network(f"embedding/{name}", look, encode, said, encoder.notes)
 

@@ -136,11 +136,17 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     # evaluate
     ("evaluate.num_samples", 256, "generated images"),
     ("evaluate.batch_size", 64, "images generated at once"),
+    ("evaluate.per_condition", 1, "samples for each held-out image"),
+    ("evaluate.metrics", "fd,match,fidelity", "see evaluation.evaluate"),
     (
         "evaluate.features",
         "colour_texture",
         "feature set, see evaluation.features",
     ),
+    ("evaluate.preset", "adm", "protocol, see evaluation.presets"),
+    ("evaluate.weights", "", "file of the features' network"),
+    ("evaluate.reference", "", "statistics file instead of held-out images"),
+    ("evaluate.best_metric", "", "keeps the best checkpoint by this metric"),
     # mesh: product = device count; -1 takes what is left
     ("mesh.replica", 1, "data-parallel copies over slow links"),
     ("mesh.fsdp", -1, "data-parallel shards of the parameters"),

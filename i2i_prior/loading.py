@@ -42,7 +42,7 @@ class Loaded:
 def load_model(
     path: str | Path,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     layout: str | None = None,
     weights: str = "ema",
     heads: int | None = None,
@@ -59,7 +59,7 @@ def load_model(
 
     Args:
       path: see the module docstring.
-      step: which checkpoint of a run; the newest when None.
+      step: which checkpoint of a run, or "best"; the newest when None.
       layout: of a published checkpoint; recognised when None.
       weights: "ema" or "raw", where both are there.
       heads, base_size, position_scale: what a published checkpoint does not
@@ -126,7 +126,7 @@ def _holds_weights(path: Path) -> bool:
     )
 
 
-def _load_run(path: Path, step: int | None, weights: str) -> Loaded:
+def _load_run(path: Path, step: int | str | None, weights: str) -> Loaded:
     from i2i_prior.restoring import load_parameters
 
     config = load_config(path)
@@ -135,8 +135,8 @@ def _load_run(path: Path, step: int | None, weights: str) -> Loaded:
         name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device)
         for name, s in parameter_shapes(config).items()
     }
-    parameters, step = load_parameters(path, abstract, step, weights)
-    return Loaded(config, parameters, step)
+    parameters, found = load_parameters(path, abstract, step, weights)
+    return Loaded(config, parameters, found)
 
 
 def _attach_encoder(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ svg text{fill:var(--soft);font-size:12px}
 .raw{stroke:var(--raw);stroke-width:1.2}
 .smooth{stroke:var(--accent);stroke-width:2.2}
 .dot{fill:var(--accent)}
+.band{fill:var(--accent);fill-opacity:.16}
 img{max-width:100%;height:auto;border-radius:4px;display:block}
 .strip{display:flex;gap:12px;overflow-x:auto;padding:12px 0}
 .strip figure{margin:0;flex:0 0 210px}
@@ -130,3 +132,12 @@ def readable(path: Path) -> bool:
 def escape(value: object) -> str:
     """Any value as text that HTML shows as it is, quotes included."""
     return html.escape(str(value))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none to read."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

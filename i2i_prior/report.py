@@ -7,30 +7,30 @@ directory does not hold is left out.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from i2i_prior.curves import curve, short
+from i2i_prior.curves import short
 from i2i_prior.errors import UserError
 from i2i_prior.metrics import read_metrics
 from i2i_prior.page import (
     STYLE,
-    cell,
     embedded,
     escape,
     flatten,
     folded,
+    read_json,
     readable,
     section,
 )
 from i2i_prior.pictures import write_atomically
+from i2i_prior.plots import plots
+from i2i_prior.scores_page import extremes, scores_section
 
 _CURVES = (
     ("loss", "Loss"),
@@ -54,25 +54,26 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir`/report.html from what the run has left there so far.
 
     Reads config.json, metadata.json, metrics.jsonl, samples/STEP.png,
-    variations/grid.png, interpolations/*.png|gif, evaluations/*.json,
+    variations/grid.png, interpolations/*.png|gif, evaluations/*.json|png,
     goodput.json and profile/summary.txt.
     Returns the path. Raises UserError where `workdir` is no folder.
     """
     run = Path(workdir)
     if not run.is_dir():
         raise UserError(f"there is no run directory {run}.")
-    saved = _read_json(run / "config.json")
+    saved = read_json(run / "config.json")
     config = saved.get("config", saved)
-    metadata = _read_json(run / "metadata.json")
+    metadata = read_json(run / "metadata.json")
     lines = [line for line in read_metrics(run) if "step" in line]
     sections = [
         _cards(config, metadata, lines),
-        section("Training", _plots(lines, _CURVES)),
+        section("Training", plots(lines, _CURVES, _LINEAR)),
         _samples(run / "samples"),
         _pictures("Variations", [run / "variations" / "grid.png"]),
         _pictures("Interpolations", _interpolations(run / "interpolations")),
-        _evaluations(run / "evaluations"),
-        _goodput(_read_json(run / "goodput.json")),
+        scores_section(run / "evaluations"),
+        _pictures("Best and worst conditions", extremes(run / "evaluations")),
+        _goodput(read_json(run / "goodput.json")),
         _profile(run / "profile" / "summary.txt"),
         folded("Configuration", config),
         folded("Machine and versions", metadata),
@@ -157,27 +158,6 @@ def _duration(lines: Sequence[Mapping[str, float]]) -> str | None:
     return f"{hours} h {minutes:02} min" if hours else f"{seconds / 60:.1f} min"
 
 
-def _plots(
-    lines: Sequence[Mapping[str, float]], wanted: Iterable[tuple[str, str]]
-) -> str:
-    plots = []
-    for key, title in wanted:
-        points = [
-            (line["step"], line[key])
-            for line in lines
-            if isinstance(line.get(key), float | int)
-        ]
-        finite = [value for _, value in points if math.isfinite(value)]
-        if len(finite) >= 2:
-            steps, values = np.array(points, float).T
-            plots.append(
-                f'<figure class="plot"><figcaption>{escape(title)}'
-                f"<b>{escape(short(finite[-1]))}</b></figcaption>"
-                f"{curve(steps, values, key in _LINEAR)}</figure>"
-            )
-    return f'<div class="plots">{"".join(plots)}</div>' if plots else ""
-
-
 def _samples(folder: Path) -> str:
     """The newest sample grid large, up to eight earlier ones in a strip."""
     found = [path for path in folder.glob("*.png") if path.stem.isdigit()]
@@ -217,45 +197,6 @@ def _pictures(title: str, paths: Sequence[Path]) -> str:
     return section(title, "".join(figures))
 
 
-def _evaluations(folder: Path) -> str:
-    """One table of all results, and each metric over the steps."""
-    results = [_read_json(path) for path in sorted(folder.glob("*.json"))]
-    results = [r for r in results if isinstance(r.get("metrics"), dict)]
-    results.sort(key=lambda result: _number(result.get("step")))
-    if not results:
-        return ""
-    names = list(dict.fromkeys(n for r in results for n in r["metrics"]))
-    about = [
-        key
-        for key in dict.fromkeys(key for r in results for key in r)
-        if key not in ("metrics", "step")
-        and not any(isinstance(r.get(key), dict | list) for r in results)
-    ][:8]
-    head = "".join(f"<th>{escape(n)}</th>" for n in ["step", *names, *about])
-    rows = "".join(
-        "<tr>"
-        + cell(result.get("step"), whole=True)
-        + "".join(cell(result["metrics"].get(name)) for name in names)
-        + "".join(cell(result.get(key), whole=True) for key in about)
-        + "</tr>"
-        for result in results
-    )
-    table = f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-    points = [
-        {**result["metrics"], "step": _number(result["step"])}
-        for result in results
-        if isinstance(result.get("step"), int | float)
-    ]
-    several = len({point["step"] for point in points}) > 1
-    changing = [
-        (name, name)
-        for name in names
-        if len({str(point.get(name)) for point in points}) > 1
-    ]
-    plots = _plots(points, changing) if several else ""
-    return section("Evaluation", table + "<p></p>" * bool(plots) + plots)
-
-
 def _goodput(ledger: Mapping[str, Any]) -> str:
     """Where the wall time since the run's first start went."""
     seconds = ledger.get("seconds")
@@ -283,16 +224,3 @@ def _profile(file: Path) -> str:
     return section(
         "Top operations", f'<pre class="scroll">{escape(text)}</pre>'
     )
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else -math.inf
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none to read."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop import native
 from i2i_prior.parallel.rows import place
 from i2i_prior.step import TrainState
-from i2i_prior.workdir import WEIGHTS
+from i2i_prior.workdir import WEIGHTS, read_json
+
+# Of a run directory: which checkpoint is the best, see `loop.best`.
+BEST = "best.json"
 
 
 def restore_or_init(
@@ -63,7 +67,7 @@ def restore_or_init(
 def load_parameters(
     workdir: Path,
     abstract: dict[str, jax.ShapeDtypeStruct],
-    step: int | None = None,
+    step: int | str | None = None,
     weights: str = "ema",
 ) -> tuple[dict[str, jax.Array], int]:
     """All parameters of a run's checkpoint, and its step.
@@ -73,7 +77,7 @@ def load_parameters(
         imported; or a file that `i2i-prior export` wrote.
       abstract: name -> shape, dtype, sharding. A bfloat16 EMA is read as
         float32 where that is wanted.
-      step: which checkpoint; the newest when None.
+      step: which checkpoint, or "best"; the newest when None.
       weights: "ema", or "raw" for the trained ones before averaging.
 
     Raises:
@@ -94,6 +98,8 @@ def load_parameters(
         return _read_file(file, abstract), 0
     if not (Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoints; train there first")
+    if step == "best":
+        step = best_step(workdir)
     source = Checkpoints(workdir, read_only=True)
     try:
         steps = source.steps()
@@ -102,11 +108,41 @@ def load_parameters(
                 f"{source.directory} holds no complete checkpoint"
                 + (f" of step {step}, but {steps}" if step and steps else "")
             )
-        chosen = steps[-1] if step is None else step
+        chosen = steps[-1] if step is None else int(step)
         restore = source.restore_raw if weights == "raw" else source.restore_ema
         return restore(abstract, chosen), chosen
     finally:
         source.close()
+
+
+def best_step(workdir: Path) -> int:
+    """The step of the best checkpoint.
+
+    Raises:
+      UserError: where none is known to be the best.
+    """
+    file = Path(workdir) / BEST
+    if not file.exists():
+        raise UserError(
+            f"{workdir} has no best checkpoint; train it with "
+            "--config.evaluate.best_metric=NAME, or give a step"
+        )
+    return int(read_json(file)["step"])
+
+
+def identity(workdir: Path, step: int) -> str:
+    """Tells a checkpoint from others of its step, by 16 digits.
+
+    They are of Orbax's own record, which holds when it was saved, or of
+    imported weights' size and time.
+    """
+    record = workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+    if record.is_file():
+        facts = record.read_bytes()
+    else:
+        stat = (workdir / WEIGHTS).stat()
+        facts = f"{stat.st_size} {stat.st_mtime_ns}".encode()
+    return hashlib.sha256(facts).hexdigest()[:16]
 
 
 def _read_file(

@@ -22,6 +22,7 @@ def draw(
     height: int | None = None,
     width: int | None = None,
     seed: int = 0,
+    first: int = 0,
     clean: bool = True,
     **options: Any,
 ) -> np.ndarray:
@@ -38,7 +39,8 @@ def draw(
       text_encoder: what `load_encoder` makes of a T5, with its tokenizer.
       height, width: wanted, in pixels; a multi-scale model takes their ratio
         only, another one the whole size. None for the model's own square.
-      seed: image k draws from (seed, k).
+      seed: image k draws from (seed, first + k).
+      first: number of the first image, where captions come in batches.
       clean: whether captions are cleaned first.
       **options: steps, guidance, solver, null_mask, ... of `Prior.sample`.
 
@@ -74,7 +76,7 @@ def draw(
     factor, channels = prior.task.latent.factor, prior.task.latent.channels
     shape = (size[0] // factor, size[1] // factor, channels)
     latents = prior.sample(
-        draw_noise(seed, range(len(texts)), shape),
+        draw_noise(seed, range(first, first + len(texts)), shape),
         tokens=tokens,
         mask=mask,
         **conditions,

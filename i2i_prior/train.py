@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -21,6 +22,7 @@ from i2i_prior.config import flatten
 from i2i_prior.data.broken import BrokenTally
 from i2i_prior.fields import HOST_LOCAL
 from i2i_prior.hosts import distributed
+from i2i_prior.loop.best import Best
 from i2i_prior.loop.endings import diverged, finish, preempted
 from i2i_prior.loop.faults import BadStep
 from i2i_prior.loop.goodput import DATA_WAIT, Ledger
@@ -133,6 +135,12 @@ def train(
                     directory,
                     preemption.check,
                     program.mesh,
+                ),
+                best=Best(
+                    directory,
+                    checkpoints,
+                    config.evaluate.best_metric,
+                    write=primary(),
                 ),
                 rows=rows,
                 tally=BrokenTally(source, rows.counted, distributed.gather),
@@ -247,30 +255,40 @@ def _save(run: Run, state: TrainState, step: int) -> None:
 
 
 def _look(run: Run, state: TrainState, step: int) -> bool:
-    """Draws and scores what is due and not there; False if a signal came."""
+    """Draws and scores what is due and not there; False if a signal came.
+
+    The pipeline's threads go on making batches meanwhile.
+    """
     train, looking = run.config.train, run.looking
 
-    def wanted(every: int, path: Path) -> bool:
-        last = every > 0 and step == train.steps
-        if not (last or due(step, every)):
+    def asked(every: int) -> bool:
+        return due(step, every) or (every > 0 and step == train.steps)
+
+    def wanted(every: int, where: Callable[[int], Path]) -> bool:
+        if not asked(every):
             return False
         # The first process writes it, and others may see it late.
+        path = where(step)
         return not distributed.agree(path.name, path.exists())
 
     # A grid of the first step would show noise.
-    grid = step and wanted(train.sample_every, looking.grid_path(step))
-    scores = wanted(train.evaluate_every, looking.scores_path(step))
-    if not (grid or scores):
-        return True
-    run.journal.drain()
-    with run.ledger.spend("looking"):
-        try:
-            if grid:
-                looking.sample(state.ema_parameters(), step, run.writer)
-            if scores:
-                looking.evaluate(state.ema_parameters(), step, run.writer)
-        except Interrupted:
-            return False
+    grid = step and wanted(train.sample_every, looking.grid_path)
+    scores = wanted(train.evaluate_every, looking.scores_path)
+    if grid or scores:
+        run.journal.drain()
+        with run.ledger.spend("looking"):
+            try:
+                if grid:
+                    looking.sample(state.ema_parameters(), step, run.writer)
+                if scores:
+                    looking.evaluate(state.ema_parameters(), step, run.writer)
+            except Interrupted:
+                return False
+    if run.best.metric and asked(train.evaluate_every):
+        # Also where the scores were there: the run that left them may have
+        # been cut before it saved their checkpoint.
+        result = looking.scores(step)
+        run.best.consider(result, lambda: _save(run, state, step))
     return True
 
 
@@ -290,6 +308,7 @@ def _go_back(run: Run, bad: BadStep) -> TrainState:
         f"{skipped} batch{'es' * (skipped > 1)} (rollback {count} of {limit})"
     )
     forget_pictures(run.workdir, good)
+    run.best.rewind(good)
     state, _ = restore_or_init(
         run.checkpoints,
         run.program.abstract,

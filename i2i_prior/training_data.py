@@ -179,7 +179,12 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
     yield "embeddings of shape", embedding[1:], wanted["embedding"].shape
     if section.kind == "frozen":
         yield "encoder.family", encoder["family"], section.family
+        there = encoder.get("pixels", section.pixels)  # older ones say nothing
+        yield "encoder.pixels", there, section.pixels
         yield "a view of", encoder["view_size"], view_size(config)
+    # One reader of gigabytes is enough; the others hear of its refusal.
+    if not distributed.is_first():
+        return
     for what, made, weights in (
         ("autoencoder.weights", autoencoder, config.autoencoder.weights),
         ("encoder.weights", encoder, section.weights),

@@ -12,7 +12,10 @@ from i2i_prior.diffusion.paths import PATHS
 from i2i_prior.diffusion.predictions import PREDICTIONS
 from i2i_prior.diffusion.solvers import SOLVERS
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.directions import lower_is_better
+from i2i_prior.evaluation.evaluate import NETWORKS, split_metrics
 from i2i_prior.evaluation.features import load_features
+from i2i_prior.evaluation.presets import PRESETS
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.models.families import FAMILIES
@@ -45,6 +48,7 @@ _CHOICES = {
     "optim.schedule": ("constant", "cosine", "linear"),
     "sample.solver": tuple(SOLVERS),
     "sample.null_mask": ("full", "caption"),
+    "evaluate.preset": tuple(PRESETS),
 }
 _LEAST = {
     "seed": 0,
@@ -88,6 +92,7 @@ _LEAST = {
     "sample.variations": 1,
     "evaluate.num_samples": 2,  # a covariance needs two
     "evaluate.batch_size": 1,
+    "evaluate.per_condition": 1,
 }
 _SHARES = (
     "data.flip",
@@ -149,12 +154,31 @@ def validate(config: ConfigDict, devices: int) -> None:
             f"config field train.loss_spike is {config.train.loss_spike}; it "
             "is a multiple of the usual loss: more than 1, or 0 for off"
         )
-    if config.train.evaluate_every:
-        load_features(config.evaluate.features)
+    _validate_evaluation(config)
     _validate_cached(config)
     _validate_buckets(config)
     _validate_condition(config)
     _validate_batch(config, devices)
+
+
+def _validate_evaluation(config: ConfigDict) -> None:
+    section = config.evaluate
+    split_metrics(section.metrics)
+    if section.num_samples % section.per_condition:
+        raise UserError(
+            f"evaluate.num_samples {section.num_samples} does not divide into "
+            f"evaluate.per_condition {section.per_condition}; choose a multiple"
+        )
+    if section.best_metric:
+        lower_is_better(section.best_metric)
+        if not config.train.evaluate_every:
+            raise UserError(
+                f"evaluate.best_metric {section.best_metric} is never "
+                "evaluated; set train.evaluate_every, or leave it out"
+            )
+    # Weights of a network are opened by the first evaluation, at step 0.
+    if config.train.evaluate_every and section.features not in NETWORKS:
+        load_features(section.features)
 
 
 def _validate_batch(config: ConfigDict, devices: int) -> None:

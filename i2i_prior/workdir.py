@@ -120,8 +120,8 @@ def check_data(workdir: Path, fingerprint: str) -> None:
         raise UserError(
             f"the images of the run in {workdir} have changed since "
             f"(fingerprint {before} then, {fingerprint} now); bring them back, "
-            f"or go on in another workdir with --config.train.init_from="
-            f"{workdir}"
+            "or begin a new run with its weights, in another workdir, with "
+            f"--config.train.init_from={workdir}"
         )
 
 

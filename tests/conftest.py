@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +65,44 @@ class Ended:
     err: str
 
 
+# Fields that no program depends on, whatever else a run does with them.
+_AROUND = (
+    *("data.source", "data.held_out", "data.max_broken", "data.threads"),
+    *("data.workers", "data.prefetch", "train.log_every", "train.tensorboard"),
+    *("train.checkpoint_every", "train.checkpoint_keep"),
+    *("train.checkpoint_minutes", "train.sample_every", "train.evaluate_every"),
+    *("train.max_rollbacks", "train.init_from", "data.min_side"),
+)
+
+
 @pytest.fixture(scope="session")
-def command() -> Callable[..., Ended]:
+def one_program_a_config() -> Iterator[None]:
+    """Runs of this process share what they would trace and compile again.
+
+    A program is a pure function of its config; what is new in a new process
+    is tested in new ones.
+    """
+    from i2i_prior import train
+    from i2i_prior.config import flatten
+
+    build, built = train.build, {}
+
+    def kept(config, mesh):
+        fields = {k: v for k, v in flatten(config).items() if k not in _AROUND}
+        if config.optim.schedule == "constant":
+            fields.pop("train.steps")
+        key = str(fields)
+        if key not in built:
+            built[key] = build(config, mesh)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "build", kept)
+        yield
+
+
+@pytest.fixture(scope="session")
+def command(one_program_a_config) -> Callable[..., Ended]:
     """Runs `i2i-prior ARGUMENTS` in this process."""
     from i2i_prior.cli import main
 

@@ -23,8 +23,11 @@ def script(tmp_path):
     def run(name, *arguments):
         out = tmp_path / "out.json"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        # One device, as a benchmark has it.
-        environment.pop("XLA_FLAGS", None)
+        # One device, as a benchmark has it, but compiled as in other tests.
+        flags = environment["XLA_FLAGS"].split()
+        more = "--xla_force_host_platform_device_count"
+        kept = [flag for flag in flags if not flag.startswith(more)]
+        environment["XLA_FLAGS"] = " ".join(kept)
         environment["OMP_NUM_THREADS"] = "1"
         ended = subprocess.run(
             [sys.executable, FOLDER / name, *arguments, "--json", out],
@@ -115,3 +118,37 @@ def test_our_step_begins_at_the_loss_of_a_zero_output(monkeypatch):
     loss = our_training(setting)(1)
     wanted = np.square(random_batch(setting)["target"]).mean()
     assert loss == pytest.approx(wanted, rel=1e-5)
+
+
+def test_both_pipelines_make_batches_of_the_same_files(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    import data
+    from PIL import Image
+
+    monkeypatch.setattr(data, "BATCH", 4)
+    data.write_files(tmp_path, 500, 375, 3)
+    ours = data.our_batches(tmp_path, 0)
+    mine = next(ours)["image"]
+    ours.close()
+    # Not through its DataLoader, which would fork this process.
+    torchs = data.Files(tmp_path, Image.Resampling.BICUBIC)[0]
+    assert mine.shape == (4, data.SIDE, data.SIDE, 3)
+    assert torchs.shape == (3, data.SIDE, data.SIDE)
+    assert mine.dtype == np.uint8
+    assert str(torchs.dtype) == "torch.uint8"
+    # Photographs both, and no two crops the same.
+    assert mine.std() > 30
+    assert torchs.numpy().std() > 30
+    assert len({crop.tobytes() for crop in mine}) == 4
+
+
+def test_a_prepared_data_set_of_random_arrays(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
+    import cached_data
+
+    monkeypatch.setattr(cached_data, "BATCH", 8)
+    cached_data.write(tmp_path / "set", 20, 4, 16)
+    cached_data.write_files(tmp_path / "files", 1)
+    assert cached_data.ours(tmp_path / "set", 1) > 0
+    with np.load(tmp_path / "files" / "0.npz") as found:
+        assert found["latent"].shape == (32, 32, 4)

@@ -240,14 +240,15 @@ def test_evaluate_and_report(command, copied, photos):
     )
     assert ended.code == 0, ended.err
     (line,) = ended.out.splitlines()
-    assert line.startswith("step 6  ")
+    assert line.startswith("step 6, ")
     assert "FD-thumb8hog" in line
-    assert "(N 6, " in line
-    (file,) = (copied / "evaluations").iterdir()
-    assert file.name == "00000006-thumbnails.json"
+    assert "N 6, " in line
+    (file,) = (copied / "evaluations").glob("*.json")
+    assert file.name.startswith("00000006-thumbnails-")
+    assert file.with_suffix(".png").is_file()
     result = json.loads(file.read_text())
     assert result["num_samples"] == 6
-    assert result["reference"] == f"folder:{photos}"
+    assert result["reference"]["file"] == f"folder:{photos}"
     assert 0 <= result["metrics"]["top1"] <= 1
     ended = command("report", "--workdir", copied)
     assert ended.code == 0, ended.err

@@ -172,6 +172,7 @@ def test_latents_and_embeddings(prepare, weights, photos, tmp_path):
         "sha256": hash_of(weights["dino"]),
         "choice": "patches",
         "view_size": 16,
+        "pixels": "family",
     }
 
 
@@ -325,6 +326,7 @@ def test_a_run_trains_on_what_was_prepared(command, weights, photos, tmp_path):
         (f"autoencoder.weights={weights['dino']}", "autoencoder.weights of"),
         (f"encoder.weights={weights['sd']}", "encoder.weights of SHA-256"),
         ("encoder.view_size=8", f"a view of {view}, but the config wants 8"),
+        ("encoder.pixels=symmetric", "encoder.pixels family, but the config"),
     ):
         ended = train("other", f"--config.{override}")
         assert ended.code == 1

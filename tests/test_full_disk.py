@@ -15,7 +15,14 @@ UNSHARE = ["unshare", "--mount"] + ["--map-root-user"] * (os.getuid() != 0)
 SCRIPT = """
 import os, subprocess, sys
 from pathlib import Path
+from i2i_prior import train
 from i2i_prior.cli import main
+
+build, programs = train.build, []
+def once(config, mesh):
+    programs[:] = programs or [build(config, mesh)]
+    return programs[0]
+train.build = once  # the same config each time
 
 disk, spec = Path(sys.argv[1]), sys.argv[2]
 mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]

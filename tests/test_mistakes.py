@@ -97,7 +97,7 @@ def test_a_wrong_start_can_be_mended_in_the_same_workdir(
     said = sentence(train("train.init_from=/no/such/run"))
     assert "/no/such/run holds no checkpoints" in said
     assert not (tmp_path / "run").exists()
-    ended = train(f"train.init_from={run_directory}", "train.steps=1")
+    ended = train(f"train.init_from={run_directory}")
     assert ended.code == 0, ended.err
     assert f"parameters from {run_directory}" in ended.err
 

@@ -274,3 +274,54 @@ def test_variations_are_shown(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "Variations" in page
     assert page.count("data:image/png;base64,") == 1
+
+
+def scored(step: int, value: float, count: int = 256) -> dict:
+    """A result with an interval of 1 to either side."""
+    return {
+        "step": step,
+        "metrics": {"FD-x": value, "top1": step / 1e4},
+        "intervals": {"FD-x": {"low": value - 1, "high": value + 1}},
+        "reference": {"file": "folder:held_out"},
+        "num_samples": count,
+    }
+
+
+def test_a_learning_curve_has_intervals(tmp_path):
+    folder = tmp_path / "evaluations"
+    folder.mkdir()
+    results = scored(0, 40.0), scored(500, 31.0), scored(900, 28.5)
+    for number, result in enumerate([*results, scored(900, 7.0, count=9)]):
+        name = f"{result['step']:08d}-x-{number}.json"
+        (folder / name).write_text(json.dumps(result))
+        picture = np.full((8, 8, 3), number, np.uint8)
+        save_png(folder / name.replace("json", "png"), picture)
+    page = write_report(tmp_path).read_text("utf-8")
+    text = Reader(page).text
+    assert "28.5 ± 1" in text
+    assert "folder:held_out" in text
+    assert "Best and worst conditions" in text
+    assert len(Reader(page).links) == 1  # the newest picture
+    curves = page.split('<figure class="plot">')[1:]
+    assert len(curves) == 2
+    assert "FD-x" in curves[0]  # those with intervals come first
+    # Scores of other samples are no point of the curve.
+    assert curves[0].count("<circle") == 3
+    assert curves[0].count('class="band"') == 1
+    assert 'class="band"' not in curves[1]
+
+
+def test_a_band_is_as_wide_as_the_interval():
+    values = np.array([1.0, 2.0, 3.0])
+    band = np.array([[0.0, 1.0, np.nan], [2.0, 3.0, np.nan]])
+    drawn = curve(np.array([0, 50, 100]), values, True, band)
+    (path,) = re.findall(r'class="band" d="M(.*?)Z"', drawn)
+    points = [tuple(map(float, p.split())) for p in path.split("L")]
+    assert len(points) == 4  # up two and back two; the third is a gap
+    assert points[0][0] == points[3][0]
+    assert points[1][0] == points[2][0]
+    assert points[3][1] - points[0][1] == pytest.approx(
+        points[2][1] - points[1][1], abs=0.2
+    )
+    unbound = curve(np.array([0, 50, 100]), values, True, band * np.nan)
+    assert "band" not in unbound

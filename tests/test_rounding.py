@@ -97,7 +97,7 @@ def test_adams_moments_stay_those_of_float32():
         section.update(moment_dtype=dtype, clip_norm=1.0)
         return make_optimizer(section, 3000)
 
-    params = {"a/kernel": jnp.zeros((64, 64))}
+    params = {"a/kernel": jnp.zeros((32, 32))}
     exact, kept = optimizer("float32"), optimizer("bfloat16")
 
     def body(carry, step):
@@ -107,7 +107,7 @@ def test_adams_moments_stay_those_of_float32():
         )
         # Large at first, so that the second moment has a way to fall.
         size = 1e-3 * (1 + 9 * jnp.exp(-step / 500))
-        grads = {"a/kernel": size * jax.random.normal(draw, (64, 64))}
+        grads = {"a/kernel": size * jax.random.normal(draw, (32, 32))}
         _, one = exact.update(grads, one, params)
         _, two = kept.update(grads, two, params, key=key)
         _, nearest = exact.update(grads, widen(nearest), params)

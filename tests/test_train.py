@@ -209,10 +209,10 @@ def test_a_signal_ends_an_evaluation_and_its_rerun_makes_up_for_it(
     assert "SIGTERM: saved step 4 in " in ended.err
     assert len(calls) == 3
     scores = tmp_path / "run" / "evaluations"
-    assert len(list(scores.glob("00000004-*"))) == 0
+    assert len(list(scores.glob("00000004-*.json"))) == 0
     ended = train(*options)
     assert ended.code == 0, ended.err
-    assert len(list(scores.glob("00000004-*"))) == 1
+    assert len(list(scores.glob("00000004-*.json"))) == 1
     steps = [line["step"] for line in read_metrics(tmp_path / "run")]
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 6]
 

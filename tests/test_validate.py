@@ -35,6 +35,12 @@ def test_a_good_config_passes(tiny, devices):
         (["optim.learning_rate=-1e-4"], "optim.learning_rate is -0.0001"),
         (["optim.beta2=1.0"], "optim.beta2 is 1.0"),
         (["evaluate.num_samples=1"], "evaluate.num_samples is 1"),
+        (["evaluate.per_condition=3"], "evaluate.per_condition 3; choose"),
+        (["evaluate.metrics=fd,magic"], "no metric 'magic'"),
+        (["evaluate.metrics="], "no metric is asked for"),
+        (["evaluate.preset=tf"], "evaluate.preset is 'tf'; choose adm"),
+        (["evaluate.best_metric=top1"], "set train.evaluate_every"),
+        (["evaluate.best_metric=chance"], "smaller chance is better"),
         (["train.sample_every=5", "sample.variations=0"], "variations is 0"),
         # batch
         (["train.accumulate=3"], "8 does not split into train.accumulate 3"),

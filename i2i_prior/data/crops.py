@@ -81,12 +81,14 @@ def _resize_quick(
     """OpenCV's cubic after a low pass; sizes are (width, height)."""
     if cut.shape[1::-1] == size:
         return np.ascontiguousarray(cut)
-    taps = [
+    across, down = (
         cv2.getGaussianKernel(5 if each > 2 else 3, _BLUR * max(1.0, each))
         for each in reductions
-    ]
+    )
     # A third faster than GaussianBlur with the same.
-    smooth = cv2.sepFilter2D(cut, -1, *taps, borderType=cv2.BORDER_REPLICATE)
+    smooth = cv2.sepFilter2D(
+        cut, -1, across, down, borderType=cv2.BORDER_REPLICATE
+    )
     return cv2.resize(smooth, size, interpolation=cv2.INTER_CUBIC)
 
 

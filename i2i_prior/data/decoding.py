@@ -135,12 +135,15 @@ def _scans(data: bytes) -> int:
 
 def _one_scan(data: bytes, image: Image.Image) -> bool:
     """Whether a JPEG's first scan has all there is, so that a decoder ends
-    after it: said by four bytes, where counting walks over all of them."""
+    after it: said by five bytes, where counting walks over all of them."""
     components = {"L": 1, "RGB": 3, "CMYK": 4}.get(image.mode, 0)
-    header = struct.pack(">HB", 6 + 2 * components, components)
-    header = _START_OF_SCAN + header
-    start = (image.fp.tell() if image.fp else 0) - 8 - 2 * components
-    return "progressive" not in image.info and data.startswith(header, start)
+    length = 6 + 2 * components
+    header = _START_OF_SCAN + struct.pack(">HB", length, components)
+    # Pillow stops behind it, but goes back to the start for an MPO.
+    file = getattr(image, "fp", None)
+    start = (file.tell() if file else 0) - len(_START_OF_SCAN) - length
+    whole = start > 0 and data.startswith(header, start)
+    return whole and "progressive" not in image.info
 
 
 def _open(data: bytes) -> Image.Image:

@@ -102,42 +102,34 @@ class Picture:
     ) -> list[np.ndarray]:
         """Boxes of the image, resized; it is decoded once for all of them.
 
-        As training wants it: a JPEG is decoded at the smallest scale that
-        every part allows, which saves half of the time and changes a crop by
-        1 of 255 in the mean; see also `resize`, quick.
+        A JPEG is decoded at the smallest scale that every part allows, which
+        saves half of the time and changes a crop by 1 of 255 in the mean.
 
         Args:
             parts: a box of the upright image, and what it is resized to.
-            exact: False for boxes that are random anyway: of a JPEG decoded
-                at a smaller scale, their edges move to the nearest pixel of
-                that scale, by a third of a pixel of the result at most, and
-                are resized four times as fast.
+            exact: False for boxes that are random anyway: their edges move
+                to the nearest pixel of the scale that is decoded, by a third
+                of a pixel of the result at most, and they are resized as
+                `resize` does it quickly. True gives the same pixels on every
+                machine.
 
         Returns:
-            (size, size, 3) uint8 of each part.
+            (height, width, 3) uint8 of each part.
 
         Raises:
             BrokenImage: truncated or corrupt.
         """
         if isinstance(self._data, np.ndarray):
-            return [resize(self._data, *part, quick=True) for part in parts]
+            return [
+                resize(self._data, *part, quick=not exact) for part in parts
+            ]
         shrink = min((_shrink(box, size) for box, size in parts), default=1)
         shrink = shrink if self._header.jpeg else 1
         pixels = decode_stored(self._data, self._header, shrink)
-        if not exact:
-            parts = [(self._aligned(box, shrink), size) for box, size in parts]
-        return [self._part(pixels, shrink, *part) for part in parts]
-
-    def _aligned(self, box: Box, shrink: int) -> Box:
-        limits = (self.width, self.height) * 2
-        edges = [
-            min(round(edge / shrink) * shrink, limit)
-            for edge, limit in zip(box, limits, strict=True)
-        ]
-        return edges[0], edges[1], edges[2], edges[3]
+        return [self._part(pixels, shrink, *part, exact) for part in parts]
 
     def _part(
-        self, pixels: np.ndarray, shrink: int, box: Box, size: Size
+        self, pixels: np.ndarray, shrink: int, box: Box, size: Size, exact: bool
     ) -> np.ndarray:
         """Cuts where the box is stored: only the result is turned."""
         transposed, mirrored, upended = self._turn
@@ -151,7 +143,11 @@ class Picture:
             left, top, right, bottom = top, left, bottom, right
             height, width = width, height
         x0, y0, x1, y1 = (edge / shrink for edge in (left, top, right, bottom))
-        cut = resize(pixels, (x0, y0, x1, y1), (height, width), quick=True)
+        if not exact:
+            # `_shrink` has left a pixel and a half at least, so one remains.
+            x0, y0, x1, y1 = map(round, (x0, y0, x1, y1))
+        stored = x0, y0, x1, y1
+        cut = resize(pixels, stored, (height, width), quick=not exact)
         return _turned(cut, self._turn)
 
 

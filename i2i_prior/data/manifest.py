@@ -40,6 +40,7 @@ _ENCODER: dict[str, type] = {
     "choice": str,
     "view_size": int,
 }
+_PIXELS = ("family", "symmetric")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Manifest:
         preprocessing: what was done to the pixels, by option.
         autoencoder: {"kind", "shape", "sha256"}, None without latents. The
             shape is empty where the kind, a preset, says it.
-        encoders: name -> {"family", "sha256", "choice", "view_size"}.
+        encoders: name -> {"family", "sha256", "choice", "view_size",
+            "pixels"}, the last as config.encoder.pixels; older manifests
+            lack it.
         version: of i2i_prior.
         content_hash: 16 hex digits that tell one content from another.
     """
@@ -185,6 +188,9 @@ def _check_networks(found: dict[str, Any], layout: Layout) -> None:
         wanted.append("latent")
     for name, encoder in encoders.items():
         _require_keys(f"encoders.{name:.40}", encoder, _ENCODER)
+        pixels = encoder.get("pixels", _PIXELS[0])
+        said = f"encoders.{name:.40}.pixels is {pixels!r:.40}"
+        _require(pixels in _PIXELS, said)
     if wanted:
         size = found["preprocessing"].get("size")
         _require(_is_count(size), f"preprocessing.size is {size!r:.40}")

@@ -1,145 +1,216 @@
-"""A checkpoint's numbers: does it listen, and how far is it from the data?"""
+"""A checkpoint's numbers: does it listen, and how far is it from the data?
+
+One pass over the samples does it all: while their features stream into
+statistics, each group of conditions is matched with its samples, and the best
+and worst conditions are kept for a picture.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from i2i_prior.data.evaluation import evaluation_crops
 from i2i_prior.data.sources import Source
-from i2i_prior.evaluation.features import (
-    FEATURES,
-    Features,
-    load_features,
-    metric_name,
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.collect import Collected, collect
+from i2i_prior.evaluation.drawing import Chunk, held_out
+from i2i_prior.evaluation.extractor import Extractor
+from i2i_prior.evaluation.extractors import VISION, open_extractor
+from i2i_prior.evaluation.listening import (
+    Embed,
+    Eye,
+    Listening,
+    eye_of,
 )
-from i2i_prior.evaluation.frechet import frechet_distance
-from i2i_prior.evaluation.generate import (
-    Generator,
-    SampleOptions,
-    generate_for,
+from i2i_prior.evaluation.metrics import (
+    METRICS,
+    Needs,
+    check_metrics,
+    measure,
+    named_taps,
+    needs,
 )
-from i2i_prior.evaluation.retrieval import condition_match
-from i2i_prior.evaluation.statistics import FeatureStatistics
-from i2i_prior.models.functional import Flat
-from i2i_prior.tasks.modules import view_size
+from i2i_prior.evaluation.reference import open_side
 
-# Conditions that compete for a generated image: chance is 1 in 64.
-GROUP = 64
+# Of a condition and its sample, beside those of `metrics.METRICS`: by
+# thumbnails, by the run's own encoder, by the extractor of the distances.
+OWN = ("match", "fidelity", "fidelity_features")
+NETWORKS = ("inception", *VISION)  # features that have weights
 
 
-def held_out(
-    config: Any, source: Source, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed crops and what the encoder sees of them.
+@dataclass(frozen=True)
+class Wanted:
+    """What is measured.
 
-    Returns:
-      images uint8 (count, S, S, 3), views uint8 (count, V, V, 3) of the same
-      boxes.
+    Attributes:
+      extractor: of the features that samples and reference are compared by.
+      metrics: over them, keys of `metrics.METRICS`.
+      own: of OWN.
     """
 
-    def crops(size: int) -> np.ndarray:
-        return evaluation_crops(
-            source, count, size, seed=0, min_scale=config.data.min_scale
-        )
+    extractor: Extractor
+    metrics: tuple[str, ...]
+    own: tuple[str, ...]
 
-    images = crops(config.data.image_size)
-    side = view_size(config)
-    if side == config.data.image_size:
-        return images, images
-    return images, crops(side)
+    @property
+    def needs(self) -> Needs:
+        """What has to be collected."""
+        return needs(self.metrics, self.extractor)
+
+    @property
+    def truncate(self) -> bool:
+        """Whether the protocol cuts grey levels off, see `Generator`."""
+        protocol = self.extractor.identity.get("preset") or {}
+        return protocol.get("rounding") == "truncate"
 
 
-def score(
-    references: np.ndarray, generated: np.ndarray, features: Features
-) -> dict[str, float]:
-    """Condition match and Frechet distance.
+def wanted(config: Any) -> Wanted:
+    """What the `evaluate` section of a config asks for.
 
-    Args:
-      references: uint8 (N, S, S, 3), the conditions.
-      generated: uint8 (N, S, S, 3), one image for each.
-      features: of the Frechet distance; the match is always measured on
-        thumbnails and gradient histograms.
-
-    Returns:
-      {"top1", "top5", "chance", "mean_rank", "FD-..."}; the match is the
-      mean over groups of 64 conditions.
+    Raises:
+      UserError: for an unknown metric, or features that are not there.
     """
-    groups = max(len(references) // GROUP, 1)
-    size = min(GROUP, len(references))
-    matches = [
-        condition_match(
-            references[g * size : (g + 1) * size],
-            generated[g * size : (g + 1) * size],
-            FEATURES["thumbnails"],
-        )
-        for g in range(groups)
-    ]
-    result = {
-        name: float(np.mean([match[name] for match in matches]))
-        for name in matches[0]
-    }
-    result[metric_name(features.name)] = frechet_distance(
-        statistics(features, references), statistics(features, generated)
+    section = config.evaluate
+    own, metrics = split_metrics(section.metrics)
+    weights = section.weights or None
+    extractor = open_extractor(
+        section.features,
+        section.preset,
+        weights=weights,
+        taps=named_taps(metrics),
     )
-    return result
+    needs(metrics, extractor)  # refuses those that do not exist over it
+    return Wanted(extractor, metrics, own)
 
 
-def statistics(features: Features, images: np.ndarray) -> FeatureStatistics:
-    """Mean and covariance of the features of uint8 images."""
-    found = features(images)
-    stats = FeatureStatistics(found.shape[1])
-    stats.update(found)
-    return stats
+def split_metrics(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """ "fd,match" -> ("match",), ("fd",): those of OWN, those of METRICS.
+
+    Raises:
+      UserError: for a name that is neither, or none at all.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    check_metrics(names, OWN)
+    if not names:
+        raise UserError(
+            "no metric is asked for; use some of "
+            f"{', '.join((*METRICS, *OWN))}, with commas between."
+        )
+    own = tuple(name for name in dict.fromkeys(names) if name in OWN)
+    return own, tuple(name for name in dict.fromkeys(names) if name in METRICS)
 
 
 def evaluate(
-    config: Any,
-    generator: Generator,
-    parameters: Flat,
-    source: Source,
+    chunks: Iterable[Chunk],
+    wanted: Wanted,
+    reference: Callable[[], Collected],
+    embed: Embed | None = None,
     *,
-    progress: Any = None,
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """Generates one image for each held-out crop and scores them.
+    mesh: Mesh | None = None,
+    batch_size: int = 32,
+    looks: Sequence[Callable[[Chunk], Any]] = (),
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Measures samples while they come.
+
+    All processes of a run call alike and get the same result.
 
     Args:
-      config: a run's; the `evaluate` and `sample` sections count.
-      generator, parameters: the model.
-      source: held-out images.
-      progress: called with the number of finished images.
+      chunks: the samples.
+      wanted: which metrics; those of OWN want chunks with conditions.
+      reference: gives the other side, with what `wanted.needs`.
+      embed: what "fidelity" compares by, see `embedder`.
+      mesh, batch_size: of the extractor, see `collect`.
+      looks: called with every chunk.
 
     Returns:
-      a result for the run's evaluations folder, the conditions and the
-      generated images, both uint8 (N, S, S, 3).
+      the result of `metrics.measure` with the metrics of OWN, and a picture
+      of the best and worst conditions where there is one.
 
     Raises:
-      UserError: for an unknown feature set or an unusable source.
+      UserError: where the sides do not compare.
     """
-    features = load_features(config.evaluate.features)
-    count = config.evaluate.num_samples
-    images, views = held_out(config, source, count)
-    generated = generate_for(
-        generator,
-        parameters,
-        views,
-        guidance=config.sample.guidance,
-        options=SampleOptions.from_config(config.sample),
-        seed=config.seed,
-        batch_size=config.evaluate.batch_size,
-        progress=progress,
+    eyes = []
+    if "fidelity" in wanted.own and embed is not None:
+        eyes.append(Eye("fidelity", embed, views=True))
+    if "fidelity_features" in wanted.own:
+        eyes.append(eye_of(wanted.extractor, batch_size))
+    listening = Listening(eyes, "match" in wanted.own)
+    looks = [*looks, listening.add] if wanted.own else looks
+    need = wanted.needs
+    generated = collect(
+        every(chunks, looks),
+        wanted.extractor,
+        mesh=mesh,
+        batch_size=batch_size,
+        moments=need.moments,
+        keep=need.generated,
+        share=(jax.process_index(), jax.process_count()),
     )
-    result = {
-        "metrics": score(images, generated, features),
-        "features": features.name,
-        "match_features": FEATURES["thumbnails"].name,
-        "num_samples": count,
-        "reference": config.data.held_out or config.data.source,
-        "reference_fingerprint": source.fingerprint(),
-        "solver": config.sample.solver,
-        "steps": config.sample.steps,
-        "guidance": config.sample.guidance,
-        "seed": config.seed,
+    result = measure(reference(), generated, wanted.extractor, wanted.metrics)
+    metrics, intervals = listening.finish()
+    result["metrics"] = metrics | result["metrics"]
+    result["intervals"] = intervals | result["intervals"]
+    return result, listening.picture()
+
+
+def reference_side(
+    config: Any, source: Source, wanted: Wanted, mesh: Mesh | None = None
+) -> Collected:
+    """What samples are compared with: evaluate.reference, where it is given,
+    else the held-out crops that they are of.
+
+    Raises:
+      UserError: where it is unusable, or does not fit what is wanted.
+    """
+    section, need = config.evaluate, wanted.needs
+    if section.reference:
+        return open_side(
+            section.reference,
+            wanted.extractor,
+            moments=need.moments,
+            keep=need.reference,
+            mesh=mesh,
+            batch_size=section.batch_size,
+        )
+    count = section.num_samples // section.per_condition
+    chunks = (Chunk(i[:, None]) for i, _ in held_out(config, source, count))
+    side = collect(
+        every(chunks, ()),
+        wanted.extractor,
+        mesh=mesh,
+        batch_size=section.batch_size,
+        moments=need.moments,
+        keep=need.reference,
+        share=(jax.process_index(), jax.process_count()),
+    )
+    side.provenance = {
+        "file": config.data.held_out or config.data.source,
+        "format": "held-out crops",
+        "identity": dict(wanted.extractor.identity),
+        "fingerprint": source.fingerprint(),
     }
-    return result, images, generated
+    return side
+
+
+def every(
+    chunks: Iterable[Chunk], looks: Sequence[Callable[[Chunk], Any]]
+) -> Iterator[np.ndarray]:
+    """Shows each chunk to all that look, and hands on its samples.
+
+    Yields:
+      uint8 (m, S, S, 3): the samples whose number is this process' modulo
+      the number of processes.
+    """
+    process, processes = jax.process_index(), jax.process_count()
+    start = 0
+    for chunk in chunks:
+        for look in looks:
+            look(chunk)
+        flat = chunk.samples.reshape(-1, *chunk.samples.shape[2:])
+        yield flat[(process - start) % processes :: processes]
+        start += len(flat)

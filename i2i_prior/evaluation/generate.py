@@ -64,13 +64,18 @@ class Generator:
       mesh: of the parameters, where they are sharded: images are then
         spread over it. All processes of a run call alike, with the same
         arguments, and get the same whole images.
+      truncate: grey levels are cut off, as ADM's sampler does, half a level
+        darker; otherwise they are rounded.
     """
 
-    def __init__(self, task: I2ITask, mesh: Mesh | None = None):
-        self.task, self._mesh = task, mesh
+    def __init__(
+        self, task: I2ITask, mesh: Mesh | None = None, truncate: bool = False
+    ):
+        self.task, self.mesh = task, mesh
+        self.truncate = truncate
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
-        mesh = self._mesh
+        mesh = self.mesh
         return contextlib.nullcontext() if mesh is None else on_mesh(mesh)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -78,6 +83,13 @@ class Generator:
         """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C)."""
         with self._on_mesh():
             return self.task.embed(parameters, over_batch(jnp.asarray(views)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def embedding(self, parameters: Flat, views: np.ndarray) -> Array:
+        """As `embed`, the mean over the tokens: (B, C), whole everywhere."""
+        with self._on_mesh():
+            tokens = self.task.embed(parameters, over_batch(jnp.asarray(views)))
+            return whole(tokens.mean(1))
 
     def latents(
         self,
@@ -163,7 +175,8 @@ class Generator:
     def _decode(self, parameters: Flat, latents: Array) -> Array:
         with self._on_mesh():
             images = self.task.decode(parameters, over_batch(latents))
-            images = jnp.clip(jnp.round(images * 127.5 + 127.5), 0, 255)
+            level = jnp.floor if self.truncate else jnp.round
+            images = jnp.clip(level(images * 127.5 + 127.5), 0, 255)
             return whole(images.astype(jnp.uint8))
 
 
@@ -195,6 +208,7 @@ def generate_for(
     options: SampleOptions,
     seed: int,
     batch_size: int,
+    first: int = 0,
     progress: Any = None,
 ) -> np.ndarray:
     """One image for each view, in fixed-size batches (one compilation).
@@ -203,8 +217,9 @@ def generate_for(
       generator, parameters: the model.
       views: uint8 (N, V, V, 3).
       guidance, options: see `Generator.latents`.
-      seed: sample i draws from (seed, i).
+      seed: the image of view i draws from (seed, first + i).
       batch_size: images at once; the last batch is padded.
+      first: number of the first image.
       progress: called with the number of finished images.
 
     Returns:
@@ -222,10 +237,10 @@ def generate_for(
             generator.images(
                 parameters,
                 embeddings,
-                draw_noise(seed, rows, shape),
+                draw_noise(seed, first + rows, shape),
                 guidance,
                 options,
-                keys(seed, rows),
+                keys(seed, first + rows),
             )
         )
         if progress is not None:

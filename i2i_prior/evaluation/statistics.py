@@ -22,6 +22,10 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 
+# The count of statistics whose file does not say it: beyond any real one, and
+# a power of two, by which a covariance is scaled without rounding.
+UNCOUNTED = 2**62 + 1
+
 
 class FeatureStatistics:
     """Count, mean and covariance of features of `dim` numbers each.
@@ -38,6 +42,61 @@ class FeatureStatistics:
         self.count = 0
         self._mean = np.zeros(self.dim)
         self._moment = np.zeros((self.dim, self.dim))
+
+    @classmethod
+    def of(
+        cls,
+        count: int,
+        mean: np.ndarray,
+        moment: np.ndarray,
+        features: str = "",
+    ) -> FeatureStatistics:
+        """The statistics with these numbers.
+
+        Args:
+            count: number of features, at least 1.
+            mean: (dim,), any float type.
+            moment: (dim, dim), the sum of outer products of the features
+                minus their mean.
+            features: see the class.
+
+        Raises:
+            UserError: a number is not finite.
+        """
+        if not (np.isfinite(mean).all() and np.isfinite(moment).all()):
+            raise _not_finite()
+        made = cls(len(mean), features)
+        made.count = int(count)
+        made._mean = np.array(mean, np.float64)
+        made._moment = np.array(moment, np.float64)
+        return made
+
+    @classmethod
+    def of_covariance(
+        cls,
+        mean: np.ndarray,
+        cov: np.ndarray,
+        count: int | None = None,
+        features: str = "",
+    ) -> FeatureStatistics:
+        """As `of`, from a covariance with divisor count - 1.
+
+        Without a count, as in most files of others, it is UNCOUNTED: then
+        nothing can be merged with it.
+        """
+        count = UNCOUNTED if count is None else count
+        moment = np.asarray(cov, np.float64) * max(count - 1, 1)
+        return cls.of(count, mean, moment, features)
+
+    @property
+    def counted(self) -> bool:
+        """Whether `count` is known."""
+        return self.count != UNCOUNTED
+
+    @property
+    def moment(self) -> np.ndarray:
+        """(dim, dim) float64, `cov` before the division; not a copy."""
+        return self._moment
 
     @property
     def mean(self) -> np.ndarray:
@@ -64,10 +123,7 @@ class FeatureStatistics:
                 f"dimension {self.dim}; pass an array (n, {self.dim})."
             )
         if not np.isfinite(batch).all():
-            raise UserError(
-                "the features hold NaN or infinity; look at the images and at "
-                "the function that computed them."
-            )
+            raise _not_finite()
         count = len(batch)
         if count == 0:
             return
@@ -89,6 +145,11 @@ class FeatureStatistics:
             raise UserError(
                 f"statistics of '{self.features}' and '{other.features}' "
                 "cannot be merged; compute both with the same features."
+            )
+        if not (self.counted and other.counted):
+            raise UserError(
+                "statistics whose file does not say how many images they are "
+                "of cannot be merged; make them again from the images."
             )
         self.features = self.features or other.features
         if other.count:
@@ -130,18 +191,15 @@ class FeatureStatistics:
             raise _not_statistics(path, error) from error
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or count < 1:
             raise _not_statistics(path, "its arrays have the wrong shapes")
-        loaded = cls(len(mean), features)
-        loaded.count = count
-        loaded._mean = mean.astype(np.float64)
-        loaded._moment = cov.astype(np.float64) * max(count - 1, 1)
-        return loaded
+        return cls.of_covariance(mean, cov, count, features)
 
     def _join(self, count: int, mean: np.ndarray, moment: np.ndarray) -> None:
         total = self.count + count
         delta = mean - self._mean
         self._mean = self._mean + delta * (count / total)
         weight = self.count * (count / total)
-        self._moment = self._moment + moment + weight * np.outer(delta, delta)
+        self._moment += moment
+        self._moment += np.outer(weight * delta, delta)
         self.count = total
 
     def _need_features(self) -> None:
@@ -149,6 +207,13 @@ class FeatureStatistics:
             raise UserError(
                 "these statistics have seen no feature; add images first."
             )
+
+
+def _not_finite() -> UserError:
+    return UserError(
+        "the features hold NaN or infinity; look at the images and at the "
+        "function that computed them."
+    )
 
 
 def _not_statistics(path: object, why: object) -> UserError:

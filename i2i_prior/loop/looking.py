@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +15,31 @@ from ml_collections import ConfigDict
 
 from i2i_prior import pictures
 from i2i_prior.data.sources import Source
-from i2i_prior.evaluation.evaluate import evaluate, held_out
-from i2i_prior.evaluation.features import load_features
+from i2i_prior.evaluation.collect import Collected
+from i2i_prior.evaluation.drawing import held_out, of_images
+from i2i_prior.evaluation.evaluate import (
+    Wanted,
+    evaluate,
+    reference_side,
+    wanted,
+)
 from i2i_prior.evaluation.generate import (
     Generator,
     SampleOptions,
     generate_for,
 )
+from i2i_prior.evaluation.listening import embedder
+from i2i_prior.evaluation.sampling_run import Samples
+from i2i_prior.evaluation.scores import (
+    described,
+    scores_path,
+    write_scores,
+)
 from i2i_prior.hosts import distributed
 from i2i_prior.metrics import MetricWriter, Progress
 from i2i_prior.models.functional import Flat
 from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.workdir import write_json
+from i2i_prior.workdir import read_json
 
 
 class Looking:
@@ -49,13 +64,16 @@ class Looking:
         check: Callable[[], None] = lambda: None,
         mesh: Mesh | None = None,
     ):
-        self._config = config
+        self._config, self._task = config, task
         self._generator = Generator(task, mesh)
         self._source = source
         self._directory = directory
         self._check = check
-        name = load_features(config.evaluate.features).name
-        self._scores = f"{name.replace('/', '_')}.json"
+        self._reference: Collected | None = None
+
+    @functools.cached_property
+    def _wanted(self) -> Wanted:
+        return wanted(self._config)
 
     def grid_path(self, step: int) -> Path:
         """Where the sample grid of a step is."""
@@ -63,13 +81,20 @@ class Looking:
 
     def scores_path(self, step: int) -> Path:
         """Where the scores of a step are, over the config's features."""
-        folder = self._directory / "evaluations"
-        return folder / f"{step:08d}-{self._scores}"
+        return scores_path(self._directory, step, self._wanted)
+
+    def scores(self, step: int) -> dict[str, Any]:
+        """The scores of a step that are there; the same on all processes."""
+        text = "{}"
+        if distributed.is_first():
+            text = json.dumps(read_json(self.scores_path(step)))
+        return json.loads(distributed.gather("scores", text)[0])
 
     def sample(self, parameters: Flat, step: int, writer: MetricWriter) -> None:
         """Writes samples/STEP.png: conditions beside their variations."""
         section = self._config.sample
-        images, views = held_out(self._config, self._source, section.conditions)
+        crops = held_out(self._config, self._source, section.conditions)
+        images, views = map(np.concatenate, zip(*crops, strict=True))
         generated = generate_for(
             self._generator,
             parameters,
@@ -94,36 +119,50 @@ class Looking:
         writer.image(step, "samples", grid)
 
     def evaluate(
-        self, parameters: Flat, step: int, writer: MetricWriter | None
+        self, parameters: Flat, step: int, writer: MetricWriter
     ) -> dict[str, Any]:
-        """Writes evaluations/STEP.json and logs its metrics."""
+        """Writes evaluations/STEP-FEATURES.json, .png, and logs the metrics."""
         began = time.monotonic()
-        total = self._config.evaluate.num_samples
-        first = distributed.is_first()
-        progress = Progress(total, description="evaluating", write=first)
+        config, wanted, source = self._config, self._wanted, self._source
+        section, generator = config.evaluate, self._generator
+        if wanted.truncate:
+            generator = Generator(self._task, generator.mesh, truncate=True)
+        progress = Progress(
+            section.num_samples,
+            description="evaluating",
+            write=distributed.is_first(),
+        )
 
-        def advance(done: int) -> None:
+        def done(count: int) -> None:
             self._check()
-            progress.update(done)
+            progress.update(count)
 
-        result, _, _ = evaluate(
-            self._config,
-            self._generator,
-            parameters,
-            self._source,
-            progress=advance,
+        result, picture = evaluate(
+            of_images(config, generator, parameters, source, Samples(), done),
+            wanted,
+            self._other_side,
+            embedder(generator, parameters, section.batch_size),
+            mesh=generator.mesh,
+            batch_size=section.batch_size,
         )
         progress.close()
-        result = {
-            "step": step,
-            **result,
-            "seconds": round(time.monotonic() - began, 1),
+        result = described(config, step, result) | {
+            "seconds": round(time.monotonic() - began, 1)
         }
-        if first:
-            write_json(self.scores_path(step), result)
-        if writer is not None:
-            writer.scalars(
-                step,
-                {f"eval/{k}": v for k, v in result["metrics"].items()},
-            )
+        if distributed.is_first():
+            write_scores(self.scores_path(step), result, picture)
+        writer.scalars(
+            step, {f"eval/{k}": v for k, v in result["metrics"].items()}
+        )
         return result
+
+    def _other_side(self) -> Collected:
+        """What samples are compared with, collected once a run."""
+        if self._reference is None:
+            self._reference = reference_side(
+                self._config,
+                self._source,
+                self._wanted,
+                self._generator.mesh,
+            )
+        return self._reference

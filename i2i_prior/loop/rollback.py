@@ -105,6 +105,7 @@ def forget_pictures(workdir: Path, step: int) -> None:
     for path in [
         *(workdir / "samples").glob("*.png"),
         *(workdir / "evaluations").glob("*.json"),
+        *(workdir / "evaluations").glob("*.png"),
     ]:
         number = path.stem.split("-")[0]
         if number.isdigit() and int(number) > step:

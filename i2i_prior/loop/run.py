@@ -14,6 +14,7 @@ from i2i_prior.checkpoint import Checkpoints
 from i2i_prior.data.broken import BrokenTally
 from i2i_prior.data.cached import CachedPipeline
 from i2i_prior.data.pipeline import Pipeline
+from i2i_prior.loop.best import Best
 from i2i_prior.loop.goodput import Ledger
 from i2i_prior.loop.journal import Journal
 from i2i_prior.loop.looking import Looking
@@ -40,6 +41,7 @@ class Run:
     journal: Journal
     ledger: Ledger
     looking: Looking
+    best: Best
     rows: Rows
     tally: BrokenTally
     profiler: StepProfiler

@@ -469,17 +469,35 @@ def test_too_many_broken_records_end_it_early(tmp_path):
     out, seen = tmp_path / "kept.jsonl", []
     with pytest.raises(UserError) as told:
         curate(Unreadable(5000), "x:y", CurateOptions(), out, seen.append)
-    assert "95 of 100 records are broken" in str(told.value)
+    assert "51 of 56 records are broken" in str(told.value)
+    assert "of 5,000 in all" in str(told.value)
     for number in (5, 6, 7):
         assert f"record {number} (cannot be read (Inp" in str(told.value)
     assert "record 8" not in str(told.value)
-    assert len(seen) == 99
-    # Of fewer than 100 all are looked at first.
+    assert len(seen) == 55
     with pytest.raises(UserError, match="1 of 6 records are broken"):
         curate(Unreadable(6), "x:y", CurateOptions(max_broken=0.1), out)
     assert not list(tmp_path.iterdir())
     counts = curate(Unreadable(6), "x:y", CurateOptions(max_broken=0.2), out)
     assert counts == {"broken": 1}
+
+
+def test_a_selection_does_not_overwrite_its_source(folder, tmp_path):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    spec = f"folder:{folder}"
+    curate(open_source(spec), spec, ANY, first)
+    spec = f"select:{first}"
+    curate(open_source(spec), spec, ANY, second)
+    before = first.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(first)
+    for spec, out in (
+        (f"select:{first}", first),
+        (f"select:{second}", first),
+        (f"select:{tmp_path}/link.jsonl", first),
+    ):
+        with pytest.raises(UserError, match="place of its own source"):
+            curate(open_source(spec), spec, ANY, out)
+    assert first.read_bytes() == before
 
 
 def test_a_selection_of_nothing_is_not_written(tmp_path):

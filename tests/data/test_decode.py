@@ -230,6 +230,20 @@ def test_a_baseline_jpeg_may_not_have_many_scans_either():
         decode(Record("x", data[:start] + scan * 1000 + b"\xff\xd9"))
 
 
+def test_an_mpo_does_not_say_how_many_scans_it_has():
+    first, second = (Image.new("RGB", (64, 64), c) for c in ("red", "blue"))
+    out = io.BytesIO()
+    first.save(out, "MPO", save_all=True, append_images=[second])
+    data = out.getvalue()
+    assert decode(Record("x", data)).shape == (64, 64, 3)
+    start = data.find(b"\xff\xda")
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    # What the header of a single scan would be, where the file ends.
+    tail = b"\xff\xda\x00\x0c\x03" + bytes(9)
+    with pytest.raises(BrokenImage, match="more than 64 scans"):
+        decode(Record("x", data[:start] + scan * 1000 + tail))
+
+
 def outcome(data: bytes) -> tuple[int, ...] | str:
     try:
         return decode(Record("x", data)).shape

@@ -95,6 +95,10 @@ def test_folders_that_are_none_or_unfinished(folder, tmp_path):
             {"encoders": {"dino": DINO | {"view_size": 16.0}}},
             "encoders.dino.view_size is 16.0",
         ),
+        (
+            {"encoders": {"dino": DINO | {"pixels": ["family"]}}},
+            "encoders.dino.pixels is ['family']",
+        ),
         ({"autoencoder": {"kind": "sd"}}, "autoencoder.shape is None"),
         (
             {"encoders": {"dino": DINO}, "preprocessing": {"size": "16"}},

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data import decoding, images
-from i2i_prior.data.crops import random_box, resize
+from i2i_prior.data import crops, decoding, images
+from i2i_prior.data.crops import random_box, resize, view_box
 from i2i_prior.data.images import BrokenImage, Picture, decode
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
@@ -110,6 +110,74 @@ def test_boxes_are_upright_at_every_scale(orientation, size, scales):
     error = np.abs(cut.astype(int) - resize(upright, box, size))
     assert error.mean() < 0.6
     assert scales == [1, {100: 1, 25: 4}[size[0]]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_random_boxes_move_to_whole_stored_pixels(orientation, monkeypatch):
+    y, x = np.mgrid[:301, :403]  # neither is a multiple of the scale
+    stored = np.stack([x / 2, y / 2, 120 + 0 * x], -1).astype(np.uint8)
+    record = oriented(
+        Image.fromarray(stored), orientation, quality=95, subsampling=0
+    )
+    picture, upright, boxes = Picture(record), decode(record), []
+
+    def noting(image, box, size, quick=False):
+        boxes.append(box)
+        return resize(image, box, size, quick)
+
+    monkeypatch.setattr(images, "resize", noting)
+    width, height = picture.width, picture.height
+    rng = np.random.default_rng(orientation)
+    wanted = [(0, 0, width, height), (width - 93, height - 91, width, height)]
+    wanted += [random_box(height, width, rng, (0.1, 0.4)) for _ in range(6)]
+    for box in wanted:
+        (cut,) = picture.cut([(box, 15)], exact=False)
+        assert all(type(edge) is int for edge in boxes[-1])
+        error = np.abs(cut.astype(int) - resize(upright, box, 15))
+        # A third of a pixel of the result is up to five levels here.
+        assert error.mean(axis=(0, 1)).max() < 5
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13, 29])
+def test_no_box_is_empty_after_it_was_moved(side):
+    record = encoded(Image.new("RGB", (side, 40), (9, 120, 250)))
+    rng = np.random.default_rng(side)
+    for _ in range(50):
+        box = random_box(40, side, rng, (0.02, 1.0), (0.1, 10))
+        inner = view_box(box, rng, 0.1)
+        parts = [(box, 2), (inner, 1), (box, (1, 3))]
+        for cut in Picture(record).cut(parts, exact=False):
+            assert np.abs(cut.astype(int) - (9, 120, 250)).max() < 8
+
+
+def test_a_view_stays_in_the_targets_box_after_both_were_moved(monkeypatch):
+    record = encoded(Image.effect_noise((1001, 803), 50))
+    boxes = []
+
+    def noting(image, box, size, quick=False):
+        boxes.append(box)
+        return resize(image, box, size, quick)
+
+    monkeypatch.setattr(images, "resize", noting)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        box = random_box(803, 1001, rng)
+        seen = view_box(box, rng, 0.25)
+        Picture(record).cut([(box, 32), (seen, 16)], exact=False)
+        (left, top, right, bottom), view = boxes[-2:]
+        assert left <= view[0] < view[2] <= right
+        assert top <= view[1] < view[3] <= bottom
+
+
+def test_what_is_exact_needs_no_opencv(photos, monkeypatch):
+    records = [encoded(Image.fromarray(photos[0])), Record("x", photos[0])]
+    parts = [((20, 30, 84, 94), 48)]
+    found = [Picture(record).cut(parts)[0] for record in records]
+    monkeypatch.setattr(crops, "cv2", None)
+    for record, cut in zip(records, found, strict=True):
+        assert np.array_equal(Picture(record).cut(parts)[0], cut)
+        loose = Picture(record).cut(parts, exact=False)[0]
+        assert np.array_equal(loose, cut)
 
 
 def test_all_parts_come_from_one_decoding(photos, scales):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -90,6 +92,9 @@ def test_what_the_system_does_drops_no_record(error):
         OSError(5, "a damaged example (it ends too early)"),
         caused(OSError(5, "x"), RuntimeError("CRC of record 3 is another")),
         caused(OSError(5, "gone"), FileNotFoundError(2, "gone")),
+        OSError(errno.ELOOP, "Too many levels of symbolic links"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory"),
+        IsADirectoryError(errno.EISDIR, "Is a directory"),
     ],
 )
 def test_damage_drops_a_record_at_once(error):
@@ -132,6 +137,22 @@ def test_a_disk_without_locks_will_do(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     assert prepare().code == 0
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_a_disk_that_syncs_no_folder_will_do(tmp_path, monkeypatch):
+    sync, number = os.fsync, errno.EINVAL
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_json(tmp_path / "x.json", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_json(tmp_path / "x.json", 2)
 
 
 def test_broken_ones_count_against_all_records():

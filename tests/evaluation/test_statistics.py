@@ -153,3 +153,28 @@ def test_loading_the_wrong_file(tmp_path):
     for path in (text, array, npz, half, shapes):
         with pytest.raises(UserError, match="not a statistics file"):
             FeatureStatistics.load(path)
+
+
+def test_statistics_made_of_moments():
+    rows = features()
+    centred = rows - rows.mean(0)
+    made = FeatureStatistics.of(200, rows.mean(0), centred.T @ centred, "x")
+    np.testing.assert_allclose(made.cov, np.cov(rows, rowvar=False))
+    np.testing.assert_allclose(made.moment, centred.T @ centred)
+    assert (made.count, made.features, made.counted) == (200, "x", True)
+    made.update(rows[:1])
+    assert made.count == 201
+    with pytest.raises(UserError, match="NaN or infinity"):
+        FeatureStatistics.of(2, np.zeros(2), np.full((2, 2), np.nan))
+
+
+def test_statistics_of_an_unknown_count_keep_their_digits():
+    cov = np.cov(features(), rowvar=False)
+    made = FeatureStatistics.of_covariance(np.ones(7), cov)
+    assert not made.counted
+    assert np.array_equal(made.cov, cov)
+    assert FeatureStatistics.of_covariance(np.ones(7), cov, 9).count == 9
+    counted = streamed(features(), [])
+    for one, other in ((made, counted), (counted, made)):
+        with pytest.raises(UserError, match="how many images they are of"):
+            one.merge(other)

@@ -150,7 +150,7 @@ def disturb(
                 if any(process.poll() is not None for process in running):
                     break
                 assert time.monotonic() < due, "no progress"
-                time.sleep(0.01)
+                time.sleep(0.05)
             time.sleep(rng.uniform(0, 2.5))
         else:
             time.sleep(rng.uniform(0, 3))

@@ -38,7 +38,8 @@ def tree(workdir) -> set[str]:
 def two(run, tmp_path_factory):
     """The whole run of conftest's `run_directory`, on two processes."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    return workdir, run(workdir, *LOOK, processes=2)
+    best = "evaluate.best_metric=fidelity_top1"
+    return workdir, run(workdir, *LOOK, best, processes=2)
 
 
 def test_two_processes_train_as_one(two, run_directory):
@@ -54,7 +55,7 @@ def test_two_processes_train_as_one(two, run_directory):
 def test_only_the_first_process_writes_and_speaks(two, run_directory):
     workdir, processes = two
     written = {name for name in tree(run_directory) if "events" not in name}
-    assert tree(workdir) == written
+    assert tree(workdir) == written | {"best.json"}
     assert "done, step 6" in processes[0].err
     spoken = [
         line
@@ -83,7 +84,7 @@ def test_a_checkpoint_of_two_processes_is_scored_by_one(two, command):
     few = "--config.evaluate.num_samples=6", "--config.evaluate.batch_size=6"
     ended = command("evaluate", "--workdir", two[0], "--step", 4, *few)
     assert ended.code == 0, ended.err
-    assert ended.out.startswith("step 4  ")
+    assert ended.out.startswith("step 4, ")
 
 
 def test_four_processes_save_what_one_and_two_restore(

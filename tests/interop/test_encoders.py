@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from i2i_prior.encoder import load_encoder
+from i2i_prior.encoding import open_encoder
 from i2i_prior.errors import UserError
 from i2i_prior.interop import encoders, native
 from i2i_prior.interop.encoders_layouts import LAYOUTS
@@ -291,6 +292,7 @@ def test_an_export_of_a_run_sees_what_the_run_saw(tiny, tmp_path):
         encoder.preprocess([image])[0], image / 127.5 - 1, atol=1e-6
     )
     assert encoder.preprocess([image] * 2).dtype == np.float32
+    assert open_encoder(f"x={path}").said["pixels"] == "symmetric"
     assert "leave heads" in said(load_encoder, path, heads=4)
     native.write(path, {"dit/x": np.zeros(2, "f4")}, config, {})
     assert "holds no encoder" in said(load_encoder, path)

@@ -41,7 +41,7 @@ def test_samples_agree(name, pairs):
         found = theirs.embed(list(pictures(side)))
         assert relative_error(found, tokens) <= LIMIT
     noise = normal((2, 8, 8, 3), 1)
-    options = {"steps": 20, "guidance": 4.5}
+    options = {"steps": 8, "guidance": 4.5}
     reference = ours.sample(noise, tokens, **options, **others)
     doors = {k: torch.from_numpy(v) for k, v in others.items()}
     tokens = torch.tensor(tokens)

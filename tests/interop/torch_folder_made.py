@@ -19,7 +19,7 @@ from i2i_prior.tasks.i2i import I2ITask
 
 torch = pytest.importorskip("torch")
 
-# Of the largest value of the reference; 20 guided steps add up roundings.
+# Of the largest value of the reference; guided steps add up roundings.
 LIMIT, SAMPLE_LIMIT = 1e-5, 1e-4
 PROVENANCE = {
     "name": "cats",

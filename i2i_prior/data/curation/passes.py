@@ -49,7 +49,11 @@ from i2i_prior.data.curation.filters import (
 )
 from i2i_prior.data.curation.limit import Limit
 from i2i_prior.data.curation.options import PHASH, CurateOptions
-from i2i_prior.data.curation.selected import refuse_mixture, write_selection
+from i2i_prior.data.curation.selected import (
+    refuse_mixture,
+    refuse_source,
+    write_selection,
+)
 from i2i_prior.data.curation.writing import check_place, told
 from i2i_prior.data.images import BrokenImage, Picture
 from i2i_prior.data.record import Source
@@ -125,11 +129,12 @@ def curate(
 
     Raises:
         UserError: an option, an embedding file or a user's function is bad,
-            `spec` is a mixture, `out` cannot be written, too many records are
-            broken, or none is kept.
+            `spec` is a mixture or reads `out`, `out` cannot be written, too
+            many records are broken, or none is kept.
     """
     refuse_mixture(spec)
     check_place(Path(out).expanduser())
+    refuse_source(spec, out)
     plugins = [load_plugin(text) for text in options.filters]
     kind, embeddings = options.near_duplicates, None
     if kind not in ("", PHASH):
@@ -137,7 +142,7 @@ def curate(
     threshold = options.least_or_most()
     seen = _Columns(len(source))
     counts: collections.Counter[str] = collections.Counter()
-    limit = Limit(options.max_broken)
+    limit = Limit(options.max_broken, len(source))
     looks = _looks(source, _filters(options, plugins), kind == PHASH)
     with (
         told("selection", out),
@@ -151,9 +156,7 @@ def curate(
                 spool.write(_line(record, look))
             broken = look.detail if look.reason == BROKEN else ""
             limit.add(look.name, broken)
-            limit.check()
             advance(record + 1)
-        limit.check(least=1)
         if not seen.kept.any():
             why = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
             raise UserError(

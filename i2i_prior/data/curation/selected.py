@@ -30,6 +30,7 @@ from i2i_prior.data.prepare.files import written
 from i2i_prior.data.record import Record, Source, fingerprint_of
 from i2i_prior.errors import UserError
 
+_SCHEME = "select:"
 _LINE = 65_536  # records in a line of bits
 _BLOCK = 512  # records counted together: a look-up unpacks one block
 _LONGEST = 1 << 20  # bytes of a line
@@ -98,7 +99,7 @@ def open_selection(path: str) -> Selected:
 
     header, kept = read_selection(path)
     # A longer way back to itself ends as a line too deep to be read.
-    if header["source"] == f"select:{path}":
+    if header["source"] == f"{_SCHEME}{path}":
         raise UserError(
             f"selection {path} is one of itself: write the SPEC of its source "
             "in the first line"
@@ -117,6 +118,19 @@ def refuse_mixture(spec: str) -> None:
             "then mix the selections, as in mix:0.7*select:a.jsonl + "
             "0.3*select:b.jsonl"
         )
+
+
+def refuse_source(spec: str, out: str | os.PathLike[str]) -> None:
+    """Raises UserError where `out` is a file that a selection reads."""
+    target = os.path.realpath(os.path.expanduser(out))
+    while spec.startswith(_SCHEME):
+        path = os.path.expanduser(spec.removeprefix(_SCHEME))
+        if os.path.realpath(path) == target:
+            raise UserError(
+                f"selection {out} would take the place of its own source: "
+                "give it another name"
+            )
+        spec = read_selection(path)[0]["source"]
 
 
 def check_source(path: str, header: Mapping[str, Any], source: Source) -> None:

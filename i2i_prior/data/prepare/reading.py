@@ -24,6 +24,8 @@ _SYSTEM = tuple(
         *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH),
     )
 )
+# A path that leads nowhere, as after a rename: it is gone.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
 # Packages of file systems, whose errors tell nothing of what a file holds.
 _REMOTE = (
     *("aiohttp", "aiobotocore", "azure", "botocore", "gcsfs", "google"),
@@ -70,6 +72,8 @@ def _stays(error: OSError) -> bool:
     """Whether it would be the same another time."""
     chain = list(_chain(error))
     if any(isinstance(e, FileNotFoundError) for e in chain):
+        return True
+    if error.errno in _NOWHERE:
         return True
     return not any(map(_of_the_system, chain))
 

@@ -1,0 +1,87 @@
+"""Reconstructions: each image of one set against its own in the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.collect import mixed_sizes, rebatch
+from i2i_prior.evaluation.lpips import load_lpips
+from i2i_prior.evaluation.reconstruction import psnr, ssim
+
+# Of two uint8 arrays (n, H, W, 3), n numbers.
+Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_LPIPS = "lpips"
+_PLAIN: dict[str, Function] = {"psnr": psnr, "ssim": ssim}
+PAIRS = (*_PLAIN, _LPIPS)
+_AT_ONCE = 16
+
+
+def pair_functions(
+    metrics: Sequence[str], lpips_weights: str | Path | None = None
+) -> dict[str, Function]:
+    """Some of PAIRS by the name of their result: "PSNR", "LPIPS-alex".
+
+    Args:
+        metrics: which.
+        lpips_weights: see `load_lpips`.
+
+    Raises:
+        UserError: LPIPS without weights, or with others.
+    """
+    found = {name.upper(): _PLAIN[name] for name in metrics if name in _PLAIN}
+    if _LPIPS in metrics:
+        if lpips_weights is None:
+            raise UserError(
+                "lpips needs the weights of its network; give --lpips-weights "
+                "FILE, or ask for psnr and ssim."
+            )
+        network = load_lpips(lpips_weights)
+        found[network.label] = network
+    return found
+
+
+def measure_pairs(
+    reference: Iterable[np.ndarray],
+    generated: Iterable[np.ndarray],
+    functions: Mapping[str, Function],
+    progress: Callable[[int], Any] | None = None,
+) -> dict[str, float]:
+    """Means over the pairs, by name.
+
+    Args:
+        reference, generated: uint8 (n, H, W, 3) batches of any n, images in
+            the same order.
+        functions: of `pair_functions`.
+        progress: called with the number of finished pairs.
+
+    Returns:
+        PSNR in decibels, which is infinite where a pair is equal; SSIM, at
+        most 1; LPIPS, 0 for equal pairs.
+
+    Raises:
+        UserError: there are more images on one side, or of another size.
+    """
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    sides = rebatch(reference, _AT_ONCE), rebatch(generated, _AT_ONCE)
+    done = 0
+    for images, others in zip_longest(*sides):
+        if images is None or others is None or len(images) != len(others):
+            raise UserError(
+                f"{' and '.join(functions)} need pairs, and one side has more "
+                "images; give sets of the same images in the same order."
+            )
+        if images.shape != others.shape:
+            raise mixed_sizes(images.shape[1:3], others.shape[1:3])
+        for name, function in functions.items():
+            found[name] += function(images, others).tolist()
+        done += len(images)
+        if progress is not None:
+            progress(done)
+    return {name: float(np.mean(values)) for name, values in found.items()}

@@ -1,0 +1,108 @@
+"""Lists of prompts, as COCO-30k is one: which captions, in which order.
+
+No list of the 30 000 captions is agreed on, and scores of one model on two
+draws differ; so a result carries the hash of the ids and captions it is of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A caption and what its list calls it."""
+
+    id: str
+    caption: str
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Reads a list of prompts.
+
+    Args:
+      path: UTF-8 text, a prompt a line, its id the number of the line from 0;
+        or, as *.jsonl, a JSON object {"id": text or number, "caption": text}
+        a line. Empty lines are passed over.
+
+    Raises:
+      UserError: names the first line that is no prompt, or repeats an id.
+    """
+    path = Path(path)
+    try:
+        # Not splitlines, which ends a line at characters captions may hold.
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(
+            f"cannot read prompts from {path} ({reason})"
+        ) from error
+    prompts: dict[str, Prompt] = {}
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        prompt = Prompt(str(number), line.strip())
+        if path.suffix == ".jsonl":
+            prompt = _parsed(line, f"line {number + 1} of {path}")
+        if prompt.id in prompts:
+            raise UserError(
+                f"line {number + 1} of {path} repeats the id {prompt.id}; "
+                "give every prompt an id of its own"
+            )
+        prompts[prompt.id] = prompt
+    if not prompts:
+        raise UserError(f"{path} holds no prompts; write one a line")
+    return list(prompts.values())
+
+
+def subset(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    """`count` of the prompts, drawn without repeats, in the list's order.
+
+    All of them where `count` is their number; a greater `count` of the same
+    seed holds the smaller one.
+
+    Raises:
+      UserError: where there are fewer.
+    """
+    if not 1 <= count <= len(prompts):
+        raise UserError(
+            f"{count} prompts of {len(prompts)} are asked for; ask for 1 to "
+            f"{len(prompts)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(prompts))
+    return [prompts[index] for index in sorted(order[:count].tolist())]
+
+
+def prompt_hash(prompts: Sequence[Prompt]) -> str:
+    """SHA-256, as hex, over [[id, caption], ...] in order.
+
+    The text that is hashed is compact JSON in UTF-8, non-ASCII as it is.
+    """
+    pairs = [[prompt.id, prompt.caption] for prompt in prompts]
+    text = json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parsed(line: str, place: str) -> Prompt:
+    try:
+        found = json.loads(line)
+        name, caption = found["id"], found["caption"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{place} is no prompt; write {{"id": ..., "caption": ...}}'
+        ) from error
+    known = isinstance(name, str | int) and not isinstance(name, bool)
+    if not known or not isinstance(caption, str) or not caption.strip():
+        raise UserError(
+            f"{place} has no usable id and caption; the id is a text or a "
+            "whole number, the caption a text"
+        )
+    return Prompt(str(name), caption.strip())

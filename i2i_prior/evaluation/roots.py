@@ -1,0 +1,82 @@
+"""Factors of covariances: S = R R^T, with as few columns as S has rank.
+
+A covariance of n images has rank n - 1 at most. Where that is small beside
+its width d, its range is found by one product with a few random vectors more
+than its rank (Halko, Martinsson and Tropp 2011, "Finding structure with
+randomness", section 4.1). Their error bound is of what lies beyond the rank,
+and here that is nothing but rounding, so the range is exact. It costs
+O(d^2 n), where all eigenvectors cost O(d^3).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+_EPS = float(np.finfo(np.float64).eps)
+# Of the largest eigenvalue: more than rounding in float64 ever makes negative.
+_NEGATIVE = 1e-6
+_MORE = 10  # random vectors beyond the rank
+
+
+def narrow(rank: int, dim: int) -> bool:
+    """Whether the range of so low a rank is cheaper than all eigenvectors."""
+    return 2 * (rank + _MORE) <= dim
+
+
+def span(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """An orthonormal basis of the range of a symmetric matrix.
+
+    Args:
+        matrix: (d, d), positive semi-definite up to rounding.
+        rank: what its own is at most, at most d.
+
+    Returns:
+        (d, k), k = min(rank + 10, d); columns beyond the matrix's rank are
+        arbitrary.
+    """
+    columns = min(rank + _MORE, len(matrix))
+    random = np.random.default_rng(0).normal(size=(len(matrix), columns))
+    return np.linalg.qr(matrix @ random)[0]
+
+
+def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
+    """R (d, r) with R R^T = cov.
+
+    Args:
+        cov: (d, d), symmetric and finite.
+        most: the number of its images less one, which r does not exceed.
+
+    Returns:
+        Cholesky's triangle; where that fails, or `most` is below d,
+        eigenvectors, without those that only rounding made.
+
+    Warns when the covariance has a clearly negative eigenvalue.
+    """
+    # eigenvalues below this are what rounding makes of zeros
+    floor = len(cov) * _EPS * float(np.diag(cov).max())
+    if most >= len(cov):
+        try:
+            root = np.linalg.cholesky(cov)
+        except np.linalg.LinAlgError:
+            pass
+        else:
+            if np.diag(root).min() ** 2 > floor:
+                return root
+    if narrow(most, len(cov)):
+        basis = span(cov, most)
+        values, vectors = np.linalg.eigh(basis.T @ cov @ basis)
+        vectors = basis @ vectors
+    else:
+        values, vectors = np.linalg.eigh(cov)
+    if values[0] < -_NEGATIVE * values[-1]:
+        warnings.warn(
+            f"a covariance has the eigenvalue {values[0]:.3g} beside "
+            f"{values[-1]:.3g}, so it was not computed in float64; compute "
+            "the statistics again.",
+            stacklevel=4,
+        )
+    values, vectors = values[-most:], vectors[:, -most:]
+    kept = values > floor
+    return vectors[:, kept] * np.sqrt(values[kept])

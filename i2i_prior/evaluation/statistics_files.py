@@ -1,0 +1,295 @@
+"""Statistics files: our own, and those of the tools that people cite.
+
+    own              mu, sigma, count, features, provenance (JSON); further
+                     taps as mu_s, sigma_s (spatial) and mu.TAP, sigma.TAP
+    ADM              mu, sigma, mu_s, sigma_s, and arr_0, images
+    pytorch-fid, clean-fid, EDM, MAR    mu, sigma
+    iMF              ref_mu, ref_sigma
+    EDM2             a pickle, {num_images, fid: {mu, sigma}, fd_dinov2: ...}
+
+Those of others say nothing of the preset, the weights or the images: they
+are taken at their word, and the result says that nothing was said. Ours are
+refused where anything differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.prepare.files import written
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.array_pickles import read_pickle
+from i2i_prior.evaluation.collect import Collected
+from i2i_prior.evaluation.extractor import Extractor
+from i2i_prior.evaluation.presets import of_statistics
+from i2i_prior.evaluation.statistics import UNCOUNTED, FeatureStatistics
+from i2i_prior.interop.hashing import hash_of
+
+ENDINGS = (".npz", ".pkl", ".pickle")
+# What EDM2 calls the features of our extractors.
+_PICKLED = {"inception": "fid", "dinov2": "fd_dinov2"}
+_MEANS = ("mu", "ref_mu")
+_SYMMETRIC = 1e-6  # of the largest entry
+_SHOWN = 12  # characters of a value in a refusal
+_NOTE = "says nothing of the preset, the weights, the size of the images{more}"
+
+
+def is_statistics(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of statistics rather than of images."""
+    file = Path(path)
+    if not file.is_file() or file.suffix.lower() not in ENDINGS:
+        return False
+    if file.suffix.lower() != ".npz":
+        return True
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(f"{m}.npy" in archive.namelist() for m in _MEANS)
+    except (OSError, zipfile.BadZipFile):
+        return False  # opened as images, it is refused with the reason
+
+
+def save_statistics(path: Path, collected: Collected) -> None:
+    """Writes our own format; whole or not at all.
+
+    The first tap is `mu` and `sigma`, which other FID tools read too.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    taps = list(collected.statistics)
+    first = collected.statistics[taps[0]]
+    facts = {
+        "taps": taps,
+        "hash": collected.hash,
+        "size": collected.size,
+        **collected.provenance,
+    }
+    arrays: dict[str, Any] = {
+        "count": np.int64(first.count),
+        "features": np.str_(first.features),
+        "provenance": np.str_(json.dumps(facts)),
+    }
+    for number, (tap, statistics) in enumerate(collected.statistics.items()):
+        mean, cov = _names(tap, number)
+        arrays[mean], arrays[cov] = statistics.mean, statistics.cov
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written(path) as beside, beside.open("wb") as file:
+            np.savez(file, **arrays)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); choose another place."
+        ) from error
+
+
+def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
+    """Reads any of the formats above, as statistics of an extractor.
+
+    Raises:
+        UserError: the file is damaged, or its numbers cannot be such
+            statistics; or it says that they were made with another preset,
+            other weights, or anything else than the extractor's identity.
+    """
+    file = Path(path)
+    if file.suffix.lower() == ".npz":
+        arrays = _arrays(file)
+        if "provenance" in arrays:
+            return _own(file, arrays, extractor)
+        return _foreign(file, arrays, extractor)
+    return _pickled(file, extractor)
+
+
+def check_identity(
+    place: str, said: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    """Refuses features that were computed in another way.
+
+    Args:
+        place: whose they are, for the sentence.
+        said: the identity of the extractor that made them.
+        wanted: of the one that is used now.
+
+    Raises:
+        UserError: names the first difference that counts, see
+            `presets.of_statistics`.
+    """
+    plain = json.loads(json.dumps(dict(wanted)))
+    for key in sorted({*said, *plain}, key=lambda key: key != "preset"):
+        if _counting(said.get(key)) != _counting(plain.get(key)):
+            raise UserError(
+                f"{place} was made with {key} {_short(said.get(key))}, here "
+                f"it is {_short(plain.get(key))}: the two do not compare; "
+                "make it again from the images, or use what it was made with."
+            )
+
+
+def _own(
+    path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
+) -> Collected:
+    try:
+        facts = json.loads(str(arrays["provenance"]))
+        count = int(arrays["count"])
+        taps = facts.pop("taps")
+        size = facts.pop("size")
+        hash_ = facts.pop("hash")
+        said = facts["identity"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is a damaged statistics file ({error}); make it again."
+        ) from error
+    if said is not None:  # as where it was made of a file of others
+        check_identity(str(path), said, extractor.identity)
+    statistics = {}
+    for number, tap in enumerate(taps):
+        if tap not in extractor.taps:
+            continue
+        pair = _names(tap, number)
+        statistics[tap] = _statistics(
+            path, arrays, *pair, extractor.taps[tap], count
+        )
+        statistics[tap].features = f"{extractor.name}:{tap}"
+    return Collected(
+        statistics,
+        count=None if count == UNCOUNTED else count,
+        hash=hash_,
+        size=None if size is None else (size[0], size[1]),
+        provenance={**facts, "file": path.name, "format": "i2i-prior"},
+    )
+
+
+def _foreign(
+    path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
+) -> Collected:
+    pairs = {extractor.first: ("mu", "sigma")}
+    kind = "mu, sigma"
+    if "ref_mu" in arrays:
+        pairs = {extractor.first: ("ref_mu", "ref_sigma")}
+        kind = "ref_mu, ref_sigma"
+    elif "mu_s" in arrays and extractor.taps.get("spatial"):
+        pairs["spatial"] = ("mu_s", "sigma_s")
+        kind = "ADM"
+    # `FeatureStatistics.save` writes it, others do not.
+    count = int(arrays["count"]) if "count" in arrays else None
+    statistics = {
+        tap: _statistics(path, arrays, *pair, extractor.taps[tap], count)
+        for tap, pair in pairs.items()
+    }
+    return _from_others(path, kind, statistics, count)
+
+
+def _pickled(path: Path, extractor: Extractor) -> Collected:
+    found = read_pickle(path)
+    key = _PICKLED.get(extractor.name, extractor.name)
+    entry = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(entry, dict):
+        has = ", ".join(found) if isinstance(found, dict) else "nothing"
+        raise UserError(
+            f"{path} has no statistics '{key}' of {extractor.name}, it has "
+            f"{has}; give another file or other features."
+        )
+    count = found.get("num_images")
+    count = int(count) if isinstance(count, int | np.integer) else None
+    statistics = {
+        extractor.first: _statistics(
+            path, entry, "mu", "sigma", extractor.taps[extractor.first], count
+        )
+    }
+    return _from_others(path, "EDM2", statistics, count)
+
+
+def _from_others(
+    path: Path,
+    kind: str,
+    statistics: dict[str, FeatureStatistics],
+    count: int | None,
+) -> Collected:
+    more = "" if count else " or how many there are"
+    facts = {
+        "file": path.name,
+        "format": kind,
+        "identity": None,
+        "note": f"{path.name} {_NOTE.format(more=more)}",
+    }
+    return Collected(
+        statistics, count=count, hash=hash_of(path), provenance=facts
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Everything but images, which may be many."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name != "arr_0"}
+    except (
+        *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError),
+        *(zipfile.BadZipFile, NotImplementedError),
+    ) as error:
+        raise UserError(
+            f"{path} is not a readable statistics file ({error}); copy it "
+            "again."
+        ) from error
+
+
+def _names(tap: str, number: int) -> tuple[str, str]:
+    suffix = "" if number == 0 else "_s" if tap == "spatial" else f".{tap}"
+    return f"mu{suffix}", f"sigma{suffix}"
+
+
+def _statistics(
+    path: Path,
+    arrays: Mapping[str, Any],
+    mean_name: str,
+    cov_name: str,
+    dim: int,
+    count: int | None,
+) -> FeatureStatistics:
+    """Checked moments; float32 ones are taken, as several tools write it."""
+    mean, cov = arrays.get(mean_name), arrays.get(cov_name)
+
+    def refuse(why: str) -> UserError:
+        return UserError(
+            f"{path}: {why}; give a statistics file of the same features, or "
+            "make one from the images."
+        )
+
+    if not isinstance(mean, np.ndarray) or not isinstance(cov, np.ndarray):
+        raise refuse(f"it lacks {mean_name} or {cov_name}")
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise refuse(
+            f"{mean_name} {mean.shape} and {cov_name} {cov.shape} are no mean "
+            "(d,) and covariance (d, d)"
+        )
+    if len(mean) != dim:
+        raise refuse(f"{mean_name} has {len(mean)} numbers, not {dim}")
+    if not {mean.dtype.name, cov.dtype.name} <= {"float32", "float64"}:
+        raise refuse(f"its numbers are {mean.dtype} and {cov.dtype}")
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise refuse(f"{mean_name} or {cov_name} holds NaN or infinity")
+    cov = cov.astype(np.float64)
+    largest = float(np.abs(cov).max())
+    if np.abs(cov - cov.T).max() > _SYMMETRIC * largest:
+        raise refuse(f"{cov_name} is not symmetric")
+    if np.diag(cov).min() < -_SYMMETRIC * largest:
+        raise refuse(f"{cov_name} has a negative variance")
+    if count is not None and count < 1:
+        raise refuse(f"it is of {count} images")
+    cov = (cov + cov.T) / 2
+    return FeatureStatistics.of_covariance(mean, cov, count)
+
+
+def _counting(value: Any) -> Any:
+    """What of a value of an identity makes statistics differ."""
+    return of_statistics(value) if isinstance(value, Mapping) else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name", dict(value)))
+    return "not said" if value is None else str(value)[:_SHOWN]

@@ -151,7 +151,7 @@ def _add_fid(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--metrics",
         help="some of fid, fd, sfid, is, kid, pr, prdc, fd_infinity, cmmd, "
-        "psnr, ssim, lpips, by commas; else the Frechet distance",
+        "clip_score, psnr, ssim, lpips, by commas; else the Frechet distance",
     )
     command.add_argument(
         "--features",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from i2i_prior.evaluation.extractors import open_extractor
 from i2i_prior.evaluation.image_sets import ImageSet
 from i2i_prior.evaluation.lpips import Lpips
 from i2i_prior.evaluation.metrics import (
+    CAPTIONS,
+    CLIP_SCORE,
     check_count,
     check_metrics,
     check_sizes,
@@ -26,6 +29,7 @@ from i2i_prior.evaluation.metrics import (
     named_taps,
     needs,
 )
+from i2i_prior.evaluation.outputs import check_output, told
 from i2i_prior.evaluation.pairs import PAIRS, measure_pairs, pair_functions
 from i2i_prior.evaluation.reference import (
     open_place,
@@ -40,6 +44,7 @@ from i2i_prior.metrics import Progress
 def fid(options: argparse.Namespace) -> int:
     """Prints one line; writes what the options name."""
     metrics = _metrics(options)
+    _check_options(options)
     places = [
         open_place(
             place,
@@ -59,6 +64,12 @@ def fid(options: argparse.Namespace) -> int:
         )
     of_features = [name for name in metrics if name not in PAIRS]
     of_pairs = [name for name in metrics if name in PAIRS]
+    files = options.picture, options.save_features, options.save_statistics
+    if any(files) and not of_features:
+        raise UserError(
+            f"{' and '.join(metrics)} have no features to show or to save; add "
+            "fd to --metrics, or leave out --picture and --save-."
+        )
     result: dict[str, Any] = {
         "metrics": {},
         "intervals": {},
@@ -66,17 +77,36 @@ def fid(options: argparse.Namespace) -> int:
         "preset": None,
         "notes": [],
     }
+    save: Callable[[], None] = lambda: None  # noqa: E731
     if of_features:
-        result = _by_features(options, reference, generated, of_features)
+        result, save = _by_features(options, reference, generated, of_features)
     if of_pairs:
         weights = options.lpips_weights
         result = _by_pairs(result, reference, generated, of_pairs, weights)
     for note in result["notes"]:
         print(f"note: {note}", file=sys.stderr)
-    if options.json:
-        write_json(options.json, result)
-    print(line(result))
+    try:
+        if options.json:
+            write_json(options.json, result)
+        save()
+    finally:  # a full disk does not take the number away
+        print(line(result))
     return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if options.batch_size < 1:
+        raise UserError(
+            f"--batch-size is {options.batch_size}; give 1 image or more."
+        )
+    for path, ending in (
+        (options.json, ""),
+        (options.picture, ".png"),
+        (options.save_features, ".npz"),
+        (options.save_statistics, ".npz"),
+    ):
+        if path:
+            check_output(path, ending)
 
 
 def _metrics(options: argparse.Namespace) -> list[str]:
@@ -92,7 +122,8 @@ def _by_features(
     reference: ImageSet | Path,
     generated: ImageSet | Path,
     metrics: list[str],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """The result, and what writes the other files that options name."""
     extractor = open_extractor(
         options.features,
         options.preset,
@@ -121,22 +152,43 @@ def _by_features(
         progress.close()
         return found
 
+    captions = _captions(generated) if CLIP_SCORE in metrics else {}
     if isinstance(generated, ImageSet):
         check_count(metrics, extractor, len(generated))
     known = side("reference", reference, wanted.reference, 1)
     if isinstance(generated, ImageSet):
         check_sizes(known.size, generated.shape())
     drawn = side("generated", generated, wanted.generated, BLOCKS)
+    if captions:
+        from i2i_prior.evaluation.vision import embed_captions
+
+        assert isinstance(generated, ImageSet)
+        texts = [captions[index] for index in generated.used]
+        drawn.features[CAPTIONS] = embed_captions(options.weights, texts)
     result = measure(known, drawn, extractor, metrics)
-    _save(options, known, drawn, extractor)
-    if options.picture:
+
+    def save() -> None:
+        _save(options, known, drawn, extractor)
+        if not options.picture:
+            return
         assert isinstance(reference, ImageSet)
         assert isinstance(generated, ImageSet)
         sheet = extremes_picture(
             *(known, drawn, extractor.first, reference.image, generated.image)
         )
-        pictures.save_png(options.picture, sheet)
-    return result
+        with told(options.picture):
+            pictures.save_png(options.picture, sheet)
+
+    return result, save
+
+
+def _captions(generated: ImageSet | Path) -> dict[int, str]:
+    if not isinstance(generated, ImageSet):
+        raise UserError(
+            f"{CLIP_SCORE} needs images with captions; give them in place of "
+            f"{generated}."
+        )
+    return generated.captions()
 
 
 def _by_pairs(
@@ -197,16 +249,10 @@ def _save(
         return
     path = Path(options.save_features)
     facts = {"identity": dict(extractor.identity), "tap": extractor.first}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written(path) as beside, beside.open("wb") as file:
-            np.savez(
-                file,
-                reference=reference.features[extractor.first],
-                generated=generated.features[extractor.first],
-                provenance=np.str_(json.dumps(facts)),
-            )
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); choose another place."
-        ) from error
+    with told(path), written(path) as beside, beside.open("wb") as file:
+        np.savez(
+            file,
+            reference=reference.features[extractor.first],
+            generated=generated.features[extractor.first],
+            provenance=np.str_(json.dumps(facts)),
+        )

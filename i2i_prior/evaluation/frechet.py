@@ -69,8 +69,8 @@ def reference_factor(statistics: FeatureStatistics) -> Factor:
     dimensions, by eigenvectors, without those that only rounding made.
 
     Raises:
-        UserError: fewer than 2 images, or moments that are not finite.
-    Warns when the covariance has a clearly negative eigenvalue.
+        UserError: fewer than 2 images, moments that are not finite, or a
+            covariance that is none, see `covariance_root`, which also warns.
     """
     _check_count(statistics)
     mean, cov = statistics.mean, statistics.cov

@@ -112,6 +112,25 @@ class ImageSet:
         """The name of the record of such a row."""
         return self._name(self.used[row])
 
+    def captions(self) -> dict[int, str]:
+        """The first caption of each image, by index.
+
+        Raises:
+            UserError: one has none.
+        """
+        found = {}
+        for index, texts in zip(
+            self.indices.tolist(), self._each(self._captions), strict=True
+        ):
+            if not texts:
+                raise UserError(
+                    f"{self._name(index)} of {self.place} has no caption; "
+                    "give a SPEC whose images have captions, as in a .txt "
+                    "beside each."
+                )
+            found[index] = texts[0]
+        return found
+
     def state(self) -> str:
         """64 hex digits that change with any image, and need no decoding.
 
@@ -150,6 +169,12 @@ class ImageSet:
         except BrokenImage:
             return None  # named when it is decoded
         return picture.height, picture.width
+
+    def _captions(self, index: int) -> tuple[str, ...]:
+        try:
+            return self.source[index].fields.get("captions", ())
+        except OSError:
+            return ("",)  # named when it is decoded
 
     def _stored(self, index: int) -> bytes:
         try:

@@ -24,6 +24,8 @@ from i2i_prior.evaluation.kernels import cmmd, kid
 from i2i_prior.evaluation.neighbours import prdc, precision_recall
 from i2i_prior.evaluation.sides import FIRST, Sides, found_of
 
+CLIP_SCORE = "clip_score"
+CAPTIONS = "captions"  # among generated features, embedded by the same CLIP
 _SHUFFLE_SEED = 2020  # of torch-fidelity
 _LEVEL = 0.95  # of the intervals
 _CMMD_MODEL = "ViT-L/14@336"  # that of the published numbers
@@ -220,98 +222,21 @@ def check_sizes(
         )
 
 
-def _distance(sides: Sides, tap: str, name: str) -> dict[str, float]:
-    factor = sides.factor(tap)
-    generated = found_of(sides.generated.statistics, tap, "statistics")
-    blocks = sides.generated.blocks.get(tap, [])
-    if not blocks or min(block.count for block in blocks) < 2:
-        return {name: frechet_distance(factor, generated)}
-    interval = asdict(block_interval(factor, blocks))
-    value = interval.pop("value")
-    sides.intervals[name] = interval
-    return {name: value}
-
-
-def _fid(sides: Sides) -> dict[str, float]:
-    return _distance(sides, sides.extractor.first, sides.extractor.label)
-
-
-def _sfid(sides: Sides) -> dict[str, float]:
-    return _distance(sides, "spatial", sides.named("sFID"))
-
-
-def _inception_score(sides: Sides) -> dict[str, float]:
-    logits = found_of(sides.generated.features, "logits_unbiased", "features")
-    shuffled = sides.protocol.get("inception_score") == "shuffled"
-    mean, deviation = inception_score(
-        logits, shuffle_seed=_SHUFFLE_SEED if shuffled else None
-    )
-    return {sides.named("IS"): mean, sides.named("IS_std"): deviation}
-
-
-def _kid(sides: Sides) -> dict[str, float]:
-    x, y = sides.features()
-    size = min(len(x), len(y), _SUBSET)
-    if size < _SUBSET:
-        warnings.warn(
-            f"KID is over subsets of {size} images, for there are no {_SUBSET} "
-            "on both sides",
-            stacklevel=2,
-        )
-    mean, deviation = kid(y, x, subset_size=size)
-    return {sides.named("KID"): mean, sides.named("KID_std"): deviation}
-
-
-def _precision_recall(sides: Sides) -> dict[str, float]:
-    k = sides.protocol.get("precision_recall_k", 3)
-    found = precision_recall(*sides.features(), k=k)
-    return {sides.named(name): value for name, value in found.items()}
-
-
-def _prdc(sides: Sides) -> dict[str, float]:
-    # Its precision and recall are over k = 5 and open balls: others.
-    found = prdc(*sides.features())
-    return {sides.named(n): found[n] for n in ("density", "coverage")} | {
-        sides.named(f"{n}_k5"): found[n] for n in ("precision", "recall")
-    }
-
-
-def _fd_infinity(sides: Sides) -> dict[str, float]:
-    tap = sides.extractor.first
-    features = found_of(sides.generated.features, tap, "features")
-    found = fd_infinity(sides.factor(tap), features)
-    name = f"{sides.extractor.label}_infinity"
-    freedom = len(found["sizes"]) - 2  # points less the line's two numbers
-    half = student(_LEVEL, freedom) * found["standard_error"]
-    sides.intervals[name] = {
-        "low": found["value"] - half,
-        "high": found["value"] + half,
-        "level": _LEVEL,
-        "method": f"line in 1 / n through {len(found['sizes'])} prefixes",
-    }
-    return {name: found["value"]}
-
-
-def _cmmd(sides: Sides) -> dict[str, float]:
-    model = sides.extractor.identity.get("model")
-    plain = model == _CMMD_MODEL
-    return {"CMMD" if plain else f"CMMD-{model}": cmmd(*sides.features())}
-
-
 _INCEPTION = ("inception",)
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric(_fid, moments=(FIRST,), only=_INCEPTION),
-    "fd": Metric(_fid, moments=(FIRST,)),
-    "sfid": Metric(_sfid, moments=("spatial",), only=_INCEPTION),
+    "fid": Metric(functions.fid, moments=(FIRST,), only=_INCEPTION),
+    "fd": Metric(functions.fid, moments=(FIRST,)),
+    "sfid": Metric(functions.sfid, moments=("spatial",), only=_INCEPTION),
     "is": Metric(
-        _inception_score, generated=("logits_unbiased",), only=_INCEPTION
+        functions.inception_score, generated=("logits_unbiased",), only=_INCEPTION
     ),
-    "kid": Metric(_kid, both=(FIRST,)),
-    "pr": Metric(_precision_recall, both=(FIRST,)),
-    "prdc": Metric(_prdc, both=(FIRST,)),
-    "fd_infinity": Metric(_fd_infinity, moments=(FIRST,), generated=(FIRST,)),
-    "cmmd": Metric(_cmmd, both=(FIRST,), only=("clip",)),
+    "kid": Metric(functions.kid, both=(FIRST,)),
+    "pr": Metric(functions.precision_recall, both=(FIRST,)),
+    "prdc": Metric(functions.prdc, both=(FIRST,)),
+    "fd_infinity": Metric(functions.fd_infinity, moments=(FIRST,), generated=(FIRST,)),
+    "cmmd": Metric(functions.cmmd, both=(FIRST,), only=("clip",)),
+    CLIP_SCORE: Metric(functions.clip_score, generated=(FIRST,), only=("clip",)),
 }
 
 

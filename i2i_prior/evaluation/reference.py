@@ -28,6 +28,7 @@ from i2i_prior.evaluation.collect import Collected, collect
 from i2i_prior.evaluation.extractor import Extractor
 from i2i_prior.evaluation.image_sets import ImageSet, open_images
 from i2i_prior.evaluation.statistics_files import (
+    has_images,
     is_statistics,
     read_statistics,
     save_statistics,
@@ -108,6 +109,12 @@ def open_side(
             )
         if not keep:
             return side
+        if not has_images(place):
+            raise UserError(
+                f"{place} has statistics and no images, and some of these "
+                "metrics need each image's features; give the images, or ask "
+                "for fid or fd only."
+            )
         images, moments, cached = open_images(place), (), False
     else:
         images = place

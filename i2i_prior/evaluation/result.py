@@ -15,6 +15,7 @@ from i2i_prior import pictures
 from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.distances import feature_rows, squared_distances
 from i2i_prior.evaluation.intervals import Interval
+from i2i_prior.evaluation.outputs import told
 
 _SHOWN = 8  # digits of a hash in the line
 _WEIGHTS = ("published_file_sha256", "weights_sha256")
@@ -23,9 +24,14 @@ _SIDE = 96  # pixels, about, of an image in it
 
 
 def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
-    """Writes a result; whole or not at all. What is not finite is null."""
+    """Writes a result; whole or not at all. What is not finite is null.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
     text = json.dumps(_plain(result), indent=1, allow_nan=False)
-    pictures.write_atomically(path, f"{text}\n".encode())
+    with told(path):
+        pictures.write_atomically(path, f"{text}\n".encode())
 
 
 def line(result: Mapping[str, Any]) -> str:

@@ -14,9 +14,13 @@ import warnings
 
 import numpy as np
 
+from i2i_prior.errors import UserError
+
 _EPS = float(np.finfo(np.float64).eps)
 # Of the largest eigenvalue: more than rounding in float64 ever makes negative.
 _NEGATIVE = 1e-6
+# More than it ever makes in float32.
+_NO_COVARIANCE = 1e-3
 _MORE = 10  # random vectors beyond the rank
 
 
@@ -52,7 +56,9 @@ def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
         Cholesky's triangle; where that fails, or `most` is below d,
         eigenvectors, without those that only rounding made.
 
-    Warns when the covariance has a clearly negative eigenvalue.
+    Raises:
+        UserError: an eigenvalue is so negative that it is no covariance.
+    Warns when one is more negative than float64 makes it.
     """
     # eigenvalues below this are what rounding makes of zeros
     floor = len(cov) * _EPS * float(np.diag(cov).max())
@@ -70,11 +76,16 @@ def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
         vectors = basis @ vectors
     else:
         values, vectors = np.linalg.eigh(cov)
+    lowest = f"the eigenvalue {values[0]:.3g} beside {values[-1]:.3g}"
+    if values[0] < -_NO_COVARIANCE * abs(values[-1]):
+        raise UserError(
+            f"a covariance has {lowest}, which none has; compute the "
+            "statistics again from the images."
+        )
     if values[0] < -_NEGATIVE * values[-1]:
         warnings.warn(
-            f"a covariance has the eigenvalue {values[0]:.3g} beside "
-            f"{values[-1]:.3g}, so it was not computed in float64; compute "
-            "the statistics again.",
+            f"a covariance has {lowest}, so it was not computed in float64; "
+            "compute the statistics again.",
             stacklevel=4,
         )
     values, vectors = values[-most:], vectors[:, -most:]

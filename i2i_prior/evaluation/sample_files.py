@@ -19,6 +19,7 @@ import numpy as np
 
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.npz import ERRORS, array_header
 
 ARRAY = "arr_0"
 _LOCAL_HEADER = 30  # bytes before a member's name, in the zip format
@@ -44,7 +45,9 @@ class SampleFile:
         with self._readable(), zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{ARRAY}.npy")
             with archive.open(info) as member:
-                shape, dtype = _header(member)
+                shape, fortran, dtype = array_header(member, info.file_size)
+                if fortran and len(shape) > 1:
+                    raise ValueError("columns come first in it")
                 first = member.tell()
                 if dtype.kind == "f":
                     raise self._floats(member, dtype)
@@ -93,10 +96,7 @@ class SampleFile:
                 f"{self._path} has no {ARRAY}; images are an array of that "
                 "name, uint8 (N, H, W, 3)."
             ) from None
-        except (
-            *(OSError, ValueError, EOFError, NotImplementedError),
-            *(zipfile.BadZipFile, struct.error),
-        ) as error:
+        except (*ERRORS, struct.error) as error:
             raise UserError(
                 f"{self._path} is not a readable .npz ({error}); copy or "
                 "write it again."
@@ -118,20 +118,6 @@ class SampleFile:
             "black and white are; convert it to uint8, by "
             "round(127.5 x + 127.5) from [-1, 1]."
         )
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    reader = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if reader is None:
-        raise ValueError(f"array format {version}")
-    shape, fortran, dtype = reader(file)
-    if fortran and len(shape) > 1:
-        raise ValueError("columns come first in it")
-    return shape, dtype
 
 
 def _start(file: IO[bytes], info: zipfile.ZipInfo) -> int:

@@ -15,16 +15,17 @@ and the order of batches or of hosts does not matter beyond rounding.
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.npz import ERRORS, read_arrays
 
 # The count of statistics whose file does not say it: beyond any real one, and
 # a power of two, by which a covariance is scaled without rounding.
 UNCOUNTED = 2**62 + 1
+_SAVED = ("mu", "sigma", "count", "features")
 
 
 class FeatureStatistics:
@@ -180,14 +181,12 @@ class FeatureStatistics:
     def load(cls, path: str | os.PathLike[str]) -> FeatureStatistics:
         """Reads what `save` wrote; UserError for anything else."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                mean, cov = file["mu"], file["sigma"]
-                count, features = int(file["count"]), str(file["features"])
+            file = read_arrays(path, _SAVED.__contains__)
+            mean, cov = file["mu"], file["sigma"]
+            count, features = int(file["count"]), str(file["features"])
         except FileNotFoundError:
             raise UserError(f"there is no statistics file {path}.") from None
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise _not_statistics(path, error) from error
-        except (EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except ERRORS as error:
             raise _not_statistics(path, error) from error
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or count < 1:
             raise _not_statistics(path, "its arrays have the wrong shapes")

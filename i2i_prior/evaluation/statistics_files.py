@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,17 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation.array_pickles import read_pickle
 from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.extractor import Extractor
+from i2i_prior.evaluation.npz import ERRORS, read_arrays
+from i2i_prior.evaluation.outputs import told
 from i2i_prior.evaluation.presets import of_statistics
+from i2i_prior.evaluation.sample_files import ARRAY
 from i2i_prior.evaluation.statistics import UNCOUNTED, FeatureStatistics
 from i2i_prior.interop.hashing import hash_of
 
 ENDINGS = (".npz", ".pkl", ".pickle")
 # What EDM2 calls the features of our extractors.
 _PICKLED = {"inception": "fid", "dinov2": "fd_dinov2"}
+_OF_STATISTICS = ("mu", "sigma", "ref_", "count", "features", "provenance")
 _MEANS = ("mu", "ref_mu")
 _SYMMETRIC = 1e-6  # of the largest entry
 _SHOWN = 12  # characters of a value in a refusal
@@ -46,13 +50,13 @@ def is_statistics(path: str | os.PathLike[str]) -> bool:
     file = Path(path)
     if not file.is_file() or file.suffix.lower() not in ENDINGS:
         return False
-    if file.suffix.lower() != ".npz":
-        return True
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(f"{m}.npy" in archive.namelist() for m in _MEANS)
-    except (OSError, zipfile.BadZipFile):
-        return False  # opened as images, it is refused with the reason
+    # What cannot be read is refused with the reason when opened as images.
+    return file.suffix.lower() != ".npz" or _has(file, _MEANS)
+
+
+def has_images(path: str | os.PathLike[str]) -> bool:
+    """Whether images lie beside the statistics, as in ADM's files."""
+    return Path(path).suffix.lower() == ".npz" and _has(path, (ARRAY,))
 
 
 def save_statistics(path: Path, collected: Collected) -> None:
@@ -79,14 +83,10 @@ def save_statistics(path: Path, collected: Collected) -> None:
     for number, (tap, statistics) in enumerate(collected.statistics.items()):
         mean, cov = _names(tap, number)
         arrays[mean], arrays[cov] = statistics.mean, statistics.cov
-    try:
+    with told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as beside, beside.open("wb") as file:
             np.savez(file, **arrays)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); choose another place."
-        ) from error
 
 
 def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
@@ -136,11 +136,15 @@ def _own(
     try:
         facts = json.loads(str(arrays["provenance"]))
         count = int(arrays["count"])
-        taps = facts.pop("taps")
-        size = facts.pop("size")
-        hash_ = facts.pop("hash")
-        said = facts["identity"]
-    except (KeyError, TypeError, ValueError) as error:
+        taps, hash_ = facts.pop("taps"), str(facts.pop("hash"))
+        size, said = facts.pop("size"), facts["identity"]
+        taps = [str(tap) for tap in taps]
+        size = None if size is None else (int(size[0]), int(size[1]))
+        said = None if said is None else dict(said)
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, IndexError),
+        OverflowError,
+    ) as error:
         raise UserError(
             f"{path} is a damaged statistics file ({error}); make it again."
         ) from error
@@ -159,7 +163,7 @@ def _own(
         statistics,
         count=None if count == UNCOUNTED else count,
         hash=hash_,
-        size=None if size is None else (size[0], size[1]),
+        size=size,
         provenance={**facts, "file": path.name, "format": "i2i-prior"},
     )
 
@@ -176,7 +180,14 @@ def _foreign(
         pairs["spatial"] = ("mu_s", "sigma_s")
         kind = "ADM"
     # `FeatureStatistics.save` writes it, others do not.
-    count = int(arrays["count"]) if "count" in arrays else None
+    count = None
+    if "count" in arrays:
+        if arrays["count"].shape or arrays["count"].dtype.kind not in "iu":
+            raise UserError(
+                f"{path}: its count is no whole number; make it again from the "
+                "images."
+            )
+        count = int(arrays["count"])
     statistics = {
         tap: _statistics(path, arrays, *pair, extractor.taps[tap], count)
         for tap, pair in pairs.items()
@@ -223,18 +234,22 @@ def _from_others(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Everything but images, which may be many."""
+    """Everything but images, which may be many, and what nobody asks for."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name != "arr_0"}
-    except (
-        *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError),
-        *(zipfile.BadZipFile, NotImplementedError),
-    ) as error:
+        return read_arrays(path, lambda name: name.startswith(_OF_STATISTICS))
+    except ERRORS as error:
         raise UserError(
             f"{path} is not a readable statistics file ({error}); copy it "
             "again."
         ) from error
+
+
+def _has(path: str | os.PathLike[str], names: Iterable[str]) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(f"{name}.npy" in archive.namelist() for name in names)
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _names(tap: str, number: int) -> tuple[str, str]:

@@ -20,7 +20,6 @@ from i2i_prior.evaluation.extractors import open_extractor
 from i2i_prior.evaluation.image_sets import ImageSet
 from i2i_prior.evaluation.lpips import Lpips
 from i2i_prior.evaluation.metrics import (
-    CAPTIONS,
     CLIP_SCORE,
     check_count,
     check_metrics,
@@ -38,6 +37,7 @@ from i2i_prior.evaluation.reference import (
 )
 from i2i_prior.evaluation.result import extremes_picture, line, write_json
 from i2i_prior.evaluation.statistics_files import save_statistics
+from i2i_prior.evaluation.values import CAPTIONS
 from i2i_prior.metrics import Progress
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,16 +16,17 @@ import numpy as np
 
 from i2i_prior.data.broken import open_picture
 from i2i_prior.data.images import BrokenImage, center_crop
-from i2i_prior.data.record import Record, Source
+from i2i_prior.data.record import Source
 from i2i_prior.data.sources import OPENERS, open_source, places
 from i2i_prior.data.sources.folder import FolderSource
-from i2i_prior.data.sources.names import EXTENSIONS, is_image_name
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.collect import mixed_sizes
 from i2i_prior.evaluation.sample_files import SampleFile
 from i2i_prior.evaluation.threads import in_order
+from i2i_prior.evaluation.zip_source import ZipSource
 
 _AHEAD = 64  # images decoded before they are asked for
+_WIDEST = 8192  # pixels of a side; more would fill the memory
 _NAMED = 3  # broken images that a sentence names
 
 
@@ -203,50 +203,6 @@ class ImageSet:
         )
 
 
-class ZipSource:
-    """The images in a zip archive, sorted by name.
-
-    Args:
-        path: of the archive.
-
-    Raises:
-        UserError: it cannot be read, or holds no image.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = sorted(filter(is_image_name, archive.namelist()))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"archive {path} cannot be read ({error}); copy it again."
-            ) from error
-        if not names:
-            raise UserError(
-                f"archive {path} holds no image: its members should end in "
-                f"{', '.join(EXTENSIONS)}."
-            )
-        self.names = names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Record:
-        name = self.names[index]
-        try:
-            # Opened anew: one that is open serves one thread at a time.
-            with zipfile.ZipFile(self._path) as archive:
-                return Record(name, archive.read(name))
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-            raise OSError(5, str(error)) from error
-
-    def fingerprint(self) -> str:
-        """As every source."""
-        text = "\n".join(self.names).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(text).hexdigest()[:16]
-
-
 def open_images(
     place: str | os.PathLike[str],
     *,
@@ -267,8 +223,10 @@ def open_images(
             than `num` images.
     """
     source = _open(str(place))
-    if size is not None and size < 1:
-        raise UserError(f"--size is {size}; give a side of 1 pixel or more.")
+    if size is not None and not 1 <= size <= _WIDEST:
+        raise UserError(
+            f"--size is {size}; give a side of 1 to {_WIDEST} pixels."
+        )
     total = len(source)
     if num is not None and not 1 <= num <= total:
         raise UserError(

@@ -189,8 +189,8 @@ def _projected(
         for part in parts
     ]
     # Its product with its transpose is all that counts.
-    root = np.linalg.qr((basis.T @ factor.root).T, mode="r").T
-    return replace(factor, mean=basis.T @ gap, root=root), small
+    triangle = np.asarray(np.linalg.qr(factor.root.T @ basis, mode="r"))
+    return replace(factor, mean=basis.T @ gap, root=triangle.T), small
 
 
 def _jackknife(

@@ -1,4 +1,4 @@
-"""Which metrics there are, what each needs of the two sides, and its numbers.
+"""Which metrics there are, and what each needs of the two sides.
 
 METRICS maps a name to its needs and its function. Over the published
 Inception weights results are called by their usual names, "FID", "KID",
@@ -10,26 +10,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation import values
 from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.extractor import Extractor
-from i2i_prior.evaluation.extrapolate import fd_infinity, fewest_images
-from i2i_prior.evaluation.frechet import frechet_distance
-from i2i_prior.evaluation.inception_score import inception_score
-from i2i_prior.evaluation.intervals import block_interval, student
-from i2i_prior.evaluation.kernels import cmmd, kid
-from i2i_prior.evaluation.neighbours import prdc, precision_recall
-from i2i_prior.evaluation.sides import FIRST, Sides, found_of
+from i2i_prior.evaluation.extrapolate import fewest_images
+from i2i_prior.evaluation.sides import FIRST, Sides
 
 CLIP_SCORE = "clip_score"
-CAPTIONS = "captions"  # among generated features, embedded by the same CLIP
-_SHUFFLE_SEED = 2020  # of torch-fidelity
-_LEVEL = 0.95  # of the intervals
-_CMMD_MODEL = "ViT-L/14@336"  # that of the published numbers
-_SUBSET = 1000  # images of a KID subset, where there are as many
 
 
 @dataclass(frozen=True)
@@ -172,12 +163,13 @@ def measure(
     """
     needs(metrics, extractor)
     check_sizes(reference.size, generated.size)
+    _check_spread(reference)
     sides = Sides(reference, generated, extractor)
-    values: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in metrics:
-            values |= METRICS[name].function(sides)
+            numbers |= METRICS[name].function(sides)
     said = [str(w.message) for w in caught if w.category is UserWarning]
     notes = [reference.provenance.get("note"), generated.provenance.get("note")]
     missing = [
@@ -187,7 +179,7 @@ def measure(
         if name not in sides.intervals
     ]
     return {
-        "metrics": {name: float(value) for name, value in values.items()},
+        "metrics": {name: float(value) for name, value in numbers.items()},
         "intervals": sides.intervals,
         "extractor": {
             "name": extractor.name,
@@ -225,19 +217,35 @@ def check_sizes(
 _INCEPTION = ("inception",)
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric(functions.fid, moments=(FIRST,), only=_INCEPTION),
-    "fd": Metric(functions.fid, moments=(FIRST,)),
-    "sfid": Metric(functions.sfid, moments=("spatial",), only=_INCEPTION),
+    "fid": Metric(values.fid_of, moments=(FIRST,), only=_INCEPTION),
+    "fd": Metric(values.fid_of, moments=(FIRST,)),
+    "sfid": Metric(values.sfid_of, moments=("spatial",), only=_INCEPTION),
     "is": Metric(
-        functions.inception_score, generated=("logits_unbiased",), only=_INCEPTION
+        values.inception_score_of,
+        generated=("logits_unbiased",),
+        only=_INCEPTION,
     ),
-    "kid": Metric(functions.kid, both=(FIRST,)),
-    "pr": Metric(functions.precision_recall, both=(FIRST,)),
-    "prdc": Metric(functions.prdc, both=(FIRST,)),
-    "fd_infinity": Metric(functions.fd_infinity, moments=(FIRST,), generated=(FIRST,)),
-    "cmmd": Metric(functions.cmmd, both=(FIRST,), only=("clip",)),
-    CLIP_SCORE: Metric(functions.clip_score, generated=(FIRST,), only=("clip",)),
+    "kid": Metric(values.kid_of, both=(FIRST,)),
+    "pr": Metric(values.precision_recall_of, both=(FIRST,)),
+    "prdc": Metric(values.prdc_of, both=(FIRST,)),
+    "fd_infinity": Metric(
+        values.fd_infinity_of, moments=(FIRST,), generated=(FIRST,)
+    ),
+    "cmmd": Metric(values.cmmd_of, both=(FIRST,), only=("clip",)),
+    CLIP_SCORE: Metric(
+        values.clip_score_of, generated=(FIRST,), only=("clip",)
+    ),
 }
+
+
+def _check_spread(reference: Collected) -> None:
+    """All distances to one point would be small numbers that mean nothing."""
+    for tap, found in reference.statistics.items():
+        if found.count > 1 and not found.moment.any():
+            raise UserError(
+                f"all images of the reference have the same features '{tap}'; "
+                "look at the images and at what computes the features."
+            )
 
 
 def _distances(metrics: Sequence[str], sides: Sides) -> list[str]:

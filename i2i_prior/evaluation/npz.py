@@ -7,9 +7,9 @@ looks whether the numbers are there.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -23,7 +23,7 @@ ERRORS = (
 
 
 def read_arrays(
-    path: str | Path, wanted: Callable[[str], bool]
+    path: str | os.PathLike[str], wanted: Callable[[str], bool]
 ) -> dict[str, np.ndarray]:
     """Those arrays of an .npz whose names are wanted.
 

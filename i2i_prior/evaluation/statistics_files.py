@@ -28,9 +28,9 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation.array_pickles import read_pickle
 from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.extractor import Extractor
+from i2i_prior.evaluation.identity import check_identity
 from i2i_prior.evaluation.npz import ERRORS, read_arrays
 from i2i_prior.evaluation.outputs import told
-from i2i_prior.evaluation.presets import of_statistics
 from i2i_prior.evaluation.sample_files import ARRAY
 from i2i_prior.evaluation.statistics import UNCOUNTED, FeatureStatistics
 from i2i_prior.interop.hashing import hash_of
@@ -41,7 +41,6 @@ _PICKLED = {"inception": "fid", "dinov2": "fd_dinov2"}
 _OF_STATISTICS = ("mu", "sigma", "ref_", "count", "features", "provenance")
 _MEANS = ("mu", "ref_mu")
 _SYMMETRIC = 1e-6  # of the largest entry
-_SHOWN = 12  # characters of a value in a refusal
 _NOTE = "says nothing of the preset, the weights, the size of the images{more}"
 
 
@@ -104,30 +103,6 @@ def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
             return _own(file, arrays, extractor)
         return _foreign(file, arrays, extractor)
     return _pickled(file, extractor)
-
-
-def check_identity(
-    place: str, said: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
-    """Refuses features that were computed in another way.
-
-    Args:
-        place: whose they are, for the sentence.
-        said: the identity of the extractor that made them.
-        wanted: of the one that is used now.
-
-    Raises:
-        UserError: names the first difference that counts, see
-            `presets.of_statistics`.
-    """
-    plain = json.loads(json.dumps(dict(wanted)))
-    for key in sorted({*said, *plain}, key=lambda key: key != "preset"):
-        if _counting(said.get(key)) != _counting(plain.get(key)):
-            raise UserError(
-                f"{place} was made with {key} {_short(said.get(key))}, here "
-                f"it is {_short(plain.get(key))}: the two do not compare; "
-                "make it again from the images, or use what it was made with."
-            )
 
 
 def _own(
@@ -297,14 +272,3 @@ def _statistics(
         raise refuse(f"it is of {count} images")
     cov = (cov + cov.T) / 2
     return FeatureStatistics.of_covariance(mean, cov, count)
-
-
-def _counting(value: Any) -> Any:
-    """What of a value of an identity makes statistics differ."""
-    return of_statistics(value) if isinstance(value, Mapping) else value
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return str(value.get("name", dict(value)))
-    return "not said" if value is None else str(value)[:_SHOWN]

@@ -134,7 +134,11 @@ def test_mistakes_end_in_a_sentence(command, fid, photos, samples, tmp_path):
     grey.mkdir()
     Image.fromarray(PIXELS[0]).save(grey / "0.png")
     Image.fromarray(PIXELS[1, :4]).save(grey / "1.png")
+    kept = tmp_path / "kept.npz"
+    kept.mkdir()
     foreign = tmp_path / "foreign.npz"
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, mu=np.zeros(32), sigma=np.eye(32))
     np.savez(foreign, mu=np.zeros(64), sigma=np.eye(64, dtype=np.float32))
     for arguments, said in (
         ((photos, samples), "of 20 x 16, the other side of 16 x 16, which do"),
@@ -151,6 +155,26 @@ def test_mistakes_end_in_a_sentence(command, fid, photos, samples, tmp_path):
         ((foreign, samples, "--metrics", "psnr"), "not statistics"),
         ((samples, samples, "--weights", "x"), "have no weights"),
         ((samples, tmp_path / "gone"), "there is nothing at"),
+        ((samples, samples, "--size", "100000"), "a side of 1 to 8192 pixels"),
+        ((samples, samples, "--batch-size", "0"), "give 1 image or more"),
+        ((samples, samples, "--picture", grey / "a.jpg"), "end in .png; name"),
+        (
+            (samples, samples, "--save-statistics", grey / "0.png" / "a.npz"),
+            "cannot write .*a.npz .*; choose another place",
+        ),
+        ((samples, samples, "--save-features", kept), "is a folder"),
+        (
+            (samples, samples, "--metrics", "psnr", "--picture", "a.png"),
+            "psnr have no features to show",
+        ),
+        (
+            (bare, samples, "--metrics", "kid"),
+            "has statistics and no images, and some of these metrics need",
+        ),
+        (
+            (samples, samples, "--metrics", "clip_score"),
+            "features of clip, not",
+        ),
     ):
         ended = fid(*arguments)
         assert ended.code == 1, arguments
@@ -159,6 +183,21 @@ def test_mistakes_end_in_a_sentence(command, fid, photos, samples, tmp_path):
         )
         assert "Traceback" not in ended.err
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_full_disk_does_not_take_the_number_away(
+    fid, samples, tmp_path, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    ended = fid(samples, samples, "--save-features", tmp_path / "f.npz")
+    assert ended.code == 1
+    assert re.search(r"^error: cannot write .*\(No space left", ended.err, re.M)
+    assert ended.out.startswith("FD-colourtexture 0.0")
+    assert (tmp_path / "result.json").exists()
+    assert not list(tmp_path.glob("*f.npz*"))
 
 
 def test_without_weights_nothing_is_called_fid(

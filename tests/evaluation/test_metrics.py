@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation import values
 from i2i_prior.evaluation.collect import Collected, collect
 from i2i_prior.evaluation.extractor import Extractor
 from i2i_prior.evaluation.extrapolate import fd_infinity
 from i2i_prior.evaluation.frechet import frechet_distance
 from i2i_prior.evaluation.inception_score import inception_score
+from i2i_prior.evaluation.intervals import student
 from i2i_prior.evaluation.kernels import kid
 from i2i_prior.evaluation.metrics import METRICS, measure, named_taps, needs
 from i2i_prior.evaluation.neighbours import prdc, precision_recall
@@ -107,6 +109,41 @@ def test_every_distance_has_its_interval(result):
         value = result["metrics"][name]
         assert interval["low"] < value < interval["high"]
         assert interval["level"] == 0.95
+
+
+def test_the_interval_at_infinity_counts_its_points(result):
+    """By Student's t of the points less the line's two numbers."""
+    real, drawn = features(None, REAL), features(None, DRAWN)
+    x, y = (side["pool3"].astype(np.float32) for side in (real, drawn))
+    found = fd_infinity(statistics(x), y)
+    half = student(0.95, len(found["sizes"]) - 2) * found["standard_error"]
+    interval = result["intervals"]["FID_infinity"]
+    assert interval["high"] - found["value"] == pytest.approx(half, rel=1e-5)
+
+
+def test_a_distance_with_an_interval_is_taken_once(monkeypatch):
+    def never(*_):
+        raise AssertionError("the whole is among the jackknife's sets")
+
+    monkeypatch.setattr(values, "frechet_distance", never)
+    found = measure(*sides(("fid",), OTHERS), OTHERS, ("fid",))
+    assert set(found["intervals"]) == set(found["metrics"])
+
+
+@pytest.mark.parametrize("metrics", [("fid",), ("kid", "pr")])
+def test_a_reference_without_spread_gives_no_number(metrics):
+    """As of images that are all one, or of a network that is dead."""
+    same = np.broadcast_to(REAL[:1], REAL.shape)
+    wanted = needs(metrics, OTHERS)
+    reference, generated = (
+        collect(
+            *([images], OTHERS), keep=wanted.generated, moments=wanted.moments
+        )
+        for images in (same, DRAWN)
+    )
+    with pytest.raises(UserError, match="have the same features 'pool3'; look"):
+        measure(reference, generated, OTHERS, metrics)
+    measure(generated, reference, OTHERS, metrics)  # of a poor generator
 
 
 def test_a_result_says_what_it_is_of(result):

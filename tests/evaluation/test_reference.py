@@ -218,6 +218,23 @@ def changed(moments, name, value):
         (lambda m: changed(m, "sigma", -m["sigma"]), "a negative variance"),
         (lambda m: changed(m, "mu", m["mu"].astype("f2")), "float16"),
         (lambda m: changed(m, "mu", np.array([{}])), "not a readable"),
+        (lambda m: changed(m, "count", np.arange(2)), "no whole number"),
+        (lambda m: changed(m, "count", np.nan), "no whole number"),
+        (lambda m: changed(m, "count", "a"), "no whole number"),
+        (lambda m: changed(m, "count", -4), "of -4 images"),
+        *(
+            (
+                lambda m, text=text: m | {"count": 9, "provenance": text},
+                "is a damaged statistics file",
+            )
+            for text in (
+                "no JSON",
+                "[1]",
+                '{"taps": 5, "size": null, "hash": "", "identity": null}',
+                '{"taps": [], "size": [1], "hash": "", "identity": null}',
+                '{"taps": [], "size": null, "hash": "", "identity": 3}',
+            )
+        ),
         (
             lambda m: {"mu": np.zeros(7), "sigma": np.eye(7)},
             "mu has 7 numbers, not 5",
@@ -318,7 +335,7 @@ def test_features_come_from_the_images_beside_the_statistics(moments, tmp_path):
     np.savez(path, mu=moments["mu"], sigma=moments["sigma"])
     with pytest.raises(UserError, match="has no statistics 'spatial'; give"):
         open_side(open_place(path), INCEPTION, moments=TAPS)
-    with pytest.raises(UserError, match="has no arr_0"):
+    with pytest.raises(UserError, match="statistics and no images"):
         open_side(open_place(path), INCEPTION, keep=("pool3",))
     with pytest.raises(UserError, match="no 5 images can be taken"):
         open_place(path, num=5)

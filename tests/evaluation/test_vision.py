@@ -185,6 +185,36 @@ def test_captions_are_embedded_as_transformers_does(clip):
     _close(found, wanted)
 
 
+def test_clip_score_of_a_folder_with_captions(clip, command, tmp_path, images):
+    """By the command; an image without a caption is refused before work."""
+    folder, texts = tmp_path / "drawn", ["a dog", "cats"]
+    folder.mkdir()
+    for number, (pixels, text) in enumerate(zip(images, texts, strict=True)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"{text}\nanother one\n")
+    arguments = (
+        *("fid", folder, folder, "--features", "clip", "--weights", clip[1]),
+        *("--metrics", "clip_score", "--json", tmp_path / "result.json"),
+    )
+    ended = command(*arguments)
+    assert ended.code == 0, ended.err
+    result = json.loads((tmp_path / "result.json").read_text())
+    extractor = load_clip(clip[1])
+    wanted = clip_score(
+        _features(extractor, images),
+        embed_captions(clip[1], texts),
+        extractor.identity["model"],
+    )
+    ((name, value),) = result["metrics"].items()
+    assert name == f"CLIP-score-{extractor.identity['model']}-x100"
+    assert value == pytest.approx(wanted["value"], rel=1e-5)
+    (folder / "1.txt").unlink()
+    ended = command(*arguments)
+    assert ended.code == 1
+    assert "1.png of " in ended.err
+    assert "has no caption; give a SPEC" in ended.err
+
+
 def test_clip_score_counts_no_negative_cosine():
     images = np.array([[3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     texts = np.array([[5.0, 0.0], [0.0, -1.0], [1.0, 0.0]])

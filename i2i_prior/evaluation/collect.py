@@ -15,8 +15,9 @@ in process order, so that all have the same numbers to the last bit.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -32,13 +33,14 @@ from i2i_prior.evaluation.gathering import (
 )
 from i2i_prior.evaluation.moments import BlockMoments
 from i2i_prior.evaluation.statistics import FeatureStatistics
-from i2i_prior.evaluation.threads import in_order
+from i2i_prior.evaluation.threads import THREADS, in_order
 
 BLOCKS = 10
 # Rows between two visits of the host: each moves d x d numbers a block.
 WINDOW = 4096
 _AHEAD = 3  # batches that devices have before them
 _BATCH = "batch"
+_CPU_BATCH = 8
 
 
 @dataclass
@@ -124,8 +126,10 @@ def collect(
         window.clear()
         flushed = done
 
-    for batch in in_order(pipe.prepare, rebatch(batches, pipe.batch), _AHEAD):
-        window.append(pipe.features(batch.prepared))
+    for batch in in_order(
+        pipe.ahead, rebatch(batches, pipe.batch), _AHEAD, pipe.threads
+    ):
+        window.append(pipe.features(batch.ready))
         # The devices have work, and what waits for them stays bounded.
         if len(window) >= _AHEAD:
             jax.block_until_ready(window[-_AHEAD])
@@ -173,7 +177,7 @@ def _whole(
 
 @dataclass(frozen=True)
 class _Batch:
-    prepared: np.ndarray
+    ready: Any  # prepared images, or their features
     digests: list[bytes]  # SHA-256 of each image
     size: tuple[int, int]
 
@@ -197,9 +201,35 @@ class _Pipe:
             everywhere = NamedSharding(local, PartitionSpec())
             self._apply = jax.jit(extractor.apply)
             self._parameters = jax.device_put(self._parameters, everywhere)
+        # A program on the CPU leaves a core idle a fifth of the time, and
+        # more images than some eight leave the cache.
+        self._beside = extractor.traced and _is_one_cpu(devices)
+        self.threads = THREADS
+        if self._beside:
+            self.batch, self.threads = min(self.batch, _CPU_BATCH), 2
+        self._compiling, self._compiled = threading.Lock(), False
 
-    def prepare(self, images: np.ndarray) -> _Batch:
-        """On the host, in any thread; short batches are filled up."""
+    def ahead(self, images: np.ndarray) -> _Batch:
+        """What is done in threads: on one CPU everything."""
+        batch = self._prepare(images)
+        if not self._beside:
+            return batch
+        if self._compiled:
+            return replace(batch, ready=self._computed(batch.ready))
+        with self._compiling:  # once, not in every thread
+            batch = replace(batch, ready=self._computed(batch.ready))
+            self._compiled = True
+        return batch
+
+    def features(self, ready: Any) -> dict[str, Any]:
+        """By tap, dispatched but not waited for."""
+        return ready if self._beside else self._dispatched(ready)
+
+    def _computed(self, prepared: np.ndarray) -> dict[str, Any]:
+        return jax.block_until_ready(self._dispatched(prepared))
+
+    def _prepare(self, images: np.ndarray) -> _Batch:
+        """Short batches are filled up."""
         prepared = self._extractor.prepare(images)
         missing = self.batch - len(images)
         if self._extractor.traced and missing:
@@ -212,12 +242,15 @@ class _Pipe:
         ]
         return _Batch(prepared, digests, (height, width))
 
-    def features(self, prepared: np.ndarray) -> dict[str, Any]:
-        """By tap, dispatched but not waited for."""
+    def _dispatched(self, prepared: np.ndarray) -> dict[str, Any]:
         if not self._extractor.traced:
             return dict(self._apply(self._parameters, prepared))
         placed = jax.device_put(prepared, self.rows)
         return dict(self._apply(self._parameters, placed))
+
+
+def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
+    return len(devices) == 1 and devices[0].platform == "cpu"
 
 
 def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

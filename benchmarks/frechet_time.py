@@ -34,7 +34,7 @@ from i2i_prior.evaluation import (
     frechet_distance,
     reference_factor,
 )
-from i2i_prior.evaluation.intervals import split
+from i2i_prior.evaluation.measures.intervals import split
 
 
 def features(count: int, dim: int, seed: int) -> np.ndarray:

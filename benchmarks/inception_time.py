@@ -32,12 +32,12 @@ def pixels() -> np.ndarray:
 def our_features() -> Callable[[int], None]:
     """run(steps) of the extractor of the preset `adm`."""
     from benchmarks.torch_inception import random_state
-    from i2i_prior.evaluation.collect import collect
-    from i2i_prior.evaluation.inception_weights import (
+    from i2i_prior.evaluation.networks.inception_weights import (
         InceptionWeights,
         inception_extractor,
     )
-    from i2i_prior.evaluation.presets import PRESETS
+    from i2i_prior.evaluation.networks.presets import PRESETS
+    from i2i_prior.evaluation.sets.collect import collect
 
     weights = InceptionWeights(random_state(), "0" * 64, "0" * 64)
     extractor = inception_extractor(weights, PRESETS["adm"], ["pool3"])

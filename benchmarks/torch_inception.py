@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.evaluation.inception_layout import published_shapes
+from i2i_prior.evaluation.networks.inception_layout import published_shapes
 
 
 def random_state(seed: int = 0) -> dict[str, np.ndarray]:

@@ -24,7 +24,6 @@ from i2i_prior.data.sources import open_source
 from i2i_prior.encoder import load_encoder
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import drawing
-from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.drawing import Chunk
 from i2i_prior.evaluation.evaluate import (
     Wanted,
@@ -36,11 +35,12 @@ from i2i_prior.evaluation.evaluate import wanted as wanted_of
 from i2i_prior.evaluation.generate import Generator
 from i2i_prior.evaluation.listening import Embed, embedder
 from i2i_prior.evaluation.prompts import read_prompts, subset
-from i2i_prior.evaluation.reference import open_side
 from i2i_prior.evaluation.result import line
 from i2i_prior.evaluation.sampling_run import Samples, folder_of, npz_written
 from i2i_prior.evaluation.scores import described, scores_path, write_scores
-from i2i_prior.evaluation.statistics_files import is_statistics
+from i2i_prior.evaluation.sets.collect import Collected
+from i2i_prior.evaluation.sets.reference import open_side
+from i2i_prior.evaluation.sets.statistics_files import is_statistics
 from i2i_prior.hosts import distributed
 from i2i_prior.interop.hashing import hash_of
 from i2i_prior.loading import load_model

@@ -14,11 +14,6 @@ import numpy as np
 from i2i_prior import pictures
 from i2i_prior.data.prepare.files import written
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.collect import BLOCKS, Collected
-from i2i_prior.evaluation.extractor import Extractor
-from i2i_prior.evaluation.extractors import open_extractor
-from i2i_prior.evaluation.image_sets import ImageSet
-from i2i_prior.evaluation.lpips import Lpips
 from i2i_prior.evaluation.metrics import (
     CLIP_SCORE,
     check_count,
@@ -28,15 +23,20 @@ from i2i_prior.evaluation.metrics import (
     named_taps,
     needs,
 )
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.networks.extractors import open_extractor
+from i2i_prior.evaluation.networks.lpips import Lpips
 from i2i_prior.evaluation.outputs import check_output, told
 from i2i_prior.evaluation.pairs import PAIRS, measure_pairs, pair_functions
-from i2i_prior.evaluation.reference import (
+from i2i_prior.evaluation.result import extremes_picture, line, write_json
+from i2i_prior.evaluation.sets.collect import BLOCKS, Collected
+from i2i_prior.evaluation.sets.image_sets import ImageSet
+from i2i_prior.evaluation.sets.reference import (
     open_place,
     open_side,
     provenance,
 )
-from i2i_prior.evaluation.result import extremes_picture, line, write_json
-from i2i_prior.evaluation.statistics_files import save_statistics
+from i2i_prior.evaluation.sets.statistics_files import save_statistics
 from i2i_prior.evaluation.values import CAPTIONS
 from i2i_prior.metrics import Progress
 
@@ -160,7 +160,7 @@ def _by_features(
         check_sizes(known.size, generated.shape())
     drawn = side("generated", generated, wanted.generated, BLOCKS)
     if captions:
-        from i2i_prior.evaluation.vision import embed_captions
+        from i2i_prior.evaluation.networks.vision import embed_captions
 
         assert isinstance(generated, ImageSet)
         texts = [captions[index] for index in generated.used]

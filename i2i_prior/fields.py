@@ -141,9 +141,9 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     (
         "evaluate.features",
         "colour_texture",
-        "feature set, see evaluation.features",
+        "feature set, see evaluation.networks.features",
     ),
-    ("evaluate.preset", "adm", "protocol, see evaluation.presets"),
+    ("evaluate.preset", "adm", "protocol, see evaluation.networks.presets"),
     ("evaluate.weights", "", "file of the features' network"),
     ("evaluate.reference", "", "statistics file instead of held-out images"),
     ("evaluate.best_metric", "", "keeps the best checkpoint by this metric"),

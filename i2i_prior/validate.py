@@ -14,8 +14,8 @@ from i2i_prior.diffusion.solvers import SOLVERS
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.directions import lower_is_better
 from i2i_prior.evaluation.evaluate import NETWORKS, split_metrics
-from i2i_prior.evaluation.features import load_features
-from i2i_prior.evaluation.presets import PRESETS
+from i2i_prior.evaluation.networks.features import load_features
+from i2i_prior.evaluation.networks.presets import PRESETS
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.models.families import FAMILIES

@@ -14,7 +14,7 @@ from typing import IO
 from tqdm import tqdm
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation import inception_weights as inception
+from i2i_prior.evaluation.networks import inception_weights as inception
 
 _LARGEST = 2**30  # bytes; the published file has 96 million
 _PART = 2**20

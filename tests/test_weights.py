@@ -9,8 +9,11 @@ import threading
 import pytest
 
 from i2i_prior.cli import main
-from i2i_prior.evaluation.inception_layout import published_shapes
-from i2i_prior.evaluation.inception_weights import load_inception, stored_file
+from i2i_prior.evaluation.networks.inception_layout import published_shapes
+from i2i_prior.evaluation.networks.inception_weights import (
+    load_inception,
+    stored_file,
+)
 
 torch = pytest.importorskip("torch")
 

@@ -5,19 +5,19 @@ the published Inception weights, which are named by file; the built-in features
 are computed from pixels, and distances over them have names of their own.
 """
 
-from i2i_prior.evaluation.extrapolate import fd_infinity
-from i2i_prior.evaluation.frechet import (
+from i2i_prior.evaluation.measures.extrapolate import fd_infinity
+from i2i_prior.evaluation.measures.frechet import (
     Factor,
     frechet_distance,
     reference_factor,
 )
-from i2i_prior.evaluation.inception_score import inception_score
-from i2i_prior.evaluation.intervals import Interval, block_interval
-from i2i_prior.evaluation.kernels import cmmd, kid
-from i2i_prior.evaluation.neighbours import prdc, precision_recall
-from i2i_prior.evaluation.reconstruction import psnr, ssim
-from i2i_prior.evaluation.resize import resize
-from i2i_prior.evaluation.statistics import FeatureStatistics
+from i2i_prior.evaluation.measures.inception_score import inception_score
+from i2i_prior.evaluation.measures.intervals import Interval, block_interval
+from i2i_prior.evaluation.measures.kernels import cmmd, kid
+from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
+from i2i_prior.evaluation.measures.reconstruction import psnr, ssim
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.networks.resize import resize
 
 __all__ = [
     "Factor",

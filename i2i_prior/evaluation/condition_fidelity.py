@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.intervals import student
+from i2i_prior.evaluation.measures.intervals import student
 
 GROUP = 64
 _BLOCKS = 20

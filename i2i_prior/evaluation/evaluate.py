@@ -17,10 +17,7 @@ from jax.sharding import Mesh
 
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.collect import Collected, collect
 from i2i_prior.evaluation.drawing import Chunk, held_out
-from i2i_prior.evaluation.extractor import Extractor
-from i2i_prior.evaluation.extractors import VISION, open_extractor
 from i2i_prior.evaluation.listening import (
     Embed,
     Eye,
@@ -35,7 +32,10 @@ from i2i_prior.evaluation.metrics import (
     named_taps,
     needs,
 )
-from i2i_prior.evaluation.reference import open_side
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.networks.extractors import VISION, open_extractor
+from i2i_prior.evaluation.sets.collect import Collected, collect
+from i2i_prior.evaluation.sets.reference import open_side
 
 # Of a condition and its sample, beside those of `metrics.METRICS`: by
 # thumbnails, by the run's own encoder, by the extractor of the distances.

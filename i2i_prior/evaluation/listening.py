@@ -18,8 +18,8 @@ from i2i_prior.evaluation.condition_fidelity import (
     joined,
 )
 from i2i_prior.evaluation.drawing import Chunk
-from i2i_prior.evaluation.extractor import Extractor
-from i2i_prior.evaluation.features import FEATURES
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.networks.features import FEATURES
 from i2i_prior.evaluation.retrieval import condition_match
 from i2i_prior.models.functional import Flat
 

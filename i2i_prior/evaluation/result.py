@@ -12,10 +12,13 @@ import numpy as np
 from PIL import Image
 
 from i2i_prior import pictures
-from i2i_prior.evaluation.collect import Collected
-from i2i_prior.evaluation.distances import feature_rows, squared_distances
-from i2i_prior.evaluation.intervals import Interval
+from i2i_prior.evaluation.measures.distances import (
+    feature_rows,
+    squared_distances,
+)
+from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.outputs import told
+from i2i_prior.evaluation.sets.collect import Collected
 
 _SHOWN = 8  # digits of a hash in the line
 _WEIGHTS = ("published_file_sha256", "weights_sha256")

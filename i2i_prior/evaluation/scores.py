@@ -13,7 +13,7 @@ import numpy as np
 
 from i2i_prior import pictures
 from i2i_prior.evaluation.evaluate import Wanted
-from i2i_prior.evaluation.features import FEATURES
+from i2i_prior.evaluation.networks.features import FEATURES
 from i2i_prior.evaluation.result import write_json
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.collect import Collected
-from i2i_prior.evaluation.extractor import Extractor
-from i2i_prior.evaluation.frechet import Factor, reference_factor
+from i2i_prior.evaluation.measures.frechet import Factor, reference_factor
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.sets.collect import Collected
 
 FIRST = ""  # stands for an extractor's first tap
 PUBLISHED = "FID"  # label of the published Inception weights

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from i2i_prior import pictures
 from i2i_prior.data.sources import Source
-from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.drawing import held_out, of_images
 from i2i_prior.evaluation.evaluate import (
     Wanted,
@@ -35,6 +34,7 @@ from i2i_prior.evaluation.scores import (
     scores_path,
     write_scores,
 )
+from i2i_prior.evaluation.sets.collect import Collected
 from i2i_prior.hosts import distributed
 from i2i_prior.metrics import MetricWriter, Progress
 from i2i_prior.models.functional import Flat

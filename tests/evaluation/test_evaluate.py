@@ -13,7 +13,6 @@ import i2i_prior.text_to_image
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import drawing
-from i2i_prior.evaluation.collect import collect
 from i2i_prior.evaluation.directions import lower_is_better
 from i2i_prior.evaluation.drawing import Chunk, of_prompts
 from i2i_prior.evaluation.evaluate import (
@@ -23,13 +22,14 @@ from i2i_prior.evaluation.evaluate import (
     split_metrics,
     wanted,
 )
-from i2i_prior.evaluation.features import FEATURES
 from i2i_prior.evaluation.generate import Generator
 from i2i_prior.evaluation.listening import Eye, Listening
+from i2i_prior.evaluation.networks.features import FEATURES
 from i2i_prior.evaluation.prompts import Prompt
 from i2i_prior.evaluation.retrieval import condition_match
 from i2i_prior.evaluation.sampling_run import Samples
-from i2i_prior.evaluation.statistics_files import save_statistics
+from i2i_prior.evaluation.sets.collect import collect
+from i2i_prior.evaluation.sets.statistics_files import save_statistics
 from i2i_prior.tasks.i2i import I2ITask
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.evaluation.features import FEATURES
-from i2i_prior.evaluation.frechet import frechet_distance
-from i2i_prior.evaluation.statistics import FeatureStatistics
+from i2i_prior.evaluation.measures.frechet import frechet_distance
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.networks.features import FEATURES
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
 

@@ -9,16 +9,16 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import values
-from i2i_prior.evaluation.collect import Collected, collect
-from i2i_prior.evaluation.extractor import Extractor
-from i2i_prior.evaluation.extrapolate import fd_infinity
-from i2i_prior.evaluation.frechet import frechet_distance
-from i2i_prior.evaluation.inception_score import inception_score
-from i2i_prior.evaluation.intervals import student
-from i2i_prior.evaluation.kernels import kid
+from i2i_prior.evaluation.measures.extrapolate import fd_infinity
+from i2i_prior.evaluation.measures.frechet import frechet_distance
+from i2i_prior.evaluation.measures.inception_score import inception_score
+from i2i_prior.evaluation.measures.intervals import student
+from i2i_prior.evaluation.measures.kernels import kid
+from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 from i2i_prior.evaluation.metrics import METRICS, measure, named_taps, needs
-from i2i_prior.evaluation.neighbours import prdc, precision_recall
-from i2i_prior.evaluation.statistics import FeatureStatistics
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.sets.collect import Collected, collect
 
 DRAW = np.random.default_rng(0)
 REAL = DRAW.integers(0, 200, (60, 4, 4, 3), np.uint8)

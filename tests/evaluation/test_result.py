@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.collect import Collected
 from i2i_prior.evaluation.pairs import measure_pairs, pair_functions
 from i2i_prior.evaluation.result import extremes_picture, line, write_json
+from i2i_prior.evaluation.sets.collect import Collected
 
 RESULT = {
     "metrics": {"FID": 12.3456, "KID": 0.00123456, "PSNR": np.inf},

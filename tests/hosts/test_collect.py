@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from i2i_prior.evaluation.collect import BLOCKS, collect
-from i2i_prior.evaluation.extractors import pixel_extractor
-from i2i_prior.evaluation.reference import open_place, open_side
+from i2i_prior.evaluation.networks.extractors import pixel_extractor
+from i2i_prior.evaluation.sets.collect import BLOCKS, collect
+from i2i_prior.evaluation.sets.reference import open_place, open_side
 
 SCRIPT = """
 import sys

@@ -1,0 +1,1 @@
+"""Numbers from features: NumPy, float64, no JAX."""

@@ -1,0 +1,147 @@
+"""The Frechet distance that infinitely many samples would have.
+
+A Frechet distance over n samples is too large by about c / n (Chong and
+Forsyth 2020, "Effectively Unbiased FID and Inception Score and where to find
+them"), so a straight line in 1 / n, drawn through the distances of several n,
+is followed to 1 / n = 0. All n come from one pass: a shuffled order of the
+samples is fixed, and each n takes that many from its start.
+
+What noise does to the points follows from that. To first order a distance is a
+mean over its samples, so with t = 1 / n the points are a straight line plus
+s B(t), B a Brownian motion: variance s^2 t, covariance s^2 min(t, t'). The line
+is fitted with weights n, the inverse of the variance; s^2 is estimated from
+the residuals, and the standard error counts the covariance of nested sets,
+which that of an ordinary fit would not. Where the two distributions are nearly
+one, the noise falls faster than 1 / n and the standard error is too large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.measures.frechet import (
+    Factor,
+    check_pair,
+    distance_to,
+    reference_factor,
+)
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+
+_POINTS = 15  # Chong and Forsyth's
+_FEWEST = 3  # a line through two points has no residual
+
+
+def fewest_images(dim: int) -> int:
+    """That a line through counts above `dim` takes."""
+    return dim + _FEWEST
+
+
+def prefix_sizes(count: int, dim: int) -> list[int]:
+    """15 counts, evenly from count / 10, but above `dim`, to `count`."""
+    smallest = max(count // 10, dim + 1)
+    sizes = np.linspace(smallest, count, _POINTS).round().astype(int)
+    return sorted(set(sizes.tolist()))
+
+
+def fd_infinity(
+    reference: FeatureStatistics | Factor,
+    features: np.ndarray,
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Extrapolates the Frechet distance to infinitely many samples.
+
+    Only the samples' side is extrapolated: the reference stays as it is, with
+    the bias of its own count.
+
+    Args:
+        reference: one side; it is factored once.
+        features: (n, d) of the samples, in any order.
+        sizes: at least 3 different counts above d (the line is bent below)
+            and at most n; None for `prefix_sizes`.
+        seed: of the order the prefixes are taken in.
+
+    Returns:
+        "value" at infinity, which may come out just below 0, its
+        "standard_error" over other samples, the "slope" c of the line
+        value + c / n, and the points: "sizes" and "distances".
+
+    Raises:
+        UserError: unusable sizes or features, or another dimension.
+    """
+    features = np.asarray(features)
+    statistics = FeatureStatistics(reference.dim, reference.features)
+    statistics.update(features[:2])  # a refusal comes before any work
+    check_pair(reference, statistics)
+    fewest = fewest_images(reference.dim)
+    if len(features) < fewest:
+        raise UserError(
+            f"fd_infinity of {reference.dim} numbers an image needs at least "
+            f"{fewest} images, and there are {len(features)}; draw more, or "
+            "take fewer dimensions."
+        )
+    if sizes is None:
+        sizes = prefix_sizes(len(features), reference.dim)
+    counts = _checked(sizes, len(features), reference.dim)
+    factor = (
+        reference
+        if isinstance(reference, Factor)
+        else reference_factor(reference)
+    )
+    order = np.random.default_rng(seed).permutation(len(features))
+    statistics = FeatureStatistics(reference.dim, reference.features)
+    distances = []
+    for start, end in zip([0, *counts[:-1]], counts, strict=True):
+        statistics.update(features[order[start:end]])
+        distances.append(distance_to(factor, statistics))
+    value, slope, error = fit_line(np.array(counts), np.array(distances))
+    return {
+        "value": value,
+        "standard_error": error,
+        "slope": slope,
+        "sizes": counts,
+        "distances": distances,
+    }
+
+
+def fit_line(
+    counts: np.ndarray, distances: np.ndarray
+) -> tuple[float, float, float]:
+    """Value at 1 / n = 0, slope in 1 / n, standard error of the value.
+
+    counts, distances: (k,), k >= 3, of nested prefixes.
+    """
+    t = 1.0 / counts
+    design = np.stack([np.ones_like(t), t], axis=1)
+    weights = np.sqrt(counts)
+    solve = np.linalg.pinv(design * weights[:, None]) * weights
+    line = solve @ distances
+    # residuals = leave @ noise, and noise has the covariance s^2 * shared
+    leave = np.eye(len(t)) - design @ solve
+    shared = np.minimum.outer(t, t)
+    whiten = np.linalg.inv(shared)
+    residuals = leave @ distances
+    expected = np.trace(whiten @ leave @ shared @ leave.T)
+    variance = residuals @ whiten @ residuals / expected
+    error = np.sqrt(max(variance, 0.0) * (solve @ shared @ solve.T)[0, 0])
+    return float(line[0]), float(line[1]), float(error)
+
+
+def _checked(sizes: Sequence[int], count: int, dim: int) -> list[int]:
+    counts = sorted({int(size) for size in sizes})
+    if len(counts) < _FEWEST:
+        raise UserError(
+            f"a line needs at least {_FEWEST} different sizes, not {counts}; "
+            f"give more, all above {dim} and at most {count}."
+        )
+    if counts[0] <= dim or counts[-1] > count:
+        raise UserError(
+            f"sizes from {counts[0]} to {counts[-1]} do not fit {count} "
+            f"features of dimension {dim}; take sizes above {dim} and at most "
+            f"{count}, and draw more samples if there are none."
+        )
+    return counts

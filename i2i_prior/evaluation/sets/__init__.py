@@ -1,0 +1,1 @@
+"""Sets of images and their statistics: read, streamed, cached."""

@@ -1,0 +1,309 @@
+"""Images streamed through an extractor into the statistics of their features.
+
+On the devices each window of rows becomes counts, means and centred second
+moments in float32; the host joins them in float64 (see `statistics`), with
+what rounding left of the means. Nothing but the features that are asked for
+grows with the number of images.
+
+The rows of a set are dealt out to blocks, row number modulo their number, of
+which the whole is the sum: a confidence interval needs no second pass.
+
+Several processes take a share of the rows each. Their statistics are joined
+in process order, so that all have the same numbers to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.sets.gathering import (
+    gathered,
+    interleaved,
+    joined_block,
+)
+from i2i_prior.evaluation.sets.moments import BlockMoments
+from i2i_prior.evaluation.sets.threads import THREADS, in_order
+
+BLOCKS = 10
+# Rows between two visits of the host: each moves d x d numbers a block.
+WINDOW = 4096
+_AHEAD = 3  # batches that devices have before them
+_BATCH = "batch"
+_CPU_BATCH = 8
+
+
+@dataclass
+class Collected:
+    """What is known of a set of images after one pass.
+
+    Attributes:
+        statistics: by tap, of all images.
+        features: by tap, (N, d) float32 in the order of the images, of those
+            taps that were to be kept.
+        blocks: by tap, the statistics of disjoint parts whose sum is
+            `statistics`; empty where they came from a file.
+        count: number of images; None where a file does not say it.
+        hash: SHA-256 of the images' own in their order, or of the file.
+        size: height and width of the images; None where it is not said.
+        provenance: JSON values, where the set is from.
+    """
+
+    statistics: dict[str, FeatureStatistics]
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    blocks: dict[str, list[FeatureStatistics]] = field(default_factory=dict)
+    count: int | None = None
+    hash: str = ""
+    size: tuple[int, int] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def collect(
+    batches: Iterable[np.ndarray],
+    extractor: Extractor,
+    *,
+    mesh: Mesh | None = None,
+    batch_size: int = 32,
+    keep: Sequence[str] = (),
+    moments: Sequence[str] | None = None,
+    blocks: int = BLOCKS,
+    share: tuple[int, int] = (0, 1),
+    progress: Callable[[int], Any] | None = None,
+) -> Collected:
+    """One pass over images.
+
+    Args:
+        batches: uint8 (n, H, W, 3) of any n and one size; every row counts,
+            exactly once.
+        extractor: what computes the features.
+        mesh: its devices of this process work; None for all of them.
+        batch_size: images that the extractor sees at once, rounded up to a
+            multiple of the devices.
+        keep: taps whose features are kept.
+        moments: taps whose statistics are taken; None for the first one.
+        blocks: into which the rows are dealt; 1 saves the memory of d x d
+            numbers each, where no interval is wanted.
+        share: (first, stride): the rows here are the rows first, first +
+            stride, ... of the whole. With a stride other than 1 every process
+            of the run calls with its share, (process, processes), and gets
+            the whole.
+        progress: called with the number of images done here.
+
+    Raises:
+        UserError: images of two sizes, no image, or features that are not
+            finite.
+    """
+    pipe = _Pipe(extractor, mesh, batch_size)
+    moments = (extractor.first,) if moments is None else tuple(moments)
+    taps = {
+        tap: BlockMoments(extractor, tap, blocks, share, pipe.rows)
+        for tap in moments
+    }
+    kept: dict[str, list[np.ndarray]] = {tap: [] for tap in keep}
+    digests: list[bytes] = []
+    size: tuple[int, int] | None = None
+    window: list[dict[str, Any]] = []
+    done = flushed = 0
+
+    def flush() -> None:
+        nonlocal flushed
+        rows = done - flushed
+        for tap, sums in taps.items():
+            sums.add([features[tap] for features in window], flushed, rows)
+        for tap, parts in kept.items():
+            whole = [np.asarray(features[tap]) for features in window]
+            parts.append(np.concatenate(whole)[:rows].astype(np.float32))
+        window.clear()
+        flushed = done
+
+    for batch in in_order(
+        pipe.ahead, rebatch(batches, pipe.batch), _AHEAD, pipe.threads
+    ):
+        window.append(pipe.features(batch.ready))
+        # The devices have work, and what waits for them stays bounded.
+        if len(window) >= _AHEAD:
+            jax.block_until_ready(window[-_AHEAD])
+        digests += batch.digests
+        size = batch.size
+        done += len(batch.digests)
+        if len(window) * pipe.batch >= WINDOW:
+            flush()
+        if progress is not None:
+            progress(done)
+    if window:
+        flush()
+    parts = {tap: sums.finish() for tap, sums in taps.items()}
+    features = {
+        tap: np.concatenate([np.zeros((0, extractor.taps[tap])), *rows])
+        for tap, rows in kept.items()
+    }
+    if share[1] > 1 and jax.process_count() > 1:
+        return _joined(parts, features, digests, size)
+    return _whole(parts, features, digests, size)
+
+
+def _whole(
+    blocks: dict[str, list[FeatureStatistics]],
+    features: dict[str, np.ndarray],
+    digests: list[bytes],
+    size: tuple[int, int] | None,
+) -> Collected:
+    if not digests:
+        raise UserError("there is no image to measure; add images first.")
+    statistics = {}
+    for tap, parts in blocks.items():
+        statistics[tap] = FeatureStatistics(parts[0].dim, parts[0].features)
+        for part in parts:
+            statistics[tap].merge(part)
+    return Collected(
+        statistics,
+        {tap: rows.astype(np.float32) for tap, rows in features.items()},
+        {tap: parts for tap, parts in blocks.items() if len(parts) > 1},
+        len(digests),
+        hashlib.sha256(b"".join(digests)).hexdigest(),
+        size,
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    ready: Any  # prepared images, or their features
+    digests: list[bytes]  # SHA-256 of each image
+    size: tuple[int, int]
+
+
+class _Pipe:
+    """From images to features on the devices of this process."""
+
+    def __init__(
+        self, extractor: Extractor, mesh: Mesh | None, batch: int
+    ) -> None:
+        devices = jax.local_devices()
+        if mesh is not None:
+            devices = list(mesh.local_devices)
+        local = Mesh(np.array(devices), (_BATCH,), axis_types=(AxisType.Auto,))
+        self.rows = NamedSharding(local, PartitionSpec(_BATCH))
+        self.batch = -(-batch // len(devices)) * len(devices)
+        self._extractor = extractor
+        self._apply: Callable[..., Any] = extractor.apply
+        self._parameters = extractor.parameters
+        if extractor.traced:
+            everywhere = NamedSharding(local, PartitionSpec())
+            self._apply = jax.jit(extractor.apply)
+            self._parameters = jax.device_put(self._parameters, everywhere)
+        # A program on the CPU leaves a core idle a fifth of the time, and
+        # more images than some eight leave the cache.
+        self._beside = extractor.traced and _is_one_cpu(devices)
+        self.threads = THREADS
+        if self._beside:
+            self.batch, self.threads = min(self.batch, _CPU_BATCH), 2
+        self._compiling, self._compiled = threading.Lock(), False
+
+    def ahead(self, images: np.ndarray) -> _Batch:
+        """What is done in threads: on one CPU everything."""
+        batch = self._prepare(images)
+        if not self._beside:
+            return batch
+        if self._compiled:
+            return replace(batch, ready=self._computed(batch.ready))
+        with self._compiling:  # once, not in every thread
+            batch = replace(batch, ready=self._computed(batch.ready))
+            self._compiled = True
+        return batch
+
+    def features(self, ready: Any) -> dict[str, Any]:
+        """By tap, dispatched but not waited for."""
+        return ready if self._beside else self._dispatched(ready)
+
+    def _computed(self, prepared: np.ndarray) -> dict[str, Any]:
+        return jax.block_until_ready(self._dispatched(prepared))
+
+    def _prepare(self, images: np.ndarray) -> _Batch:
+        """Short batches are filled up."""
+        prepared = self._extractor.prepare(images)
+        missing = self.batch - len(images)
+        if self._extractor.traced and missing:
+            last = np.repeat(prepared[-1:], missing, axis=0)
+            prepared = np.concatenate([prepared, last])
+        height, width = images.shape[1:3]
+        start = b"%d %d " % (height, width)
+        digests = [
+            hashlib.sha256(start + image.tobytes()).digest() for image in images
+        ]
+        return _Batch(prepared, digests, (height, width))
+
+    def _dispatched(self, prepared: np.ndarray) -> dict[str, Any]:
+        if not self._extractor.traced:
+            return dict(self._apply(self._parameters, prepared))
+        placed = jax.device_put(prepared, self.rows)
+        return dict(self._apply(self._parameters, placed))
+
+
+def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
+    return len(devices) == 1 and devices[0].platform == "cpu"
+
+
+def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same rows in batches of `size`; the last one may be shorter."""
+    waiting: list[np.ndarray] = []
+    for batch in batches:
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
+            raise UserError(
+                "features are computed from uint8 images (N, H, W, 3), not "
+                f"from {batch.dtype} of shape {batch.shape}."
+            )
+        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
+            raise mixed_sizes(waiting[0].shape[1:3], batch.shape[1:3])
+        waiting.append(batch)
+        if sum(map(len, waiting)) < size:
+            continue
+        rows = np.concatenate(waiting)
+        whole = len(rows) // size * size
+        for start in range(0, whole, size):
+            yield rows[start : start + size]
+        # Also where it has no row, for its shape.
+        waiting = [rows[whole:]]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
+
+
+def mixed_sizes(one: Sequence[int], other: Sequence[int]) -> UserError:
+    """The refusal of images of two sizes, (height, width) each."""
+    return UserError(
+        f"the images are of several sizes, as {one[1]} x {one[0]} and "
+        f"{other[1]} x {other[0]}; give --size N to crop and resize all to "
+        "N x N, or make them alike."
+    )
+
+
+def _joined(
+    blocks: dict[str, list[FeatureStatistics]],
+    features: dict[str, np.ndarray],
+    digests: list[bytes],
+    size: tuple[int, int] | None,
+) -> Collected:
+    """What all processes have, in their order; the same on each of them."""
+    facts = np.array([len(digests), *(size or (0, 0))], np.uint32)
+    every_fact = gathered(facts).tolist()
+    counts = [count for count, _, _ in every_fact]
+    sizes = list(dict.fromkeys((h, w) for count, h, w in every_fact if count))
+    if len(sizes) > 1:
+        raise mixed_sizes(*sizes[:2])
+    joined = {
+        tap: [joined_block(part) for part in parts]
+        for tap, parts in blocks.items()
+    }
+    rows = {tap: interleaved(f, counts) for tap, f in features.items()}
+    own = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    every = [bytes(digest) for digest in interleaved(own, counts)]
+    return _whole(joined, rows, every, sizes[0] if sizes else None)

@@ -1,0 +1,283 @@
+"""Sets of images to measure: folders, archives, SPECs and sample files.
+
+A set is a list of uint8 images in an order that depends only on the names.
+Nothing is left out in silence: what cannot be read is named and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from i2i_prior.data.broken import open_picture
+from i2i_prior.data.images import BrokenImage, center_crop
+from i2i_prior.data.record import Source
+from i2i_prior.data.sources import OPENERS, open_source, places
+from i2i_prior.data.sources.folder import FolderSource
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.sets.collect import mixed_sizes
+from i2i_prior.evaluation.sets.sample_files import SampleFile
+from i2i_prior.evaluation.sets.threads import in_order
+from i2i_prior.evaluation.sets.zip_source import ZipSource
+
+_AHEAD = 64  # images decoded before they are asked for
+_WIDEST = 8192  # pixels of a side; more would fill the memory
+_NAMED = 3  # broken images that a sentence names
+
+
+@dataclass
+class ImageSet:
+    """Images to measure.
+
+    Attributes:
+        place: as it was given.
+        source: what has them.
+        indices: of those that are measured, in order.
+        size: side of the square that each is cropped and resized to, as ADM
+            does it; None to take them as they are.
+        skip_broken: whether images that cannot be read are left out.
+        broken: "name (reason)" of those that were, once `batches` is through.
+        used: indices of the others, in the order of the rows.
+    """
+
+    place: str
+    source: Source
+    indices: np.ndarray
+    size: int | None = None
+    skip_broken: bool = False
+    broken: list[str] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
+    _shape: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def share(self, process: int, processes: int) -> ImageSet:
+        """Every `processes`-th image from number `process` on."""
+        return replace(self, indices=self.indices[process::processes])
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """uint8 (n, H, W, 3), decoded in threads, in order.
+
+        Raises:
+            UserError: images of several sizes, no readable image, or images
+                that cannot be read where they are not to be skipped.
+        """
+        self.broken, self.used = [], []
+        self.shape()
+        for index, found in zip(
+            self.indices.tolist(), self._each(self._pixels), strict=True
+        ):
+            if isinstance(found, BrokenImage):
+                self.broken.append(f"{self._name(index)} ({found.reason})")
+            # A refusal that is to come counts them all before.
+            elif self.skip_broken or not self.broken:
+                self.used.append(index)
+                yield found[None]
+        if self.broken and not (self.skip_broken and self.used):
+            raise self._refusal()
+
+    def shape(self) -> tuple[int, int] | None:
+        """Height and width of all images; None where none can be read.
+
+        Reads the headers, so that no hour of work ends in a refusal.
+
+        Raises:
+            UserError: the images are of several sizes.
+        """
+        if self.size is not None:
+            return self.size, self.size
+        if self._shape is None:
+            indices = self.indices.tolist()
+            if isinstance(self.source, SampleFile):
+                indices = indices[:1]
+            for found in in_order(self._header, indices, _AHEAD):
+                first = self._shape = self._shape or found
+                if first is not None and found not in (None, first):
+                    raise mixed_sizes(first, found)
+        return self._shape
+
+    def image(self, row: int) -> np.ndarray:
+        """The image of a row that `batches` has given, (H, W, 3) uint8."""
+        pixels = self._pixels(self.used[row])
+        assert isinstance(pixels, np.ndarray)
+        return pixels
+
+    def name(self, row: int) -> str:
+        """The name of the record of such a row."""
+        return self._name(self.used[row])
+
+    def captions(self) -> dict[int, str]:
+        """The first caption of each image, by index.
+
+        Raises:
+            UserError: one has none.
+        """
+        found = {}
+        for index, texts in zip(
+            self.indices.tolist(), self._each(self._captions), strict=True
+        ):
+            if not texts:
+                raise UserError(
+                    f"{self._name(index)} of {self.place} has no caption; "
+                    "give a SPEC whose images have captions, as in a .txt "
+                    "beside each."
+                )
+            found[index] = texts[0]
+        return found
+
+    def state(self) -> str:
+        """64 hex digits that change with any image, and need no decoding.
+
+        Of local files their names, sizes, times and numbers on the disk; of
+        other sources all that is stored.
+        """
+        digest = hashlib.sha256(repr((self.size, self.skip_broken)).encode())
+        digest.update(np.asarray(self.indices, np.int64).tobytes())
+        files = local_files(self.place, self.source)
+        for path in files:
+            status = os.stat(path)
+            # The time of a change of the file's entry cannot be set back.
+            facts = (
+                *(path, status.st_size, status.st_ino),
+                *(status.st_mtime_ns, status.st_ctime_ns),
+            )
+            digest.update(repr(facts).encode("utf-8", "surrogateescape"))
+        if not files:
+            for data in self._each(self._stored):
+                digest.update(b"%d " % len(data))
+                digest.update(data)
+        return digest.hexdigest()
+
+    def _name(self, index: int) -> str:
+        try:
+            return self.source[index].name
+        except OSError:
+            return f"image {index}"
+
+    def _each(self, function: Callable) -> Iterator:
+        return in_order(function, self.indices.tolist(), _AHEAD)
+
+    def _header(self, index: int) -> tuple[int, int] | None:
+        try:
+            picture = open_picture(self.source, index)
+        except BrokenImage:
+            return None  # named when it is decoded
+        return picture.height, picture.width
+
+    def _captions(self, index: int) -> tuple[str, ...]:
+        try:
+            return self.source[index].fields.get("captions", ())
+        except OSError:
+            return ("",)  # named when it is decoded
+
+    def _stored(self, index: int) -> bytes:
+        try:
+            data = self.source[index].data
+        except OSError:
+            return b"unreadable"
+        if isinstance(data, np.ndarray):
+            return repr(data.shape).encode() + data.tobytes()
+        return data
+
+    def _pixels(self, index: int) -> np.ndarray | BrokenImage:
+        try:
+            pixels = open_picture(self.source, index).pixels()
+            return (
+                pixels if self.size is None else center_crop(pixels, self.size)
+            )
+        except BrokenImage as broken:
+            return broken
+
+    def _refusal(self) -> UserError:
+        named = ", ".join(self.broken[:_NAMED])
+        return UserError(
+            f"{len(self.broken)} of {len(self)} images of {self.place} cannot "
+            f"be used, the first being {named}; mend or remove them, or give "
+            "--skip-broken to measure without them."
+        )
+
+
+def open_images(
+    place: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    num: int | None = None,
+    skip_broken: bool = False,
+) -> ImageSet:
+    """Opens a set of images.
+
+    Args:
+        place: a folder, a .tar or .zip archive, an .npz with `arr_0` (as
+            ADM's samplers write it), or a SPEC, see `open_source`.
+        size, skip_broken: see `ImageSet`.
+        num: so many images, spread evenly over the set; None for all.
+
+    Raises:
+        UserError: nothing is there, it is no set of images, or it has fewer
+            than `num` images.
+    """
+    source = _open(str(place))
+    if size is not None and not 1 <= size <= _WIDEST:
+        raise UserError(
+            f"--size is {size}; give a side of 1 to {_WIDEST} pixels."
+        )
+    total = len(source)
+    if num is not None and not 1 <= num <= total:
+        raise UserError(
+            f"--num is {num}, but {place} has {total} images; give a number "
+            f"from 1 to {total}."
+        )
+    count = total if num is None else num
+    indices = np.arange(count) * total // count
+    return ImageSet(str(place), source, indices, size, skip_broken)
+
+
+def _open(place: str) -> Source:
+    scheme = place.partition(":")[0]
+    if scheme in (*OPENERS, "mix") and not os.path.exists(place):
+        return open_source(place)
+    path = places.absolute(place)
+    if os.path.isdir(path):
+        return open_source(f"folder:{path}")
+    opener = _BY_ENDING.get(Path(path).suffix.lower())
+    if not os.path.exists(path):
+        raise UserError(
+            f"there is nothing at {place}; give a folder, a .tar or .zip "
+            "archive, an .npz, or a SPEC such as folder:/data/images."
+        )
+    if opener is None:
+        raise UserError(
+            f"{place} is no set of images; give a folder, a .tar or .zip "
+            "archive, an .npz with arr_0, or a SPEC."
+        )
+    return opener(path)
+
+
+_BY_ENDING: dict[str, Callable[[str], Source]] = {
+    ".tar": lambda path: open_source(f"tar:{path}"),
+    ".zip": ZipSource,
+    ".npz": SampleFile,
+}
+
+
+def local_files(place: str, source: Source) -> list[str]:
+    """The files on this machine that have all of the source, where a place
+    tells it: a file, a folder, or archives. Else []."""
+    path = places.absolute(place)
+    if os.path.isfile(path):
+        return [path]
+    scheme, _, rest = place.partition(":")
+    root = path if os.path.isdir(path) else places.absolute(rest)
+    if places.is_url(root) or "#" in place:
+        return []
+    if scheme == "tar":
+        return places.find(root, "tar")
+    if os.path.isdir(root) and isinstance(source, FolderSource):
+        return [os.path.join(root, name) for name in source.names]
+    return []

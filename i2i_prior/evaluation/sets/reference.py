@@ -1,0 +1,202 @@
+"""One side of a comparison, from images or from a statistics file.
+
+Statistics that were collected once are kept in the user's cache folder. Their
+key is a hash of everything that they depend on: the images' state on the
+disk, the extractor's identity, this program's version and code. So a cached
+one is never stale; it is only found again, or not.
+
+The factor of a reference's covariance is not kept: it takes a fraction of a
+second, hardly more than reading it would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import i2i_prior
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.sets.collect import Collected, collect
+from i2i_prior.evaluation.sets.image_sets import ImageSet, open_images
+from i2i_prior.evaluation.sets.statistics_files import (
+    has_images,
+    is_statistics,
+    read_statistics,
+    save_statistics,
+)
+from i2i_prior.hosts import distributed
+
+_VERSION = 1  # of what is stored, and of the code that computes it
+
+
+def open_place(
+    place: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    num: int | None = None,
+    skip_broken: bool = False,
+) -> ImageSet | Path:
+    """Images, opened but not read, or the path of a statistics file.
+
+    Args:
+        place, size, num, skip_broken: see `open_images`.
+
+    Raises:
+        UserError: nothing usable is there.
+    """
+    if not is_statistics(place):
+        return open_images(place, size=size, num=num, skip_broken=skip_broken)
+    if num is not None:
+        raise UserError(
+            f"{place} holds statistics, of which no {num} images can be "
+            "taken; leave --num out, or give the images."
+        )
+    return Path(place)
+
+
+def open_side(
+    place: ImageSet | Path | str,
+    extractor: Extractor,
+    *,
+    size: int | None = None,
+    moments: Sequence[str] | None = None,
+    keep: Sequence[str] = (),
+    blocks: int = 1,
+    cached: bool = True,
+    mesh: Mesh | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Collected:
+    """Statistics, and features where they are asked for, of a place.
+
+    Where there are several processes all call it, and share the work.
+
+    Args:
+        place: of `open_place`, or what it takes.
+        extractor: what computes the features.
+        size: see `open_images`, where the place is not open yet; of no use
+            to statistics.
+        moments, keep, blocks: see `collect`. Features of a statistics file
+            are those of the images beside the statistics, as in ADM's files.
+        cached: whether statistics are looked for and kept in the cache,
+            which has neither features nor blocks.
+        mesh, batch_size: see `collect`.
+        progress: called with the number of finished images and of all.
+
+    Raises:
+        UserError: nothing usable is there, or it does not fit the extractor.
+    """
+    moments = (extractor.first,) if moments is None else tuple(moments)
+    if not isinstance(place, ImageSet):
+        place = open_place(place, size=size)
+    side = None
+    if isinstance(place, Path):
+        side = read_statistics(place, extractor)
+        missing = [tap for tap in moments if tap not in side.statistics]
+        if missing:
+            raise UserError(
+                f"{place} has no statistics '{missing[0]}'; give the images, "
+                "or leave out the metrics that need them."
+            )
+        if not keep:
+            return side
+        if not has_images(place):
+            raise UserError(
+                f"{place} has statistics and no images, and some of these "
+                "metrics need each image's features; give the images, or ask "
+                "for fid or fd only."
+            )
+        images, moments, cached = open_images(place), (), False
+    else:
+        images = place
+    path = None
+    if cached and not keep and blocks == 1:
+        path = _cache_path(images, extractor, moments)
+        if kept := _kept(path, images, extractor):
+            return kept
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(done, len(images))
+
+    share = jax.process_index(), distributed.count()
+    here = images if share[1] == 1 else images.share(*share)
+    made = collect(
+        here.batches(),
+        extractor,
+        mesh=mesh,
+        batch_size=batch_size,
+        keep=keep,
+        moments=moments,
+        blocks=blocks,
+        share=share,
+        progress=report,
+    )
+    if side is not None:
+        side.features = made.features
+        return side
+    texts = distributed.gather("naming broken images", json.dumps(here.broken))
+    images.broken = [name for text in texts for name in json.loads(text)]
+    made.provenance = provenance(images, extractor)
+    if path is not None:
+        # A cache that cannot be written is none.
+        with contextlib.suppress(UserError):
+            save_statistics(path, made)
+    return made
+
+
+def _kept(
+    path: Path, images: ImageSet, extractor: Extractor
+) -> Collected | None:
+    """From the cache; None unless all processes have it."""
+    found = None
+    # What cannot be read is made anew.
+    with contextlib.suppress(UserError):
+        found = read_statistics(path, extractor)
+    if distributed.agree("looking for statistics", found is None):
+        return None
+    assert found is not None
+    found.provenance |= {"file": images.place, "cached": True}
+    return found
+
+
+def provenance(images: ImageSet, extractor: Extractor | None) -> dict[str, Any]:
+    """Where statistics are from, as JSON values."""
+    facts: dict[str, Any] = {
+        "file": images.place,
+        "format": "images",
+        "identity": extractor and dict(extractor.identity),
+        "resized_to": images.size,
+        "version": i2i_prior.__version__,
+    }
+    if images.broken:
+        facts["broken"] = images.broken
+        facts["note"] = (
+            f"{len(images.broken)} of {len(images)} images of {images.place} "
+            f"were left out, the first being {images.broken[0]}"
+        )
+    return facts
+
+
+def _cache_path(
+    images: ImageSet, extractor: Extractor, moments: tuple[str, ...]
+) -> Path:
+    facts = {
+        "version": [_VERSION, i2i_prior.__version__],
+        "images": images.state(),
+        "extractor": [extractor.name, dict(extractor.identity)],
+        "taps": moments,
+    }
+    text = json.dumps(facts, sort_keys=True)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
+    return Path(home, "i2i_prior", "statistics", name)

@@ -1,0 +1,277 @@
+"""Statistics files: our own, and those of the tools that people cite.
+
+    own              mu, sigma, count, features, provenance (JSON); further
+                     taps as mu_s, sigma_s (spatial) and mu.TAP, sigma.TAP
+    ADM              mu, sigma, mu_s, sigma_s, and arr_0, images
+    pytorch-fid, clean-fid, EDM, MAR    mu, sigma
+    iMF              ref_mu, ref_sigma
+    EDM2             a pickle, {num_images, fid: {mu, sigma}, fd_dinov2: ...}
+
+Those of others say nothing of the preset, the weights or the images: they
+are taken at their word, and the result says that nothing was said. Ours are
+refused where anything differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.data.prepare.files import written
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.measures.statistics import (
+    UNCOUNTED,
+    FeatureStatistics,
+)
+from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.outputs import told
+from i2i_prior.evaluation.sets.array_pickles import read_pickle
+from i2i_prior.evaluation.sets.collect import Collected
+from i2i_prior.evaluation.sets.identity import check_identity
+from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
+from i2i_prior.evaluation.sets.sample_files import ARRAY
+from i2i_prior.interop.hashing import hash_of
+
+ENDINGS = (".npz", ".pkl", ".pickle")
+# What EDM2 calls the features of our extractors.
+_PICKLED = {"inception": "fid", "dinov2": "fd_dinov2"}
+_OF_STATISTICS = ("mu", "sigma", "ref_", "count", "features", "provenance")
+_MEANS = ("mu", "ref_mu")
+_SYMMETRIC = 1e-6  # of the largest entry
+_NOTE = "says nothing of the preset, the weights, the size of the images{more}"
+
+
+def is_statistics(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of statistics rather than of images."""
+    file = Path(path)
+    if not file.is_file() or file.suffix.lower() not in ENDINGS:
+        return False
+    # What cannot be read is refused with the reason when opened as images.
+    return file.suffix.lower() != ".npz" or _has(file, _MEANS)
+
+
+def has_images(path: str | os.PathLike[str]) -> bool:
+    """Whether images lie beside the statistics, as in ADM's files."""
+    return Path(path).suffix.lower() == ".npz" and _has(path, (ARRAY,))
+
+
+def save_statistics(path: Path, collected: Collected) -> None:
+    """Writes our own format; whole or not at all.
+
+    The first tap is `mu` and `sigma`, which other FID tools read too.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    taps = list(collected.statistics)
+    first = collected.statistics[taps[0]]
+    facts = {
+        "taps": taps,
+        "hash": collected.hash,
+        "size": collected.size,
+        **collected.provenance,
+    }
+    arrays: dict[str, Any] = {
+        "count": np.int64(first.count),
+        "features": np.str_(first.features),
+        "provenance": np.str_(json.dumps(facts)),
+    }
+    for number, (tap, statistics) in enumerate(collected.statistics.items()):
+        mean, cov = _names(tap, number)
+        arrays[mean], arrays[cov] = statistics.mean, statistics.cov
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written(path) as beside, beside.open("wb") as file:
+            np.savez(file, **arrays)
+
+
+def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
+    """Reads any of the formats above, as statistics of an extractor.
+
+    Raises:
+        UserError: the file is damaged, or its numbers cannot be such
+            statistics; or it says that they were made with another preset,
+            other weights, or anything else than the extractor's identity.
+    """
+    file = Path(path)
+    if file.suffix.lower() == ".npz":
+        arrays = _arrays(file)
+        if "provenance" in arrays:
+            return _own(file, arrays, extractor)
+        return _foreign(file, arrays, extractor)
+    return _pickled(file, extractor)
+
+
+def _own(
+    path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
+) -> Collected:
+    try:
+        facts = json.loads(str(arrays["provenance"]))
+        count = int(arrays["count"])
+        taps, hash_ = facts.pop("taps"), str(facts.pop("hash"))
+        size, said = facts.pop("size"), facts["identity"]
+        taps = [str(tap) for tap in taps]
+        size = None if size is None else (int(size[0]), int(size[1]))
+        said = None if said is None else dict(said)
+    except (
+        *(KeyError, TypeError, ValueError, AttributeError, IndexError),
+        OverflowError,
+    ) as error:
+        raise UserError(
+            f"{path} is a damaged statistics file ({error}); make it again."
+        ) from error
+    if said is not None:  # as where it was made of a file of others
+        check_identity(str(path), said, extractor.identity)
+    statistics = {}
+    for number, tap in enumerate(taps):
+        if tap not in extractor.taps:
+            continue
+        pair = _names(tap, number)
+        statistics[tap] = _statistics(
+            path, arrays, *pair, extractor.taps[tap], count
+        )
+        statistics[tap].features = f"{extractor.name}:{tap}"
+    return Collected(
+        statistics,
+        count=None if count == UNCOUNTED else count,
+        hash=hash_,
+        size=size,
+        provenance={**facts, "file": path.name, "format": "i2i-prior"},
+    )
+
+
+def _foreign(
+    path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
+) -> Collected:
+    pairs = {extractor.first: ("mu", "sigma")}
+    kind = "mu, sigma"
+    if "ref_mu" in arrays:
+        pairs = {extractor.first: ("ref_mu", "ref_sigma")}
+        kind = "ref_mu, ref_sigma"
+    elif "mu_s" in arrays and extractor.taps.get("spatial"):
+        pairs["spatial"] = ("mu_s", "sigma_s")
+        kind = "ADM"
+    # `FeatureStatistics.save` writes it, others do not.
+    count = None
+    if "count" in arrays:
+        if arrays["count"].shape or arrays["count"].dtype.kind not in "iu":
+            raise UserError(
+                f"{path}: its count is no whole number; make it again from the "
+                "images."
+            )
+        count = int(arrays["count"])
+    statistics = {
+        tap: _statistics(path, arrays, *pair, extractor.taps[tap], count)
+        for tap, pair in pairs.items()
+    }
+    return _from_others(path, kind, statistics, count)
+
+
+def _pickled(path: Path, extractor: Extractor) -> Collected:
+    found = read_pickle(path)
+    key = _PICKLED.get(extractor.name, extractor.name)
+    entry = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(entry, dict):
+        has = ", ".join(found) if isinstance(found, dict) else "nothing"
+        raise UserError(
+            f"{path} has no statistics '{key}' of {extractor.name}, it has "
+            f"{has}; give another file or other features."
+        )
+    count = found.get("num_images")
+    count = int(count) if isinstance(count, int | np.integer) else None
+    statistics = {
+        extractor.first: _statistics(
+            path, entry, "mu", "sigma", extractor.taps[extractor.first], count
+        )
+    }
+    return _from_others(path, "EDM2", statistics, count)
+
+
+def _from_others(
+    path: Path,
+    kind: str,
+    statistics: dict[str, FeatureStatistics],
+    count: int | None,
+) -> Collected:
+    more = "" if count else " or how many there are"
+    facts = {
+        "file": path.name,
+        "format": kind,
+        "identity": None,
+        "note": f"{path.name} {_NOTE.format(more=more)}",
+    }
+    return Collected(
+        statistics, count=count, hash=hash_of(path), provenance=facts
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Everything but images, which may be many, and what nobody asks for."""
+    try:
+        return read_arrays(path, lambda name: name.startswith(_OF_STATISTICS))
+    except ERRORS as error:
+        raise UserError(
+            f"{path} is not a readable statistics file ({error}); copy it "
+            "again."
+        ) from error
+
+
+def _has(path: str | os.PathLike[str], names: Iterable[str]) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(f"{name}.npy" in archive.namelist() for name in names)
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _names(tap: str, number: int) -> tuple[str, str]:
+    suffix = "" if number == 0 else "_s" if tap == "spatial" else f".{tap}"
+    return f"mu{suffix}", f"sigma{suffix}"
+
+
+def _statistics(
+    path: Path,
+    arrays: Mapping[str, Any],
+    mean_name: str,
+    cov_name: str,
+    dim: int,
+    count: int | None,
+) -> FeatureStatistics:
+    """Checked moments; float32 ones are taken, as several tools write it."""
+    mean, cov = arrays.get(mean_name), arrays.get(cov_name)
+
+    def refuse(why: str) -> UserError:
+        return UserError(
+            f"{path}: {why}; give a statistics file of the same features, or "
+            "make one from the images."
+        )
+
+    if not isinstance(mean, np.ndarray) or not isinstance(cov, np.ndarray):
+        raise refuse(f"it lacks {mean_name} or {cov_name}")
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise refuse(
+            f"{mean_name} {mean.shape} and {cov_name} {cov.shape} are no mean "
+            "(d,) and covariance (d, d)"
+        )
+    if len(mean) != dim:
+        raise refuse(f"{mean_name} has {len(mean)} numbers, not {dim}")
+    if not {mean.dtype.name, cov.dtype.name} <= {"float32", "float64"}:
+        raise refuse(f"its numbers are {mean.dtype} and {cov.dtype}")
+    if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise refuse(f"{mean_name} or {cov_name} holds NaN or infinity")
+    cov = cov.astype(np.float64)
+    largest = float(np.abs(cov).max())
+    if np.abs(cov - cov.T).max() > _SYMMETRIC * largest:
+        raise refuse(f"{cov_name} is not symmetric")
+    if np.diag(cov).min() < -_SYMMETRIC * largest:
+        raise refuse(f"{cov_name} has a negative variance")
+    if count is not None and count < 1:
+        raise refuse(f"it is of {count} images")
+    cov = (cov + cov.T) / 2
+    return FeatureStatistics.of_covariance(mean, cov, count)

@@ -34,6 +34,7 @@ from i2i_prior.evaluation.evaluate import evaluate as measure
 from i2i_prior.evaluation.evaluate import wanted as wanted_of
 from i2i_prior.evaluation.generate import Generator
 from i2i_prior.evaluation.listening import Embed, embedder
+from i2i_prior.evaluation.networks.vision import embed_captions
 from i2i_prior.evaluation.prompts import read_prompts, subset
 from i2i_prior.evaluation.result import line
 from i2i_prior.evaluation.sampling_run import Samples, folder_of, npz_written
@@ -166,6 +167,9 @@ def _prompted(
                 keep=need.reference,
                 size=None if _is_file(config) else config.data.image_size,
             ),
+            captions=lambda: embed_captions(
+                config.evaluate.weights, [prompt.caption for prompt in prompts]
+            ),
         )
     result = described(config, step, result) | listed
     _tell(options, samples, wanted, result, picture)
@@ -231,6 +235,7 @@ def _measured(
     reference: Callable[[], Collected],
     embed: Embed | None = None,
     mesh: Mesh | None = None,
+    captions: Callable[[], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Measured, with the samples' npz written beside where it is wanted."""
     with contextlib.ExitStack() as stack:
@@ -252,6 +257,7 @@ def _measured(
             mesh=mesh,
             batch_size=config.evaluate.batch_size,
             looks=looks,
+            captions=captions,
         )
 
 

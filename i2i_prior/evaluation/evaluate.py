@@ -25,6 +25,7 @@ from i2i_prior.evaluation.listening import (
     eye_of,
 )
 from i2i_prior.evaluation.metrics import (
+    CLIP_SCORE,
     METRICS,
     Needs,
     check_metrics,
@@ -36,6 +37,7 @@ from i2i_prior.evaluation.networks.extractor import Extractor
 from i2i_prior.evaluation.networks.extractors import VISION, open_extractor
 from i2i_prior.evaluation.sets.collect import Collected, collect
 from i2i_prior.evaluation.sets.reference import open_side
+from i2i_prior.evaluation.values import CAPTIONS
 
 # Of a condition and its sample, beside those of `metrics.METRICS`: by
 # thumbnails, by the run's own encoder, by the extractor of the distances.
@@ -114,6 +116,7 @@ def evaluate(
     mesh: Mesh | None = None,
     batch_size: int = 32,
     looks: Sequence[Callable[[Chunk], Any]] = (),
+    captions: Callable[[], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Measures samples while they come.
 
@@ -126,6 +129,7 @@ def evaluate(
       embed: what "fidelity" compares by, see `embedder`.
       mesh, batch_size: of the extractor, see `collect`.
       looks: called with every chunk.
+      captions: embeds those of the samples, for "clip_score".
 
     Returns:
       the result of `metrics.measure` with the metrics of OWN, and a picture
@@ -134,6 +138,12 @@ def evaluate(
     Raises:
       UserError: where the sides do not compare.
     """
+    scored = CLIP_SCORE in wanted.metrics
+    if scored and captions is None:
+        raise UserError(
+            f"{CLIP_SCORE} needs captions, and samples of images have none; "
+            "evaluate with --prompts FILE."
+        )
     eyes = []
     if "fidelity" in wanted.own and embed is not None:
         eyes.append(Eye("fidelity", embed, views=True))
@@ -151,6 +161,8 @@ def evaluate(
         keep=need.generated,
         share=(jax.process_index(), jax.process_count()),
     )
+    if scored and captions is not None:
+        generated.features[CAPTIONS] = captions()
     result = measure(reference(), generated, wanted.extractor, wanted.metrics)
     metrics, intervals = listening.finish()
     result["metrics"] = metrics | result["metrics"]

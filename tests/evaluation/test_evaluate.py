@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from i2i_prior.evaluation import drawing
 from i2i_prior.evaluation.directions import lower_is_better
 from i2i_prior.evaluation.drawing import Chunk, of_prompts
 from i2i_prior.evaluation.evaluate import (
+    Wanted,
     evaluate,
     every,
     reference_side,
@@ -114,6 +116,26 @@ def test_fidelity_by_the_features_of_the_distance(tiny, images):
     assert top1(images) == 1
     assert top1(images[::-1]) < 0.05
     assert not lower_is_better("fidelity-colourtexture_top1")
+
+
+def test_clip_score_wants_captions(tiny, images):
+    extractor = wanted(tiny("evaluate.metrics=fd")).extractor
+    clip = replace(extractor, name="clip", identity={"model": "ViT-T/8"})
+    plan = Wanted(clip, ("clip_score",), ())
+    side = collect([images], clip)
+
+    def never():
+        raise AssertionError("samples were drawn before the refusal")
+        yield
+
+    with pytest.raises(UserError, match="--prompts FILE"):
+        evaluate(never(), plan, lambda: side)
+    texts = collect([images], clip, keep=[clip.first]).features[clip.first]
+    result, _ = evaluate(
+        [Chunk(images[:, None])], plan, lambda: side, captions=lambda: texts
+    )
+    score = result["metrics"]["CLIP-score-ViT-T/8-x100"]
+    assert score == pytest.approx(100)  # each text is embedded as its image
 
 
 def test_the_picture_shows_both_ends(images):

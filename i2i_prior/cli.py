@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     quiet()
     try:
         code = RUN[options.command](options, overrides)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where a shell closed it: >&-
+            sys.stdout.flush()
         sys.exit(code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.sets.batching import mixed_sizes, rebatch
 from i2i_prior.evaluation.sets.gathering import (
     gathered,
     interleaved,
@@ -251,39 +252,6 @@ class _Pipe:
 
 def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
     return len(devices) == 1 and devices[0].platform == "cpu"
-
-
-def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same rows in batches of `size`; the last one may be shorter."""
-    waiting: list[np.ndarray] = []
-    for batch in batches:
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
-            raise UserError(
-                "features are computed from uint8 images (N, H, W, 3), not "
-                f"from {batch.dtype} of shape {batch.shape}."
-            )
-        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
-            raise mixed_sizes(waiting[0].shape[1:3], batch.shape[1:3])
-        waiting.append(batch)
-        if sum(map(len, waiting)) < size:
-            continue
-        rows = np.concatenate(waiting)
-        whole = len(rows) // size * size
-        for start in range(0, whole, size):
-            yield rows[start : start + size]
-        # Also where it has no row, for its shape.
-        waiting = [rows[whole:]]
-    if sum(map(len, waiting)):
-        yield np.concatenate(waiting)
-
-
-def mixed_sizes(one: Sequence[int], other: Sequence[int]) -> UserError:
-    """The refusal of images of two sizes, (height, width) each."""
-    return UserError(
-        f"the images are of several sizes, as {one[1]} x {one[0]} and "
-        f"{other[1]} x {other[0]}; give --size N to crop and resize all to "
-        "N x N, or make them alike."
-    )
 
 
 def _joined(

@@ -20,7 +20,7 @@ from i2i_prior.data.record import Source
 from i2i_prior.data.sources import OPENERS, open_source, places
 from i2i_prior.data.sources.folder import FolderSource
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.sets.collect import mixed_sizes
+from i2i_prior.evaluation.sets.batching import mixed_sizes
 from i2i_prior.evaluation.sets.sample_files import SampleFile
 from i2i_prior.evaluation.sets.threads import in_order
 from i2i_prior.evaluation.sets.zip_source import ZipSource

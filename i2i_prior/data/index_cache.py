@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from i2i_prior.user_cache import user_cache
+
 Arrays = dict[str, np.ndarray]
 
 _VERSION = 2  # of what is stored; an index of another version is not read
@@ -88,10 +90,9 @@ def _sweep(folder: Path) -> None:
 
 
 def _file(kind: str, place: str) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     digest = hashlib.sha256(place.encode("utf-8", "surrogateescape"))
     name = f"{kind}-{digest.hexdigest()[:32]}.npz"
-    return Path(home, "i2i_prior", "index", name)
+    return user_cache("index", name)
 
 
 def _text(text: str) -> np.ndarray:

@@ -208,7 +208,7 @@ def clip_tokenizer(folder):
     tokens = [*letters, *(f"{c}</w>" for c in letters)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     settings = {

@@ -10,7 +10,6 @@ the first digits of their own SHA-256.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from i2i_prior.interop.files import StateDict, read_state_dict
 from i2i_prior.interop.hashing import hash_of
 from i2i_prior.interop.mapping import Tensor
 from i2i_prior.interop.stored import shown
+from i2i_prior.user_cache import user_cache
 
 PUBLISHED = "6726825d"
 URL = (
@@ -213,8 +213,7 @@ def store(weights: InceptionWeights, path: str | Path) -> int:
 
 def stored_file() -> Path:
     """Where `i2i-prior weights inception` puts them, there or not."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "i2i_prior" / "weights" / "inception.safetensors"
+    return user_cache("weights", "inception.safetensors")
 
 
 def _header(path: Path) -> dict[str, str]:

@@ -34,6 +34,7 @@ from i2i_prior.evaluation.sets.statistics_files import (
     save_statistics,
 )
 from i2i_prior.hosts import distributed
+from i2i_prior.user_cache import user_cache
 
 _VERSION = 1  # of what is stored, and of the code that computes it
 
@@ -197,6 +198,5 @@ def _cache_path(
         "taps": moments,
     }
     text = json.dumps(facts, sort_keys=True)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
-    return Path(home, "i2i_prior", "statistics", name)
+    return user_cache("statistics", name)

@@ -18,6 +18,7 @@ from i2i_prior.evaluation.networks.vision import (
     model_name,
 )
 from i2i_prior.models.vit import ViTConfig
+from tests.interop.test_text_clip import clip_tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -34,7 +35,7 @@ TEXT = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 16,
-    "vocab_size": 54,  # of `_tokenizer`
+    "vocab_size": 54,  # of `clip_tokenizer`
     "eos_token_id": 53,
     "max_position_embeddings": 8,
 }
@@ -70,26 +71,8 @@ def clip(tmp_path_factory):
     model = transformers.CLIPModel(config).eval()
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
-    _tokenizer(folder)
+    clip_tokenizer(folder)
     return model, folder
-
-
-def _tokenizer(folder):
-    """CLIP's without merges: every letter is a token."""
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    tokens = [*letters, *(f"{c}</w>" for c in letters)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,16 @@
+"""Where what can be made or fetched again is kept for a user."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_cache(*parts: str) -> Path:
+    """A place below the user's cache folder, there or not.
+
+    Args:
+        parts: folders and a file below i2i_prior's own folder.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home, "i2i_prior", *parts)

@@ -61,12 +61,14 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
     """Runs the config file and applies `path.to.field=value` overrides.
 
     Args:
-      spec: FILE.py or FILE.py:ARG.
+      spec: FILE.py, FILE.py:ARG, or a FILE.json (see `frozen_config`).
       overrides: as `optim.learning_rate=1e-4`.
 
     Raises:
       UserError: for a missing file, an unknown field or a wrong type.
     """
+    if spec.endswith(".json"):
+        return _overridden(frozen_config(Path(spec)), overrides)
     path, _, arg = spec.partition(".py:")
     file = Path(path if path.endswith(".py") else path + ".py")
     if not file.is_file():
@@ -90,6 +92,31 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
         raise UserError(
             f"config file {file}: {type(error).__name__}: {first[:300]}"
         ) from error
+    return _overridden(config, overrides)
+
+
+def frozen_config(file: Path) -> ConfigDict:
+    """The config in a JSON file: {"config": {dotted name: value}, ...}.
+
+    As config.json of a run directory, and those that a sweep was planned to.
+
+    Raises:
+      UserError: where it is none.
+    """
+    try:
+        return from_flat(json.loads(file.read_text())["config"])
+    except OSError as error:
+        raise UserError(
+            f"cannot read the config {file} ({error.strerror})"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is no config as a run directory's config.json; give that, "
+            "or a Python file"
+        ) from error
+
+
+def _overridden(config: ConfigDict, overrides: list[str] | None) -> ConfigDict:
     for override in overrides or []:
         name, equals, text = override.partition("=")
         if not equals:

@@ -1,0 +1,58 @@
+"""What happened to a run of a sweep: attempts/ID/events.jsonl, append-only.
+
+Events, each {"event", "time" (Unix seconds), ...}:
+
+    submitted   backend, job (the engine's name of it)
+    started     attempt (from 1), host, pid, job
+    ended       attempt, code, outcome, cause (one line), seconds
+    cancelled   a person asked; nothing is started until a retry
+    retried     a person asked: attempts count from here
+
+Outcomes: done, diverged, preempted (saved on a signal), crashed, hung,
+disk_full, mistake (exit 1 or 2: a config or data error). A started attempt
+without an end is running, or was lost with its machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+FILE = "events.jsonl"
+
+
+def append(folder: Path, event: str, **facts: Any) -> None:
+    """Adds one event; the line goes out in one write.
+
+    Args:
+      folder: `Sweep.attempts` of the run, made if absent.
+      event: see the module docstring.
+      **facts: of it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
+    file = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, f"{line}\n".encode())
+    finally:
+        os.close(file)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All events so far, in order; a torn line is left out."""
+    try:
+        text = (folder / FILE).read_bytes()
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in text.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+    return events

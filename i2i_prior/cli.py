@@ -14,7 +14,7 @@ from i2i_prior.errors import CRASHED, UserError
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parses, runs, and turns a UserError into one sentence and exit 1."""
+    """Parses, runs, and turns a UserError into one sentence and its code."""
     arguments = sys.argv[1:] if argv is None else argv
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -182,6 +182,22 @@ def run_compile(options: argparse.Namespace, overrides: list[str]) -> int:
     return compile_(options, overrides)
 
 
+def run_coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior coordinates`."""
+    _before_jax()
+    from i2i_prior.coordinates import coordinates
+
+    return coordinates(options, overrides)
+
+
+def run_flops(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior flops`."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # only counts
+    from i2i_prior.scaling.cost_table import flops
+
+    return flops(options, overrides)
+
+
 def run_report(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior report`."""
     _no_overrides(overrides)
@@ -256,6 +272,8 @@ RUN = {
     "export": run_export,
     "weights": run_weights,
     "compile": run_compile,
+    "coordinates": run_coordinates,
+    "flops": run_flops,
     "report": run_report,
     "inspect": run_inspect,
     "curate": run_curate,

@@ -43,6 +43,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("model.size_conditions", False, "image size and aspect as conditions"),
     ("model.base_size", 0, "tokens a side positions count in, 0: the grid's"),
     ("model.position_scale", 1.0, "division of the positions (lewei_scale)"),
+    ("model.mup_base_width", 0, "width whose start and rates muP keeps, 0: no"),
     ("model.precision", "bfloat16", "float32, bfloat16 or bfloat16_matmul"),
     ("model.remat", "none", "recompute: none, dots, hidden, attention, full"),
     (
@@ -147,6 +148,12 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("evaluate.weights", "", "file of the features' network"),
     ("evaluate.reference", "", "statistics file instead of held-out images"),
     ("evaluate.best_metric", "", "keeps the best checkpoint by this metric"),
+    # validation: the loss that scaling laws are fitted to, see loop.validation
+    ("validation.every", 0, "steps between losses, also at the end; 0: never"),
+    ("validation.source", "", 'SPEC of its images; "" for data.held_out'),
+    ("validation.examples", 256, "held-out images, the same in all runs"),
+    ("validation.times", 16, "noise levels each is shown at"),
+    ("validation.batch_size", 64, "images at once"),
     # mesh: product = device count; -1 takes what is left
     ("mesh.replica", 1, "data-parallel copies over slow links"),
     ("mesh.fsdp", -1, "data-parallel shards of the parameters"),
@@ -161,7 +168,7 @@ HOST_LOCAL = frozenset({"data.threads", "data.workers", "data.prefetch"})
 RESUMABLE = frozenset(
     name
     for name, _, _ in FIELDS
-    if name.startswith(("mesh.", "sample.", "evaluate."))
+    if name.startswith(("mesh.", "sample.", "evaluate.", "validation."))
 ) | {
     "name",
     "data.held_out",

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import FullDiskError, UserError
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
@@ -23,7 +23,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextlib.contextmanager
 def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
-    """Turns a full disk, however it is spelled, into a UserError.
+    """Turns a full disk, however it is spelled, into a FullDiskError.
 
     Args:
       folder: what is written, the run directory.
@@ -38,7 +38,7 @@ def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
         if not full and not any(text in str(error) for text in _TEXTS):
             raise
         step = latest()
-        raise UserError(
+        raise FullDiskError(
             f"no space left in {folder}; free some and run the same command "
             "again: it resumes from "
             + (f"step {step}" if step is not None else "the start")

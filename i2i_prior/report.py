@@ -17,6 +17,7 @@ import numpy as np
 
 from i2i_prior.curves import short
 from i2i_prior.errors import UserError
+from i2i_prior.losses_page import losses_section
 from i2i_prior.metrics import read_metrics
 from i2i_prior.page import (
     STYLE,
@@ -53,9 +54,9 @@ _LINEAR = (
 def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir`/report.html from what the run has left there so far.
 
-    Reads config.json, metadata.json, metrics.jsonl, samples/STEP.png,
-    variations/grid.png, interpolations/*.png|gif, evaluations/*.json|png,
-    goodput.json and profile/summary.txt.
+    Reads config.json, metadata.json, metrics.jsonl, validation/STEP.json,
+    samples/STEP.png, variations/grid.png, interpolations/*.png|gif,
+    evaluations/*.json|png, goodput.json and profile/summary.txt.
     Returns the path. Raises UserError where `workdir` is no folder.
     """
     run = Path(workdir)
@@ -68,6 +69,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     sections = [
         _cards(config, metadata, lines),
         section("Training", plots(lines, _CURVES, _LINEAR)),
+        losses_section(run),
         _samples(run / "samples"),
         _pictures("Variations", [run / "variations" / "grid.png"]),
         _pictures("Interpolations", _interpolations(run / "interpolations")),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -28,11 +27,13 @@ from i2i_prior.loop.faults import BadStep
 from i2i_prior.loop.goodput import DATA_WAIT, Ledger
 from i2i_prior.loop.journal import Journal
 from i2i_prior.loop.looking import Looking
-from i2i_prior.loop.preemption import Interrupted, Preemption
+from i2i_prior.loop.looks import due, look
+from i2i_prior.loop.preemption import Preemption
 from i2i_prior.loop.prefetch import prefetch
 from i2i_prior.loop.profiling import StepProfiler
 from i2i_prior.loop.rollback import Rollbacks, forget_pictures
 from i2i_prior.loop.run import Run, primary, say
+from i2i_prior.loop.validation import Validation
 from i2i_prior.metrics import MetricWriter
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.parallel.rows import local_rows
@@ -43,6 +44,7 @@ from i2i_prior.training_data import (
     make_pipeline,
     open_held_out,
     open_training,
+    open_validation,
 )
 from i2i_prior.validate import validate
 
@@ -81,6 +83,7 @@ def train(
     )
     pipeline = make_pipeline(config, source, rows.here)
     held_out = open_held_out(config)
+    validated = open_validation(config)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
     newest = workdir.newest_checkpoint(directory)
@@ -132,6 +135,16 @@ def train(
                     config,
                     program.task,
                     held_out,
+                    directory,
+                    preemption.check,
+                    program.mesh,
+                ),
+                validation=None
+                if validated is None
+                else Validation(
+                    config,
+                    program.task,
+                    validated,
                     directory,
                     preemption.check,
                     program.mesh,
@@ -200,7 +213,7 @@ def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
     with contextlib.closing(batches), contextlib.closing(journal):
         while True:
             # Comes first, for what a run that was cut has not drawn.
-            if _look(run, state, step) and step >= train.steps:
+            if look(run, state, step, _save) and step >= train.steps:
                 return state, ""
             stop, save = _asked(run)
             if stop:
@@ -254,44 +267,6 @@ def _save(run: Run, state: TrainState, step: int) -> None:
     run.saved_at = monotonic()
 
 
-def _look(run: Run, state: TrainState, step: int) -> bool:
-    """Draws and scores what is due and not there; False if a signal came.
-
-    The pipeline's threads go on making batches meanwhile.
-    """
-    train, looking = run.config.train, run.looking
-
-    def asked(every: int) -> bool:
-        return due(step, every) or (every > 0 and step == train.steps)
-
-    def wanted(every: int, where: Callable[[int], Path]) -> bool:
-        if not asked(every):
-            return False
-        # The first process writes it, and others may see it late.
-        path = where(step)
-        return not distributed.agree(path.name, path.exists())
-
-    # A grid of the first step would show noise.
-    grid = step and wanted(train.sample_every, looking.grid_path)
-    scores = wanted(train.evaluate_every, looking.scores_path)
-    if grid or scores:
-        run.journal.drain()
-        with run.ledger.spend("looking"):
-            try:
-                if grid:
-                    looking.sample(state.ema_parameters(), step, run.writer)
-                if scores:
-                    looking.evaluate(state.ema_parameters(), step, run.writer)
-            except Interrupted:
-                return False
-    if run.best.metric and asked(train.evaluate_every):
-        # Also where the scores were there: the run that left them may have
-        # been cut before it saved their checkpoint.
-        result = looking.scores(step)
-        run.best.consider(result, lambda: _save(run, state, step))
-    return True
-
-
 def _go_back(run: Run, bad: BadStep) -> TrainState:
     """The last good state, with the batches since then to be skipped."""
     run.ledger.restart()
@@ -317,8 +292,3 @@ def _go_back(run: Run, bad: BadStep) -> TrainState:
     )
     run.writer.rewind(good)
     return state
-
-
-def due(step: int, every: int) -> bool:
-    """Whether something done every `every` steps is due after this one."""
-    return every > 0 and step % every == 0

@@ -71,6 +71,22 @@ def open_held_out(config: ConfigDict) -> Source:
     return open_source(spec)
 
 
+def open_validation(config: ConfigDict) -> Source | CachedSource | None:
+    """What validation losses are of; None where there are none.
+
+    Raises:
+      UserError: where it cannot be opened, or was prepared for another config.
+    """
+    section = config.validation
+    if not section.every:
+        return None
+    if not config.data.cached:
+        return open_source(section.source or config.data.held_out)
+    source = CachedSource(section.source.removeprefix(_SCHEME))
+    check(source.manifest, config)
+    return source
+
+
 def make_pipeline(
     config: ConfigDict, source: Source | CachedSource, rows: Sequence[int]
 ) -> Pipeline | CachedPipeline:

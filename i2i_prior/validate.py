@@ -62,6 +62,7 @@ _LEAST = {
     "model.heads": 1,
     "model.patch": 1,
     "model.scan_unroll": 1,
+    "model.mup_base_width": 0,
     "encoder.depth": 1,
     "encoder.width": 1,
     "encoder.heads": 1,
@@ -93,6 +94,10 @@ _LEAST = {
     "evaluate.num_samples": 2,  # a covariance needs two
     "evaluate.batch_size": 1,
     "evaluate.per_condition": 1,
+    "validation.every": 0,
+    "validation.examples": 2,  # a standard error needs two
+    "validation.times": 1,
+    "validation.batch_size": 1,
 }
 _SHARES = (
     "data.flip",
@@ -155,6 +160,7 @@ def validate(config: ConfigDict, devices: int) -> None:
             "is a multiple of the usual loss: more than 1, or 0 for off"
         )
     _validate_evaluation(config)
+    _validate_losses(config)
     _validate_cached(config)
     _validate_buckets(config)
     _validate_condition(config)
@@ -179,6 +185,18 @@ def _validate_evaluation(config: ConfigDict) -> None:
     # Weights of a network are opened by the first evaluation, at step 0.
     if config.train.evaluate_every and section.features not in NETWORKS:
         load_features(section.features)
+
+
+def _validate_losses(config: ConfigDict) -> None:
+    section, prepared = config.validation, "arrayrecord:"
+    if not section.every or not config.data.cached:
+        return
+    if not section.source.startswith(prepared):
+        raise UserError(
+            "validation.every with data.cached needs held-out images that are "
+            f"prepared, too; set validation.source to {prepared}FOLDER, or "
+            "validation.every=0"
+        )
 
 
 def _validate_batch(config: ConfigDict, devices: int) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from i2i_prior import full_disk
 from i2i_prior.config import RESUMABLE, config_hash, flatten, from_flat
-from i2i_prior.errors import UserError
+from i2i_prior.errors import FullDiskError, UserError
 
 # What `i2i-prior import` puts into a run directory instead of checkpoints.
 WEIGHTS = "weights.safetensors"
@@ -32,7 +33,8 @@ def write_json(path: Path, value: Any) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise UserError(
+        kind = FullDiskError if error.errno in full_disk.NUMBERS else UserError
+        raise kind(
             f"cannot write {path} ({error.strerror}); free space or choose "
             "another workdir"
         ) from error

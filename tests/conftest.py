@@ -71,6 +71,8 @@ _AROUND = (
     *("data.workers", "data.prefetch", "train.log_every", "train.tensorboard"),
     *("train.checkpoint_every", "train.checkpoint_keep"),
     *("train.checkpoint_minutes", "train.sample_every", "train.evaluate_every"),
+    *("validation.every", "validation.source", "validation.examples"),
+    *("validation.times", "validation.batch_size"),
     *("train.max_rollbacks", "train.init_from", "data.min_side"),
 )
 

@@ -58,15 +58,15 @@ KILLED = """
 import os, signal, sys
 from i2i_prior import cli, train
 
-look = train._look
-def die(run, state, step):
-    seen = look(run, state, step)
+look = train.look
+def die(run, state, step, save):
+    seen = look(run, state, step, save)
     if step == 2:
         run.checkpoints.wait()
     if step == 4:
         os.kill(os.getpid(), signal.SIGKILL)
     return seen
-train._look = die
+train.look = die
 cli.main(sys.argv[1:])
 """
 
@@ -163,7 +163,7 @@ def test_a_second_ctrl_c_aborts():
     ("place", "saved"),
     # After the looking at step 1; after the dispatch of step 3; when the
     # line of step 2 is written, two steps later.
-    [("_look", 1), ("_dispatch", 3), ("_log", 4)],
+    [("look", 1), ("_dispatch", 3), ("_log", 4)],
 )
 def test_a_signal_at_any_line_saves_what_it_says(
     train, monkeypatch, tmp_path, place, saved

@@ -73,7 +73,7 @@ def session(
 
     Must be entered before JAX has looked at its devices. An exception inside
     ends every process, with a sentence on the others that names this one:
-    with exit code 1 for a UserError and 70 for a crash. A process that dies
+    with the exit code of a UserError, 70 for a crash. A process that dies
     ends every other with exit code 75.
 
     Args:
@@ -118,7 +118,7 @@ def _initialise(settings: Settings, startup: float, heartbeat: float) -> None:
 def _leave(member: Member, error: BaseException) -> NoReturn:
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
-        member.leave(str(error), 1)
+        member.leave(str(error), error.code)
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         member.leave("stopped by hand", 130)

@@ -8,6 +8,7 @@ from i2i_prior.loop.faults import BadStep
 from i2i_prior.loop.preemption import DIVERGED, DONE, REQUEUE
 from i2i_prior.loop.run import Run, primary, say
 from i2i_prior.report import write_report
+from i2i_prior.run_result import write_result
 
 _NAMED = 10_000  # broken images in broken.json
 
@@ -29,6 +30,7 @@ def finish(run: Run, step: int) -> int:
     run.writer.close()
     run.profiler.close()
     run.ledger.save(done=True)
+    write_result(run.workdir, run.config, step, "done")
     say(f"done, step {step}; {write_report(run.workdir)}")
     return DONE
 
@@ -47,6 +49,8 @@ def diverged(run: Run, bad: BadStep) -> int:
     """The loss is bad once more than `train.max_rollbacks` allows."""
     run.checkpoints.wait()
     run.ledger.save()
+    if primary():
+        write_result(run.workdir, run.config, bad.step, "diverged")
     steps, times = run.checkpoints.steps(), len(run.rollbacks)
     if steps and run.rollbacks.spoilt(steps[-1], bad):
         steps.pop()

@@ -21,6 +21,7 @@ from i2i_prior.loop.looking import Looking
 from i2i_prior.loop.preemption import Preemption
 from i2i_prior.loop.profiling import StepProfiler
 from i2i_prior.loop.rollback import Rollbacks
+from i2i_prior.loop.validation import Validation
 from i2i_prior.metrics import MetricWriter
 from i2i_prior.parallel.rows import Rows
 from i2i_prior.program import Program
@@ -41,6 +42,7 @@ class Run:
     journal: Journal
     ledger: Ledger
     looking: Looking
+    validation: Validation | None
     best: Best
     rows: Rows
     tally: BrokenTally

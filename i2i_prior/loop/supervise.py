@@ -18,9 +18,9 @@ from types import FrameType
 
 from i2i_prior.workdir import newest_checkpoint
 
-# Done, a mistake of the user's (argparse says 2), diverged, stopped: another
-# start would end the same way, or was not asked for.
-FINAL = (0, 1, 2, 64, 65, 75)
+# Done, a mistake of the user's (argparse says 2), diverged, a full disk,
+# stopped: another start would end the same way, or was not asked for.
+FINAL = (0, 1, 2, 64, 65, 74, 75)
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _LONGEST = 300.0  # seconds
 # Becomes the command, with a TERM to come where this process is killed:
@@ -30,6 +30,14 @@ import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
 os.execvp(sys.argv[1], sys.argv[1:])
 """
+
+
+def with_parent(command: Sequence[str]) -> list[str]:
+    """A command that gets a TERM when its parent dies; as it is elsewhere
+    than on Linux."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-c", _END_WITH_PARENT, *command]
 
 
 def without_restarts(arguments: Sequence[str]) -> list[str]:
@@ -101,35 +109,34 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     """Exit code of one start, and whether a signal asked it to stop."""
     # In a group of its own: a terminal would send Ctrl-C to the child beside
     # this process's passing it on, and a second one aborts.
-    if sys.platform == "linux":
-        command = [sys.executable, "-c", _END_WITH_PARENT, *command]
-    child = subprocess.Popen(command, process_group=0)
-    with _caught(child) as caught:
+    child = subprocess.Popen(with_parent(command), process_group=0)
+    with caught([child]) as came:
         try:
             code = child.wait()
         except BaseException:
             child.terminate()
             raise
-    return (code if code >= 0 else 128 - code), bool(caught)
+    return (code if code >= 0 else 128 - code), bool(came)
 
 
 def _sleep(seconds: float) -> bool:
     """Waits; True at once where a signal asks to stop."""
     until = time.monotonic() + seconds
-    with _caught() as caught:
-        while not caught and time.monotonic() < until:
+    with caught() as came:
+        while not came and time.monotonic() < until:
             time.sleep(0.1)
-    return bool(caught)
+    return bool(came)
 
 
 @contextlib.contextmanager
-def _caught(child: subprocess.Popen | None = None) -> Iterator[list[int]]:
-    """Signals that came inside; a child gets each of them."""
+def caught(children: Sequence[subprocess.Popen] = ()) -> Iterator[list[int]]:
+    """Signals that came inside; each of the children gets them, those too
+    that are put into the list later."""
     numbers: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         numbers.append(number)
-        if child is not None:
+        for child in children:
             child.send_signal(number)
 
     before = {number: signal.signal(number, note) for number in _SIGNALS}

@@ -21,9 +21,6 @@ from i2i_prior.models.conditioner import draw_keep
 from i2i_prior.models.dit import frozen_names
 from i2i_prior.models.functional import Flat, partition
 from i2i_prior.models.matmul import PRECISIONS, Array
-from i2i_prior.models.preprocess import normalise
-from i2i_prior.models.vit import Features
-from i2i_prior.parallel.layout import over_all, over_batch, per_image
 from i2i_prior.parallel.sharding import gather_all
 from i2i_prior.tasks.conditions import Conditions, null_tokens, with_null
 from i2i_prior.tasks.modules import (
@@ -34,6 +31,7 @@ from i2i_prior.tasks.modules import (
     is_gaussian,
     make_model,
 )
+from i2i_prior.tasks.reading import embed, read
 
 Draws = dict[str, Array]
 
@@ -124,8 +122,7 @@ class I2ITask:
             draws["keep"] = draw_keep(
                 keep, batch, shape.tokens, config.conditioner.mask_rate
             )
-        encodes = has_autoencoder(config) or config.data.cached
-        if encodes and is_gaussian(config):
+        if self.draws_latents:
             # Of a key of its own, so that the other draws stay what they are.
             posterior = jax.random.fold_in(noise, 1)
             draws["posterior"] = jax.random.normal(posterior, latents)
@@ -145,15 +142,39 @@ class I2ITask:
           loss float32 (B,), and its parts, each (B,).
         """
         config = self.config
-        operands = PRECISIONS[config.model.precision].operands
-        model = self.functional.merge(gather_all(parameters, operands))
-        x0, embeddings = self._read(model, batch, draws)
+        model = self.merged(parameters)
+        x0, embeddings = read(self.config, model, batch, draws.get("posterior"))
         if "embedding_noise" in draws:
             rms = jnp.sqrt(jnp.square(embeddings).mean(-1, keepdims=True))
             embeddings += (
                 config.conditioner.noise * rms * draws["embedding_noise"]
             )
         tokens = model.conditioner(embeddings, draws["drop"])
+        return self.score(model, x0, tokens, batch, draws)
+
+    def merged(self, parameters: Flat) -> Any:
+        """The model, with parameters that every device needs whole."""
+        operands = PRECISIONS[self.config.model.precision].operands
+        return self.functional.merge(gather_all(parameters, operands))
+
+    def score(
+        self,
+        model: Any,
+        x0: Array,
+        tokens: Array,
+        batch: dict[str, Array],
+        draws: Draws,
+    ) -> tuple[Array, dict[str, Array]]:
+        """The loss of latents under drawn noise, as `loss`.
+
+        Args:
+          model: of `merged`.
+          x0: (B, H, W, C), as `reading.read` gives them.
+          tokens: (B, M, D), of the conditioner.
+          batch: for sizes and aspects, where the model is told them.
+          draws: t, noise, and keep where it is configured.
+        """
+        config = self.config
         x_t = objectives.add_noise(x0, draws["noise"], draws["t"], self.path)
         doors = {"tokens": tokens, "mask": draws.get("keep")}
         if config.model.size_conditions:
@@ -172,49 +193,15 @@ class I2ITask:
         )
 
     @property
+    def draws_latents(self) -> bool:
+        """Whether the autoencoder gives a Gaussian to draw latents from."""
+        encodes = has_autoencoder(self.config) or self.config.data.cached
+        return encodes and is_gaussian(self.config)
+
+    @property
     def _learns_sigma(self) -> bool:
         # SiT keeps DiT's variance channels on its flow, and never uses them.
         return self.config.diffusion.learn_sigma and self.path.is_discrete
-
-    def _read(
-        self, model: Any, batch: dict[str, Array], draws: Draws
-    ) -> tuple[Array, Array]:
-        """Latents and embeddings: each device reads images of its own, so
-        that context and tensor shards do not read the same ones."""
-        noise = draws.get("posterior")
-        if "latent" in batch:
-            return self._read_cached(model, batch, noise)
-        if noise is not None:
-            noise = over_all(noise)
-        images, views = over_all(batch["image"]), over_all(batch["view"])
-        with per_image():
-            x0 = self._encode(model, images, noise)
-            embeddings = self._embed(model, views)
-        return over_batch(x0), over_batch(embeddings)
-
-    def _read_cached(
-        self, model: Any, batch: dict[str, Array], noise: Array | None
-    ) -> tuple[Array, Array]:
-        x0 = batch["latent"].astype(jnp.float32)
-        if noise is not None:
-            mean, log_variance = jnp.split(x0, 2, axis=-1)
-            x0 = mean + jnp.exp(0.5 * log_variance) * noise
-        features = batch["embedding"]
-        return x0, model.conditioner.choose(Features(features[:, 0], features))
-
-    def _encode(self, model: Any, images: Array, noise: Array | None) -> Array:
-        images = to_float(images)
-        if model.autoencoder is None:
-            return images
-        if noise is not None:
-            return model.autoencoder.sample(images, noise)
-        return model.autoencoder.encode(images)
-
-    def _embed(self, model: Any, views: Array) -> Array:
-        pixels = to_float(views)
-        if self.config.encoder.pixels == "family":
-            pixels = normalise((pixels + 1) / 2, self.config.encoder.family)
-        return model.conditioner.choose(model.encoder(pixels))
 
     def _network(self, model: Any, x_t: Array, t: Array, **doors: Any) -> Array:
         """The DiT on our clock and with our signs.
@@ -245,7 +232,7 @@ class I2ITask:
                 "this model has no image encoder; load it with "
                 "encoder=FILE, or give it tokens instead of images"
             )
-        return self._embed(model, views)
+        return embed(self.config, model, views)
 
     def decode(self, parameters: Flat, latents: Array) -> Array:
         """latents (B, H, W, C) -> images in about [-1, 1], (B, S, S, 3).
@@ -323,10 +310,3 @@ class I2ITask:
             )
 
         return guided
-
-
-def to_float(images: Array) -> Array:
-    """uint8 images -> float32 in [-1, 1]; floats pass through."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 127.5 - 1
-    return images

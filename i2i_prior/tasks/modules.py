@@ -62,6 +62,7 @@ def conditioner_config(config: ConfigDict) -> ConditionerConfig:
         normalize=section.normalize,
         scale=section.scale or math.sqrt(width),
         grid=dit.input_size // dit.patch if section.positions else 0,
+        mup_base_width=config.model.mup_base_width,
     )
 
 
@@ -85,6 +86,7 @@ def dit_config(config: ConfigDict) -> DiTConfig:
         size_conditions=model.size_conditions,
         base_size=model.base_size,
         position_scale=model.position_scale,
+        mup_base_width=model.mup_base_width,
         one_token=model.one_token,
         precision=model.precision,
         remat=model.remat,

@@ -119,13 +119,13 @@ DIES = """
 import os, signal, sys
 from i2i_prior import cli, train
 
-look = train._look
-def die(run, state, step):
+look = train.look
+def die(run, state, step, save):
     if step == 3 and "--process-id=1" in sys.argv:
         run.checkpoints.wait()
         os.kill(os.getpid(), signal.SIGKILL)
-    return look(run, state, step)
-train._look = die
+    return look(run, state, step, save)
+train.look = die
 cli.main(sys.argv[1:])
 """
 

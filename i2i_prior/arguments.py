@@ -6,6 +6,9 @@ import argparse
 
 from i2i_prior.inspection import arguments as inspection
 from i2i_prior.prepare_arguments import add_prepare
+from i2i_prior.scaling.arguments import add_flops
+from i2i_prior.scaling.laws.fit_arguments import add_fit
+from i2i_prior.sweeps.arguments import add_sweep
 
 # Of `interop.recognise`, which is heavy to import.
 LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
@@ -32,10 +35,18 @@ EXAMPLES = {
     "pt_inception-2015-12-05-6726825d.pth",
     "compile": "i2i-prior compile --config configs/lumos_xl2.py "
     "--topology v5e:16x16 --mesh replica=16,fsdp=16",
+    "coordinates": "i2i-prior coordinates --config configs/quickstart.py "
+    "--widths 80,160,320 --out checked",
+    "flops": "i2i-prior flops --config configs/lumos_xl2.py "
+    "--accelerator h100x8 --mfu 0.4",
     "report": "i2i-prior report --workdir runs/quickstart",
     "inspect": "i2i-prior inspect 'tar:/data/*.tar' --out looked_at",
     "curate": "i2i-prior curate --source folder:photos --out good.jsonl "
     "--min-side 256 --near-duplicates phash",
+    "fit": "i2i-prior fit --runs sweeps/isoflop --out laws "
+    "--predict 1e20,1e21",
+    "sweep": "i2i-prior sweep submit sweeps/isoflop --config "
+    "configs/sweeps/isoflop.py --backend local:slots=2",
     "doctor": "i2i-prior doctor",
 }
 
@@ -132,6 +143,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_compile(add("compile", "Compile for a machine that is not here."))
 
+    _add_coordinates(add("coordinates", "Check muP at several widths."))
+
+    add_flops(add("flops", "Count parameters, FLOPs and bytes of a config."))
+
     command = add("report", "Write report.html of a run.")
     command.add_argument("--workdir", required=True, help="run directory")
 
@@ -139,6 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
     inspection.add_inspect(command)
     command = add("curate", "Choose the records worth training on.")
     inspection.add_curate(command)
+
+    add_fit(add("fit", "Fit scaling laws to runs, and predict from them."))
+
+    command = add("sweep", "Plan many runs, start, watch and collect them.")
+    add_sweep(command)
 
     add("doctor", "What this machine has.")
     return parser
@@ -327,6 +347,25 @@ def _add_compile(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", metavar="OUT", help="write the result here")
     command.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
+
+
+def _add_coordinates(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
+    )
+    command.add_argument(
+        "--widths",
+        type=_numbers,
+        required=True,
+        help="channels by commas, multiples of the config's head width",
+    )
+    command.add_argument("--steps", type=int, default=10, help="updates each")
+    command.add_argument("--seeds", type=int, default=3, help="models of each")
+    command.add_argument("--out", required=True, help="folder of the result")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _add_step(command: argparse.ArgumentParser) -> None:

@@ -190,6 +190,14 @@ def run_coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
     return coordinates(options, overrides)
 
 
+def run_fit(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior fit`."""
+    _no_overrides(overrides)
+    from i2i_prior.scaling.laws.command import fit
+
+    return fit(options)
+
+
 def run_flops(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior flops`."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # only counts
@@ -220,6 +228,15 @@ def run_curate(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.inspection.commands import curate
 
     return curate(options)
+
+
+def run_sweep(options: argparse.Namespace, overrides: list[str]) -> int:
+    """`i2i-prior sweep VERB`; plan and submit may change the base config."""
+    from i2i_prior.sweeps.verbs import run
+
+    if options.verb not in ("plan", "submit"):
+        _no_overrides(overrides)
+    return run(options, overrides)
 
 
 def run_doctor(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -256,7 +273,7 @@ def _no_overrides(overrides: list[str]) -> None:
     if overrides:
         raise UserError(
             f"--config.{overrides[0]} only applies where a config is read: "
-            "train, compile, evaluate and inspect --config"
+            "train, compile, flops, evaluate and inspect --config"
         )
 
 
@@ -273,10 +290,12 @@ RUN = {
     "weights": run_weights,
     "compile": run_compile,
     "coordinates": run_coordinates,
+    "fit": run_fit,
     "flops": run_flops,
     "report": run_report,
     "inspect": run_inspect,
     "curate": run_curate,
+    "sweep": run_sweep,
     "doctor": run_doctor,
 }
 

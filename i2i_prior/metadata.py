@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 from typing import Any
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from i2i_prior import __version__
 from i2i_prior.config import config_hash
 from i2i_prior.data.sources import Source
+from i2i_prior.scaling.cost import run_cost
 from i2i_prior.scaling.step_flops import step_flops
 
 PACKAGES = (
@@ -65,6 +67,7 @@ def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
         "trained_parameters": count["trained"],
         "frozen_parameters": count["frozen"],
         "flops_per_step": step_flops(config).model,
+        "cost": dataclasses.asdict(run_cost(config)),
         "data_source": config.data.source,
         "data_examples": len(source),
         "data_fingerprint": source.fingerprint(),

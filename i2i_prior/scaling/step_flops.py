@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from i2i_prior.models.dit import DiTConfig, token_count
-from i2i_prior.scaling import flops
-from i2i_prior.tasks import modules
+from i2i_prior.scaling.flops import training_flops
+from i2i_prior.scaling.networks import networks
+from i2i_prior.scaling.recomputed import recomputed_macs
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,9 @@ class StepFlops:
       autoencoder: the frozen autoencoder's encoder, forward.
       recomputed: what remat computes a second time; no model FLOPs.
       attention: scores and weighted sums of the DiT among `prior` and
-        `recomputed`, with the scores once more that fused attention
-        computes in its backward pass.
+        `recomputed`.
+      rescored: scores that fused attention makes once more in its backward
+        pass and no others do; no model FLOPs.
     """
 
     prior: float
@@ -31,6 +31,7 @@ class StepFlops:
     autoencoder: float
     recomputed: float
     attention: float
+    rescored: float
 
     @property
     def model(self) -> float:
@@ -38,84 +39,37 @@ class StepFlops:
         return self.prior + self.encoder + self.autoencoder
 
     def executed(self, width_padding: float, head_padding: float) -> float:
-        """What the matrix units do.
+        """What the matrix units do, attention being fused.
 
         Args:
           width_padding: width of the model as the matrix units pad it, over
             itself.
           head_padding: the same of a head's width, for attention.
         """
-        scores = self.attention / 8  # 1 of 2 products in 1 of 4 passes
         others = self.model + self.recomputed - self.attention
-        return others * width_padding + (self.attention + scores) * head_padding
+        fused = self.attention + self.rescored
+        return others * width_padding + fused * head_padding
 
 
 def step_flops(config: ConfigDict) -> StepFlops:
-    """Analytic counts of a config; see `scaling.flops`."""
-    dit, conditioner = (
-        modules.dit_config(config),
-        modules.conditioner_config(config),
-    )
-    prior = flops.dit_macs(dit, conditioner.tokens)
-    again = recomputed_macs(dit, conditioner.tokens)
-    attention = _attention_macs(dit, conditioner.tokens)
-    prior += flops.conditioner_macs(
-        conditioner.embedding_width,
-        conditioner.width,
-        conditioner.embeddings,
-        conditioner.expand,
-    )
-    encoder = flops.vit_macs(modules.encoder_config(config))
-    trained = config.encoder.kind != "frozen"
-    encoded = not config.data.cached
-    latent = modules.autoencoder_config(config)
+    """Analytic counts of a config; see `scaling.cost`."""
     images = config.data.batch_size
-    passes = 4 if dit.remat == "full" else 3
+    model = networks(config)
+    flops = {"conditioner": 0, "encoder": 0, "autoencoder": 0}
+    for name, network in model.by_name.items():
+        macs = network.whole.macs
+        each = training_flops(macs) if network.trained else 2 * macs
+        flops[name] = each * images
+    scores = 2 * model.by_name["dit"].whole.scores * images
+    # How often remat runs attention again, the scores alone being half of it.
+    passes = {"none": 0.0, "full": 1.0}.get(model.dit.remat, 0.5)
+    again = recomputed_macs(model.dit, model.condition_tokens)
     return StepFlops(
-        prior=flops.training_flops(prior) * images,
-        encoder=flops.training_flops(encoder * trained, encoder * (not trained))
-        * images
-        * encoded,
-        autoencoder=2.0
-        * flops.encode_macs(latent, config.data.image_size)
-        * images
-        * encoded,
-        recomputed=2.0 * again * images,
-        attention=2.0 * attention * passes * images,
+        prior=flops["dit"] + flops["conditioner"],
+        encoder=flops["encoder"],
+        autoencoder=flops["autoencoder"],
+        recomputed=2 * again * images,
+        attention=scores * (3 + passes),
+        # Where remat makes the scores, the kernel does it in its stead.
+        rescored=0.0 if passes == 0.5 else scores / 2,
     )
-
-
-def _attention_macs(dit: DiTConfig, tokens: int) -> int:
-    queries = token_count(dit)
-    macs = flops.attention_macs(dit.depth, queries, queries, dit.width)
-    if dit.cross_attention and tokens > 1:
-        macs += flops.attention_macs(dit.depth, queries, tokens, dit.width)
-    return macs
-
-
-def recomputed_macs(dit: DiTConfig, tokens: int) -> int:
-    """Multiply-adds of the second forward pass, of one example.
-
-    Args:
-      dit: its `remat` says what is kept.
-      tokens: condition tokens M.
-    """
-    ends = flops.dit_macs(dataclasses.replace(dit, depth=0), tokens)
-    blocks = flops.dit_macs(dit, tokens) - ends
-    attention = _attention_macs(dit, tokens)
-    hidden = _hidden_macs(dit)
-    kept = {
-        "none": blocks,
-        "dots": blocks,
-        "attention": attention,
-        "hidden": attention + hidden,
-    }
-    return blocks - kept.get(dit.remat, 0)
-
-
-def _hidden_macs(dit: DiTConfig) -> int:
-    """Of the products that make the MLPs' hidden channels."""
-    hidden = int(dit.mlp_ratio * dit.width)
-    if dit.block == "modern":
-        hidden = 2 * 16 * round(dit.mlp_ratio * dit.width * 2 / 3 / 16)
-    return dit.depth * token_count(dit) * dit.width * hidden

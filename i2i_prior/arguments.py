@@ -43,8 +43,7 @@ EXAMPLES = {
     "inspect": "i2i-prior inspect 'tar:/data/*.tar' --out looked_at",
     "curate": "i2i-prior curate --source folder:photos --out good.jsonl "
     "--min-side 256 --near-duplicates phash",
-    "fit": "i2i-prior fit --runs sweeps/isoflop --out laws "
-    "--predict 1e20,1e21",
+    "fit": "i2i-prior fit --runs sweeps/isoflop --out laws --predict 1e20,1e21",
     "sweep": "i2i-prior sweep submit sweeps/isoflop --config "
     "configs/sweeps/isoflop.py --backend local:slots=2",
     "doctor": "i2i-prior doctor",

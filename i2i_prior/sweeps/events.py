@@ -9,8 +9,9 @@ Events, each {"event", "time" (Unix seconds), ...}:
     retried     a person asked: attempts count from here
 
 Outcomes: done, diverged, preempted (saved on a signal), crashed, hung,
-disk_full, mistake (exit 1 or 2: a config or data error). A started attempt
-without an end is running, or was lost with its machine.
+disk_full, mistake (exit 1 or 2: a config or data error), lost (its machine
+or launcher died; the next attempt writes this end, with no code). A started
+attempt without an end is running, or was lost.
 """
 
 from __future__ import annotations

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from i2i_prior.data.record import Record, Source
 from i2i_prior.data.sources.mixture import Mixture
 from i2i_prior.data.sources.spec import parse, parse_mix
+from i2i_prior.errors import UserError
 
 __all__ = ["OPENERS", "Mixture", "Record", "Source", "open_source"]
 
@@ -27,14 +30,17 @@ def open_source(spec: str) -> Source:
             `builtin:photos`, `builtin:photos/heldout`, or
             `mix:0.7*SPEC + 0.3*SPEC`, which is a `Mixture`.
             Patterns take wildcards. Folders, tar and Parquet may be URLs
-            (`s3://`, `gs://`, `https://`, ...).
+            (`s3://`, `gs://`, `https://`, ...). All but mix: take
+            `#sample=N`: N records at random, always the same ones, and
+            among them those of every smaller N.
 
     Returns:
         A source of at least one record, in an order that depends only on
         the names.
 
     Raises:
-        UserError: the scheme is unknown, or nothing readable is there.
+        UserError: the scheme is unknown, nothing readable is there, or there
+            are fewer records than the sample.
     """
     if spec.startswith("mix:"):
         parts = parse_mix(spec.removeprefix("mix:"))
@@ -42,9 +48,25 @@ def open_source(spec: str) -> Source:
             [open_source(part) for _, part in parts],
             [weight for weight, _ in parts],
         )
-    options = {scheme: names for scheme, (_, names) in _KINDS.items()}
-    found = parse(spec, options)
-    return OPENERS[found.scheme](found.place, **found.options)
+    known = {kind: (*names, "sample") for kind, (_, names) in _KINDS.items()}
+    found = parse(spec, known)
+    options = dict(found.options)
+    sample = options.pop("sample", None)
+    source = OPENERS[found.scheme](found.place, **options)
+    return source if sample is None else _sampled(spec, source, sample)
+
+
+def _sampled(spec: str, source: Source, sample: str) -> Source:
+    from i2i_prior.data.curation.selected import Selected
+
+    if not sample.isdecimal() or not 1 <= int(sample) <= len(source):
+        raise UserError(
+            f"image source {spec} has {len(source):,} records, of which "
+            f"sample={sample} cannot be taken; give a number of 1 to that"
+        )
+    kept = np.zeros(len(source), bool)
+    kept[np.random.default_rng(0).permutation(len(source))[: int(sample)]] = 1
+    return Selected(source, np.packbits(kept))
 
 
 def _opener(path: str) -> Callable[..., Source]:

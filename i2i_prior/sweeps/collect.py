@@ -1,0 +1,129 @@
+"""`i2i-prior sweep collect`: what the runs of a sweep have reached, as CSV."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.errors import UserError
+from i2i_prior.sweeps.plan import METRIC
+from i2i_prior.sweeps.state import ENDED, RunState, result, states
+from i2i_prior.sweeps.store import Sweep, open_sweep
+from i2i_prior.workdir import read_json
+
+FILE = "results.csv"
+# As `i2i-prior fit --csv` calls what a row calls by its whole name.
+_SHORT = {"parameters": "params", "value": "loss"}
+
+
+def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
+    """One row a run, in the order of the plan.
+
+    Args:
+      sweep: the sweep.
+      metric: a key of result.json's metrics, else the sweep's own.
+
+    Returns:
+      id, name, role, state (see `state`), labels (a dict), parameters,
+      tokens, flops, total_flops, examples, epochs (all as planned), steps,
+      step (reached), learning_rate, batch_size, value and standard_error of
+      the metric, and metrics (a dict of all). The last three are None, None
+      and empty before a run has ended; a diverged run's value is NaN.
+
+    Raises:
+      UserError: where a frozen config cannot be read.
+    """
+    name = metric or sweep.facts.get("metric", METRIC)
+    return [_row(sweep, state, name) for state in states(sweep)]
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Writes SWEEP/results.csv, or --out.
+
+    Raises:
+      UserError: where no ended run has the metric, or nothing can be written.
+    """
+    sweep = open_sweep(options.sweep)
+    metric = options.metric or sweep.facts.get("metric", METRIC)
+    found = rows(sweep, metric)
+    _refuse_unknown(found, metric)
+    out = Path(options.out) if options.out else sweep.path / FILE
+    beside = out.with_name(f".{out.name}.part")
+    flat = [_flat(row) for row in found]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(flat)
+        beside.replace(out)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({error.strerror}); free space or choose "
+            "another --out"
+        ) from error
+    counts = Counter(row["state"] for row in found)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    print(f"{out}: {runs} ({told}); loss is {metric}")
+    if len(found) > counts["done"]:
+        print("runs that are not done have no loss there, and fit none")
+    return 0
+
+
+def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
+    run = state.run
+    ended = result(sweep, run)
+    metrics = ended.get("metrics") or {}
+    value, error = metrics.get(metric), metrics.get(f"{metric}_standard_error")
+    if ended.get("outcome") == "diverged":
+        value, error = math.nan, None
+    config = read_json(sweep.config(run.id))["config"]
+    return {
+        "id": run.id,
+        "name": run.name,
+        "role": run.role,
+        "state": state.state,
+        "labels": run.labels,
+        "parameters": run.parameters,
+        "tokens": run.tokens,
+        "flops": run.flops,
+        "value": value,
+        "standard_error": error,
+        "learning_rate": config["optim.learning_rate"],
+        "batch_size": config["data.batch_size"],
+        "epochs": run.epochs,
+        "examples": run.examples,
+        "steps": run.steps,
+        "step": ended.get("step", state.progress.step),
+        "total_flops": run.total_flops,
+        "metrics": metrics,
+    }
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as CSV has it: labels and metrics in columns of their own."""
+    flat = {
+        _SHORT.get(name, name): value
+        for name, value in row.items()
+        if name not in ("labels", "metrics")
+    }
+    for more in (row["labels"], row["metrics"]):
+        flat |= {k: v for k, v in more.items() if k not in flat}
+    return flat
+
+
+def _refuse_unknown(found: list[dict[str, Any]], metric: str) -> None:
+    known = {name for row in found for name in row["metrics"]}
+    done = any(row["state"] in ENDED for row in found)
+    if done and metric not in known:
+        names = sorted(n for n in known if not n.endswith("_standard_error"))
+        raise UserError(
+            f"no ended run has the metric {metric}; there are "
+            f"{', '.join(names) or 'none'}: choose with --metric"
+        )

@@ -1,0 +1,302 @@
+"""`i2i-prior sweep plan`: from a sweep file to a sweep's folder."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from i2i_prior import __version__
+from i2i_prior.config import flatten, set_field
+from i2i_prior.data.prepare.files import alone
+from i2i_prior.errors import UserError
+from i2i_prior.sweeps.machine import machine
+from i2i_prior.sweeps.plan import Plan, SweepSpec, make_plan
+from i2i_prior.sweeps.store import (
+    PlannedRun,
+    Sweep,
+    open_sweep,
+    save_sweep,
+)
+
+# Sources whose images are counted for epochs: those that are here, and fast.
+_COUNTED = ("folder:", "tar:", "arrayrecord:", "select:", "builtin:", "mix:")
+
+
+def plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Prints a sweep's plan, and with --out writes its folder.
+
+    Overrides change the base config of all runs.
+    """
+    from i2i_prior.sweeps.table import as_text
+
+    there = machine(
+        options.accelerator,
+        options.mfu,
+        options.flops_per_second,
+        options.price_per_chip_hour,
+    )
+    made = _planned(
+        options.config,
+        overrides,
+        options.images,
+        there.chips if options.accelerator and there else 1,
+    )
+    print(as_text(made, there, options.all))
+    if options.out is None:
+        print("nothing is written without --out SWEEP")
+        return 0
+    sweep, news = _write(
+        made,
+        Path(options.out),
+        _facts(options.config, overrides, made),
+        options.replace,
+    )
+    print(f"runs in {sweep.path}: {news}")
+    print(f"start it with: i2i-prior sweep submit {options.out}")
+    return 0
+
+
+def plan_folder(
+    config: str,
+    out: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    images: int | None = None,
+    devices: int = 1,
+    replace: bool = False,
+) -> Sweep:
+    """Plans a sweep file into a folder, or what has come to it since.
+
+    Args:
+      config: FILE.py or FILE.py:ARGS.
+      out: the sweep's folder. The same plan changes nothing, a larger one
+        adds its runs.
+      overrides: `field=value` of the base config.
+      images: unique ones of the data; None: counted where they are here.
+      devices: that a run will have.
+      replace: drop planned runs that the plan has no more, if none of them
+        was ever submitted.
+
+    Raises:
+      UserError: for a mistake of the file or of a run, where the folder
+        holds something else, or would lose a run.
+    """
+    made = _planned(config, overrides, images, devices)
+    facts = _facts(config, overrides, made)
+    return _write(made, Path(out), facts, replace)[0]
+
+
+def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Runs a sweep file and applies overrides to its base config.
+
+    Raises:
+      UserError: for a missing file, one without `get_sweep`, an error in it,
+        or an unknown field.
+    """
+    path, _, arg = config.partition(".py:")
+    file = Path(path if path.endswith(".py") else path + ".py")
+    if not file.is_file():
+        raise UserError(
+            f"no sweep file {file}; give a path like configs/sweeps/isoflop.py"
+        )
+    spec = importlib.util.spec_from_file_location("sweep_file", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_sweep"):
+            raise UserError(
+                f"{file} has no get_sweep(arg); a config for one run is "
+                "trained with i2i-prior train"
+            )
+        sweep = module.get_sweep(arg)
+        if not isinstance(sweep, SweepSpec):
+            raise TypeError("get_sweep returned no SweepSpec")
+    except UserError:
+        raise
+    except Exception as error:  # the file is a program: anything may be wrong
+        first = " ".join(str(error).split())
+        raise UserError(
+            f"sweep file {file}: {type(error).__name__}: {first[:300]}"
+        ) from error
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"override --config.{name} needs =value")
+        set_field(sweep.base, name, text)
+    return sweep
+
+
+def _planned(
+    config: str, overrides: Sequence[str], images: int | None, devices: int
+) -> Plan:
+    spec = load_sweep(config, overrides)
+    if images is not None and images < 1:
+        raise UserError(f"--images is {images}; give 1 or more")
+    known: dict[str, int | None] = {}
+
+    def count(source: str) -> int | None:
+        if source not in known:
+            known[source] = _count(source) if images is None else images
+        return known[source]
+
+    made = make_plan(spec, count, devices)
+    base = flatten(spec.base)
+    for override in overrides:
+        name = override.partition("=")[0]
+        if any(flat[name] != base[name] for flat in made.configs.values()):
+            raise UserError(
+                f"--config.{name} would have no effect: the sweep sets it "
+                f"itself; change {config.partition(':')[0]} or its arguments"
+            )
+    return made
+
+
+def _count(source: str) -> int | None:
+    """Images behind a SPEC that can be counted at once, else None."""
+    sample = re.search(r"[#,]sample=(\d+)$", source)
+    if sample:
+        return int(sample[1])
+    if not source.startswith(_COUNTED) or "://" in source:
+        return None
+    from i2i_prior.data.sources import open_source
+
+    try:
+        return len(open_source(source))
+    except UserError:  # planned here, trained where the data are
+        return None
+
+
+def _facts(config: str, overrides: Sequence[str], made: Plan) -> dict[str, Any]:
+    spec = made.spec
+    return {
+        "name": spec.name,
+        "source": config,
+        "overrides": list(overrides),
+        "metric": spec.metric,
+        "notes": list(spec.notes),
+        "left_out": made.left_out,
+        # Where relative paths of the configs, as ../data, start.
+        "cwd": os.getcwd(),
+        "version": __version__,
+        "planned": round(time.time()),
+    }
+
+
+def _write(
+    made: Plan, out: Path, facts: dict[str, Any], replace: bool
+) -> tuple[Sweep, str]:
+    """Writes what is new; runs/ and attempts/ are never touched."""
+    _refuse_other_folder(out)
+    with alone(out):
+        before = (
+            open_sweep(out)
+            if (out / "sweep.json").exists()
+            else Sweep(out.absolute(), {})
+        )
+        old = {run.id: run for run in before.runs}
+        new = {run.id: run for run in made.runs}
+        gone = [run for run in before.runs if run.id not in new]
+        added = [run for run in made.runs if run.id not in old]
+        if gone:
+            _check_gone(before, gone, replace)
+        for run_id in new.keys() & old.keys():
+            _check_frozen(before.config(run_id), made.configs[run_id])
+        # A folder that lost a config gets it back.
+        missing = [
+            run.id
+            for run in made.runs
+            if run.id not in old or not before.config(run.id).exists()
+        ]
+        _freeze(before, {run_id: made.configs[run_id] for run_id in missing})
+        if before.runs == made.runs:
+            return before, f"all {len(old)} as before"
+        sweep = Sweep(before.path, {**before.facts, **facts}, made.runs)
+        save_sweep(sweep)
+        for run in gone:
+            before.config(run.id).unlink(missing_ok=True)
+    news = f"{len(added)} new"
+    if old:
+        news += f", {len(old) - len(gone)} as before, {len(gone)} dropped"
+    return sweep, news
+
+
+def _freeze(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """One write each: what is cut here is in no plan, and written again."""
+    file = sweep.path / "configs"
+    try:
+        file.mkdir(parents=True, exist_ok=True)
+        for run_id, flat in configs.items():
+            file = sweep.config(run_id)
+            file.write_text(json.dumps({"config": flat}) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {file} ({error.strerror}); free space or choose "
+            "another --out"
+        ) from error
+
+
+def _refuse_other_folder(out: Path) -> None:
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; choose a folder")
+    if not out.is_dir() or (out / "sweep.json").exists():
+        return
+    # A first plan that was cut leaves configs and no sweep.json.
+    ours = {"configs", "runs.jsonl"}
+    others = [
+        name
+        for name in (path.name for path in out.iterdir())
+        if name not in ours and not name.startswith(".")
+    ]
+    if others:
+        raise UserError(
+            f"--out {out} holds other things ({others[0]}) and no sweep; "
+            "choose a new folder"
+        )
+
+
+def _check_gone(before: Sweep, gone: list[PlannedRun], replace: bool) -> None:
+    names = ", ".join(run.id for run in gone[:3])
+    names += f" and {len(gone) - 3} more" * (len(gone) > 3)
+    started = [
+        run
+        for run in gone
+        if before.workdir(run.id).exists() or before.attempts(run.id).exists()
+    ]
+    if started:
+        raise UserError(
+            f"{before.path} has runs that this plan has not, and "
+            f"{len(started)} of them were submitted ({started[0].id}); plan "
+            "into another --out"
+        )
+    if not replace:
+        raise UserError(
+            f"{before.path} has runs that this plan has not ({names}); plan "
+            "into another --out, or drop them with --replace"
+        )
+
+
+def _check_frozen(file: Path, planned: Mapping[str, Any]) -> None:
+    """Whether a frozen config is still what the plan means by its id."""
+    try:
+        frozen = json.loads(file.read_text())["config"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}); remove it and plan again"
+        ) from error
+    for name, value in planned.items():
+        if frozen.get(name, value) != value:
+            raise UserError(
+                f"{file} has {name} {frozen[name]!r}, where this version "
+                f"plans {value!r} for the same run; plan into another --out"
+            )

@@ -1,0 +1,101 @@
+"""What submitit starts for a run in each task of a Slurm job.
+
+Not training code but a command is pickled, so that a job that waits for days
+or is requeued runs what is installed then, whatever has changed.
+
+submitit's own handler of the preemption signal requeues at once, while the
+trainer is still saving, and it lets SIGTERM pass, which is all that a cluster
+without `preempt_send_user_signal` sends. So here signals are the command's:
+Slurm sends them to every process of the step, and the job is requeued once
+the command has ended with 75, whatever for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+AGAIN = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Task:
+    """A command that Slurm starts again where it exits with 75.
+
+    Attributes:
+      command: argv.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = list(command)
+
+    def __call__(self) -> int:
+        """Runs the command; leaves with its exit code where that is not 0."""
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        code = subprocess.call(self.command)
+        if code < 0:
+            # A signal that came before the command listened to it.
+            code = AGAIN if -code in _SIGNALS else 128 - code
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            # The first task speaks for the run: Slurm may be set to end a
+            # step at the first task that fails.
+            return 0
+        if code == AGAIN:
+            _requeue()
+        if code:
+            sys.exit(code)
+        return code
+
+    def checkpoint(self) -> Any:
+        """For submitit: a signal between its start and `__call__`."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _requeue() -> None:
+    """Puts this job back into the queue, if it is still its user's wish."""
+    job = _job()
+    shown = _scontrol("show", "job", "-o", job)
+    state = re.search(r"\bJobState=(\w+)", shown.stdout)
+    if state is not None and state[1] != "RUNNING":
+        # Slurm has taken it back by itself, or a person has cancelled it.
+        _say(f"job {job} is {state[1].lower()}: it is not requeued from here")
+        return
+    done = _scontrol("requeue", job)
+    if done.returncode:
+        _say(
+            f"error: Slurm does not requeue job {job} ({done.stderr.strip()});"
+            " submit the sweep again, it goes on where it stands"
+        )
+    else:
+        _say(f"job {job} is requeued")
+
+
+def _job() -> str:
+    """This job's name. Of an array it is not SLURM_JOB_ID: one of its jobs
+    has the id of the whole, and all would start again, even what is done."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array is None:
+        return os.environ["SLURM_JOB_ID"]
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+
+
+def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["scontrol", *arguments]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

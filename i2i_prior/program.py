@@ -54,7 +54,7 @@ def build(config: ConfigDict, mesh: Mesh) -> Program:
       UserError: where the mesh would leave the model unsharded.
     """
     task = I2ITask(config)
-    transform = make_optimizer(config.optim, config.train.steps)
+    transform = make_optimizer(config.optim, config.train.steps, task.dit.ratio)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
     def init(key: jax.Array) -> TrainState:

@@ -164,6 +164,7 @@ def validate(config: ConfigDict, devices: int) -> None:
     _validate_cached(config)
     _validate_buckets(config)
     _validate_condition(config)
+    _validate_mup(config)
     _validate_batch(config, devices)
 
 
@@ -286,6 +287,16 @@ def _validate_buckets(config: ConfigDict) -> None:
         raise UserError(
             "data.aspect_buckets makes images of many token counts, which "
             "mesh.context and mesh.tensor do not divide alike; set both to 1"
+        )
+
+
+def _validate_mup(config: ConfigDict) -> None:
+    model = config.model
+    if model.mup_base_width % max(model.width // model.heads, 1):
+        raise UserError(
+            f"model.mup_base_width {model.mup_base_width} is no multiple of "
+            f"the head width {model.width // model.heads}, which muP keeps; "
+            "choose one, or change model.heads with model.width"
         )
 
 

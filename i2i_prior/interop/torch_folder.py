@@ -225,8 +225,8 @@ def module_shapes(config: ConfigDict) -> dict[str, Any]:
 
 
 def _fields(shape: Any) -> dict[str, Any]:
-    """A config's fields, but for how it is computed here."""
-    ours = ("precision", "remat", "attention", "scan_unroll")
+    """A config's fields, but for how it is computed and trained here."""
+    ours = ("precision", "remat", "attention", "scan_unroll", "mup_base_width")
     fields = dataclasses.asdict(shape)
     return {name: v for name, v in fields.items() if name not in ours}
 

@@ -3,6 +3,8 @@
 Every block has the signature (h, time, tokens, mask, angles) -> h with
 h (B, N, D), time (B, D), tokens (B, M, D), mask (B, M), angles (N, d // 2).
 Blocks of adaLN-single get the shared map of the time, (B, 6 D), instead.
+`ratio` is muP's, base width / width (`models.mup`): tables start as those of
+the base width.
 """
 
 from __future__ import annotations
@@ -86,9 +88,10 @@ class LumosBlock(nnx.Module):
         single: bool = False,
         precision: Precision = FLOAT32,
         form: str = "auto",
+        ratio: float = 1.0,
     ):
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        table = normal(width**-0.5)
+        table = normal((ratio * width) ** -0.5)
         self.table = (
             nnx.Param(table(rngs.params(), (6, width))) if single else None
         )
@@ -166,8 +169,9 @@ class ModernBlock(nnx.Module):
         qk_norm: bool = False,
         precision: Precision = FLOAT32,
         form: str = "auto",
+        ratio: float = 1.0,
     ):
-        del qk_norm  # always, and by RMS
+        del qk_norm, ratio  # always, and by RMS; no tables
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         attention: dict[str, Any] = {
             "qk_norm": HeadNorm,
@@ -236,8 +240,9 @@ class LumosFinalLayer(nnx.Module):
         *,
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
+        ratio: float = 1.0,
     ):
-        table = normal(width**-0.5)(rngs.params(), (2, width))
+        table = normal((ratio * width) ** -0.5)(rngs.params(), (2, width))
         self.shift_scale = nnx.Param(table)
         self.out = Linear(
             width, outputs, rngs=rngs, precision=precision, init=zeros
@@ -264,7 +269,9 @@ class AdaFinalLayer(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
         norm: Callable[[Array], Array] = layer_norm,
+        ratio: float = 1.0,
     ):
+        del ratio  # no tables
         options: dict[str, Any] = {
             "rngs": rngs,
             "precision": precision,

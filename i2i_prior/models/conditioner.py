@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import Linear, Mlp, gelu_tanh, normal
 from i2i_prior.models.matmul import FLOAT32, Array, Precision
+from i2i_prior.models.mup import width_ratio
 from i2i_prior.models.positions import sincos_at
 from i2i_prior.models.vit import Features
 
@@ -41,6 +43,7 @@ class ConditionerConfig:
       grid: side of the DiT's token grid; patch and pyramid tokens then carry
         the position table of the place they describe, so that image tokens
         find theirs. 0 adds no positions.
+      mup_base_width: see `DiTConfig`.
     """
 
     embedding_width: int = 768
@@ -53,6 +56,7 @@ class ConditionerConfig:
     normalize: bool = True
     scale: float = 1.0
     grid: int = 0
+    mup_base_width: int = 0
 
     @property
     def embeddings(self) -> int:
@@ -110,6 +114,7 @@ class Conditioner(nnx.Module):
             if config.expand > 1
             else None
         )
+        ratio = width_ratio(config.mup_base_width, config.width)
         self.project = Mlp(
             inputs,
             config.width,
@@ -117,6 +122,7 @@ class Conditioner(nnx.Module):
             rngs=rngs,
             precision=precision,
             init=normal(0.02),
+            out_init=normal(0.02 * math.sqrt(ratio)),
             activation=gelu_tanh,
         )
         self.config = config

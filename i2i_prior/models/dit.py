@@ -8,6 +8,7 @@ stacked on the noisy latent. Blocks come in two families, see `blocks`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -60,14 +61,16 @@ class DiT(nnx.Module):
             width,
             rngs=rngs,
             precision=precision,
-            init=xavier(inputs, width),
+            init=xavier(inputs, config.ratio * width),
         )
         self.time_embed = TimestepEmbedder(
-            width, rngs=rngs, precision=precision
+            width, rngs=rngs, precision=precision, ratio=config.ratio
         )
         self.pooled_embed = _make_pooled(config, rngs)
         self.size_embed = (
-            SizeEmbedder(width, rngs=rngs, precision=precision)
+            SizeEmbedder(
+                width, rngs=rngs, precision=precision, ratio=config.ratio
+            )
             if config.size_conditions
             else None
         )
@@ -84,6 +87,7 @@ class DiT(nnx.Module):
             patch**2 * config.out_channels,
             rngs=rngs,
             precision=precision,
+            ratio=config.ratio,
         )
         self.config = config
 
@@ -119,6 +123,39 @@ class DiT(nnx.Module):
           UserError: where a condition has no door, or a door no condition.
         """
         config = self.config
+        h, time, body = self.enter(
+            x, timestep, tokens, mask, pooled, concat, size, aspect
+        )
+        h = scan_blocks(
+            self.blocks,
+            body,
+            h,
+            config.remat,
+            config.scan_unroll,
+            name="dit/blocks",
+            operands=PRECISIONS[config.precision].operands,
+        )
+        grid = (x.shape[1] // config.patch, x.shape[2] // config.patch)
+        return self.leave(h, time, grid)
+
+    def enter(
+        self,
+        x: Array,
+        timestep: Array,
+        tokens: Array | None = None,
+        mask: Array | None = None,
+        pooled: Array | None = None,
+        concat: Array | None = None,
+        size: Array | None = None,
+        aspect: Array | None = None,
+    ) -> tuple[Array, Array, Callable[[Array, nnx.Module], Array]]:
+        """What comes before the blocks; takes what a call takes.
+
+        Returns:
+          the residual stream h (B, N, D), the time embedding (B, D), and
+          body(h, block) -> h, one layer.
+        """
+        config = self.config
         check_doors(config, tokens, pooled, concat, size, aspect)
         precision = PRECISIONS[config.precision]
         if concat is not None:
@@ -149,17 +186,20 @@ class DiT(nnx.Module):
         def body(h: Array, block: nnx.Module) -> Array:
             return block(h, modulation, tokens, mask, angles)
 
-        h = scan_blocks(
-            self.blocks,
-            body,
-            h,
-            config.remat,
-            config.scan_unroll,
-            name="dit/blocks",
-            operands=precision.operands,
-        )
+        return h, time, body
+
+    def leave(self, h: Array, time: Array, grid: tuple[int, int]) -> Array:
+        """What comes behind the blocks.
+
+        Args:
+          h, time: of `enter`, h after the last block.
+          grid: tokens a column and a row.
+
+        Returns:
+          what a call returns.
+        """
         h = constrain(self.final(h, time), BATCH)
-        out = unpatchify(h, grid, config.patch)
+        out = unpatchify(h, grid, self.config.patch)
         return out.astype(jnp.float32)
 
 
@@ -172,6 +212,7 @@ def _make_block(config: DiTConfig, rngs: nnx.Rngs) -> nnx.Module:
         fast_path=config.one_token,
         qk_norm=config.qk_norm,
         form=config.attention,
+        ratio=config.ratio,
         rngs=rngs,
         precision=PRECISIONS[config.precision],
     )
@@ -183,6 +224,10 @@ def _make_pooled(config: DiTConfig, rngs: nnx.Rngs) -> nnx.Module | None:
         return ClassTable(config.classes + 1, config.width, rngs=rngs)
     if config.pooled_width:
         return pooled_mlp(
-            config.pooled_width, config.width, rngs=rngs, precision=precision
+            config.pooled_width,
+            config.width,
+            rngs=rngs,
+            precision=precision,
+            ratio=config.ratio,
         )
     return None

@@ -10,6 +10,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.models.attention_kernels import CHOICES
 from i2i_prior.models.blocks import BLOCKS
 from i2i_prior.models.matmul import PRECISIONS
+from i2i_prior.models.mup import width_ratio
 from i2i_prior.models.stacking import REMAT_POLICIES
 
 
@@ -38,6 +39,8 @@ class DiTConfig:
         input_size / patch.
       position_scale: a further division of the positions (PixArt's
         `lewei_scale`).
+      mup_base_width: width whose start and learning rates those of this width
+        follow (`models.mup`); 0 for no muP.
       one_token: the tokens door gets a single unmasked token (fast path).
       precision: a name of `matmul.PRECISIONS`.
       remat: a name of `REMAT_POLICIES`.
@@ -63,11 +66,17 @@ class DiTConfig:
     concat_channels: int = 0
     base_size: int = 0
     position_scale: float = 1.0
+    mup_base_width: int = 0
     one_token: bool = False
     precision: str = "float32"
     remat: str = "none"
     attention: str = "auto"
     scan_unroll: int = 1
+
+    @property
+    def ratio(self) -> float:
+        """muP's base width / width, 1 without muP."""
+        return width_ratio(self.mup_base_width, self.width)
 
     @property
     def out_channels(self) -> int:

@@ -25,7 +25,7 @@ ATTENTION, HIDDEN, DOT = "attention", "hidden", "dot"
 Initializer = Callable[..., Array]  # (key, shape, dtype=float32)
 
 
-def xavier(fan_in: int, fan_out: int) -> Initializer:
+def xavier(fan_in: int, fan_out: float) -> Initializer:
     """Xavier-uniform with explicit fans (fused kernels keep theirs)."""
     bound = math.sqrt(6.0 / (fan_in + fan_out))
 
@@ -160,7 +160,8 @@ def _hidden(x: Array) -> Array:
 
 
 class Mlp(nnx.Module):
-    """Linear -> activation -> Linear."""
+    """Linear -> activation -> Linear; `out_init` is of the second, `init` of
+    both where it is None."""
 
     def __init__(
         self,
@@ -171,15 +172,12 @@ class Mlp(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
         init: Initializer | None = None,
+        out_init: Initializer | None = None,
         activation: Callable[[Array], Array] = gelu_tanh,
     ):
-        options: dict[str, Any] = {
-            "rngs": rngs,
-            "precision": precision,
-            "init": init,
-        }
-        self.fc1 = Linear(inputs, hidden, **options)
-        self.fc2 = Linear(hidden, outputs, **options)
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+        self.fc1 = Linear(inputs, hidden, init=init, **options)
+        self.fc2 = Linear(hidden, outputs, init=out_init or init, **options)
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:
@@ -227,9 +225,19 @@ def sinusoid(values: Array, features: int = 256) -> Array:
 
 
 class TimestepEmbedder(nnx.Module):
-    """A number on the scale 0..1000 -> (B, width), through 256 sinusoids."""
+    """A number on the scale 0..1000 -> (B, width), through 256 sinusoids.
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs, precision: Precision):
+    `ratio` is muP's, base width / width (`models.mup`).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision,
+        ratio: float = 1.0,
+    ):
         self.mlp = Mlp(
             256,
             width,
@@ -237,6 +245,7 @@ class TimestepEmbedder(nnx.Module):
             rngs=rngs,
             precision=precision,
             init=normal(0.02),
+            out_init=normal(0.02 * math.sqrt(ratio)),
             activation=jax.nn.silu,
         )
 

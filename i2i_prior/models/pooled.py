@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.layers import Mlp, normal, sinusoid
+from i2i_prior.models.layers import Mlp, normal, sinusoid, xavier
 from i2i_prior.models.matmul import FLOAT32, Array, Precision
 
 
@@ -25,15 +27,22 @@ class ClassTable(nnx.Module):
 
 
 def pooled_mlp(
-    inputs: int, width: int, *, rngs: nnx.Rngs, precision: Precision
+    inputs: int,
+    width: int,
+    *,
+    rngs: nnx.Rngs,
+    precision: Precision,
+    ratio: float = 1.0,
 ) -> Mlp:
-    """A vector (B, inputs) -> (B, width)."""
+    """A vector (B, inputs) -> (B, width); `ratio` as in `SizeEmbedder`."""
     return Mlp(
         inputs,
         width,
         width,
         rngs=rngs,
         precision=precision,
+        init=xavier(inputs, ratio * width),
+        out_init=xavier(width, width),
         activation=jax.nn.silu,
     )
 
@@ -41,12 +50,19 @@ def pooled_mlp(
 class SizeEmbedder(nnx.Module):
     """Image size and aspect ratio -> (B, width), a third for each number.
 
+    `ratio` is muP's, base width / width (`models.mup`).
+
     PixArt-alpha's micro-conditions (arXiv 2310.00426 section 2.4, official
     code): every number goes through 256 sinusoids and an MLP of its kind.
     """
 
     def __init__(
-        self, width: int, *, rngs: nnx.Rngs, precision: Precision = FLOAT32
+        self,
+        width: int,
+        *,
+        rngs: nnx.Rngs,
+        precision: Precision = FLOAT32,
+        ratio: float = 1.0,
     ):
         def mlp() -> Mlp:
             return Mlp(
@@ -56,6 +72,7 @@ class SizeEmbedder(nnx.Module):
                 rngs=rngs,
                 precision=precision,
                 init=normal(0.02),
+                out_init=normal(0.02 * math.sqrt(ratio)),
                 activation=jax.nn.silu,
             )
 

@@ -101,6 +101,7 @@ def attempt(
             hung_grace=hung_grace,
             unwanted=_Cancelled(folder),
             keep=[held],
+            folder=_home(sweep),
         )
         how, cause = outcome.classify(
             ended.code,
@@ -144,6 +145,7 @@ def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
         log,
         sweep.workdir(planned.id) / "metrics.jsonl",
         hang_seconds=60 * launch.hang_minutes,
+        folder=_home(sweep),
     )
     if ended.code in (outcome.DONE, outcome.DIVERGED):
         return ended.code
@@ -156,6 +158,13 @@ def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
             return outcome.verdict(known, launch.max_attempts)
         time.sleep(0.5)
     return outcome.AGAIN
+
+
+def _home(sweep: Sweep) -> Path | None:
+    """Where the sweep was planned, if that is here: what its configs name by
+    relative paths is found from there."""
+    home = Path(sweep.facts.get("cwd", ""))
+    return home if home.is_absolute() and home.is_dir() else None
 
 
 class _Cancelled:

@@ -47,6 +47,7 @@ def run(
     hung_grace: float = HUNG_GRACE,
     unwanted: Callable[[], bool] = lambda: False,
     keep: Sequence[int] = (),
+    folder: Path | None = None,
 ) -> Ended:
     """Runs a command to its end, in a process group of its own.
 
@@ -63,6 +64,7 @@ def run(
       hung_grace: seconds that it then has to save.
       unwanted: asked every second; once true, it is told to leave.
       keep: open files that it inherits, as a lock.
+      folder: where it runs; None for here.
     """
     children: list[subprocess.Popen] = []
     with caught(children) as came, log.open("ab", buffering=0) as words:
@@ -73,6 +75,7 @@ def run(
             stderr=subprocess.STDOUT,
             process_group=0,
             pass_fds=tuple(keep),
+            cwd=folder,
         )
         children.append(child)
         if came:  # before it was in the list

@@ -12,7 +12,6 @@ imports JAX.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from dataclasses import dataclass, field
@@ -160,7 +159,7 @@ def save_sweep(sweep: Sweep) -> None:
       UserError: where they cannot be written.
     """
     sweep.path.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(dataclasses.asdict(run)) for run in sweep.runs]
+    lines = [json.dumps(vars(run)) for run in sweep.runs]
     beside = sweep.path / ".runs.jsonl.part"
     try:
         beside.write_text("".join(f"{line}\n" for line in lines))

@@ -22,7 +22,7 @@ run, sweep = Path(sys.argv[sys.argv.index("--workdir") + 1]), Path(sys.argv[1])
 words = json.loads((sweep / "words" / run.name).read_text())
 run.mkdir(parents=True, exist_ok=True)
 count = len(list(run.glob("start-*")))
-(run / f"start-{count}").touch()
+(run / f"start-{count}").write_text(os.getcwd())
 word = words[min(count, len(words) - 1)]
 def log(step):
     line = {"step": step, "time": time.time(), "loss": 1 / step,

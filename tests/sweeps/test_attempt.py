@@ -57,6 +57,17 @@ def ends(sweep: Sweep) -> list[tuple[str, str]]:
     ]
 
 
+def test_relative_paths_are_those_of_the_plan(sweep, tmp_path):
+    made = sweep("done")
+    for home, wanted in ((str(tmp_path), tmp_path), ("/gone", Path.cwd())):
+        moved = replace(made, facts={**made.facts, "cwd": home})
+        run = moved.workdir(moved.runs[0].id)
+        (run / "result.json").unlink(missing_ok=True)
+        tries(moved)
+        newest = max(run.glob("start-*"))
+        assert newest.read_text() == str(wanted)
+
+
 @pytest.mark.parametrize(
     ("word", "code", "how", "cause"),
     [

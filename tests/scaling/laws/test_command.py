@@ -1,0 +1,178 @@
+"""`i2i-prior fit`: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from i2i_prior import cli
+from tests.conftest import ROOT
+from tests.scaling.laws.made import coverage, write_csv
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["fit", *map(str, arguments)])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    points = coverage.surface(np.random.default_rng(0), 0.001)
+    points += coverage.surface(np.random.default_rng(1), 0.001)[::9]
+    ids = [str(k) for k in range(len(points))]
+    roles = ["fit"] * 48 + ["tune"] * 6
+    rates = [1e-3] * 48 + [1e-4, 2e-4, 4e-4, 8e-4, 16e-4, 32e-4]
+    path = tmp_path_factory.mktemp("fit") / "runs.csv"
+    return write_csv(path, points, id=ids, role=roles, learning_rate=rates)
+
+
+@pytest.fixture(scope="module")
+def fitted(table):
+    out = table.with_name("out")
+    code = run(
+        *("--csv", table, "--out", out, "--bootstrap", 120),
+        *("--predict", "1e19,1e21"),
+    )
+    assert code == 0
+    return out, json.loads((out / "laws.json").read_text())
+
+
+def numbers(value):
+    if isinstance(value, dict):
+        return all(map(numbers, value.values()))
+    return isinstance(value, float | int) or (
+        isinstance(value, list) and all(map(numbers, value))
+    )
+
+
+def test_laws_json_keeps_the_contract(fitted):
+    _, laws = fitted
+    law = laws["parametric"]
+    for name, truth in coverage.LAW.items():
+        low, high = law["interval_95"][name]
+        assert low <= law[name] <= high
+        assert law[name] == pytest.approx(truth, rel=0.5)
+    for name in ("n_opt", "d_opt", "loss"):
+        entry = laws["isoflop"][name]
+        assert set(entry) == {"coefficient", "exponent", "interval_95"}
+        assert numbers(entry)
+        for part in ("coefficient", "exponent"):
+            low, high = entry["interval_95"][part]
+            assert low <= entry[part] <= high
+    assert laws["held_out"]["predictions"]
+    assert laws["envelope"]["exponent"] < 0
+
+
+def test_predictions_come_with_intervals_and_doubts(fitted):
+    _, laws = fitted
+    near, far = laws["predictions"]
+    entry = near["parametric"]["params"]
+    assert entry["interval_95"][0] < entry["value"] < entry["interval_95"][1]
+    both = near["parametric"]["tokens"]["value"] * entry["value"]
+    assert 6 * both == pytest.approx(1e19, rel=1e-6)
+    run_low, run_high = near["parametric"]["loss"]["run_interval_95"]
+    low, high = near["parametric"]["loss"]["interval_95"]
+    assert run_low < low < high < run_high
+    assert far["extrapolation"] == pytest.approx(1e21 / 6e18)
+    assert any("167 times" in doubt for doubt in laws["warnings"])
+
+
+def test_plots_and_report_are_there_and_whole(fitted):
+    out, laws = fitted
+    names = {path.stem for path in (out / "plots").glob("*.png")}
+    assert names == {
+        *("isoflop", "optima", "loss_vs_c"),
+        *("contour", "residuals", "pairs"),
+    }
+    for path in (out / "plots").glob("*.png"):
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 5
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png") == len(names)
+    assert "Warnings" in page
+    assert laws["warnings"][0][:20] in page
+    assert not list(out.rglob(".*"))
+
+
+def test_laws_alone_predict_the_same(fitted, capsys):
+    out, laws = fitted
+    assert run("--laws", out, "--predict", "1e19") == 0
+    printed = capsys.readouterr().out
+    entry = laws["predictions"][0]["parametric"]["loss"]
+    assert f"{entry['value']:.4g}" in printed
+    assert f"[{entry['interval_95'][0]:.4g}" in printed
+
+
+def test_few_runs_give_what_can_be_had_and_say_so(tmp_path, capsys):
+    points = coverage.parabolas(np.random.default_rng(0), 0.0)[:16]
+    few = [p for p in points if int(p.id) % 8 in (1, 4, 6)]
+    path = write_csv(tmp_path / "few.csv", few, ("params", "flops", "loss"))
+    assert run("--csv", path, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "tokens = flops / (6 x params)" in printed
+    assert "warning: the parametric law takes 8 runs" in printed
+    laws = json.loads((tmp_path / "out" / "laws.json").read_text())
+    assert laws["parametric"] is None
+    assert laws["isoflop"]["n_opt"]["exponent"] == pytest.approx(0.57, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "one of --runs DIR"),
+        (("--csv", "TABLE"), "--out DIR is missing"),
+        (("--csv", "none.csv", "--out", "OUT"), "cannot read"),
+        (("--csv", "TABLE", "--out", "TABLE"), "is a file"),
+        (("--csv", "TABLE", "--out", "OUT", "--predict", "big"), "no budgets"),
+        (("--csv", "TABLE", "--out", "OUT", "--bootstrap", "3"), "100 or more"),
+        (("--csv", "TABLE", "--out", "OUT", "--holdout", "1e30"), "no run out"),
+        (("--csv", "TABLE", "--out", "OUT", "--holdout", "1"), "too few runs"),
+        (("--laws", "OUT"), "goes with --predict"),
+        (("--laws", "OUT", "--predict", "1e20"), "no laws.json"),
+        (("--runs", "OUT", "--out", "OUT"), "holds no runs"),
+    ],
+)
+def test_bad_options_get_one_sentence(
+    table, tmp_path, capsys, arguments, words
+):
+    places = {"TABLE": table, "OUT": tmp_path / "nothing"}
+    assert run(*(places.get(a, a) for a in arguments)) == 1
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_fitting_imports_no_jax():
+    code = (
+        "import sys, i2i_prior.scaling.laws.command, "
+        "i2i_prior.scaling.laws.plots, i2i_prior.scaling.laws.report\n"
+        "print({'jax', 'scipy', 'matplotlib', 'torch'} & set(sys.modules))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert told.stdout.strip() == "set()"
+
+
+def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
+    points = coverage.surface(np.random.default_rng(0), 0.0)
+    flat = [replace(p, loss=0.7) for p in points]
+    path = write_csv(tmp_path / "flat.csv", flat)
+    out = tmp_path / "out"
+    arguments = ("--out", out, "--bootstrap", 100, "--predict", "1e19")
+    assert run("--csv", path, *arguments) == 0
+    laws = json.loads((out / "laws.json").read_text())
+    assert len(list((out / "plots").glob("*.png"))) >= 4
+    assert any("do not show" in doubt for doubt in laws["warnings"])

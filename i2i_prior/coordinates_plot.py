@@ -28,6 +28,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names, slopes = list(result["slopes"]), result["slopes"]
     places = [place for place in PLACES if place in slopes[names[0]]]
@@ -55,12 +56,15 @@ def draw(result: dict[str, Any], file: Path) -> None:
         line[0].set_ylabel("RMS change since the start", fontsize=9)
     for panel in panels[-1]:
         panel.set_xlabel("width D, channels", fontsize=9)
-    bar = figure.colorbar(colours, ax=panels, fraction=0.02, pad=0.01)
+    whole = MaxNLocator(integer=True)
+    bar = figure.colorbar(
+        colours, ax=panels, fraction=0.02, pad=0.01, ticks=whole
+    )
     bar.set_label("optimizer updates")
     figure.suptitle(
         f"Coordinate check: base width {result['base_width']}, head width "
         f"{result['head_width']}, learning rate {result['learning_rate']:g}, "
-        f"{result['seeds']} seeds",
+        f"seeds: {result['seeds']}",
         fontsize=10,
     )
     with written(file) as beside:

@@ -248,6 +248,10 @@ def run_directory(command, tiny_spec, tmp_path_factory) -> Path:
         workdir,
         "--config.train.sample_every=6",
         "--config.train.evaluate_every=6",
+        "--config.validation.every=6",
+        "--config.validation.examples=10",
+        "--config.validation.times=4",
+        "--config.validation.batch_size=4",
         "--config.train.tensorboard=true",
     )
     assert ended.code == 0, ended.err

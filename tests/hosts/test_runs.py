@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from i2i_prior import validation_losses
 from i2i_prior.metrics import read_metrics
 
-LOOK = ("train.sample_every=6", "train.evaluate_every=6")
+LOOK = (
+    "train.sample_every=6",
+    "train.evaluate_every=6",
+    "validation.every=6",
+    "validation.examples=10",
+    "validation.times=4",
+    "validation.batch_size=4",
+)
 
 
 def losses(workdir) -> dict[int, float]:
@@ -78,6 +86,15 @@ def test_pictures_and_scores_are_those_of_one_process(two, run_directory):
     assert np.abs(found - wanted).max() <= 1
     assert len(np.unique(wanted)) > 10
     assert scores(two[0]) == pytest.approx(scores(run_directory), rel=1e-2)
+
+
+def test_validation_losses_are_those_of_one_process(two, run_directory):
+    found, wanted = (
+        validation_losses.read(run, 6) for run in (two[0], run_directory)
+    )
+    for kind in validation_losses.KINDS:
+        assert found[kind].mse.shape == (10, 4)
+        np.testing.assert_allclose(found[kind].mse, wanted[kind].mse, 1e-3)
 
 
 def test_a_checkpoint_of_two_processes_is_scored_by_one(two, command):

@@ -23,7 +23,7 @@ from i2i_prior.data.prepare.plan import Plan, claim, fields_of
 from i2i_prior.data.prepare.shards import read_outcome
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import open_source
-from i2i_prior.errors import UserError
+from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.hosts import distributed
 from i2i_prior.loop.preemption import DONE, REQUEUE, Interrupted, Preemption
 from i2i_prior.metrics import Progress
@@ -242,7 +242,7 @@ def _disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         again = "run the same command again, which goes on"
         if files.is_full(error):
-            raise UserError(
+            raise FullDiskError(
                 f"no space left in {folder}: free some and {again}"
             ) from error
         raise UserError(

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.prepare.files import written
-from i2i_prior.errors import UserError
+from i2i_prior.data.prepare.files import is_full, written
+from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.workdir import write_json
 
 FOLDER = "validation"
@@ -98,7 +98,8 @@ def write(
         with written(folder / f"{step}.npz") as beside, beside.open("wb") as f:
             np.savez(f, times=times, shares=shares, **arrays)
     except OSError as error:
-        raise UserError(
+        kind = FullDiskError if is_full(error) else UserError
+        raise kind(
             f"cannot write {folder}/{step}.npz ({error.strerror}); free space "
             "and run the same command again"
         ) from error

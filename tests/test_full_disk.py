@@ -65,7 +65,7 @@ def test_a_full_disk(python, tiny_spec, tmp_path):
     disk.mkdir()
     process = python(script, disk, tiny_spec, prefix=tuple(UNSHARE))
     out, err = process.communicate(timeout=300)
-    assert out.splitlines() == ["1", "1", "1", "0", "['2', '4', '6']"], err
+    assert out.splitlines() == ["74", "74", "74", "0", "['2', '4', '6']"], err
     assert "Traceback" not in err
     *full, free = err.split("===\n")[1:]
     endings = (

@@ -20,6 +20,7 @@ from i2i_prior.loop.preemption import Preemption
 from i2i_prior.metrics import read_metrics
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.program import to_device
+from i2i_prior.workdir import read_json
 from tests.conftest import TINY
 
 
@@ -342,6 +343,7 @@ def test_divergence_keeps_and_names_the_last_good_checkpoint(
     assert last.startswith("error: the loss is not finite at step 4; ")
     assert f"the last good checkpoint is {workdir}/checkpoints/2;" in last
     assert "lower optim.learning_rate" in last
+    assert read_json(workdir / "result.json")["outcome"] == "diverged"
     jax.tree.map(
         np.testing.assert_array_equal,
         restore(workdir, 2),
@@ -355,6 +357,7 @@ def test_divergence_keeps_and_names_the_last_good_checkpoint(
         restore(workdir, 6),
         restore(run_directory, 6),
     )
+    assert read_json(workdir / "result.json")["outcome"] == "done"
 
 
 def test_divergence_before_any_checkpoint(train, monkeypatch, tmp_path):

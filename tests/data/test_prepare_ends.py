@@ -205,7 +205,7 @@ def test_a_full_disk(python, options, tmp_path):
     )
     out, err = process.communicate(timeout=120)
     lines = out.splitlines()
-    assert lines[0::2] == ["1", "1", "0"], err
+    assert lines[0::2] == ["74", "74", "0"], err
     assert lines[1] == "[]"
     # Whole shards each with its side file, and nothing half-written.
     names = ast.literal_eval(lines[3])

@@ -12,10 +12,11 @@ from i2i_prior.errors import UserError
 from i2i_prior.scaling.laws import document, saving
 from i2i_prior.scaling.laws.doubts import doubts
 from i2i_prior.scaling.laws.fitting import Fitted, fit_all
-from i2i_prior.scaling.laws.points import Table, read_csv
+from i2i_prior.scaling.laws.points import LARGEST, Table, read_csv
 from i2i_prior.scaling.laws.recommend import recommend
-from i2i_prior.scaling.laws.runs import METRIC, read_runs
+from i2i_prior.scaling.laws.runs import own_metric, read_runs
 from i2i_prior.scaling.laws.text import summary, told
+from i2i_prior.sweeps.machine import Machine, machine
 
 LEAST_DRAWS = 100  # percentiles of fewer are noise
 
@@ -27,6 +28,9 @@ def fit(options: argparse.Namespace) -> int:
       UserError: for options that do not go together, and bad data.
     """
     budgets = _budgets(options.predict)
+    there = machine(options.accelerator, options.mfu, options.flops_per_second)
+    if there is not None and not budgets:
+        raise UserError("hours are of budgets; add --predict, as 1e20,1e21")
     given = [bool(options.runs), bool(options.csv), bool(options.laws)]
     if sum(given) != 1:
         raise UserError("give one of --runs DIR, --csv FILE and --laws DIR")
@@ -35,8 +39,10 @@ def fit(options: argparse.Namespace) -> int:
             raise UserError("--laws DIR goes with --predict, as 1e20,1e21")
         laws = saving.load(Path(options.laws))
         for c in budgets:
-            print(told(recommend(laws, c, options.seed)))
+            print(told(recommend(laws, c, options.seed, there)))
         return 0
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; give 0 or more")
     if not options.out:
         raise UserError("--out DIR is missing: where laws.json and plots go")
     if options.bootstrap < LEAST_DRAWS:
@@ -48,18 +54,24 @@ def fit(options: argparse.Namespace) -> int:
         raise UserError(f"--out {out} is a file; choose a folder")
     table = _hold_out(_table(options), options.holdout)
     fitted = fit_all(table, options.seed, options.bootstrap)
-    _write(out, fitted, budgets, options.seed)
+    _write(out, fitted, budgets, options.seed, there)
     return 0
 
 
-def _write(out: Path, fitted: Fitted, budgets: list[float], seed: int) -> None:
+def _write(
+    out: Path,
+    fitted: Fitted,
+    budgets: list[float],
+    seed: int,
+    there: Machine | None,
+) -> None:
     from i2i_prior.scaling.laws.plots import draw
     from i2i_prior.scaling.laws.report import write_report
 
     laws = saving.laws_of(fitted)
     values: dict[str, Any] = document.document(fitted)
     values["seed"] = seed
-    values["predictions"] = [recommend(laws, c, seed) for c in budgets]
+    values["predictions"] = [recommend(laws, c, seed, there) for c in budgets]
     values["warnings"] = doubts(fitted, budgets)
     saving.save(out, values, laws)
     pictures = draw(out / "plots", fitted)
@@ -72,7 +84,7 @@ def _table(options: argparse.Namespace) -> Table:
     if options.csv:
         return read_csv(Path(options.csv), options.metric or "loss")
     folders = [Path(folder) for folder in options.runs]
-    return read_runs(folders, options.metric or METRIC)
+    return read_runs(folders, options.metric or own_metric(folders))
 
 
 def _hold_out(table: Table, flops: float | None) -> Table:
@@ -99,7 +111,7 @@ def _budgets(text: str | None) -> list[float]:
         found = [float(part) for part in (text or "").split(",") if part]
     except ValueError:
         found = [-1.0]
-    if not all(0 < c < math.inf for c in found):
+    if not all(0 < c < LARGEST for c in found):
         raise UserError(
             f"--predict {text!r} names no budgets; give FLOPs as 1e20,1e21"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from i2i_prior.scaling.laws import recipe
 from i2i_prior.scaling.laws.bootstrap import interval
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.isoflop import PowerLaw
@@ -50,6 +51,21 @@ def document(fitted: Fitted) -> dict[str, Any]:
             ],
         },
         "learning_rate": _rates(fitted),
+        "neighbours": [
+            dataclasses.asdict(pair)
+            | {"ratio": pair.ratio, "resolved": pair.resolved}
+            for pair in fitted.pairs
+        ],
+        "other_metrics": [
+            {
+                "metric": other.name,
+                "runs": len(other.values),
+                "spearman": other.spearman,
+                "p_value": other.p_value,
+            }
+            for other in fitted.others
+        ],
+        "sizes": recipe.plain(recipe.sizes_of(table)),
     }
 
 
@@ -108,10 +124,11 @@ def _isoflop(fitted: Fitted) -> dict[str, Any] | None:
             "coefficient": law.coefficient,
             "exponent": -law.exponent,
             "interval_95": {
-                "offset": _floats(ends[:, 0]),
+                "offset": _floats(np.maximum(ends[:, 0], 0.0)),
                 "exponent": _floats(-ends[::-1, 1]),
             },
         }
+    found["loss_widening"] = fitted.widening
     found["freedom"], found["noise"] = optima.freedom, optima.noise
     found["curves"] = [
         {

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from i2i_prior.scaling.laws.extrapolate import Prediction
 from i2i_prior.scaling.laws.fitting import Fitted
-from i2i_prior.scaling.laws.points import Point, column, groups
+from i2i_prior.scaling.laws.paired import LEAST, Pair
+from i2i_prior.scaling.laws.points import SPAN, Point, column, groups
+from i2i_prior.scaling.laws.residuals import gaps_of
 from i2i_prior.scaling.laws.uncertainty import intervals
 
 FAR = 30.0  # extrapolation beyond this factor of compute is a guess
 AGREEING = 0.2  # share of starts that should reach the optimum
+NAMED = 3  # pairs that a warning lists
 LOPSIDED = 1.5  # alpha over beta, or its inverse, beyond which vertices err
 
 
@@ -17,9 +21,10 @@ def doubts(fitted: Fitted, budgets: list[float]) -> list[str]:
     """Everything about the fits, and the budgets asked for, to be wary of."""
     found = list(fitted.missing)
     found += _of_curves(fitted) + _of_law(fitted) + _of_data(fitted)
+    found += _of_held(fitted.held)
     largest = max(point.c for point in fitted.points)
     found += [
-        f"{c:.3g} FLOPs are {c / largest:.0f} times the largest run's: beyond "
+        f"{c:.3g} FLOPs are {c / largest:.3g} times the largest run's: beyond "
         f"{FAR:.0f} times a law is a guess"
         for c in budgets
         if c > FAR * largest
@@ -38,10 +43,14 @@ def _of_curves(fitted: Fitted) -> list[str]:
     optima = fitted.isoflop
     if optima is None:
         return []
-    found = [
-        f"the budget {budget:.3g} is left out of the isoFLOP laws: {why}"
-        for budget, why in optima.dropped
-    ]
+    found = []
+    for why in dict.fromkeys(why for _, why in optima.dropped):
+        budgets = [f"{c:.3g}" for c, reason in optima.dropped if reason == why]
+        many = len(budgets) > 1
+        found.append(
+            f"the budget{'s' * many} {', '.join(budgets)} "
+            f"{'are' if many else 'is'} left out of the isoFLOP laws: {why}"
+        )
     for curve in optima.curves:
         if curve.edge:
             found.append(
@@ -53,6 +62,11 @@ def _of_curves(fitted: Fitted) -> list[str]:
                 f"the budget {curve.c:.3g} has {len(curve.n)} runs: a parabola "
                 "goes through any three, so it shows no error"
             )
+    if not optima.freedom:
+        found.append(
+            "two budgets of three sizes tell nothing of their error: the "
+            "isoFLOP laws have no intervals"
+        )
     if len(optima.curves) < 4:
         found.append(
             f"{len(optima.curves)} budgets have an optimum: a power law of "
@@ -110,12 +124,22 @@ def _of_law(fitted: Fitted) -> list[str]:
             f"{fitted.calibration.inflation:.1f} times to hold left-out "
             "budgets: the law is an approximation here"
         )
-    missed = sum(not row.inside for row in fitted.held)
-    if missed:
-        found.append(
-            f"{missed} of {len(fitted.held)} held-out values lie outside "
-            "their prediction interval"
-        )
+    return found
+
+
+def _of_held(held: list[Prediction]) -> list[str]:
+    """Laws that missed what was held out; the parametric one comes first."""
+    found = []
+    for law in dict.fromkeys(row.law for row in held):
+        rows = [row for row in held if row.law == law]
+        missed = [row for row in rows if not row.inside]
+        if missed:
+            far = max(abs(row.error) for row in missed)
+            found.append(
+                f"{len(missed)} of {len(rows)} held-out losses lie outside "
+                f"the 95 % interval of the law `{law}`, the prediction off by "
+                f"up to {min(far, 9.99):.1%}"
+            )
     return found
 
 
@@ -128,13 +152,8 @@ def _of_data(fitted: Fitted) -> list[str]:
             f"{len(many)} runs see their data more than once (up to {most:.3g} "
             "epochs): laws of unlimited data do not hold there"
         )
-    blurred = sum(_blurred(group) for group in groups(fitted.points))
-    if blurred:
-        found.append(
-            f"in {blurred} budgets the standard error of the loss is above "
-            "the difference between neighbouring sizes: validate on more "
-            "examples"
-        )
+    found += _unresolved(fitted.pairs) + _of_budgets(fitted.points)
+    found += _of_sizes(fitted)
     if fitted.cost.spread > 0.05:
         found.append(
             f"C = {fitted.cost.kappa:.3g} N^{fitted.cost.eta:.3f} D misses "
@@ -144,10 +163,56 @@ def _of_data(fitted: Fitted) -> list[str]:
     return found
 
 
-def _blurred(group: list[Point]) -> bool:
-    """Whether errors drown the differences of neighbours, typically."""
-    errors = column(group, "standard_error")
-    if len(group) < 2 or not np.isfinite(errors).all():
-        return False
-    gaps = np.abs(np.diff(column(group, "loss")))
-    return bool(np.median(errors) > np.median(gaps))
+def _of_sizes(fitted: Fitted) -> list[str]:
+    """Sizes that miss the law in all their runs, and to one side."""
+    if fitted.law is None:
+        return []
+    gaps = gaps_of(fitted, fitted.points)
+    sizes = column(fitted.points, "n")
+    found = []
+    for n in sorted(set(sizes)):
+        own, rest = gaps[sizes == n], gaps[sizes != n]
+        least, most = sorted((own[abs(own).argmin()], own[abs(own).argmax()]))
+        # Of normal noise the median size is two thirds of the deviation.
+        usual = 1.5 * float(np.median(abs(rest))) if len(rest) else np.inf
+        apart = min(abs(least), abs(most))
+        if len(own) > 1 and least * most > 0 and apart > max(3 * usual, 0.002):
+            found.append(
+                f"the {len(own)} runs of {n:.4g} parameters lie "
+                f"{least:+.1%} to {most:+.1%} off the law, all to one side: "
+                "look whether their recipe, as the learning rate, is at fault"
+            )
+    return found
+
+
+def _unresolved(pairs: list[Pair]) -> list[str]:
+    blurred = [pair for pair in pairs if not pair.resolved]
+    if not blurred:
+        return []
+    named = [f"{p.smaller} and {p.larger}" for p in blurred[:NAMED]]
+    if len(blurred) > NAMED:
+        named.append(f"{len(blurred) - NAMED} more")
+    how = (
+        "image by image"
+        if all(pair.paired for pair in blurred)
+        else "by standard errors of runs that are not paired"
+    )
+    return [
+        f"{len(blurred)} of {len(pairs)} neighbours in size are less than "
+        f"{LEAST:g} standard errors apart ({how}): {', '.join(named)}; near "
+        "an optimum that is to be expected, elsewhere validate on more "
+        "examples"
+    ]
+
+
+def _of_budgets(points: list[Point]) -> list[str]:
+    """Groups that were named a budget and are none."""
+    found = []
+    for group in groups(points):
+        c = column(group, "c")
+        if c.max() > SPAN * c.min():
+            found.append(
+                f"the runs of budget {group[0].budget} have {c.min():.3g} to "
+                f"{c.max():.3g} FLOPs: their curve is no isoFLOP curve"
+            )
+    return found

@@ -13,6 +13,7 @@ import numpy as np
 from i2i_prior.scaling.laws.bootstrap import interval
 from i2i_prior.scaling.laws.points import Curve, Point, column, groups
 
+LEAST = 3  # places that a law takes
 GRID = 40  # places on the FLOPs axis, evenly in the logarithm
 
 
@@ -54,19 +55,20 @@ def fit(
     else:
         flops, table = _of_points(points)
         sizes = column(points, "n")
-    there = np.isfinite(table).any(0)
+    there = _front(table)
     flops, table = flops[there], table[:, there]
-    if len(flops) < 3:
+    if len(flops) < LEAST or np.ptp(np.log(flops)) < 1e-6:
         return None
     lowest = table.min(0)
     winner = sizes[table.argmin(0)]
     slope, constant = np.polyfit(np.log(flops), lowest, 1)
     slopes = []
     for _ in range(min(draws, 500)):
-        pick = table[rng.integers(len(table), size=len(table))].min(0)
-        good = np.isfinite(pick)
-        if good.sum() >= 3:
-            slopes.append(np.polyfit(np.log(flops[good]), pick[good], 1)[0])
+        pick = table[rng.integers(len(table), size=len(table))]
+        good = _front(pick)
+        if good.sum() >= LEAST:
+            line = np.polyfit(np.log(flops[good]), pick[:, good].min(0), 1)
+            slopes.append(line[0])
     ends = (
         interval(slope, np.array(slopes), len(flops) - 2)
         if slopes
@@ -87,6 +89,16 @@ def fit(
         ),
         of_curves=of_curves,
     )
+
+
+def _front(table: np.ndarray) -> np.ndarray:
+    """Where (k,) of (runs, k) no loss of less compute is as low.
+
+    A budget with few runs, or a curve far from its end, is no envelope.
+    """
+    lowest = table.min(0)
+    before = np.minimum.accumulate(np.concatenate([[np.inf], lowest[:-1]]))
+    return lowest < before
 
 
 def _of_curves(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from i2i_prior.scaling.laws.uncertainty import Law, predicted, redraw
 LEAST_RUNS = 8  # three more than there are parameters
 CUTS = 3  # budgets that are left out in turns
 DRAWS = 200
+WIDEST = 1000.0  # times that an interval is widened, at most
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,12 @@ def calibrate(points: list[Point], seed: int) -> Calibration | None:
         law = law_of(below, seed, DRAWS)
         n, d, loss = (column(above, name) for name in ("n", "d", "loss"))
         centre, _, (low, high) = predicted(law, n, d, seed)
-        side = np.where(loss > centre, high / centre, centre / low)
-        gap = np.abs(np.log(loss / centre))
-        ratios += list(gap / np.maximum(np.log(side), 1e-12))
+        with np.errstate(all="ignore"):
+            side = np.where(loss > centre, high / centre, centre / low)
+            gap = np.abs(np.log(loss / centre))
+            ratio = gap / np.maximum(np.log(side), 1e-12)
+        # A law that predicts no number there has missed by any width.
+        ratios += list(np.nan_to_num(ratio, nan=WIDEST).clip(0, WIDEST))
     if not ratios:
         return None
     found = np.sort(ratios)
@@ -150,16 +154,56 @@ def test(
                 held, centre, column(held, "loss"), low, high, strict=True
             )
         ]
-    return rows + _optima(fitted, held, seed), calibration
+    wide = widening(fitted, seed) if held else {}
+    rows += [
+        _widened(row, wide.get(row.law, 1.0))
+        for row in _optima(fitted, held, seed)
+    ]
+    return rows, calibration
+
+
+def widening(points: list[Point], seed: int) -> dict[str, float]:
+    """What intervals of the isoFLOP laws of the loss are widened by.
+
+    Until they hold the optima of the largest budgets, left out in turns: few,
+    so it is the largest of what each of them takes. A law that could not be
+    tried is not among the keys.
+    """
+    budgets = groups(points)
+    found: dict[str, float] = {}
+    for cut in range(1, CUTS + 1):
+        if len(budgets) - cut < 3:
+            break
+        below = [p for group in budgets[:-cut] for p in group]
+        for row in _optima(below, budgets[-cut], seed):
+            end = row.high if row.actual > row.predicted else row.low
+            room = max(abs(np.log(end / row.predicted)), 1e-12)
+            ratio = abs(np.log(row.actual / row.predicted)) / room
+            worst = max(found.get(row.law, 1.0), float(ratio))
+            found[row.law] = min(worst, WIDEST)
+    return found
+
+
+def _widened(row: Prediction, ratio: float) -> Prediction:
+    ends = (
+        row.predicted * (end / row.predicted) ** ratio
+        for end in (row.low, row.high)
+    )
+    low, high = map(float, ends)
+    return replace(row, low=low, high=high)
 
 
 def _optima(
     fitted: list[Point], held: list[Point], seed: int
 ) -> list[Prediction]:
-    """Lowest losses of held-out budgets by the isoFLOP law."""
+    """Lowest losses of held-out budgets by the isoFLOP law, as drawn.
+
+    Of a budget's parabola where it has one; else of its best run, which is
+    at the optimum at best.
+    """
     rng = np.random.default_rng(seed)
     made = isoflop.fit(fitted, rng, DRAWS) if held else ""
-    if isinstance(made, str):
+    if isinstance(made, str) or not made.freedom:
         return []
     laws: dict[str, isoflop.PowerLaw | offset.OffsetLaw] = {
         "isoflop": made.loss
@@ -170,9 +214,11 @@ def _optima(
     rows = []
     for group in groups(held):
         curve = isocurve.vertex(group)
+        if curve is None and group[0].role != "holdout":
+            continue  # the few runs of a budget that is not complete
         best = min(group, key=lambda point: point.loss)
         c, actual = best.c, best.loss
-        name = best.id
+        name = f"best of {len(group)} at {c:.3g} FLOPs, {best.id}"
         if curve is not None:
             c, actual = curve.c, curve.loss_opt
             name = f"optimum at {c:.3g} FLOPs"

@@ -31,7 +31,7 @@ def add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--metric",
         help="of result.json, a loss or what falls like one (eval/fid); else "
-        "validation/ema_uniform",
+        "the sweep's own, or validation/ema_uniform",
     )
     command.add_argument(
         "--holdout",
@@ -44,6 +44,17 @@ def add_fit(command: argparse.ArgumentParser) -> None:
         "--predict",
         metavar="FLOPS,...",
         help="budgets to recommend size, data and learning rate for",
+    )
+    group = command.add_argument_group("hours of what is recommended")
+    group.add_argument("--accelerator", help="as h100x8 or v5e:4x4")
+    group.add_argument(
+        "--mfu", type=float, default=0.4, help="share of its bf16 peak"
+    )
+    group.add_argument(
+        "--flops-per-second",
+        type=float,
+        metavar="F",
+        help="that it was seen to reach, instead of peak and MFU",
     )
     command.add_argument(
         "--bootstrap",

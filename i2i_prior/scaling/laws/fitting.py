@@ -12,8 +12,10 @@ from i2i_prior.scaling.laws import (
     extrapolate,
     isoflop,
     offset,
+    paired,
     parametric,
     rates,
+    second,
 )
 from i2i_prior.scaling.laws.envelope import Envelope
 from i2i_prior.scaling.laws.extrapolate import (
@@ -23,9 +25,11 @@ from i2i_prior.scaling.laws.extrapolate import (
 )
 from i2i_prior.scaling.laws.isoflop import IsoFlop
 from i2i_prior.scaling.laws.offset import OffsetLaw
+from i2i_prior.scaling.laws.paired import Pair
 from i2i_prior.scaling.laws.parametric import Parametric
 from i2i_prior.scaling.laws.points import Point, Table, column
 from i2i_prior.scaling.laws.rates import Rate, RateLaw
+from i2i_prior.scaling.laws.second import Second
 from i2i_prior.scaling.laws.uncertainty import Cost, Law, cost_of, plain, redraw
 
 
@@ -44,7 +48,10 @@ class Fitted:
       held: predictions of held-out runs, `why_held` which these are, and
         `held_calibration` how their intervals were made.
       calibration: of the intervals of `law`.
+      widening: of the isoFLOP laws of the loss, see `extrapolate.widening`.
       rates: best learning rates, `rate_law` over sizes.
+      pairs: neighbours in size, and whether the validation tells them apart.
+      others: metrics beside the loss.
       missing: sentences on what could not be fitted.
     """
 
@@ -61,14 +68,29 @@ class Fitted:
     why_held: str
     held_calibration: Calibration | None
     calibration: Calibration | None
+    widening: dict[str, float]
     rates: list[Rate]
     rate_law: RateLaw | None
+    pairs: list[Pair]
+    others: list[Second]
     missing: list[str]
 
     @property
     def points(self) -> list[Point]:
         """The runs that laws are fitted to."""
         return self.table.of("fit")
+
+
+def _elsewhere(table: Table) -> str:
+    """Where runs are that are not fitted."""
+    counts = {
+        "held out": len(table.of("holdout")),
+        "of role tune": len(table.of("tune")),
+        "left out": len(table.excluded),
+    }
+    told = [f"{count} are {what}" for what, count in counts.items() if count]
+    first = f" ({': '.join(table.excluded[0])})" if table.excluded else ""
+    return f"; {', '.join(told)}{first}" if told else ""
 
 
 def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
@@ -107,8 +129,8 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
         missing.append(made)
     if huber is None and optima is None:
         raise UserError(
-            f"too few runs for a law: {'; '.join(missing)}; add runs, or wait "
-            "for those that still train"
+            f"too few runs for a law: {'; '.join(missing)}"
+            f"{_elsewhere(table)}; add runs, or wait for those that still train"
         )
     lower, held, why = extrapolate.split(table.points)
     predictions, held_calibration = extrapolate.test(lower, held, seed)
@@ -128,7 +150,10 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
         why_held=why,
         held_calibration=held_calibration,
         calibration=calibration,
+        widening=extrapolate.widening(points, seed),
         rates=best,
         rate_law=rate_law,
+        pairs=paired.compare(table),
+        others=second.beside(table),
         missing=missing,
     )

@@ -57,7 +57,7 @@ class IsoFlop:
       n_opt, d_opt, loss: power laws over budgets.
       akima: N_opt's law from Akima optima.
       loss_drawn: (b, curves) log losses at the optima, redrawn.
-      freedom: degrees of freedom behind the draws.
+      freedom: degrees of freedom behind the draws; 0: they are NaN.
       noise: relative standard deviation of a loss about its parabola.
       scatter: of optimal sizes, and of their losses, about their laws over
         what noise explains; above 1 where that is significant, and the draws
@@ -188,8 +188,13 @@ def _by_scatter(
     rng: np.random.Generator,
     draws: int,
 ) -> tuple[np.ndarray, int]:
-    """Draws where parabolas leave no residuals: of scatter about the laws."""
-    freedom = max(len(log_c) - 2, 1)
+    """Draws where parabolas leave no residuals: of scatter about the laws.
+
+    Two budgets leave none of that either: NaN, and no degree of freedom.
+    """
+    freedom = len(log_c) - 2
+    if freedom < 1:
+        return np.full((draws, *estimate.shape), np.nan), 0
     line = np.polyfit(log_c, estimate, 1)
     gaps = estimate - np.outer(log_c, line[0]) - line[1]
     spread = np.sqrt((gaps**2).sum(0) / freedom)
@@ -206,11 +211,16 @@ def _power_law(
     than their noise explains (chi squared, 1 %), draws are widened by the
     square root of chi squared a degree (Birge's ratio).
     """
-    from scipy import stats
+    from scipy import special
 
-    spread = np.nanstd(drawn, axis=0)
-    spread = np.where(np.isfinite(spread), spread, np.inf)
-    typical = np.median(spread[np.isfinite(spread)])
+    there = np.isfinite(drawn).any(0)
+    if not there.any():
+        line = _lines(log_c, estimate[None], np.ones(len(log_c)))[0]
+        blank = np.full((len(drawn), 2), np.nan)
+        return PowerLaw(float(np.exp(line[0])), float(line[1]), blank), 1.0
+    spread = np.full(len(log_c), np.inf)
+    spread[there] = np.nanstd(drawn[:, there], axis=0)
+    typical = np.median(spread[there])
     spread = np.maximum(spread, max(typical / 2, 1e-9))
     weights = 1 / spread**2
     line = _lines(log_c, estimate[None], weights)[0]
@@ -218,7 +228,7 @@ def _power_law(
     chi2 = float((weights * (estimate - line[0] - line[1] * log_c) ** 2).sum())
     freedom = len(log_c) - 2
     factor = 1.0
-    if freedom > 0 and typical > 1e-9 and stats.chi2.sf(chi2, freedom) < 0.01:
+    if freedom > 0 and typical > 1e-9 and special.chdtrc(freedom, chi2) < 0.01:
         factor = float(np.sqrt(chi2 / freedom))
     centre = np.nanmedian(lines, axis=0)
     lines = centre + factor * (lines - centre)

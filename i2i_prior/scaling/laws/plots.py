@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from i2i_prior.scaling.laws.axes import finish
 from i2i_prior.scaling.laws.bootstrap import interval
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.isoflop import PowerLaw
@@ -27,7 +28,7 @@ def draw(folder: Path, fitted: Fitted) -> list[tuple[Path, str]]:
     Raises:
       UserError: where a picture cannot be written.
     """
-    from i2i_prior.scaling.laws.residual_plots import pairs, residuals
+    from i2i_prior.scaling.laws.residual_plots import metrics, pairs, residuals
 
     made: list[tuple[str, str, Callable | None]] = [
         ("isoflop", "isoFLOP curves and their parabolas", isoflop),
@@ -37,6 +38,7 @@ def draw(folder: Path, fitted: Fitted) -> list[tuple[Path, str]]:
         ("residuals", "measured over predicted loss", residuals),
         ("pairs", "refits to redrawn noise", pairs),
         ("rates", "loss over learning rate, size by size", learning_rates),
+        ("metrics", "other metrics over the loss", metrics),
     ]
     there = {
         "isoflop": fitted.isoflop,
@@ -46,6 +48,7 @@ def draw(folder: Path, fitted: Fitted) -> list[tuple[Path, str]]:
         "residuals": fitted.law,
         "pairs": fitted.law,
         "rates": fitted.rates,
+        "metrics": fitted.others,
     }
     return [
         (saved(folder / f"{name}.png", fitted, picture), what)
@@ -99,14 +102,19 @@ def isoflop(figure: Any, fitted: Fitted) -> None:
         axes.plot(np.exp(fine), fit, color=colour, lw=1.3)
         label = f"{curve.c:.2g} FLOPs"
         axes.plot(curve.n, curve.loss, "o", color=colour, ms=4, label=label)
+        inside = "none" if curve.edge else "crimson"
         axes.plot(
-            curve.n_opt, curve.loss_opt, "*", color="crimson", ms=11, zorder=4
+            *(curve.n_opt, curve.loss_opt, "*"),
+            **{"color": "crimson", "mfc": inside, "ms": 11, "zorder": 4},
         )
         lowest = np.interp(np.log(curve.akima), np.log(curve.n), curve.loss)
         axes.plot(curve.akima, lowest, "kx", ms=7, zorder=5)
     axes.plot([], [], "*", color="crimson", ms=10, label="vertex")
+    if any(curve.edge for curve in curves):
+        label = "at the edge of its sizes"
+        axes.plot([], [], "*", color="crimson", mfc="none", ms=10, label=label)
     axes.plot([], [], "kx", label="Akima's lowest")
-    _finish(axes, SIZE, fitted.table.metric, "log")
+    finish(axes, SIZE, fitted.table.metric, "log")
 
 
 def optima(figure: Any, fitted: Fitted) -> None:
@@ -130,8 +138,8 @@ def optima(figure: Any, fitted: Fitted) -> None:
         if best is not None and fitted.law is not None:
             (centre, draws), freedom = best[place], fitted.law.freedom
             _band(axes, c, centre, draws, freedom, "parametric")
-        _finish(axes, FLOPS, SIZE if place == 0 else "tokens D", "log")
         axes.set_yscale("log")
+        finish(axes, FLOPS, SIZE if place == 0 else "tokens D", "log")
 
 
 def _compute(fitted: Fitted) -> np.ndarray:
@@ -226,7 +234,7 @@ def loss_vs_c(figure: Any, fitted: Fitted) -> None:
             ms=5,
             label="held out",
         )
-    _finish(axes, FLOPS, fitted.table.metric, "log")
+    finish(axes, FLOPS, fitted.table.metric, "log")
 
 
 def contour(figure: Any, fitted: Fitted) -> None:
@@ -256,7 +264,7 @@ def contour(figure: Any, fitted: Fitted) -> None:
     axes.set_ylim(d_axis[[0, -1]])
     axes.set_yscale("log")
     figure.colorbar(spots, label=f"{fitted.table.metric} of runs")
-    _finish(axes, SIZE, "tokens D", "log")
+    finish(axes, SIZE, "tokens D", "log")
 
 
 def learning_rates(figure: Any, fitted: Fitted) -> None:
@@ -269,7 +277,7 @@ def learning_rates(figure: Any, fitted: Fitted) -> None:
             rate.rates, rate.loss, "o-", color=colour, ms=4, lw=1, label=label
         )
         axes.axvline(rate.best, color=colour, lw=0.8, ls="--")
-    _finish(axes, "learning rate", fitted.table.metric, "log")
+    finish(axes, "learning rate", fitted.table.metric, "log")
 
 
 def budgets(fitted: Fitted) -> list[tuple[float, list]]:
@@ -278,13 +286,3 @@ def budgets(fitted: Fitted) -> list[tuple[float, list]]:
         (float(np.exp(np.log(column(group, "c")).mean())), group)
         for group in groups(fitted.points)
     ]
-
-
-def _finish(axes: Axes, x: str, y: str, scale: str) -> None:
-    axes.set_xscale(scale)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.25, which="major")
-    axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)

@@ -10,12 +10,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from i2i_prior.errors import UserError
 
 ROLES = ("fit", "holdout", "tune")
+LARGEST = 1e100  # of any number: their products stay finite
 # Runs are of one budget up to this factor between neighbours, and this one
 # in all: a chain of near ones is no budget.
 NEIGHBOURS, SPAN = 1.12, 1.25
@@ -55,6 +57,27 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a run lies, and what laws take no notice of.
+
+    Attributes:
+      folder: the run directory.
+      step, examples: at its end.
+      overhead: FLOPs that hardware does, frozen networks and recomputation
+        too, over those that count.
+      overrides: config fields that make its size, {} where not known.
+      metrics: all finite ones of result.json.
+    """
+
+    folder: Path
+    step: int
+    examples: float
+    overhead: float
+    overrides: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Curve:
     """A run while it trained: FLOPs so far (k,) and the metric there (k,)."""
 
@@ -73,6 +96,7 @@ class Table:
       notes: what was done to the data, to be said aloud.
       metric: what `loss` is.
       curves: training curves, where there are any.
+      sources: of points that come of run directories, by id.
     """
 
     points: list[Point]
@@ -80,6 +104,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     metric: str = "loss"
     curves: list[Curve] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
 
     def of(self, role: str) -> list[Point]:
         """The points of a role."""
@@ -134,7 +159,7 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
             reader = csv.DictReader(file)
             names = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = names
-            rows = list(reader)
+            rows = [(reader.line_num, row) for row in reader if not _empty(row)]
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot read {path} ({error}); give a CSV file with the columns "
@@ -145,7 +170,7 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
     points: list[Point] = []
     excluded: list[tuple[str, str]] = []
     seen: dict[tuple, int] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
         point = _point(path, line, row, missing)
         key = (point.id,) if "id" in names else _key(point)
         if key in seen:
@@ -156,10 +181,11 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
         seen[key] = line
         if not math.isfinite(point.loss):
             excluded.append((point.id, _why_none(row)))
-        elif point.loss <= 0:
+        elif not 1 / LARGEST < point.loss < LARGEST:
             raise UserError(
                 f"line {line} of {path}: loss is {point.loss:g}, and laws are "
-                "fitted to its logarithm; give a positive metric"
+                "fitted to its logarithm; give a positive metric, of any unit "
+                f"from {1 / LARGEST:.0e} to {LARGEST:.0e}"
             )
         else:
             points.append(point)
@@ -173,6 +199,13 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
         if name in missing
     ]
     return Table(points, excluded, notes, metric)
+
+
+def _empty(row: dict) -> bool:
+    """Whether a row is commas alone, as spreadsheets end their tables."""
+    return not any(
+        isinstance(v, list) or (v or "").strip() for v in row.values()
+    )
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
@@ -212,10 +245,10 @@ def _point(path: Path, line: int, row: dict, missing: list[str]) -> Point:
     n, d, c = (numbers[name] for name in ("params", "tokens", "flops"))
     for name in ("params", "tokens", "flops"):
         value = numbers[name]
-        if name not in missing and not (value and 0 < value < math.inf):
+        if name not in missing and not (value and 0 < value < LARGEST):
             raise UserError(
                 f"line {line} of {path}: {name} is {texts[name]!r}; it must be "
-                "a positive number"
+                f"a positive number, less than {LARGEST:.0e}"
             )
     if "flops" in missing:
         c = 6 * n * d  # type: ignore[operator]

@@ -14,8 +14,8 @@ from i2i_prior.page import STYLE, cell, embedded, escape, section
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.parametric import NAMES
 from i2i_prior.scaling.laws.plots import budgets
-from i2i_prior.scaling.laws.residual_plots import gaps_of
-from i2i_prior.scaling.laws.text import span
+from i2i_prior.scaling.laws.residuals import gaps_of
+from i2i_prior.scaling.laws.text import recipe_told, span
 
 
 def write_report(
@@ -49,6 +49,8 @@ def write_report(
         )
         + section("Power laws of the compute-optimal run", _optima(values))
         + section("Held out", _held(values))
+        + section("Neighbours in size", _neighbours(values["neighbours"]))
+        + section("Other metrics", _others(values["other_metrics"]))
         + section("Pictures", _pictures(pictures))
         + section("Residuals by budget", _residuals(fitted))
         + section("Data", _list(data["notes"]) + _left_out(data["excluded"]))
@@ -188,6 +190,13 @@ def _held(values: dict[str, Any]) -> str:
             f"{calibration['inflation']:.2f} times, which the parametric "
             "law's intervals of a loss are."
         )
+    wide = (values["isoflop"] or {}).get("loss_widening")
+    if wide:
+        ratios = ", ".join(f"{law} {ratio:.2f}" for law, ratio in wide.items())
+        told.append(
+            "The isoFLOP laws' intervals of a loss are widened to hold the "
+            f"optima of budgets left out in turns, times: {ratios}."
+        )
     return f"<p>{escape(' '.join(told))}</p>" + _table(head, rows)
 
 
@@ -219,7 +228,54 @@ def _advice(predictions: list[dict[str, Any]]) -> str:
                 ]
             )
     head = ["FLOPs", "of the largest", "law", "N*", "D*", "D/N", "loss"]
-    return _table([*head, "loss with an offset", "learning rate"], rows)
+    told = [
+        f"{found['flops']:.4g} FLOPs: {'; '.join(lines)}."
+        for found in predictions
+        if (lines := recipe_told(found.get("recipe", {})))
+    ]
+    return _table([*head, "loss with an offset", "learning rate"], rows) + (
+        _list(told)
+    )
+
+
+def _neighbours(pairs: list[dict[str, Any]]) -> str:
+    if not pairs:
+        return ""
+    rows = [
+        [
+            pair["c"],
+            pair["smaller"],
+            pair["larger"],
+            f"{pair['difference']:+.5f}",
+            f"{pair['standard_error']:.5f}",
+            f"{pair['ratio']:.1f}",
+            "" if pair["paired"] else "not paired",
+            "" if pair["resolved"] else "not told apart",
+        ]
+        for pair in pairs
+    ]
+    told = (
+        "Loss of the larger less that of the smaller, over the same images "
+        "and noise, and its standard error. What another seed of training "
+        "would change is not in it."
+    )
+    head = ["FLOPs", "smaller", "larger", "difference", "standard error"]
+    return f'<p class="soft">{told}</p>' + _table(
+        [*head, "ratio", "", ""], rows
+    )
+
+
+def _others(others: list[dict[str, Any]]) -> str:
+    rows = [
+        [
+            other["metric"],
+            other["runs"],
+            other["spearman"],
+            f"{other['p_value']:.2g}",
+        ]
+        for other in others
+    ]
+    return _table(["metric", "runs", "Spearman with the loss", "p"], rows)
 
 
 def _residuals(fitted: Fitted) -> str:

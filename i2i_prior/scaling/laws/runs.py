@@ -12,10 +12,29 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.page import read_json
-from i2i_prior.scaling.laws.points import Curve, Point, Table
+from i2i_prior.scaling.laws.points import Curve, Point, Source, Table
 from i2i_prior.sweeps.store import PlannedRun, open_sweep
 
 METRIC = "validation/ema_uniform"
+
+
+def own_metric(folders: list[Path]) -> str:
+    """The metric that the sweeps among the folders were planned for.
+
+    Raises:
+      UserError: where they were planned for different ones.
+    """
+    names = {
+        str(open_sweep(folder).facts.get("metric") or METRIC)
+        for folder in folders
+        if (folder / "sweep.json").exists()
+    }
+    if len(names) > 1:
+        raise UserError(
+            f"these sweeps were planned for {' and '.join(sorted(names))}; "
+            "choose one with --metric"
+        )
+    return names.pop() if names else METRIC
 
 
 def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
@@ -35,7 +54,8 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
     excluded: list[tuple[str, str]] = []
     curves: list[Curve] = []
     known: set[str] = set()
-    for folder in folders:
+    sources: dict[str, Source] = {}
+    for folder in dict.fromkeys(path.resolve() for path in folders):
         for run, plan in _found(folder):
             result = read_json(run / "result.json")
             known |= set(result.get("metrics") or {})
@@ -43,7 +63,15 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
             if isinstance(draft, str):
                 excluded.append((run.name, draft))
                 continue
-            point, steps = draft
+            point, steps, source = draft
+            if point.id in sources:
+                if sources[point.id].folder == run:
+                    continue
+                if plan is not None:
+                    again = f"the same run as in {sources[point.id].folder}"
+                    excluded.append((str(run), again))
+                    continue
+                point = replace(point, id=str(run))
             lines = _lines(run)
             curve = _curve(lines, point, metric, steps)
             if curve is not None:
@@ -54,6 +82,7 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
             if why or value is None:
                 excluded.append((point.id, why or ""))
                 continue
+            sources[point.id] = source
             error = result["metrics"].get(f"{metric}_standard_error")
             points.append(
                 replace(point, loss=value, standard_error=_number(error))
@@ -66,7 +95,7 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
             f"no finished run with {metric} in "
             f"{', '.join(map(str, folders))}{why}{more}"
         )
-    return Table(points, excluded, [], metric, curves)
+    return Table(points, excluded, [], metric, curves, sources)
 
 
 def _found(folder: Path) -> list[tuple[Path, PlannedRun | None]]:
@@ -86,8 +115,8 @@ def _found(folder: Path) -> list[tuple[Path, PlannedRun | None]]:
 
 def _draft(
     run: Path, plan: PlannedRun | None, result: dict[str, Any]
-) -> tuple[Point, float] | str:
-    """The run's point without its loss, and its steps; or why there is none."""
+) -> tuple[Point, float, Source] | str:
+    """The run's point without its loss, its steps, its source; or why none."""
     config = read_json(run / "config.json").get("config") or {}
     rate = _number(config.get("optim.learning_rate"))
     if plan is not None:
@@ -103,7 +132,14 @@ def _draft(
             learning_rate=rate,
             epochs=plan.epochs,
         )
-        return point, float(plan.steps)
+        sizes = {
+            name: value
+            for name, value in plan.overrides.items()
+            if name.startswith(("model.", "encoder."))
+        }
+        ratio = plan.total_flops / plan.flops
+        source = _source(run, result, plan.examples, ratio, sizes)
+        return point, float(plan.steps), source
     cost = read_json(run / "metadata.json").get("cost") or {}
     batch = _number(config.get("data.batch_size"))
     steps = _number(result.get("steps") or config.get("train.steps"))
@@ -123,7 +159,29 @@ def _draft(
         loss=math.nan,
         learning_rate=rate,
     )
-    return point, steps
+    ratio = (_number(cost.get("total_flops")) or flops) / flops
+    return point, steps, _source(run, result, examples, ratio, {})
+
+
+def _source(
+    run: Path,
+    result: dict[str, Any],
+    examples: float,
+    overhead: float,
+    overrides: dict[str, Any],
+) -> Source:
+    numbers = {
+        name: _number(value)
+        for name, value in (result.get("metrics") or {}).items()
+    }
+    return Source(
+        folder=run,
+        step=int(_number(result.get("step")) or 0),
+        examples=float(examples),
+        overhead=overhead,
+        overrides=overrides,
+        metrics={k: v for k, v in numbers.items() if v is not None},
+    )
 
 
 def _why_not(

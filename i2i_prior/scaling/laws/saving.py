@@ -20,6 +20,7 @@ from i2i_prior.scaling.laws.offset import OffsetLaw
 from i2i_prior.scaling.laws.parametric import NAMES
 from i2i_prior.scaling.laws.points import column
 from i2i_prior.scaling.laws.rates import Rate, RateLaw
+from i2i_prior.scaling.laws.recipe import Size, sizes_of
 from i2i_prior.scaling.laws.recommend import Laws
 from i2i_prior.scaling.laws.uncertainty import Cost, Law
 from i2i_prior.workdir import read_json, write_json
@@ -38,6 +39,8 @@ def laws_of(fitted: Fitted) -> Laws:
         offset=fitted.offset,
         rate=fitted.rate_law,
         largest=float(column(fitted.points, "c").max()),
+        sizes=sizes_of(fitted.table),
+        widening=fitted.widening,
     )
 
 
@@ -147,4 +150,6 @@ def _loaded(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Laws:
         offset=with_offset,
         rate=rate,
         largest=values["data"]["largest_flops"],
+        widening=told["loss_widening"] if told else {},
+        sizes=[Size(**size) for size in values["sizes"]],
     )

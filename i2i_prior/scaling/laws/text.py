@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from i2i_prior.scaling.laws.parametric import NAMES
@@ -9,7 +10,7 @@ from i2i_prior.scaling.laws.parametric import NAMES
 
 def span(ends: Any) -> str:
     """An interval as [low, high]; nothing where there is none."""
-    if not ends or None in ends:
+    if not ends or None in ends or not all(map(math.isfinite, ends)):
         return ""
     return f"[{ends[0]:.4g}, {ends[1]:.4g}]"
 
@@ -43,6 +44,13 @@ def summary(values: dict[str, Any]) -> str:
                 f"C^{entry['exponent']:.4f} "
                 f"{span(entry['interval_95']['exponent'])}"
             )
+    lines += _neighbours(values["neighbours"])
+    lines += [
+        f"{other['metric']} ranks {other['runs']} runs as the loss does by "
+        f"{other['spearman']:.2f} (Spearman)"
+        for other in values["other_metrics"]
+        if math.isfinite(other["spearman"])
+    ]
     lines += _held(values)
     lines += [told(found) for found in values["predictions"]]
     lines += [f"warning: {doubt}" for doubt in values["warnings"]]
@@ -70,6 +78,39 @@ def _held(values: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _neighbours(pairs: list[dict[str, Any]]) -> list[str]:
+    if not pairs:
+        return []
+    apart = sum(pair["resolved"] for pair in pairs)
+    least = min(pairs, key=lambda pair: pair["ratio"])
+    return [
+        f"neighbours in size: {apart} of {len(pairs)} are told apart; the "
+        f"closest, {least['smaller']} and {least['larger']}, differ by "
+        f"{least['difference']:+.4g} +- {least['standard_error']:.2g}"
+        f"{'' if least['paired'] else ' (not paired)'}"
+    ]
+
+
+def recipe_told(recipe: dict[str, Any]) -> list[str]:
+    """What to start, in sentences."""
+    lines = []
+    if "nearest" in recipe:
+        near = recipe["nearest"]
+        fields = "".join(f" {k}={v}" for k, v in near["overrides"].items())
+        lines += [
+            f"{recipe['steps']:,} steps of batch {recipe['batch_size']}",
+            f"nearest config that ran: {near['id']}, {near['params']:.4g} "
+            f"parameters, {near['steps']:,} steps{':' if fields else ''}"
+            f"{fields}",
+        ]
+    if "hours" in recipe:
+        lines.append(
+            f"{recipe['hours']:.3g} hours of {recipe['machine']}, "
+            f"{recipe['chip_hours']:.3g} chip-hours; {recipe['assumption']}"
+        )
+    return lines
+
+
 def told(found: dict[str, Any]) -> str:
     """One recommendation in lines."""
     lines = [
@@ -88,4 +129,5 @@ def told(found: dict[str, Any]) -> str:
             f"  {'learning rate':27} {rate['value']:<10.3g} "
             f"{span(rate['interval_95'])}"
         )
+    lines += [f"  {line}" for line in recipe_told(found.get("recipe", {}))]
     return "\n".join(lines)

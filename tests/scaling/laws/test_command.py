@@ -12,8 +12,15 @@ import pytest
 from PIL import Image
 
 from i2i_prior import cli
+from i2i_prior.scaling.laws import plots, residual_plots
+from i2i_prior.scaling.laws.doubts import doubts
+from i2i_prior.scaling.laws.fitting import fit_all
+from i2i_prior.scaling.laws.points import Table
+from i2i_prior.scaling.laws.recommend import recommend
+from i2i_prior.scaling.laws.saving import laws_of
+from i2i_prior.sweeps.store import Sweep, save_sweep
 from tests.conftest import ROOT
-from tests.scaling.laws.made import coverage, write_csv
+from tests.scaling.laws.made import coverage, planned, write_csv, write_run
 
 
 def run(*arguments):
@@ -134,6 +141,10 @@ def test_few_runs_give_what_can_be_had_and_say_so(tmp_path, capsys):
         (("--csv", "TABLE", "--out", "OUT", "--bootstrap", "3"), "100 or more"),
         (("--csv", "TABLE", "--out", "OUT", "--holdout", "1e30"), "no run out"),
         (("--csv", "TABLE", "--out", "OUT", "--holdout", "1"), "too few runs"),
+        (
+            ("--csv", "TABLE", "--out", "OUT", "--accelerator", "h100x8"),
+            "add --predict",
+        ),
         (("--laws", "OUT"), "goes with --predict"),
         (("--laws", "OUT", "--predict", "1e20"), "no laws.json"),
         (("--runs", "OUT", "--out", "OUT"), "holds no runs"),
@@ -166,13 +177,70 @@ def test_fitting_imports_no_jax():
     assert told.stdout.strip() == "set()"
 
 
-def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
-    points = coverage.surface(np.random.default_rng(0), 0.0)
-    flat = [replace(p, loss=0.7) for p in points]
-    path = write_csv(tmp_path / "flat.csv", flat)
+def test_a_sweep_is_fitted_told_apart_and_turned_into_a_recipe(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(plots, "draw", lambda *_: [])  # others look at these
+    points = coverage.surface(np.random.default_rng(3), 0.001, 5, 5)
+    runs = [
+        replace(
+            planned(f"r{k}", int(p.n), budget=p.c),
+            role="holdout" if p.c == 3e18 else "fit",
+            tokens=int(p.d),
+            flops=p.c,
+            total_flops=p.c,
+        )
+        for k, p in enumerate(points)
+        # of the held-out budget two runs, so no parabola
+        if p.c < 3e18 or k % 5 in (2, 3)
+    ]
+    sweep = Sweep(tmp_path / "sweep", {"name": "s"}, runs)
+    save_sweep(sweep)
+    loss = {f"r{k}": p.loss for k, p in enumerate(points)}
+    for name in (plan.id for plan in runs):
+        fid = {"eval/fid": 40 * loss[name]}
+        write_run(sweep.workdir(name), value=loss[name], **fid)
     out = tmp_path / "out"
-    arguments = ("--out", out, "--bootstrap", 100, "--predict", "1e19")
-    assert run("--csv", path, *arguments) == 0
+    code = run(
+        *("--runs", sweep.path, "--out", out, "--bootstrap", 100),
+        *("--predict", "6e18", "--accelerator", "h100x8"),
+    )
+    assert code == 0
+    printed = capsys.readouterr().out
     laws = json.loads((out / "laws.json").read_text())
-    assert len(list((out / "plots").glob("*.png"))) >= 4
-    assert any("do not show" in doubt for doubt in laws["warnings"])
+    assert laws["data"]["held_out"] == 2
+    rows = laws["held_out"]["predictions"]
+    assert [row["id"] for row in rows if row["law"] == "parametric"] == [
+        "r22",
+        "r23",
+    ]
+    assert all(row["inside"] for row in rows[:2])
+    best = min(loss["r22"], loss["r23"])
+    (row,) = (row for row in rows if row["law"] == "isoflop")
+    assert row["actual"] == best
+    assert row["id"].startswith("best of 2 at 3e+18 FLOPs")
+    # 0.01 is each run's standard error: more than some neighbours differ by
+    assert len(laws["neighbours"]) == 16
+    assert not all(pair["resolved"] for pair in laws["neighbours"])
+    assert any("of 16 neighbours in size" in w for w in laws["warnings"])
+    assert laws["other_metrics"][0]["spearman"] == pytest.approx(1.0)
+    recipe = laws["predictions"][0]["recipe"]
+    assert recipe["batch_size"] == 32
+    assert f"{recipe['steps']:,} steps of batch 32" in printed
+    assert recipe["chip_hours"] == pytest.approx(8 * recipe["hours"])
+    page = (out / "report.html").read_text()
+    for words in ("Neighbours in size", "not paired", "chip-hours", "eval/fid"):
+        assert words in page
+    assert run("--laws", out, "--predict", "6e18") == 0
+    assert f"{recipe['steps']:,} steps" in capsys.readouterr().out
+
+
+def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
+    points = coverage.surface(np.random.default_rng(0), 0.0, 4, 5)
+    fitted = fit_all(Table([replace(p, loss=0.7) for p in points]), 0, 100)
+    assert any("do not show" in doubt for doubt in doubts(fitted, []))
+    assert recommend(laws_of(fitted), 1e19)["flops"] == 1e19
+    for picture in (plots.contour, residual_plots.pairs):
+        path = plots.saved(tmp_path / "flat.png", fitted, picture)
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 5

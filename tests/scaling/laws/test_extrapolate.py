@@ -132,6 +132,51 @@ def test_the_envelope_of_ends_takes_each_budgets_best():
     assert found.loss[0] == min(p.loss for p in made(0.0) if p.c == 1e17)
 
 
+def test_budgets_that_are_above_smaller_ones_are_no_envelope():
+    points = [
+        p for p in made(0.0) if p.c != 1e18 or p.loss > 1.02 * best_of(1e17)
+    ]
+    # what is left of one budget is worse than a budget below it
+    spoilt = [replace(p, loss=2.0) if p.c == 1e18 else p for p in points]
+    found = envelope.fit(spoilt, [], np.random.default_rng(0), 50)
+    assert len(found.loss) == 5
+    assert (np.diff(found.loss) < 0).all()
+
+
+def best_of(c):
+    return min(p.loss for p in made(0.0) if p.c == c)
+
+
+def test_an_incomplete_budget_is_no_test_of_the_isoflop_law():
+    points = [p for p in made() if p.c < 6e18 or int(p.id) % 8 == 0]
+    fitted, held, _ = extrapolate.split(points)
+    rows, _ = extrapolate.test(fitted, held, 0)
+    assert [row.law for row in rows] == ["parametric"]
+    held = [replace(p, role="holdout") for p in held]
+    rows, _ = extrapolate.test(fitted, held, 0)
+    assert rows[1].law == "isoflop"
+    assert rows[1].id.startswith("best of 1 at 6e+18")
+
+
+def test_a_pure_power_law_of_a_loss_with_a_floor_is_widened():
+    # published losses along the optima are a pure power law, those of the
+    # surface have a floor of 0.55
+    pure = coverage.parabolas(np.random.default_rng(1), 0.001)
+    assert extrapolate.widening(pure, 0)["isoflop"] == 1
+    points = made(0.0003, 1)
+    below, held = extrapolate.split(points)[:2]
+    ratio = extrapolate.widening(below, 0)
+    assert ratio["isoflop"] > 1.5
+    assert ratio["isoflop, offset"] == 1
+    rows, _ = extrapolate.test(below, held, 0)
+    by_law = {row.law: row for row in rows}
+    drawn = extrapolate._optima(below, held, 0)[0]
+    for end in ("low", "high"):
+        room = np.log(getattr(drawn, end) / drawn.predicted)
+        wide = np.log(getattr(by_law["isoflop"], end) / drawn.predicted)
+        assert wide == pytest.approx(ratio["isoflop"] * room)
+
+
 def tuned(n, best, tried, role="tune"):
     return [
         Point(

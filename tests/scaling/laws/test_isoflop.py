@@ -31,10 +31,11 @@ def test_the_published_law_comes_back_without_noise():
 
 
 def test_exponents_within_five_thousandths_and_intervals_that_hold():
-    trials = [coverage.isoflop_trial(s, 0.0005, 100) for s in range(24)]
+    trials = [coverage.isoflop_trial(s, 0.0005, 100) for s in range(16)]
     for name in trials[0]:
         held = sum(trial[name][2] for trial in trials)
-        assert held >= 20, (name, held)
+        # fewer than 13 of 16 come once in 150 times at 95 %
+        assert held >= 13, (name, held)
         if name.endswith("exponent"):
             for own, truth, _ in (trial[name] for trial in trials):
                 assert own == pytest.approx(truth, abs=0.005)
@@ -93,6 +94,17 @@ def test_three_sizes_a_budget_take_their_noise_from_the_law():
         found.n_opt.exponent, found.n_opt.draws[:, 1], found.freedom
     )
     assert low < 0.5681 < high
+
+
+def test_two_budgets_of_three_sizes_have_no_interval():
+    points = [p for p in made(0.001) if int(p.id) % 8 in (1, 4, 6)][:6]
+    found = fit(points)
+    assert found.freedom == 0
+    ends = interval(
+        found.n_opt.exponent, found.n_opt.draws[:, 1], found.freedom
+    )
+    assert np.isnan(ends).all()
+    assert np.isfinite(found.n_opt.exponent)
 
 
 def test_tokens_at_the_optimum_follow_counted_flops():

@@ -39,14 +39,13 @@ def test_without_noise_the_law_is_found_exactly():
     np.testing.assert_allclose(found.log_loss(n, d), np.log(loss), atol=1e-8)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_independent_optimiser_finds_a_lower_objective(seed):
-    n, d, loss = data(0.003, seed)
+def test_no_independent_optimiser_finds_a_lower_objective():
+    n, d, loss = data(0.003)
     found = parametric.fit(n, d, loss)
     values = plain(found.theta, found.centre)
     ours = objective(logs(values), n, d, loss)
     assert found.objective == pytest.approx(ours, rel=1e-9)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     theirs = np.inf
     for _ in range(2):
         start = logs(values) * (1 + 0.02 * rng.standard_normal(5))
@@ -114,11 +113,11 @@ def test_plain_and_centred_parameters_say_the_same():
 
 
 def test_intervals_of_every_parameter_hold_the_truth():
-    trials = [coverage.parametric_trial(s, 0.002, 100) for s in range(16)]
+    trials = [coverage.parametric_trial(s, 0.002, 60) for s in range(12)]
     for name in coverage.LAW:
         held = sum(trial[name][2] for trial in trials)
-        # fewer than 13 of 16 come once in 150 times at 95 %
-        assert held >= 13, (name, held)
+        # fewer than 9 of 12 come once in 450 times at 95 %
+        assert held >= 9, (name, held)
 
 
 def test_a_seed_gives_the_same_intervals_again():

@@ -69,6 +69,13 @@ def test_a_diverged_run_is_left_out_and_named(file):
     assert table.excluded[1][1] == "no loss yet"
 
 
+def test_rows_of_nothing_are_no_runs_and_lines_keep_their_numbers(file):
+    table = read_csv(file(HEAD + "\n2,3,36,1\n\n , ,,\n,,,\n"))
+    assert [point.id for point in table.points] == ["line 3"]
+    with pytest.raises(UserError, match="line 5 of"):
+        read_csv(file(HEAD + "\n2,3,36,1\n\n2,3,36,x\n"))
+
+
 def test_a_sweeps_table_says_why_a_run_has_no_loss(file):
     head = "id,state,params,tokens,flops,loss\n"
     table = read_csv(file(head + "a,done,2,3,36,1\nb,running,4,3,72,\n"))
@@ -87,6 +94,8 @@ def test_a_sweeps_table_says_why_a_run_has_no_loss(file):
         (HEAD + "1,,12,1\n", "tokens is ''"),
         (HEAD + "-1,2,12,1\n", "params is '-1'"),
         (HEAD + "inf,2,12,1\n", "params is 'inf'"),
+        (HEAD + "1,2,1e300,1\n", "less than 1e+100"),
+        (HEAD + "1,2,12,1e-200\n", "from 1e-100"),
         (HEAD + "1,2,12,-0.5\n", "positive metric"),
         (HEAD + "1,2,12,1\n2,2,24,1\n1,2,12,1\n", "line 4 of"),
         (HEAD + "1,000,2,12,1\n", "without commas"),

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.scaling.laws.runs import METRIC, read_runs
-from i2i_prior.sweeps.store import PlannedRun, Sweep, save_sweep
-
-
-def planned(name, n=1000, role="fit", budget=1e15):
-    return PlannedRun(
-        id=name,
-        name=name,
-        config_hash="0" * 8,
-        role=role,
-        labels={"size": name, "budget": budget},
-        overrides={},
-        parameters=n,
-        steps=200,
-        examples=6400,
-        tokens=6400 * 64,
-        flops=1e15,
-        total_flops=2e15,
-        epochs=0.5,
-    )
-
-
-def write(folder, outcome="done", value=0.8, steps=200, **more):
-    """A run directory as the trainer leaves it; no result for outcome None."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "optim.learning_rate": 1e-3,
-        "train.steps": 200,
-        "data.batch_size": 32,
-    }
-    (folder / "config.json").write_text(json.dumps({"config": config}))
-    lines = [
-        {"step": k, "loss": 1.0, METRIC: 1.5 - k / 400}
-        for k in range(50, steps + 1, 50)
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "metrics.jsonl").write_text(text + '{"step": 2')
-    if outcome:
-        result = {
-            "outcome": outcome,
-            "step": steps,
-            "steps": 200,
-            "examples": steps * 32,
-            "metrics": {METRIC: value, f"{METRIC}_standard_error": 0.01},
-        }
-        (folder / "result.json").write_text(json.dumps(result | more))
+from i2i_prior.scaling.laws.runs import METRIC, own_metric, read_runs
+from i2i_prior.sweeps.store import Sweep, save_sweep
+from tests.scaling.laws.made import planned
+from tests.scaling.laws.made import write_run as write
 
 
 def test_a_sweep_gives_planned_numbers_and_measured_losses(tmp_path):
@@ -80,7 +39,7 @@ def test_a_sweep_gives_planned_numbers_and_measured_losses(tmp_path):
 
 
 def test_running_runs_give_their_curves_on_a_flops_axis(tmp_path):
-    sweep = Sweep(tmp_path, {}, [planned("a"), planned("c", 3000)])
+    sweep = Sweep(tmp_path, {"name": "s"}, [planned("a"), planned("c", 3000)])
     save_sweep(sweep)
     write(sweep.workdir("a"))
     write(sweep.workdir("c"), None, steps=100)
@@ -110,7 +69,7 @@ def test_a_folder_of_runs_counts_by_the_cost_in_metadata(tmp_path):
     ("value", "words"), [(None, "no finite"), (-1.0, "positive")]
 )
 def test_a_metric_that_is_no_loss_is_named(tmp_path, value, words):
-    sweep = Sweep(tmp_path, {}, [planned("a"), planned("b")])
+    sweep = Sweep(tmp_path, {"name": "s"}, [planned("a"), planned("b")])
     save_sweep(sweep)
     write(sweep.workdir("a"))
     write(sweep.workdir("b"), value=value)
@@ -118,10 +77,50 @@ def test_a_metric_that_is_no_loss_is_named(tmp_path, value, words):
 
 
 def test_no_run_with_the_metric_is_one_sentence(tmp_path):
-    sweep = Sweep(tmp_path, {}, [planned("a")])
+    sweep = Sweep(tmp_path, {"name": "s"}, [planned("a")])
     save_sweep(sweep)
     write(sweep.workdir("a"))
     with pytest.raises(UserError, match=f"eval/fid.*{METRIC}"):
         read_runs([tmp_path], "eval/fid")
     with pytest.raises(UserError, match="holds no runs"):
         read_runs([tmp_path / "attempts"])
+
+
+def test_runs_count_once_however_often_they_are_named(tmp_path):
+    for name in ("one", "two"):
+        sweep = Sweep(
+            tmp_path / name, {"name": name}, [planned("a"), planned(name)]
+        )
+        save_sweep(sweep)
+        write(sweep.workdir("a"))
+        write(sweep.workdir(name))
+    one, two = tmp_path / "one", tmp_path / "two"
+    table = read_runs([one, one, two, one / "runs" / ".." / "."])
+    assert [point.id for point in table.points] == ["a", "one", "two"]
+    assert [why for _, why in table.excluded] == [
+        f"the same run as in {one / 'runs' / 'a'}"
+    ]
+
+
+def test_what_a_run_is_besides_its_size_is_kept(tmp_path):
+    fields = {"model.width": 64, "encoder.depth": 1, "optim.b2": 0.9}
+    sweep = Sweep(
+        tmp_path, {"name": "s"}, [replace(planned("a"), overrides=fields)]
+    )
+    save_sweep(sweep)
+    write(sweep.workdir("a"))
+    source = read_runs([tmp_path]).sources["a"]
+    assert source.overrides == {"model.width": 64, "encoder.depth": 1}
+    assert (source.step, source.examples, source.overhead) == (200, 6400, 2.0)
+    assert source.metrics[METRIC] == 0.8
+
+
+def test_the_metric_is_the_one_that_sweeps_were_planned_for(tmp_path):
+    for name, metric in (("one", "eval/fid"), ("two", None)):
+        facts = {"name": name, "metric": metric}
+        save_sweep(Sweep(tmp_path / name, facts, [planned("a")]))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert own_metric([one]) == "eval/fid"
+    assert own_metric([two]) == own_metric([tmp_path]) == METRIC
+    with pytest.raises(UserError, match="choose one with --metric"):
+        own_metric([one, two])

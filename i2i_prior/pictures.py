@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import operator
 import os
@@ -166,7 +167,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         beside.write_bytes(content)
         os.replace(beside, target)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _check(images: np.ndarray) -> None:

@@ -17,17 +17,18 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from i2i_prior.loop.supervise import caught, with_parent
-from i2i_prior.sweeps import events, lock, outcome
+from i2i_prior.sweeps import engines, lock, outcome
 from i2i_prior.sweeps.commands import counts
 from i2i_prior.sweeps.progress import read_progress
 from i2i_prior.sweeps.slots import Slot, find_gpus, make_slots
-from i2i_prior.sweeps.state import WAITING, RunState, states
+from i2i_prior.sweeps.state import ENDED, WAITING, RunState, states
 from i2i_prior.sweeps.store import PlannedRun, Sweep, open_sweep
 from i2i_prior.sweeps.watching import duration, seconds_left
 
@@ -52,9 +53,7 @@ def submit(
             print(" ".join(sweep.attempt_command(run.id)))
         return 0
     for run in runs:
-        events.append(
-            sweep.attempts(run.id), "submitted", backend="local", job=""
-        )
+        engines.submitted(sweep, run, "local", "")
     held = lock.take(sweep.path / LOCK)
     if held is None:
         os.utime(sweep.path / LOCK)  # so it looks, see `Pool`
@@ -168,10 +167,8 @@ class Pool:
             self._active.append(active)
 
     def _started(self, run: PlannedRun, slot: Slot) -> _Active:
-        folder = self._sweep.attempts(run.id)
-        folder.mkdir(parents=True, exist_ok=True)
         everything = os.sched_getaffinity(0)
-        with (folder / "local.txt").open("ab") as words:
+        with _words(self._sweep.attempts(run.id)) as words:
             # Inherited from the start, before it has threads or children.
             os.sched_setaffinity(0, slot.cpus)
             try:
@@ -208,7 +205,10 @@ class Pool:
             outcome.AGAIN,
         )
         self._odd[run.id] += odd
-        if code == outcome.AGAIN or (odd and self._odd[run.id] < _ODD):
+        # A signal may come between a trainer's last word and its end.
+        over = state.state in ENDED
+        again = code == outcome.AGAIN or (odd and self._odd[run.id] < _ODD)
+        if again and not over:
             starts = self._starts[run.id]
             wait = min(self._backoff * 2 ** (starts - 1), _LONGEST)
             self._queue.append((time.monotonic() + wait, run))
@@ -218,12 +218,11 @@ class Pool:
                 f"{state.attempts}"
             )
             return
-        if code not in (outcome.DONE, outcome.DIVERGED):
-            cause = state.cause or outcome.last_words(
-                self._sweep.attempts(run.id) / "local.txt"
-            )
-            ended = "cancelled" if state.state == "cancelled" else "failed"
-            state = replace(state, state=ended, cause=cause)
+        if not over and state.state != "cancelled":
+            file = self._sweep.attempts(run.id) / "local.txt"
+            cause = state.cause or outcome.last_words(file)
+            cause = cause or f"exit code {code}"
+            state = replace(state, state="failed", cause=cause)
         self._ends[run.id] = state
         metric = state.progress.metric if state.state == "done" else None
         self._view.say(
@@ -247,6 +246,15 @@ class Pool:
             for active in self._active
         ]
         return [*running, *(RunState(run, "queued") for _, run in self._queue)]
+
+
+def _words(folder: Path) -> contextlib.AbstractContextManager:
+    """Where an attempt says what is in no log: here, if it cannot be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "local.txt").open("ab")
+    except OSError:
+        return contextlib.nullcontext()
 
 
 class _View:

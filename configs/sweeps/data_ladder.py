@@ -10,7 +10,10 @@ subsets are nested (`SPEC#sample=N`), drawn once and for all. On a set of 200
 million images:
 
     ...data_ladder.py:base=configs/lumos_xl2.py,source=tar:/data/*.tar,\\
-images=1e7+5e7+2e8,steps=200000,batch=1024
+images=1e7+5e7+2e8,steps=195312,batch=1024 \\
+        --config.validation.source=tar:/held_out/*.tar \\
+        --config.encoder.weights=dino_vitbase16_pretrain.pth \\
+        --config.autoencoder.weights=sd-vae-ft-mse
 """
 
 from pathlib import Path

@@ -60,19 +60,20 @@ LADDER = {
 def get_sweep(arg=""):
     """Arguments; lists have plus signs.
 
-    `budgets=` and `holdout=` (or none) in FLOPs; `sizes=5` of them at each
-    budget, around `centre=` parameters at the first, which grow with the
-    square root of it; `holdout_sizes=3`; `rungs=w48d2+w64d2` chooses from the
-    ladder; `batch=16`; `lr=` at width 64 and `lr_power=` with which it falls
-    with the width; `least_warmup=` steps; `validations=` a run; `base=`
-    config; `root=` of the images of the default one.
+    `budgets=` in FLOPs; `holdout=` likewise, or none, else 4 times the
+    largest of them; `sizes=5` at each budget, around `centre=` parameters at
+    the first, which grow with the square root of it; `holdout_sizes=3`;
+    `rungs=w48d2+w64d2` chooses from the ladder; `batch=16`; `lr=` at width 64
+    and `lr_power=` with which it falls with the width; `least_warmup=` steps;
+    `validations=` a run; `base=` config; `root=` of the images of the default
+    one.
     """
     options = parse_arg(
         arg,
         base="",
         root="../shared/data/tiny_imagenet64",
         budgets="5e11+1e12+2e12+4e12",
-        holdout="1.6e13",
+        holdout="",
         sizes=5,
         holdout_sizes=3,
         rungs="+".join(LADDER),
@@ -95,7 +96,9 @@ def get_sweep(arg=""):
 
     ladder = {name: size(base, options, name) for name in rungs(options)}
     budgets = listed(options.budgets, float)
-    holdouts = listed(options.holdout, float)
+    holdouts = [4 * max(budgets)]
+    if options.holdout:
+        holdouts = listed(options.holdout, float)
 
     def at(budget, count, role):
         centre = options.centre * math.sqrt(budget / budgets[0])

@@ -6,9 +6,10 @@
     i2i-prior sweep collect SWEEP
 
 As it stands: configs/tiny_imagenet64.py and nine changes of it, three seeds
-each, all for as many steps. Losses of two objectives do not compare, so runs
-are scored by the Frechet distance of their samples; take a difference for
-real where it is larger than that between seeds.
+each, all for as many steps; `min_snr` is a change of `ddpm_v`. Losses of two
+objectives do not compare, so runs are scored by the Frechet distance of their
+samples; take a difference for real where it is larger than that between
+seeds.
 """
 
 from pathlib import Path

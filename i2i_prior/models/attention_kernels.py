@@ -18,10 +18,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask,
-)
 from jax.sharding import PartitionSpec
 
 from i2i_prior.errors import UserError
@@ -118,6 +114,7 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     Tokens are padded to whole blocks, and padded keys do not count. Away from
     a TPU the kernel is interpreted, for tests.
     """
+    kernels, masks = _splash_modules()
     queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
     sizes, padded_q, padded_kv = _blocks(queries, keys, q.shape[3])
 
@@ -130,13 +127,13 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     if mask is not None or padded_kv > keys:
         counts = jnp.ones(k.shape[:2], bool) if mask is None else mask
         counts = jnp.pad(counts, ((0, 0), (0, padded_kv - keys)))
-        segments = splash_attention_kernel.SegmentIds(
+        segments = kernels.SegmentIds(
             q=jnp.ones((q.shape[0], padded_q), jnp.int32),
             kv=counts.astype(jnp.int32),
         )
-    whole = splash_attention_mask.FullMask((padded_q, padded_kv))
-    kernel = splash_attention_kernel.make_splash_mha(
-        splash_attention_mask.MultiHeadMask([whole] * heads),
+    whole = masks.FullMask((padded_q, padded_kv))
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([whole] * heads),
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,
@@ -154,13 +151,23 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return out[:, :, :queries].transpose(0, 2, 1, 3)
 
 
+def _splash_modules() -> tuple[Any, Any]:
+    """Kernel and mask, imported where they are used: Pallas takes 0.1 s."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    return splash_attention_kernel, splash_attention_mask
+
+
 def _blocks(queries: int, keys: int, width: int) -> tuple[Any, int, int]:
     """Block sizes, and what N and M are padded to."""
     wide = -(-width // LANES)
     tile_q, padded_q = _tile(queries)
     tile_kv, padded_kv = _tile(keys)
     block_kv = tile_kv * _most(padded_kv // tile_kv, TILES_KV // wide)
-    sizes = splash_attention_kernel.BlockSizes(
+    sizes = _splash_modules()[0].BlockSizes(
         block_q=tile_q * _most(padded_q // tile_q, TILES_Q // wide),
         block_kv=block_kv,
         block_kv_compute=tile_kv,

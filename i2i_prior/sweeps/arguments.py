@@ -101,7 +101,9 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
         "before; a long compilation is silent, too",
     )
     command.add_argument(
-        "--dry-run", action="store_true", help="say what would be done"
+        "--dry-run",
+        action="store_true",
+        help="say what would be started; a --config is planned all the same",
     )
 
 

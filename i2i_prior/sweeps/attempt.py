@@ -117,11 +117,13 @@ def attempt(
             "cause": cause,
             "seconds": round(time.monotonic() - began, 1),
         }
-        known = events.read(folder)
-        known.append(_note(folder, "ended", **end))
+        known = [*events.read(folder), {"event": "ended", **end}]
+        noted = _note(folder, "ended", **end)
     finally:
         os.close(held)
     code = outcome.verdict(known, launch.max_attempts)
+    if code == outcome.AGAIN and how in outcome.FAILURES and not noted:
+        code = outcome.FULL_DISK  # not counted, it could fail for ever
     _tell(planned, end, code)
     return code
 
@@ -201,7 +203,8 @@ def _settle(
             "cause": "its machine or launcher died",
             "seconds": None,
         }
-        before.append(_note(folder, "ended", **lost))
+        before.append({"event": "ended", **lost})
+        _note(folder, "ended", **lost)
     found = result(sweep, planned)
     if found:
         config = frozen_config(sweep.config(planned.id))
@@ -234,19 +237,20 @@ def _starts(known: list[dict[str, Any]]) -> int:
     return sum(event["event"] == "started" for event in known)
 
 
-def _note(folder: Path, event: str, **facts: Any) -> dict[str, Any]:
-    """Adds an event, and returns it: a full disk must not end what trains."""
+def _note(folder: Path, event: str, **facts: Any) -> bool:
+    """Whether an event could be added: a full disk must not end a training."""
     try:
         events.append(folder, event, **facts)
-    except OSError as error:
-        _say(f"cannot write {folder}/{events.FILE} ({error.strerror})")
-    return {"event": event, **facts}
+    except UserError as error:
+        _say(str(error))
+        return False
+    return True
 
 
 def _tell(planned: PlannedRun, end: Mapping[str, Any], code: int) -> None:
     cause = f" ({end['cause']})" if end["cause"] else ""
     then = {outcome.AGAIN: "; it may be started again"}.get(code, "")
-    if code == outcome.MISTAKE:
+    if code in (outcome.MISTAKE, outcome.FULL_DISK):
         then = "; it is not started again"
     _say(
         f"{planned.id}, attempt {end['attempt']}: {end['outcome']}{cause}{then}"

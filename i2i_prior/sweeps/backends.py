@@ -7,6 +7,8 @@ A launch file has `OPTIONS` (key -> default) and three functions, where
     poll(sweep, runs, options) -> {id: "queued" | "running" | "gone"}
     cancel(sweep, runs, options) -> None
 
+`submit` notes what an engine took: `engines.submitted`.
+
 SWEEP/launch.json remembers how runs were submitted, so that status, retry and
 cancel need not be told again, and how often and how long an attempt may fail.
 """
@@ -14,6 +16,7 @@ cancel need not be told again, and how often and how long an attempt may fail.
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,10 +29,11 @@ from ml_collections import ConfigDict
 from i2i_prior.config import parse_arg
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.store import PlannedRun, Sweep
-from i2i_prior.workdir import read_json, write_json
+from i2i_prior.workdir import write_json
 
 FILE = "launch.json"
 _NEEDED = ("OPTIONS", "submit", "poll", "cancel")
+_KINDS: dict[type, Any] = {dict: dict, str: str, int: int, float: (int, float)}
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,21 @@ def read_launch(sweep: Sweep) -> Launch:
     if not file.exists():
         return Launch()
     try:
-        return Launch(**read_json(file))
-    except TypeError as error:
+        launch = Launch(**json.loads(file.read_text()))
+        # A person may have edited it.
+        wrong = [
+            name
+            for name, value in vars(Launch()).items()
+            if not isinstance(getattr(launch, name), _KINDS[type(value)])
+        ]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {getattr(launch, wrong[0])!r}")
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{file} is not what this version writes ({error}); remove it and "
-            "submit again"
+            "submit again with --backend"
         ) from error
+    return launch
 
 
 def write_launch(sweep: Sweep, launch: Launch) -> None:
@@ -105,7 +118,9 @@ def load_backend(spec: str) -> Backend:
     """
     path, dot, arg = spec.partition(".py:")
     if dot or spec.endswith(".py"):
-        file = Path(f"{path}.py" if dot else path)
+        # Absolute: a sweep remembers it, and is asked about from elsewhere.
+        file = Path(f"{path}.py" if dot else path).absolute()
+        spec = f"{file}{dot[3:]}{arg}"
     else:
         name, _, arg = spec.partition(":")
         file = _find(name)

@@ -83,7 +83,15 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
     value, error = metrics.get(metric), metrics.get(f"{metric}_standard_error")
     if ended.get("outcome") == "diverged":
         value, error = math.nan, None
-    config = read_json(sweep.config(run.id))["config"]
+    file = sweep.config(run.id)
+    try:
+        config = read_json(file)["config"]
+        rate, batch = config["optim.learning_rate"], config["data.batch_size"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is not the config of a run; remove it and plan the sweep "
+            "again into the same folder"
+        ) from error
     return {
         "id": run.id,
         "name": run.name,
@@ -95,8 +103,8 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
         "flops": run.flops,
         "value": value,
         "standard_error": error,
-        "learning_rate": config["optim.learning_rate"],
-        "batch_size": config["data.batch_size"],
+        "learning_rate": rate,
+        "batch_size": batch,
         "epochs": run.epochs,
         "examples": run.examples,
         "steps": run.steps,

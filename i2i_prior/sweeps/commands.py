@@ -33,7 +33,7 @@ def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.config:
         from i2i_prior.sweeps.planning import plan_folder
 
-        sweep = plan_folder(options.config, options.sweep, overrides)
+        sweep = plan_folder(options.config, options.sweep, overrides, show=True)
     elif overrides:
         raise UserError(
             f"--config.{overrides[0]} changes a sweep that is being planned; "
@@ -75,7 +75,7 @@ def retry(options: argparse.Namespace) -> int:
     if options.failed:
         chosen = [state for state in found if state.state == "failed"]
     else:
-        chosen = [_state(sweep, found, name) for name in options.ids]
+        chosen = _chosen(sweep, found, options.ids)
         for state in chosen:
             _refuse(state)
     if not chosen:
@@ -107,21 +107,27 @@ def cancel(options: argparse.Namespace) -> int:
     launch = read_launch(sweep)
     found = states(sweep, launch)
     if options.ids:
-        found = [_state(sweep, found, name) for name in options.ids]
+        found = _chosen(sweep, found, options.ids)
     over = ("done", "diverged", "failed", "cancelled")
     chosen = [state for state in found if state.state not in over]
     for state in chosen:
         events.append(sweep.attempts(state.run.id), "cancelled")
+    troubles = []
     for name, spec in launch.backends.items():
         runs = [state.run for state in chosen if state.backend == name]
-        if runs:
-            load_backend(spec).cancel(sweep, runs)
+        try:
+            if runs:
+                load_backend(spec).cancel(sweep, runs)
+        except UserError as error:  # the others are to hear of it, too
+            troubles.append(f"error: {name} was not told ({error})")
     left = [state for state in found if state.state in over]
     print(
-        f"{number(len(chosen))} cancelled; what runs saves first"
+        f"{number(len(chosen))} cancelled"
+        + ("; what runs saves first" if chosen else "")
         + (f"; over already: {counts(left)}" if left else "")
     )
-    return 0
+    _say_all(troubles)
+    return int(bool(troubles))
 
 
 def logs(options: argparse.Namespace) -> int:
@@ -162,7 +168,7 @@ def look(
             continue
         try:
             hints |= load_backend(spec).poll(sweep, runs)
-        except UserError as error:
+        except Exception as error:  # a launch file is a program
             troubles.append(f"{name} was not asked, only files ({error})")
     gone = {name for name, hint in hints.items() if hint == "gone"}
     if gone:
@@ -222,6 +228,14 @@ def _backend(sweep: Sweep, spec: str) -> Backend:
 def _like(run: PlannedRun, pattern: str | None) -> bool:
     names = run.name, run.id
     return not pattern or any(fnmatch.fnmatch(n, pattern) for n in names)
+
+
+def _chosen(
+    sweep: Sweep, found: Sequence[RunState], names: Sequence[str]
+) -> list[RunState]:
+    """Each once, however often it is named."""
+    chosen = [_state(sweep, found, name) for name in names]
+    return list({state.run.id: state for state in chosen}.values())
 
 
 def _state(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
@@ -285,6 +299,8 @@ def _follow(
 
 
 def _write(text: bytes) -> None:
+    if sys.stdout is None:  # a shell closed it
+        return
     sys.stdout.write(text.decode("utf-8", "replace"))
     sys.stdout.flush()
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,14 @@ def submitted(sweep: Sweep, run: PlannedRun, backend: str, job: str) -> None:
       backend: the engine's launch file, without .py.
       job: the engine's name of it.
     """
-    events.append(sweep.attempts(run.id), "submitted", backend=backend, job=job)
+    try:
+        events.append(
+            sweep.attempts(run.id), "submitted", backend=backend, job=job
+        )
+    except UserError as error:
+        # It is on its way, and so are those that are yet to be noted.
+        what = f"{run.id} is with {backend} {job}".rstrip()
+        print(f"{what}, which is not noted: {error}", file=sys.stderr)
 
 
 def jobs(

@@ -16,11 +16,15 @@ attempt without an end is running, or was lost.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from pathlib import Path
 from typing import Any
+
+from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.full_disk import NUMBERS
 
 FILE = "events.jsonl"
 
@@ -32,12 +36,31 @@ def append(folder: Path, event: str, **facts: Any) -> None:
       folder: `Sweep.attempts` of the run, made if absent.
       event: see the module docstring.
       **facts: of it.
+
+    Raises:
+      UserError: where it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    file = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(file, f"{line}\n".encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        _add(folder / FILE, f"{line}\n".encode())
+    except OSError as error:
+        kind = FullDiskError if error.errno in NUMBERS else UserError
+        raise kind(
+            f"cannot write {folder / FILE} ({error.strerror}); free space or "
+            "make the sweep's folder writable"
+        ) from error
+
+
+def _add(path: Path, line: bytes) -> None:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(file).st_size
+        # A line that a full disk cut must not swallow the next one.
+        if size and os.pread(file, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        if os.write(file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(file)
 

@@ -13,7 +13,8 @@ import socket
 import time
 from pathlib import Path
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.full_disk import NUMBERS
 
 RUN = "lock"  # in attempts/ID/: of whoever trains it
 
@@ -36,7 +37,8 @@ def take(path: Path, wait: float = 0.0) -> int | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(
+        kind = FullDiskError if error.errno in NUMBERS else UserError
+        raise kind(
             f"cannot write {path} ({error.strerror}); free space or make the "
             "sweep's folder writable"
         ) from error

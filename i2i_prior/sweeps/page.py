@@ -16,19 +16,25 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.curves import short
+from i2i_prior.errors import UserError
 from i2i_prior.metrics import read_metrics
-from i2i_prior.page import STYLE, cell, escape, section
+from i2i_prior.page import STYLE, escape, section
 from i2i_prior.pictures import write_atomically
 from i2i_prior.sweeps.state import STATES, RunState
 from i2i_prior.sweeps.store import Sweep
 from i2i_prior.sweeps.watching import duration, seconds_left
 
-_POINTS = 200  # of a curve that are drawn
+_POINTS = 60  # of a curve that are drawn
 _LEGEND = 10  # sizes that are named; of more, some
 _COLUMNS = (
     *("run", "role", "state", "tries", "step", "steps", "parameters"),
-    *("FLOPs", "loss", "metric", "examples/s", "ETA", "host", "cause"),
+    *("FLOPs", "loss", "metric", "examples/s", "ETA", "host"),
 )
+_WORDS = ("run", "role", "state", "host")  # the others are numbers
+_STYLE = """
+.runs th,.runs td{white-space:nowrap;text-align:right}
+.runs .word{text-align:left}
+"""
 
 
 def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
@@ -58,13 +64,19 @@ def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(name)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(name)}</title><style>{STYLE}{_STYLE}</style></head>"
         f"<body><main><h1>{escape(name)}</h1>"
         f'<div class="soft">{escape(below)}</div>'
         f"{''.join(body)}</main></body></html>\n"
     )
     path = sweep.path / "status.html"
-    write_atomically(path, text.encode())
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); free space or make the "
+            "sweep's folder writable"
+        ) from error
     return path
 
 
@@ -103,29 +115,44 @@ def _figure(
             if math.isfinite(line.get(key, math.nan)) and line.get("step")
         ]
         if points:
-            keep = np.linspace(0, len(points) - 1, min(len(points), _POINTS))
-            xs, ys = np.array(points)[keep.round().astype(int)].T
-            curves.append((state, xs, ys))
+            curves.append((state, *_thinned(np.array(points)).T))
     if not curves:
         return ""
-    picture = base64.b64encode(_drawn(curves, label)).decode()
+    sizes = sorted({state.run.parameters for state in found})
+    picture = base64.b64encode(_drawn(curves, sizes, label)).decode()
     return (
         '<figure class="wide"><figcaption>'
-        f"{len(curves)} runs; x marks one that diverged</figcaption>"
+        f"{len(curves)} runs; where lines are close, means of them; x marks a "
+        "run that diverged</figcaption>"
         f'<img alt="{escape(label)} over training FLOPs" '
         f'src="data:image/png;base64,{picture}"></figure>'
     )
 
 
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """Points (n, 2) as a logarithmic axis shows them: the first ones, then
+    means of ever more neighbours, which are smoother, too."""
+    if len(points) <= _POINTS:
+        return points
+    places = np.geomspace(1, len(points) + 1, _POINTS)
+    edges = np.unique(places.round().astype(int)) - 1
+    starts, ends = edges[:-1], edges[1:]
+    means = np.add.reduceat(points, starts) / (ends - starts)[:, None]
+    # Means of FLOPs would end before the run does.
+    means[:, 0] = points[ends - 1, 0]
+    return means
+
+
 def _drawn(
-    curves: Sequence[tuple[RunState, np.ndarray, np.ndarray]], label: str
+    curves: Sequence[tuple[RunState, np.ndarray, np.ndarray]],
+    sizes: Sequence[int],
+    label: str,
 ) -> bytes:
-    """A PNG, log-log."""
+    """A PNG, log-log; a size has one colour in all of them."""
     from matplotlib import colormaps, ticker
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    sizes = sorted({state.run.parameters for state, _, _ in curves})
     shades = colormaps["viridis"](np.linspace(0, 0.92, len(sizes)))
     colours = dict(zip(sizes, shades, strict=True))
     figure = Figure(figsize=(10, 5.2), layout="constrained")
@@ -134,7 +161,7 @@ def _drawn(
         colour = colours[state.run.parameters]
         axes.plot(xs, ys, color=colour, linewidth=1.2, alpha=0.85)
         mark = "x" if state.state == "diverged" else "o"
-        size = 7 if mark == "x" else 3
+        size = 7 if mark == "x" else 6 if len(xs) == 1 else 3
         axes.plot(xs[-1], ys[-1], mark, color=colour, markersize=size)
     axes.set_xscale("log")
     # A spike of one run must not flatten all others.
@@ -177,21 +204,32 @@ def _causes(found: Sequence[RunState]) -> str:
 
 def _table(found: Sequence[RunState]) -> str:
     order = {state: place for place, state in enumerate(STATES)}
+    classes = [' class="word"' * (name in _WORDS) for name in _COLUMNS]
+
+    def row(tag: str, texts: Sequence[Any]) -> str:
+        cells = zip(classes, texts, strict=True)
+        inside = "".join(
+            f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in cells
+        )
+        return f"<tr>{inside}</tr>"
+
     rows = [
-        "<tr>" + "".join(map(cell, _cells(state))) + "</tr>"
+        row("td", _cells(state))
         for state in sorted(found, key=lambda state: order[state.state])
     ]
-    head = "".join(f"<th>{escape(name)}</th>" for name in _COLUMNS)
     return (
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}'
-        "</table></div>"
+        f'<div class="scroll runs"><table>{row("th", _COLUMNS)}'
+        f"{''.join(rows)}</table></div>"
     )
 
 
-def _cells(state: RunState) -> tuple[Any, ...]:
+def _cells(state: RunState) -> tuple[str, ...]:
     run, progress = state.run, state.progress
-    running = state.state == "running"
     left = state.seconds_left
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.4g}"
+
     return (
         run.name,
         run.role,
@@ -200,11 +238,10 @@ def _cells(state: RunState) -> tuple[Any, ...]:
         f"{progress.step:,}",
         f"{run.steps:,}",
         short(run.parameters),
-        run.flops,
-        progress.loss,
-        progress.metric,
-        progress.examples_per_second if running else None,
-        None if left is None else duration(left),
+        f"{run.flops:.3g}",
+        number(progress.loss),
+        number(progress.metric),
+        number(progress.examples_per_second if left is not None else None),
+        "" if left is None else duration(left),
         state.host,
-        state.cause,
     )

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from i2i_prior import __version__
 from i2i_prior.config import flatten, set_field
-from i2i_prior.data.prepare.files import alone
 from i2i_prior.errors import UserError
+from i2i_prior.sweeps.backends import read_launch
+from i2i_prior.sweeps.folder import AS_BEFORE, write
 from i2i_prior.sweeps.machine import machine
 from i2i_prior.sweeps.plan import Plan, SweepSpec, make_plan
-from i2i_prior.sweeps.store import (
-    PlannedRun,
-    Sweep,
-    open_sweep,
-    save_sweep,
-)
+from i2i_prior.sweeps.store import Sweep
 
 # Sources whose images are counted for epochs: those that are here, and fast.
 _COUNTED = ("folder:", "tar:", "arrayrecord:", "select:", "builtin:", "mix:")
@@ -52,14 +48,18 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.out is None:
         print("nothing is written without --out SWEEP")
         return 0
-    sweep, news = _write(
+    sweep, news = write(
         made,
         Path(options.out),
         _facts(options.config, overrides, made),
         options.replace,
     )
     print(f"runs in {sweep.path}: {news}")
-    print(f"start it with: i2i-prior sweep submit {options.out}")
+    where = "" if read_launch(sweep).last else " --backend local"
+    print(
+        f"start it with: i2i-prior sweep submit {shlex.quote(options.out)}"
+        f"{where}"
+    )
     return 0
 
 
@@ -71,6 +71,7 @@ def plan_folder(
     images: int | None = None,
     devices: int = 1,
     replace: bool = False,
+    show: bool = False,
 ) -> Sweep:
     """Plans a sweep file into a folder, or what has come to it since.
 
@@ -83,6 +84,7 @@ def plan_folder(
       devices: that a run will have.
       replace: drop planned runs that the plan has no more, if none of them
         was ever submitted.
+      show: print the plan, unless it is the one of before.
 
     Raises:
       UserError: for a mistake of the file or of a run, where the folder
@@ -90,7 +92,12 @@ def plan_folder(
     """
     made = _planned(config, overrides, images, devices)
     facts = _facts(config, overrides, made)
-    return _write(made, Path(out), facts, replace)[0]
+    sweep, news = write(made, Path(out), facts, replace)
+    if show and news != AS_BEFORE:
+        from i2i_prior.sweeps.table import as_text
+
+        print(as_text(made, None, False))
+    return sweep
 
 
 def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -189,114 +196,3 @@ def _facts(config: str, overrides: Sequence[str], made: Plan) -> dict[str, Any]:
         "version": __version__,
         "planned": round(time.time()),
     }
-
-
-def _write(
-    made: Plan, out: Path, facts: dict[str, Any], replace: bool
-) -> tuple[Sweep, str]:
-    """Writes what is new; runs/ and attempts/ are never touched."""
-    _refuse_other_folder(out)
-    with alone(out):
-        before = (
-            open_sweep(out)
-            if (out / "sweep.json").exists()
-            else Sweep(out.absolute(), {})
-        )
-        old = {run.id: run for run in before.runs}
-        new = {run.id: run for run in made.runs}
-        gone = [run for run in before.runs if run.id not in new]
-        added = [run for run in made.runs if run.id not in old]
-        if gone:
-            _check_gone(before, gone, replace)
-        for run_id in new.keys() & old.keys():
-            _check_frozen(before.config(run_id), made.configs[run_id])
-        # A folder that lost a config gets it back.
-        missing = [
-            run.id
-            for run in made.runs
-            if run.id not in old or not before.config(run.id).exists()
-        ]
-        _freeze(before, {run_id: made.configs[run_id] for run_id in missing})
-        if before.runs == made.runs:
-            return before, f"all {len(old)} as before"
-        sweep = Sweep(before.path, {**before.facts, **facts}, made.runs)
-        save_sweep(sweep)
-        for run in gone:
-            before.config(run.id).unlink(missing_ok=True)
-    news = f"{len(added)} new"
-    if old:
-        news += f", {len(old) - len(gone)} as before, {len(gone)} dropped"
-    return sweep, news
-
-
-def _freeze(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """One write each: what is cut here is in no plan, and written again."""
-    file = sweep.path / "configs"
-    try:
-        file.mkdir(parents=True, exist_ok=True)
-        for run_id, flat in configs.items():
-            file = sweep.config(run_id)
-            file.write_text(json.dumps({"config": flat}) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {file} ({error.strerror}); free space or choose "
-            "another --out"
-        ) from error
-
-
-def _refuse_other_folder(out: Path) -> None:
-    if out.is_file():
-        raise UserError(f"--out {out} is a file; choose a folder")
-    if not out.is_dir() or (out / "sweep.json").exists():
-        return
-    # A first plan that was cut leaves configs and no sweep.json.
-    ours = {"configs", "runs.jsonl"}
-    others = [
-        name
-        for name in (path.name for path in out.iterdir())
-        if name not in ours and not name.startswith(".")
-    ]
-    if others:
-        raise UserError(
-            f"--out {out} holds other things ({others[0]}) and no sweep; "
-            "choose a new folder"
-        )
-
-
-def _check_gone(before: Sweep, gone: list[PlannedRun], replace: bool) -> None:
-    names = ", ".join(run.id for run in gone[:3])
-    names += f" and {len(gone) - 3} more" * (len(gone) > 3)
-    started = [
-        run
-        for run in gone
-        if before.workdir(run.id).exists() or before.attempts(run.id).exists()
-    ]
-    if started:
-        raise UserError(
-            f"{before.path} has runs that this plan has not, and "
-            f"{len(started)} of them were submitted ({started[0].id}); plan "
-            "into another --out"
-        )
-    if not replace:
-        raise UserError(
-            f"{before.path} has runs that this plan has not ({names}); plan "
-            "into another --out, or drop them with --replace"
-        )
-
-
-def _check_frozen(file: Path, planned: Mapping[str, Any]) -> None:
-    """Whether a frozen config is still what the plan means by its id."""
-    try:
-        frozen = json.loads(file.read_text())["config"]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} cannot be read ({error}); remove it and plan again"
-        ) from error
-    for name, value in planned.items():
-        if frozen.get(name, value) != value:
-            raise UserError(
-                f"{file} has {name} {frozen[name]!r}, where this version "
-                f"plans {value!r} for the same run; plan into another --out"
-            )

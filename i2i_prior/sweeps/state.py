@@ -198,6 +198,8 @@ def _judge(
         return "stopped", f"nobody is at it on {last.get('host')} any more"
     if last["event"] == "ended":
         if last.get("outcome") in ENDED:  # of a trainer that leaves no result
+            if not sweep.workdir(run.id).is_dir():
+                return "stopped", "its run directory was removed"
             return last["outcome"], cause
         code = outcome.verdict(recent, launch.max_attempts)
         if code != outcome.AGAIN:

@@ -19,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.workdir import read_json, write_json
+from i2i_prior.workdir import write_json
 
 SCHEMA = 1
+
+
+class BrokenSweepError(UserError):
+    """A sweep's own files are torn; planning it again writes them anew."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def open_sweep(path: str | Path) -> Sweep:
 
     Raises:
       UserError: where it is none, or of a newer version.
+      BrokenSweepError: where its files cannot be read.
     """
     folder = Path(path).absolute()
     if not (folder / "sweep.json").exists():
@@ -135,20 +140,27 @@ def open_sweep(path: str | Path) -> Sweep:
             f"{path} is no sweep; make one with i2i-prior sweep plan "
             f"--config configs/sweeps/NAME.py --out {path}"
         )
-    facts = read_json(folder / "sweep.json")
-    if facts.get("schema") != SCHEMA:
-        raise UserError(
-            f"{path} is a sweep of schema {facts.get('schema')}, and this "
-            f"version reads {SCHEMA}; use the version that planned it"
-        )
+    file = folder / "sweep.json"
     try:
-        lines = (folder / "runs.jsonl").read_text().splitlines()
-        runs = [PlannedRun(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder}/runs.jsonl cannot be read ({error}); plan the sweep "
-            "again into the same folder"
+        facts = json.loads(file.read_text())
+        schema = facts["schema"]
+        if schema == SCHEMA:
+            facts["name"]  # all words about it begin with this
+            file = folder / "runs.jsonl"
+            lines = file.read_text().splitlines()
+            runs = [PlannedRun(**json.loads(line)) for line in lines]
+            if not runs:
+                raise ValueError("it is empty")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenSweepError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); plan "
+            "the sweep again into the same folder"
         ) from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} is a sweep of schema {schema}, and this version reads "
+            f"{SCHEMA}; use the version that planned it"
+        )
     return Sweep(folder, facts, runs)
 
 

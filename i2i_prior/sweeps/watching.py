@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import math
 import shutil
 import sys
 import time
@@ -79,7 +79,11 @@ def totals(sweep: Sweep, found: Sequence[RunState]) -> str:
     left = seconds_left(found)
     if rate and left is not None:
         parts.append(f"{rate:.3g} FLOP/s, ETA {duration(left)}")
-    best = [s for s in found if s.progress.metric is not None]
+    best = [
+        state
+        for state in found
+        if state.state != "diverged" and _finite(state.progress.metric)
+    ]
     if best:
         run = min(best, key=lambda state: state.progress.metric or 0.0)
         parts.append(
@@ -125,7 +129,10 @@ def as_json(sweep: Sweep, found: Sequence[RunState]) -> dict:
                 "job": state.job,
                 "steps": state.run.steps,
                 "seconds_left": state.seconds_left,
-                **dataclasses.asdict(state.progress),
+                **{
+                    name: value if _finite(value) else None  # JSON has no NaN
+                    for name, value in vars(state.progress).items()
+                },
             }
             for state in found
         ],
@@ -197,6 +204,10 @@ def _row(state: RunState) -> tuple[str, ...]:
         state.host if running or cause else "",
         cause if len(cause) <= _CAUSE else f"{cause[: _CAUSE - 3]}...",
     )
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _number(value: float | None) -> str:

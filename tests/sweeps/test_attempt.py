@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.sweeps import child, events, lock, outcome
 from i2i_prior.sweeps.attempt import attempt, follow
 from i2i_prior.sweeps.backends import Launch, write_launch
@@ -103,6 +103,19 @@ def test_failures_are_bounded_and_a_retry_counts_anew(sweep, capfd):
     events.append(made.attempts(made.runs[0].id), "retried")
     assert tries(made, 2) == [75, 1]
     assert len(ends(made)) == 4
+
+
+def test_a_failure_that_cannot_be_counted_is_the_last(sweep, monkeypatch):
+    """As on a full disk: engines would start it for ever."""
+    made, append = sweep("crash"), events.append
+
+    def full(folder, event, **facts):
+        if event == "ended":
+            raise FullDiskError("no space")
+        append(folder, event, **facts)
+
+    monkeypatch.setattr(events, "append", full)
+    assert tries(made) == [74]
 
 
 def test_what_is_no_fault_of_a_run_does_not_count(sweep, monkeypatch):
@@ -283,5 +296,7 @@ def test_a_torn_event_is_passed_over(sweep):
     file = made.attempts(made.runs[0].id) / events.FILE
     file.write_bytes(file.read_bytes() + b'{"event": "sub')
     assert len(events.read(file.parent)) == 2
+    events.append(file.parent, "retried")  # not swallowed by the torn one
+    assert [e["event"] for e in events.read(file.parent)][2:] == ["retried"]
     assert json.loads(file.read_text().splitlines()[0])["attempt"] == 1
     assert open_sweep(made.path).runs == made.runs

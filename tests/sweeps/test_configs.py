@@ -58,9 +58,11 @@ def test_isoflop_spends_its_budgets():
 
 def test_isoflop_on_prepared_latents_keeps_their_encoder():
     base = SWEEPS.parent / "tiny_latents.py"
-    arg = f"base={base},budgets=1e14+3e14,holdout=none,centre=2e6"
+    arg = f"base={base},budgets=1e14+3e14,centre=2e6"
     made = plan("isoflop", arg, PREPARED)
-    assert len(made.runs) == 10
+    assert len(made.runs) == 10 + 3
+    assert made.runs[-1].labels["budget"] == 1.2e15
+    assert len(plan("isoflop", f"{arg},holdout=none", PREPARED).runs) == 10
     widths = {c["encoder.width"] for c in made.configs.values()}
     assert widths == {128}
     with pytest.raises(UserError, match="no size 'w7'"):

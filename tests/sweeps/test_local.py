@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -153,37 +154,43 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
     assert find_gpus() == []
 
 
-# The real program, whose trainer, once, when checkpoint 4 is written, kills
-# the launcher, the attempt and itself, with -9.
+# The real program; but what is trained first only copies what the trainer had
+# written at step 4, then kills the launcher, the attempt and itself, with -9.
+# (tests/loop/test_supervise.py kills the trainer itself.)
 KILLED_ONCE = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
 from i2i_prior.sweeps.store import Sweep
 
+half = Path(__file__).with_name("half")
 def killed_once(self, run_id, real=Sweep.train_command):
-    return [sys.executable, __file__, *real(self, run_id)[3:]]
+    first = [sys.executable, __file__, "die", str(self.workdir(run_id))]
+    return first if half.exists() else real(self, run_id)
 def by_this_file(self, run_id, real=Sweep.attempt_command):
     return [sys.executable, __file__, *real(self, run_id)[3:]]
 Sweep.train_command, Sweep.attempt_command = killed_once, by_this_file
 
-if sys.argv[1] == "train":
-    from i2i_prior import train
-    save = train._save
-    def die(run, state, step):
-        once = Path(__file__).with_name("killed")
-        save(run, state, step)
-        if step == 4 and not once.exists():
-            run.checkpoints.wait()
-            once.touch()
-            attempt = os.getppid()
-            stat = Path(f"/proc/{attempt}/stat").read_text()
-            launcher = int(stat.rpartition(")")[2].split()[1])
-            for process in (launcher, attempt, os.getpid()):
-                os.kill(process, signal.SIGKILL)
-    train._save = die
+if sys.argv[1] == "die":
+    shutil.move(half, sys.argv[2])
+    attempt = os.getppid()
+    stat = Path(f"/proc/{attempt}/stat").read_text()
+    launcher = int(stat.rpartition(")")[2].split()[1])
+    for process in (launcher, attempt, os.getpid()):
+        os.kill(process, signal.SIGKILL)
 from i2i_prior import cli
 cli.main(sys.argv[1:])
 """
+
+
+def cut_at_step_4(whole: Path, half: Path) -> None:
+    """A run directory as a kill leaves it: a step further than it saved."""
+    left_out = shutil.ignore_patterns("6", "result.json")
+    shutil.copytree(whole, half, ignore=left_out)
+    file = half / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= 5]
+    assert 0 < len(kept) < len(lines)
+    file.write_text("".join(kept) + '{"step": 6, "lo')
 
 
 def losses(workdir: Path) -> dict[float, float]:
@@ -197,6 +204,7 @@ def test_a_sweep_killed_in_the_middle_ends_as_an_undisturbed_one(
     """Bit for bit; and what the trainer itself calls done is skipped."""
     program = tmp_path / "program.py"
     program.write_text(KILLED_ONCE)
+    cut_at_step_4(run_directory, tmp_path / "half")
     runs = [fakes.planned("cut-00000000"), fakes.planned("whole-00000001")]
     runs = [replace(run, steps=6) for run in runs]
     sweep = Sweep(tmp_path / "s", fakes.facts(), runs)

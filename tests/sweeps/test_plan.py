@@ -247,6 +247,25 @@ def test_a_plan_that_was_cut_is_made_whole(file, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [("sweep.json", ""), ("sweep.json", "[1]"), ("runs.jsonl", '{"id": "a')],
+)
+def test_torn_files_are_said_and_planned_anew(file, tmp_path, name, text):
+    out = tmp_path / "sweep"
+    sweep = plan_folder(file, out)
+    (out / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} cannot be read .*plan the"):
+        open_sweep(out)
+    # What a run has done is not forgotten with its line in the plan.
+    (out / "attempts" / "other-12345678").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"of another plan \(other-12345678\)"):
+        plan_folder(file, out)
+    (out / "attempts" / "other-12345678").rmdir()
+    plan_folder(file, out)
+    assert open_sweep(out).runs == sweep.runs
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--config", "none.py"], "no sweep file none.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -210,6 +211,17 @@ def test_status_for_people_scripts_and_browsers(run, sweep):
     assert "data:image" not in page  # nobody has logged anything yet
 
 
+def test_a_run_that_diverged_is_not_the_best(run, tmp_path):
+    made = fakes.make_sweep(tmp_path / "s", bad="done", good="done")
+    for planned, how in zip(made.runs, ("diverged", "done"), strict=True):
+        result(made, planned.id, how)
+        metrics(made, planned.id, 20, rate=math.nan)
+    assert "ema_uniform 0.25 (good)" in run("status", made.path).out
+    text = run("status", made.path, "--json").out
+    bad, _ = json.loads(text, parse_constant=pytest.fail)["runs"]  # no NaN
+    assert bad["examples_per_second"] is None
+
+
 def test_the_page_draws_every_curve(run, sweep):
     for number, planned in enumerate(sweep.runs):
         metrics(sweep, planned.id, 5 + number % 3, 3.0)
@@ -217,7 +229,7 @@ def test_the_page_draws_every_curve(run, sweep):
     assert ended.code == 0, ended.err
     page = (sweep.path / "status.html").read_text()
     assert page.count("data:image/png") == 1  # of the loss
-    assert "14 runs; x marks" in page
+    assert "14 runs; where" in page
 
 
 def test_watch_ends_with_the_sweep(run, tmp_path):
@@ -254,10 +266,12 @@ def submit(sweep, runs, options, dry_run):
     return 0
 def poll(sweep, runs, options):
     if options.fail:
-        from i2i_prior.errors import UserError
-        raise UserError("the engine is asleep")
+        raise OSError("the engine is asleep")
     return {run.id: "queued" for run in runs}
 def cancel(sweep, runs, options):
+    if options.fail:
+        from i2i_prior.errors import UserError
+        raise UserError("it is still asleep")
     print("engine cancels", *[run.name for run in runs])
 """
 
@@ -284,7 +298,7 @@ def test_submit_is_idempotent_and_remembers_its_engine(run, engine, tmp_path):
     left = run("submit", made.path)
     assert left.out.startswith("0 runs to engine")
     assert "sweep retry" in left.out
-    retried = run("retry", made.path, "--ids", "a1")
+    retried = run("retry", made.path, "--ids", "a1", "a1-0")
     assert retried.out == "1 run to engine again\nengine high a1\n"
     assert run("retry", made.path, "--failed").out == "no run has failed\n"
 
@@ -303,6 +317,44 @@ def test_files_speak_where_an_engine_does_not(run, engine, tmp_path):
     out = run("status", made.path).out
     assert "fakes: 1 queued" in out
     assert out.endswith("only files (the engine is asleep)\n")
+    ended = run("cancel", made.path)
+    assert (ended.code, ended.out[:15]) == (1, "1 run cancelled")
+    assert ended.err == ("error: engine was not told (it is still asleep)\n")
+    assert "1 cancelled" in run("status", made.path).out
+
+
+def test_a_launch_file_is_found_from_everywhere(
+    run, engine, tmp_path, monkeypatch
+):
+    made = fakes.make_sweep(tmp_path / "s", a="done", b="done")
+    monkeypatch.chdir(tmp_path)
+    run("submit", made.path, "--backend", "engine.py:queue=high", "--only=a")
+    monkeypatch.chdir(made.path)
+    assert run("submit", ".").out.endswith("engine high b\n")
+
+
+def test_a_run_whose_directory_was_removed_is_run_again(run, engine, tmp_path):
+    made = fakes.make_sweep(tmp_path / "s", a="done")
+    (only,) = made.runs
+    events.append(made.attempts(only.id), *START[:1], **START[1])
+    events.append(made.attempts(only.id), "ended", **end("done")[1])
+    made.workdir(only.id).mkdir(parents=True)
+    assert states(made)[0].state == "done"
+    made.workdir(only.id).rmdir()
+    assert "its run directory was removed" in run("status", made.path).out
+    again = run("submit", made.path, "--backend", engine)
+    assert again.out == "1 run to engine\nengine low a\n"
+
+
+def test_a_folder_that_cannot_be_written_is_said(run, engine, tmp_path):
+    made = fakes.make_sweep(tmp_path / "s", a="done")
+    (made.path / "attempts").symlink_to(tmp_path / "not mounted")
+    (made.path / "status.html").mkdir()
+    for words in ("cancel",), ("status", "--html"):
+        ended = run(words[0], made.path, *words[1:])
+        assert ended.code == 1
+        assert ended.err.startswith(f"error: cannot write {made.path}")
+        assert ended.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -342,9 +394,10 @@ def test_engines_and_limits_are_remembered_together(tmp_path):
     made = fakes.make_sweep(tmp_path / "s", a="done")
     write_launch(made, Launch({"local": "local"}, "local", 5, 2.0))
     assert commands.read_launch(made).max_attempts == 5
-    (made.path / "launch.json").write_text('{"engines": 1}')
-    with pytest.raises(UserError, match="remove it and submit again"):
-        states(made)
+    for text in ('{"engines": 1}', "[]", "{", '{"hang_minutes": "x"}'):
+        (made.path / "launch.json").write_text(text)
+        with pytest.raises(UserError, match="remove it and submit again"):
+            states(made)
 
 
 def test_a_thousand_runs_are_told_at_once(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.scaling.laws import document, saving
+from i2i_prior.scaling.laws import document, saving, tuning
 from i2i_prior.scaling.laws.doubts import doubts
 from i2i_prior.scaling.laws.fitting import Fitted, fit_all
 from i2i_prior.scaling.laws.points import LARGEST, Table, read_csv
@@ -53,6 +53,9 @@ def fit(options: argparse.Namespace) -> int:
     if out.is_file():
         raise UserError(f"--out {out} is a file; choose a folder")
     table = _hold_out(_table(options), options.holdout)
+    if not budgets and {point.role for point in table.points} == {"tune"}:
+        print(tuning.write(out, table))
+        return 0
     fitted = fit_all(table, options.seed, options.bootstrap)
     _write(out, fitted, budgets, options.seed, there)
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.scaling.laws import recipe
+from i2i_prior.scaling.laws import rates, recipe
 from i2i_prior.scaling.laws.bootstrap import interval
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.isoflop import PowerLaw
@@ -50,7 +50,7 @@ def document(fitted: Fitted) -> dict[str, Any]:
                 for row in fitted.held
             ],
         },
-        "learning_rate": _rates(fitted),
+        "learning_rate": rates.plain(fitted.rates, fitted.rate_law),
         "neighbours": [
             dataclasses.asdict(pair)
             | {"ratio": pair.ratio, "resolved": pair.resolved}
@@ -169,21 +169,6 @@ def _envelope(fitted: Fitted) -> dict[str, Any] | None:
         "interval_95": {"exponent": _floats(lowest.interval)},
         "size_exponent": lowest.size_exponent,
         "of": "training curves" if lowest.of_curves else "ends of runs",
-    }
-
-
-def _rates(fitted: Fitted) -> dict[str, Any] | None:
-    if not fitted.rates:
-        return None
-    law = fitted.rate_law
-    return {
-        "coefficient": law and law.coefficient,
-        "exponent": law and law.exponent,
-        "spread": law and law.spread,
-        "sizes": [
-            {"params": rate.n, "best": rate.best, "edge": rate.edge}
-            for rate in fitted.rates
-        ],
     }
 
 

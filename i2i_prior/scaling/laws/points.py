@@ -42,6 +42,7 @@ class Point:
       standard_error: of the loss; None where not known.
       learning_rate: None where not known.
       epochs: passes over the data; None where not known.
+      series: what learning rates are compared within, as "mup"; see `rates`.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Point:
     standard_error: float | None = None
     learning_rate: float | None = None
     epochs: float | None = None
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -274,6 +276,7 @@ def _point(path: Path, line: int, row: dict, missing: list[str]) -> Point:
         standard_error=numbers["standard_error"],
         learning_rate=numbers["learning_rate"],
         epochs=numbers["epochs"],
+        series=texts.get("series", ""),
     )
 
 

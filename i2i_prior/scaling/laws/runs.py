@@ -37,6 +37,10 @@ def own_metric(folders: list[Path]) -> str:
     return names.pop() if names else METRIC
 
 
+# Labels of a sweep that are scales, or seeds: not what a series is.
+_SCALES = ("budget", "size", "width", "learning_rate", "seed", "tokens")
+
+
 def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
     """The runs of sweeps, or of folders that hold run directories.
 
@@ -131,6 +135,11 @@ def _draft(
             budget=None if budget is None else str(budget),
             learning_rate=rate,
             epochs=plan.epochs,
+            series=" ".join(
+                str(value)
+                for name, value in plan.labels.items()
+                if name not in _SCALES
+            ),
         )
         sizes = {
             name: value

@@ -5,7 +5,8 @@
         --backend local
     i2i-prior fit --runs SWEEP --out SWEEP/laws
 
-As it stands: Tiny-ImageNet at 32 px on two CPU cores, an hour or two. For
+As it stands: Tiny-ImageNet at 16 px, conditioned on a fixed random image
+encoder so that the prior alone scales; half an hour on two CPU cores. For
 every budget the sizes around an expected optimum are trained, each for as
 many steps as the budget pays, counted exactly. Runs of the hold-out budget
 are for laws to predict. Larger, and on prepared latents:
@@ -37,11 +38,16 @@ from i2i_prior.sweeps.plan import SweepSpec, configured
 from i2i_prior.sweeps.rules import Proportions, of_flops
 
 CONFIGS = Path(__file__).parent.parent
-HEAD = 16  # width of a head, at every size
-# Width, depth, and the depth of an encoder that is trained along. None is
-# narrower than the values of a patch (48 here): it could not pass them on.
+HEAD = 8  # width of a head, at every size
+# Width, depth, and the depth of an encoder that is trained along. A model
+# narrower than the values of a patch (12 here) could not pass them on: its
+# losses lie off the law.
 LADDER = {
-    "w48d1": (48, 1, 1),
+    "w16d1": (16, 1, 1),
+    "w16d2": (16, 2, 1),
+    "w24d2": (24, 2, 1),
+    "w32d2": (32, 2, 1),
+    "w40d2": (40, 2, 1),
     "w48d2": (48, 2, 1),
     "w64d2": (64, 2, 1),
     "w80d2": (80, 2, 1),
@@ -62,8 +68,8 @@ def get_sweep(arg=""):
 
     `budgets=` in FLOPs; `holdout=` likewise, or none, else 4 times the
     largest of them; `sizes=5` at each budget, around `centre=` parameters at
-    the first, which grow with the square root of it; `holdout_sizes=3`;
-    `rungs=w48d2+w64d2` chooses from the ladder; `batch=16`; `lr=` at width 64
+    the first, which grow with the square root of it; `holdout_sizes=1`;
+    `rungs=w24d2+w48d2` chooses from the ladder; `batch=16`; `lr=` at width 64
     and `lr_power=` with which it falls with the width; `least_warmup=` steps;
     `validations=` a run; `base=` config; `root=` of the images of the default
     one.
@@ -72,20 +78,20 @@ def get_sweep(arg=""):
         arg,
         base="",
         root="../shared/data/tiny_imagenet64",
-        budgets="5e11+1e12+2e12+4e12",
+        budgets="5e10+1e11+2e11+4e11",
         holdout="",
         sizes=5,
-        holdout_sizes=3,
+        holdout_sizes=1,
         rungs="+".join(LADDER),
-        centre=3.5e5,
+        centre=2.6e4,
         batch=16,
-        lr=3e-3,
+        lr=4e-3,
         lr_power=0.5,
-        least_warmup=10,
+        least_warmup=5,
         validations=1,
     )
-    tiny = f"{CONFIGS / 'tiny_imagenet64.py'}:root={options.root}"
-    base = load_config(options.base or tiny)
+    small = f"{CONFIGS / 'tiny_imagenet16.py'}:root={options.root}"
+    base = load_config(options.base or small)
     base.model.precision = "float32"
     base.data.batch_size = options.batch
     base.optim.schedule = "constant"

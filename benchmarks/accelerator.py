@@ -51,6 +51,7 @@ SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 def flops(setting: Setting, shortcut: bool) -> float:
     """What a step needs, counted by hand (`scaling.flops`)."""
+    from i2i_prior.models.conditioner import ConditionerConfig
     from i2i_prior.models.dit import DiTConfig
     from i2i_prior.scaling.flops import (
         conditioner_macs,
@@ -60,7 +61,8 @@ def flops(setting: Setting, shortcut: bool) -> float:
 
     config = DiTConfig(**setting.shape, one_token=shortcut)
     macs = dit_macs(config, 1)
-    macs += conditioner_macs(CONDITION, setting.width, 1, 1)
+    condition = ConditionerConfig(CONDITION, setting.width)
+    macs += conditioner_macs(condition)
     return setting.batch * training_flops(macs)
 
 

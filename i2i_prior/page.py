@@ -28,7 +28,7 @@ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1160px;margin:auto;padding:28px 18px 60px}
 h1{font-size:26px;margin:0;overflow-wrap:anywhere}
 h2{font-size:18px;margin:36px 0 12px}
-.soft{color:var(--soft)}
+.soft{color:var(--soft);overflow-wrap:anywhere}
 .cards,.plots{display:grid;gap:12px;
 grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
 .cards{margin-top:18px}

@@ -390,6 +390,10 @@ def test_a_done_run_ends_at_once_and_stays_as_it_is(
         "train.sample_every=6",
         "train.evaluate_every=6",
         "train.tensorboard=true",
+        "validation.every=6",
+        "validation.examples=10",
+        "validation.times=4",
+        "validation.batch_size=4",
     )
     assert ended.code == 0, ended.err
     assert "resumed, step 6" in ended.err

@@ -13,7 +13,6 @@ from i2i_prior.scaling.laws.bootstrap import interval
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.isoflop import PowerLaw
 from i2i_prior.scaling.laws.points import column, groups
-from i2i_prior.scaling.laws.rates import Rate, by_series, drift
 from i2i_prior.scaling.laws.uncertainty import log_loss, optimum
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def draw(folder: Path, fitted: Fitted) -> list[tuple[Path, str]]:
     Raises:
       UserError: where a picture cannot be written.
     """
+    from i2i_prior.scaling.laws.rate_plots import learning_rates
     from i2i_prior.scaling.laws.residual_plots import metrics, pairs, residuals
 
     made: list[tuple[str, str, Callable | None]] = [
@@ -85,7 +85,8 @@ def saved(path: Path, fitted: Any, picture: Callable) -> Path:
     return path
 
 
-def _colour(place: int, many: int) -> Any:
+def colour_of(place: int, many: int) -> Any:
+    """Of the place-th of so many sizes or budgets."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.9 * place / max(many - 1, 1))
@@ -96,7 +97,7 @@ def isoflop(figure: Any, fitted: Fitted) -> None:
     axes = figure.subplots()
     curves = fitted.isoflop.curves if fitted.isoflop else []
     for place, curve in enumerate(curves):
-        colour = _colour(place, len(curves))
+        colour = colour_of(place, len(curves))
         centre = np.log(curve.n).mean()
         fine = np.linspace(np.log(curve.n[0]), np.log(curve.n[-1]), 100)
         fit = np.polyval(curve.parabola[::-1], fine - centre)
@@ -266,40 +267,6 @@ def contour(figure: Any, fitted: Fitted) -> None:
     axes.set_yscale("log")
     figure.colorbar(spots, label=f"{fitted.table.metric} of runs")
     finish(axes, SIZE, "tokens D", "log")
-
-
-def learning_rates(figure: Any, fitted: Any) -> None:
-    """Loss over learning rate for each size, the best rate marked; series
-    side by side. Of what is fitted, `rates` and `table` are needed."""
-    series = by_series(fitted.rates)
-    sizes = sorted({rate.n for rate in fitted.rates})
-    if len(series) > 1:
-        figure.set_size_inches(4.6 * len(series), 4.4)
-    all_axes = figure.subplots(1, len(series), sharey=True, squeeze=False)[0]
-    low = min(rate.loss.min() for rate in fitted.rates)
-    high = max(rate.loss.max() for rate in fitted.rates)
-    # A rate that is far too high must not flatten the valleys.
-    high = min(high, low + 2 * (np.median(_losses(fitted.rates)) - low))
-    margin = 0.05 * (high - low) or low / 20
-    all_axes[0].set_ylim(low - margin, high + margin)
-    for axes, (name, found) in zip(all_axes, series.items(), strict=True):
-        for rate in found:
-            colour = _colour(sizes.index(rate.n), len(sizes))
-            label = f"N = {rate.n:.3g}, best {rate.best:.2g}"
-            axes.plot(
-                *(rate.rates, rate.loss, "o-"),
-                **{"color": colour, "ms": 4, "lw": 1, "label": label},
-            )
-            axes.axvline(rate.best, color=colour, lw=0.8, ls="--")
-        if len(series) > 1:
-            axes.set_title(f"{name}: best rates x {drift(found):.2g} apart")
-        first = axes is all_axes[0]
-        label = fitted.table.metric if first else ""
-        finish(axes, "learning rate", label, "log")
-
-
-def _losses(found: list[Rate]) -> np.ndarray:
-    return np.concatenate([rate.loss for rate in found])
 
 
 def budgets(fitted: Fitted) -> list[tuple[float, list]]:

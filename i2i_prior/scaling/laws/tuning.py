@@ -30,7 +30,8 @@ def write(out: Path, table: Table) -> str:
     Raises:
       UserError: where no size has three learning rates.
     """
-    from i2i_prior.scaling.laws.plots import learning_rates, saved
+    from i2i_prior.scaling.laws.plots import saved
+    from i2i_prior.scaling.laws.rate_plots import learning_rates
 
     found, law = rates.fit(table.of("tune"))
     if not found:

@@ -73,7 +73,8 @@ def get_sweep(arg=""):
                 f"{', '.join(FACTORS)}"
             )
         recipes.append(axis("recipe", FACTORS[factor]))
-    seeds = axis("seed", range(options.seeds))
+    # No law is of these: losses of other objectives do not compare.
+    seeds = axis("seed", range(options.seeds), role="tune")
     proportions = Proportions(validations=3)
     return SweepSpec(
         name="recipe",

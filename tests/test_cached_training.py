@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from i2i_prior import validation_losses
 from i2i_prior.metrics import read_metrics
 from i2i_prior.tasks.i2i import I2ITask
 from tests.prepared import write_prepared
@@ -102,21 +103,38 @@ def test_the_loss_is_that_of_images(tiny, batches):
     np.testing.assert_allclose(found, wanted, rtol=2e-5)
 
 
+def losses(workdir) -> list[tuple[float, float, str]]:
+    """(step, value, name) of each loss, validation losses among them."""
+    return [
+        (line["step"], line[name], name)
+        for line in read_metrics(workdir)
+        for name in ("loss", "validation/raw_training")
+        if name in line
+    ]
+
+
 def test_a_run_trains_and_resumes(command, tiny_spec, prepared, tmp_path):
     arguments = ["--config", tiny_spec, "--workdir", tmp_path / "run"]
     arguments += [f"--config.data.source=arrayrecord:{prepared}"]
     arguments += [f"--config.{text}" for text in CACHED]
+    arguments += [f"--config.validation.source=arrayrecord:{prepared}"]
+    arguments += [
+        f"--config.validation.{name}={value}"
+        for name, value in (("every", 2), ("examples", 6), ("times", 2))
+    ]
     ended = command("train", *arguments)
     assert ended.code == 0, ended.err
     assert f"32 images of arrayrecord:{prepared}" in ended.err
-    first = [line["loss"] for line in read_metrics(tmp_path / "run")]
-    assert len(first) == 4
+    first = losses(tmp_path / "run")
+    assert [step for step, _, _ in first] == [1, 2, 2, 3, 4, 4]
+    assert all(np.isfinite(loss) for _, loss, _ in first)
+    table = validation_losses.read(tmp_path / "run", 4)["raw"]
+    assert table.mse.shape == (6, 2)
     # Cut off after step 2: the same command goes on.
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     ended = command("train", *arguments)
     assert "resumed, step 2" in ended.err
-    again = [line["loss"] for line in read_metrics(tmp_path / "run")]
-    assert again == first
+    assert losses(tmp_path / "run") == first
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
 from i2i_prior.fields import FIELDS, RESUMABLE
+from i2i_prior.python_files import running
 
 
 def default_config() -> ConfigDict:
@@ -75,23 +75,11 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
         raise UserError(
             f"no config file {file}; give a path like configs/quickstart.py"
         )
-    module_spec = importlib.util.spec_from_file_location("config_file", file)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
+    with running("config file", file) as module:
         config = module.get_config(arg)
         if not isinstance(config, ConfigDict):
             raise TypeError("get_config returned no ConfigDict")
         flatten(config)
-    except UserError:
-        raise
-    except Exception as error:  # the file is a program: anything may be wrong
-        first = " ".join(str(error).split())
-        raise UserError(
-            f"config file {file}: {type(error).__name__}: {first[:300]}"
-        ) from error
     return _overridden(config, overrides)
 
 

@@ -15,9 +15,7 @@ cancel need not be told again, and how often and how long an attempt may fail.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.config import parse_arg
 from i2i_prior.errors import UserError
+from i2i_prior.python_files import running
 from i2i_prior.sweeps.store import PlannedRun, Sweep
 from i2i_prior.workdir import write_json
 
@@ -129,8 +128,8 @@ def load_backend(spec: str) -> Backend:
             f"there is no launch file {file}; --backend takes "
             f"{', '.join(known())}, or a path FILE.py"
         )
-    module = _load(file)
-    missing = [name for name in _NEEDED if not hasattr(module, name)]
+    with running("launch file", file) as module:
+        missing = [name for name in _NEEDED if not hasattr(module, name)]
     if missing:
         raise UserError(
             f"{file} is no launch file (it has no {', '.join(missing)}); "
@@ -157,20 +156,3 @@ def _folders() -> list[Path]:
     """launch/ beside the package, else of the folder one is in."""
     beside = Path(__file__).parents[2] / "launch"
     return [beside if beside.is_dir() else Path("launch")]
-
-
-def _load(file: Path) -> ModuleType:
-    spec: Any = importlib.util.spec_from_file_location(
-        f"launch_{file.stem}", file
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their names
-    try:
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except Exception as error:  # the file is a program: anything may be wrong
-        raise UserError(
-            f"launch file {file}: {type(error).__name__}: {error}"
-        ) from error
-    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from typing import Any
 from i2i_prior import __version__
 from i2i_prior.config import flatten, set_field
 from i2i_prior.errors import UserError
+from i2i_prior.python_files import running
 from i2i_prior.sweeps.backends import read_launch
 from i2i_prior.sweeps.folder import AS_BEFORE, write
 from i2i_prior.sweeps.machine import machine
@@ -113,12 +113,7 @@ def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
         raise UserError(
             f"no sweep file {file}; give a path like configs/sweeps/isoflop.py"
         )
-    spec = importlib.util.spec_from_file_location("sweep_file", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
+    with running("sweep file", file) as module:
         if not hasattr(module, "get_sweep"):
             raise UserError(
                 f"{file} has no get_sweep(arg); a config for one run is "
@@ -127,13 +122,6 @@ def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
         sweep = module.get_sweep(arg)
         if not isinstance(sweep, SweepSpec):
             raise TypeError("get_sweep returned no SweepSpec")
-    except UserError:
-        raise
-    except Exception as error:  # the file is a program: anything may be wrong
-        first = " ".join(str(error).split())
-        raise UserError(
-            f"sweep file {file}: {type(error).__name__}: {first[:300]}"
-        ) from error
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:

@@ -171,6 +171,8 @@ def by_this_file(self, run_id, real=Sweep.attempt_command):
 Sweep.train_command, Sweep.attempt_command = killed_once, by_this_file
 
 if sys.argv[1] == "die":
+    # What the attempt passes on once the launcher is dead must not end this.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     shutil.move(half, sys.argv[2])
     attempt = os.getppid()
     stat = Path(f"/proc/{attempt}/stat").read_text()

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from i2i_prior.loop.supervise import caught, with_parent
-from i2i_prior.sweeps import engines, lock, outcome
+from i2i_prior.sweeps import engines, events, lock, outcome
 from i2i_prior.sweeps.commands import counts
 from i2i_prior.sweeps.progress import read_progress
 from i2i_prior.sweeps.slots import Slot, find_gpus, make_slots
@@ -103,6 +103,7 @@ class Pool:
         self._ends: dict[str, RunState] = {}
         self._starts: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
+        self._retried: Counter[str] = Counter()  # retries when it was started
         self._asked = self._mark()
         self._view = _View(len(runs))
 
@@ -166,7 +167,13 @@ class Pool:
             children.append(active.process)
             self._active.append(active)
 
+    def _retries(self, run: PlannedRun) -> int:
+        """How often a person has asked for another try."""
+        known = events.read(self._sweep.attempts(run.id))
+        return sum(event["event"] == "retried" for event in known)
+
     def _started(self, run: PlannedRun, slot: Slot) -> _Active:
+        self._retried[run.id] = self._retries(run)
         everything = os.sched_getaffinity(0)
         with _words(self._sweep.attempts(run.id)) as words:
             # Inherited from the start, before it has threads or children.
@@ -195,6 +202,10 @@ class Pool:
             self._ended(active.run, code)
 
     def _ended(self, run: PlannedRun, code: int) -> None:
+        if self._retries(run) > self._retried[run.id]:
+            # A person saw the end in the files before it was seen here.
+            self._queue.append((0.0, run))
+            return
         (state,) = states(replace(self._sweep, runs=[run]))
         self._starts[run.id] += 1
         # As of one that was killed: its events say nothing of it yet.

@@ -11,6 +11,7 @@ import ast
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
       UserError: for a missing file, an unknown field or a wrong type.
     """
     if spec.endswith(".json"):
-        return _overridden(frozen_config(Path(spec)), overrides)
+        return override(frozen_config(Path(spec)), overrides or [])
     path, _, arg = spec.partition(".py:")
     file = Path(path if path.endswith(".py") else path + ".py")
     if not file.is_file():
@@ -80,7 +81,7 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
         if not isinstance(config, ConfigDict):
             raise TypeError("get_config returned no ConfigDict")
         flatten(config)
-    return _overridden(config, overrides)
+    return override(config, overrides or [])
 
 
 def frozen_config(file: Path) -> ConfigDict:
@@ -104,12 +105,17 @@ def frozen_config(file: Path) -> ConfigDict:
         ) from error
 
 
-def _overridden(config: ConfigDict, overrides: list[str] | None) -> ConfigDict:
-    for override in overrides or []:
-        name, equals, text = override.partition("=")
+def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Sets fields from `path.to.field=value` texts; gives the config back.
+
+    Raises:
+      UserError: for an unknown field or a wrong type.
+    """
+    for text in overrides:
+        name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"override --config.{name} needs =value")
-        set_field(config, name, text)
+        set_field(config, name, value)
     return config
 
 

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from i2i_prior.config import config_hash, load_config
 from i2i_prior.coordinates_plot import draw
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.interop.attach import load_frozen
 from i2i_prior.metrics import Progress
 from i2i_prior.models.watching import PLACES, Watched
@@ -51,12 +52,8 @@ def coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
     out = Path(options.out)
     write_json(out / "coordinates.json", _plain(result))
     picture = out / "coordinates.png"
-    try:
+    with told(picture, "choose another --out"):
         draw(result, picture)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {picture} ({error.strerror}); choose another --out"
-        ) from error
     print(verdict(result))
     print(picture)
     return 0

@@ -22,6 +22,25 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
+def told(path: str | Path, mend: str) -> Iterator[None]:
+    """Tells in one sentence that a file cannot be written.
+
+    Args:
+      path: of the file, or of its folder.
+      mend: what one does about it, as "choose another --out".
+
+    Raises:
+      FullDiskError, UserError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = FullDiskError if error.errno in NUMBERS else UserError
+        why = error.strerror or error
+        raise kind(f"cannot write {path} ({why}); {mend}") from error
+
+
+@contextlib.contextmanager
 def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
     """Turns a full disk, however it is spelled, into a FullDiskError.
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.prepare.files import is_full, written
-from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.data.prepare.files import written
+from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.workdir import write_json
 
 FOLDER = "validation"
@@ -93,16 +94,12 @@ def write(
         for kind, table in tables.items()
         for name in ("loss", "mse")
     }
-    try:
+    with told(
+        f"{folder}/{step}.npz", "free space and run the same command again"
+    ):
         folder.mkdir(exist_ok=True)
         with written(folder / f"{step}.npz") as beside, beside.open("wb") as f:
             np.savez(f, times=times, shares=shares, **arrays)
-    except OSError as error:
-        kind = FullDiskError if is_full(error) else UserError
-        raise kind(
-            f"cannot write {folder}/{step}.npz ({error.strerror}); free space "
-            "and run the same command again"
-        ) from error
     found = scalars(tables, shares)
     levels = [
         {

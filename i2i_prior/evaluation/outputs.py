@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from i2i_prior import full_disk
 from i2i_prior.errors import UserError
 
 
@@ -31,17 +31,11 @@ def check_output(path: str | Path, ending: str = "") -> None:
             pass
 
 
-@contextlib.contextmanager
-def told(path: str | Path) -> Iterator[None]:
+def told(path: str | Path) -> contextlib.AbstractContextManager[None]:
     """Tells in a sentence that a file cannot be written.
 
     Raises:
         UserError: in place of an OSError.
     """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); choose another place, "
-            "or make room there."
-        ) from error
+    mend = "choose another place, or make room there."
+    return full_disk.told(path, mend)

@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.data.prepare.files import written
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.sweeps.plan import METRIC
 from i2i_prior.sweeps.state import ENDED, RunState, result, states
 from i2i_prior.sweeps.store import Sweep, open_sweep
@@ -52,25 +54,18 @@ def collect(options: argparse.Namespace) -> int:
     found = rows(sweep, metric)
     _refuse_unknown(found, metric)
     out = Path(options.out) if options.out else sweep.path / FILE
-    beside = out.with_name(f".{out.name}.part")
     flat = [_flat(row) for row in found]
     columns = list(dict.fromkeys(name for row in flat for name in row))
-    try:
+    with told(out, "free space or choose another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", newline="") as file:
+        with written(out) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(flat)
-        beside.replace(out)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {out} ({error.strerror}); free space or choose "
-            "another --out"
-        ) from error
     counts = Counter(row["state"] for row in found)
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    each = ", ".join(f"{count} {state}" for state, count in counts.items())
     runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
-    print(f"{out}: {runs} ({told}); loss is {metric}")
+    print(f"{out}: {runs} ({each}); loss is {metric}")
     if len(found) > counts["done"]:
         print("runs that are not done have no loss there, and fit none")
     return 0

@@ -20,7 +20,7 @@ from i2i_prior.sweeps.backends import (
     read_launch,
     write_launch,
 )
-from i2i_prior.sweeps.state import STATES, RunState, states, with_hints
+from i2i_prior.sweeps.state import OVER, STATES, RunState, states, with_hints
 from i2i_prior.sweeps.store import PlannedRun, Sweep, open_sweep
 
 _SUBMITTED = ("planned", "stopped")
@@ -108,8 +108,7 @@ def cancel(options: argparse.Namespace) -> int:
     found = states(sweep, launch)
     if options.ids:
         found = _chosen(sweep, found, options.ids)
-    over = ("done", "diverged", "failed", "cancelled")
-    chosen = [state for state in found if state.state not in over]
+    chosen = [state for state in found if state.state not in OVER]
     for state in chosen:
         events.append(sweep.attempts(state.run.id), "cancelled")
     troubles = []
@@ -120,7 +119,7 @@ def cancel(options: argparse.Namespace) -> int:
                 load_backend(spec).cancel(sweep, runs)
         except UserError as error:  # the others are to hear of it, too
             troubles.append(f"error: {name} was not told ({error})")
-    left = [state for state in found if state.state in over]
+    left = [state for state in found if state.state in OVER]
     print(
         f"{number(len(chosen))} cancelled"
         + ("; what runs saves first" if chosen else "")

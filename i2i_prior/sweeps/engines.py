@@ -14,6 +14,7 @@ from typing import Any
 
 from i2i_prior.data.prepare.files import written
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.sweeps import events
 from i2i_prior.sweeps.store import PlannedRun, Sweep
 
@@ -82,15 +83,10 @@ def render(sweep: Sweep, engine: str, name: str, text: str) -> Path:
       UserError: where it cannot be written.
     """
     file = sweep.path / "rendered" / engine / name
-    try:
+    with told(file, "free space, or make the sweep's folder writable"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with written(file) as beside:
             beside.write_text(text)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {file} ({error.strerror}); free space, or make "
-            "the sweep's folder writable"
-        ) from error
     return file
 
 

@@ -23,8 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.full_disk import NUMBERS
+from i2i_prior.full_disk import told
 
 FILE = "events.jsonl"
 
@@ -41,15 +40,9 @@ def append(folder: Path, event: str, **facts: Any) -> None:
       UserError: where it cannot be written.
     """
     line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    try:
+    with told(folder / FILE, "free space or make the sweep's folder writable"):
         folder.mkdir(parents=True, exist_ok=True)
         _add(folder / FILE, f"{line}\n".encode())
-    except OSError as error:
-        kind = FullDiskError if error.errno in NUMBERS else UserError
-        raise kind(
-            f"cannot write {folder / FILE} ({error.strerror}); free space or "
-            "make the sweep's folder writable"
-        ) from error
 
 
 def _add(path: Path, line: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from i2i_prior.data.prepare.files import alone
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.sweeps.plan import Plan
 from i2i_prior.sweeps.store import (
     BrokenSweepError,
@@ -95,17 +96,14 @@ def _refuse_strays(before: Sweep, known: Set[str]) -> None:
 
 def _freeze(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """One write each: what is cut here is in no plan, and written again."""
-    file = sweep.path / "configs"
-    try:
-        file.mkdir(parents=True, exist_ok=True)
-        for run_id, flat in configs.items():
-            file = sweep.config(run_id)
+    mend = "free space or choose another --out"
+    folder = sweep.path / "configs"
+    with told(folder, mend):
+        folder.mkdir(parents=True, exist_ok=True)
+    for run_id, flat in configs.items():
+        file = sweep.config(run_id)
+        with told(file, mend):
             file.write_text(json.dumps({"config": flat}) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {file} ({error.strerror}); free space or choose "
-            "another --out"
-        ) from error
 
 
 def _refuse_other_folder(out: Path) -> None:

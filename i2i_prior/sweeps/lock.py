@@ -13,8 +13,7 @@ import socket
 import time
 from pathlib import Path
 
-from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.full_disk import NUMBERS
+from i2i_prior.full_disk import told
 
 RUN = "lock"  # in attempts/ID/: of whoever trains it
 
@@ -33,15 +32,9 @@ def take(path: Path, wait: float = 0.0) -> int | None:
     Raises:
       UserError: where the file cannot be made.
     """
-    try:
+    with told(path, "free space or make the sweep's folder writable"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        kind = FullDiskError if error.errno in NUMBERS else UserError
-        raise kind(
-            f"cannot write {path} ({error.strerror}); free space or make the "
-            "sweep's folder writable"
-        ) from error
     due = time.monotonic() + wait
     while not _locked(file, fcntl.LOCK_EX):
         if time.monotonic() >= due:

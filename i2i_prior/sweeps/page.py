@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.curves import short
-from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.metrics import read_metrics
 from i2i_prior.page import STYLE, escape, section
 from i2i_prior.pictures import write_atomically
@@ -70,13 +70,8 @@ def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
         f"{''.join(body)}</main></body></html>\n"
     )
     path = sweep.path / "status.html"
-    try:
+    with told(path, "free space or make the sweep's folder writable"):
         write_atomically(path, text.encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); free space or make the "
-            "sweep's folder writable"
-        ) from error
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior import __version__
-from i2i_prior.config import flatten, set_field
+from i2i_prior.config import flatten, override
 from i2i_prior.errors import UserError
 from i2i_prior.python_files import running
 from i2i_prior.sweeps.backends import read_launch
@@ -122,11 +122,7 @@ def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
         sweep = module.get_sweep(arg)
         if not isinstance(sweep, SweepSpec):
             raise TypeError("get_sweep returned no SweepSpec")
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"override --config.{name} needs =value")
-        set_field(sweep.base, name, text)
+    override(sweep.base, overrides)
     return sweep
 
 
@@ -145,8 +141,8 @@ def _planned(
 
     made = make_plan(spec, count, devices)
     base = flatten(spec.base)
-    for override in overrides:
-        name = override.partition("=")[0]
+    for text in overrides:
+        name = text.partition("=")[0]
         if any(flat[name] != base[name] for flat in made.configs.values()):
             raise UserError(
                 f"--config.{name} would have no effect: the sweep sets it "

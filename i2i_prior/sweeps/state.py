@@ -34,6 +34,7 @@ STATES = (
     *("diverged", "cancelled", "done"),
 )
 ENDED = ("done", "diverged")
+OVER = (*ENDED, "failed", "cancelled")  # until a person says otherwise
 WAITING = ("queued", "retrying")  # for an engine
 _LATE = 300.0  # seconds that an attempt may take to note that it hangs
 _READERS = 8  # files of other machines take their time, not this one's

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.data.prepare.files import written
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.workdir import write_json
 
 SCHEMA = 1
@@ -172,13 +174,8 @@ def save_sweep(sweep: Sweep) -> None:
     """
     sweep.path.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(vars(run)) for run in sweep.runs]
-    beside = sweep.path / ".runs.jsonl.part"
-    try:
+    file = sweep.path / "runs.jsonl"
+    mend = "free space or choose another --out"
+    with told(file, mend), written(file) as beside:
         beside.write_text("".join(f"{line}\n" for line in lines))
-        beside.replace(sweep.path / "runs.jsonl")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {sweep.path}/runs.jsonl ({error.strerror}); free "
-            "space or choose another --out"
-        ) from error
     write_json(sweep.path / "sweep.json", {"schema": SCHEMA, **sweep.facts})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from i2i_prior.sweeps.columns import aligned
 from i2i_prior.sweeps.machine import Machine
 from i2i_prior.sweeps.plan import Plan
 from i2i_prior.sweeps.store import PlannedRun
 
 LONG = 40  # runs from which a table is folded into groups
+_LEFT = ("run", "group", "role")
 _LINES = 24  # of a folded table
 _WARNINGS = 5  # of one kind that are told
 
@@ -27,7 +29,7 @@ def as_text(plan: Plan, machine: Machine | None, whole: bool) -> str:
     rows = _groups(runs, machine) if folded else _rows(runs, machine)
     if folded:
         rows = _middle_out(rows)
-    lines = [*_aligned(rows), "", *_totals(plan, machine)]
+    lines = [*aligned(rows, _LEFT), "", *_totals(plan, machine)]
     if folded:
         lines.append("each line is a group of runs; --all lists every run")
     if machine is None:
@@ -153,19 +155,6 @@ def _middle_out(rows: list[list[str]]) -> list[list[str]]:
     half = _LINES // 2
     mark = [f"... {hidden} more"] + [""] * (len(rows[0]) - 1)
     return [*rows[: half + 1], mark, *rows[-half:]]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Words to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            text.ljust(width) if place < 2 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 def _big(number: float) -> str:

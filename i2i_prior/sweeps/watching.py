@@ -10,15 +10,15 @@ import sys
 import time
 from collections.abc import Sequence
 
+from i2i_prior.sweeps.columns import aligned
 from i2i_prior.sweeps.commands import counts, look
-from i2i_prior.sweeps.state import STATES, RunState
+from i2i_prior.sweeps.state import OVER, STATES, RunState
 from i2i_prior.sweeps.store import Sweep, open_sweep
 
 _EVERY = 3.0  # seconds between two pictures of --watch
 LONG = 40  # runs above which those that need no eye are counted only
 _EACH = 15  # of a state that are listed of so many runs
 _QUIET = ("queued", "planned", "cancelled", "done")
-_OVER = ("done", "diverged", "failed", "cancelled")
 _CLEAR = "\x1b[H\x1b[J"
 _HEAD = (
     *("run", "state", "tries", "step", "loss", "metric", "best"),
@@ -64,7 +64,7 @@ def as_text(sweep: Sweep, found: Sequence[RunState], whole: bool) -> str:
     lines = [f"{sweep.facts['name']}: {counts(found) or 'no runs'}"]
     lines.append(totals(sweep, found))
     if rows:
-        lines += ["", *_aligned([_HEAD, *map(_row, rows)])]
+        lines += ["", *aligned([_HEAD, *map(_row, rows)], _LEFT)]
     if hidden:
         lines.append(f"not listed: {counts(hidden)} (--all)")
     return "\n".join(lines)
@@ -98,7 +98,7 @@ def seconds_left(found: Sequence[RunState]) -> float | None:
     rate = sum(state.flops_per_second for state in found)
     if not rate:
         return None
-    waiting = [state for state in found if state.state not in _OVER]
+    waiting = [state for state in found if state.state not in OVER]
     left = sum((1 - state.share) * state.run.flops for state in waiting)
     slowest = max(state.seconds_left or 0.0 for state in found)
     return max(left / rate, slowest)
@@ -168,7 +168,7 @@ def _watch(sweep: Sweep, whole: bool, html: bool) -> int:
                 from i2i_prior.sweeps.page import write_page
 
                 write_page(sweep, found)
-            if all(state.state in _OVER for state in found):
+            if all(state.state in OVER for state in found):
                 return 0
             time.sleep(_EVERY)
     except KeyboardInterrupt:
@@ -212,16 +212,3 @@ def _finite(value: float | None) -> bool:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Words to the left, numbers to the right; empty columns are left out."""
-    columns = [
-        [
-            text.ljust(width) if head in _LEFT else text.rjust(width)
-            for text in (head, *cells)
-        ]
-        for head, *cells in zip(*rows, strict=True)
-        if any(cells) and (width := max(map(len, (head, *cells))))
-    ]
-    return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]

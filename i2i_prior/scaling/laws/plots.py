@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from i2i_prior.full_disk import told
 from i2i_prior.scaling.laws.axes import finish
 from i2i_prior.scaling.laws.bootstrap import interval
 from i2i_prior.scaling.laws.fitting import Fitted
@@ -68,20 +69,14 @@ def saved(path: Path, fitted: Any, picture: Callable) -> Path:
     from matplotlib.figure import Figure
 
     from i2i_prior.data.prepare.files import written
-    from i2i_prior.errors import UserError
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     picture(figure, fitted)
-    try:
+    with told(path, "free space or choose another --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as beside:
             figure.savefig(beside, dpi=110, format="png")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); free space or choose "
-            "another --out"
-        ) from error
     return path
 
 

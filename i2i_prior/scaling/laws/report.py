@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from i2i_prior.data.prepare.files import written
-from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.page import STYLE, cell, embedded, escape, section
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.parametric import NAMES
@@ -61,14 +60,9 @@ def write_report(
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
         f"<main>{body}</main></html>"
     )
-    try:
-        with written(path) as beside:
-            beside.write_text(page, "utf-8")
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise UserError(
-            f"cannot write {path} ({why}); free space or choose another --out"
-        ) from error
+    mend = "free space or choose another --out"
+    with told(path, mend), written(path) as beside:
+        beside.write_text(page, "utf-8")
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> str:

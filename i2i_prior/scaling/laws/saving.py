@@ -13,6 +13,7 @@ import numpy as np
 
 from i2i_prior.data.prepare.files import written
 from i2i_prior.errors import UserError
+from i2i_prior.full_disk import told
 from i2i_prior.scaling.laws.document import OPTIMA
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.isoflop import PowerLaw
@@ -54,18 +55,13 @@ def save(folder: Path, values: dict[str, Any], laws: Laws) -> None:
     arrays |= {name: law.draws for name, law in (laws.optima or {}).items()}
     if laws.offset is not None:
         arrays["offset"] = laws.offset.draws
-    try:
+    with told(f"{folder}/draws.npz", "free space or choose another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         with (
             written(folder / "draws.npz") as beside,
             beside.open("wb") as file,
         ):
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder}/draws.npz ({error.strerror}); free space "
-            "or choose another --out"
-        ) from error
     write_json(folder / "laws.json", _finite(values))
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from i2i_prior.inspection import arguments as inspection
 from i2i_prior.prepare_arguments import add_prepare
-from i2i_prior.scaling.arguments import add_flops
+from i2i_prior.scaling.arguments import add_coordinates, add_flops
 from i2i_prior.scaling.laws.fit_arguments import add_fit
 from i2i_prior.sweeps.arguments import add_sweep
 
@@ -142,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_compile(add("compile", "Compile for a machine that is not here."))
 
-    _add_coordinates(add("coordinates", "Check muP at several widths."))
+    add_coordinates(add("coordinates", "Check muP at several widths."))
 
     add_flops(add("flops", "Count parameters, FLOPs and bytes of a config."))
 
@@ -346,25 +346,6 @@ def _add_compile(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--json", metavar="OUT", help="write the result here")
     command.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
-
-
-def _add_coordinates(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
-    )
-    command.add_argument(
-        "--widths",
-        type=_numbers,
-        required=True,
-        help="channels by commas, multiples of the config's head width",
-    )
-    command.add_argument("--steps", type=int, default=10, help="updates each")
-    command.add_argument("--seeds", type=int, default=3, help="models of each")
-    command.add_argument("--out", required=True, help="folder of the result")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 def _add_step(command: argparse.ArgumentParser) -> None:

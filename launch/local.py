@@ -13,24 +13,21 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from i2i_prior.loop.supervise import caught, with_parent
 from i2i_prior.sweeps import engines, events, lock, outcome
 from i2i_prior.sweeps.commands import counts
+from i2i_prior.sweeps.pool_view import View
 from i2i_prior.sweeps.progress import read_progress
 from i2i_prior.sweeps.slots import Slot, find_gpus, make_slots
 from i2i_prior.sweeps.state import ENDED, WAITING, RunState, states
 from i2i_prior.sweeps.store import PlannedRun, Sweep, open_sweep
-from i2i_prior.sweeps.watching import duration, seconds_left
 
 OPTIONS = {
     "slots": 0,  # runs at once; 0: one a GPU, else one
@@ -38,7 +35,7 @@ OPTIONS = {
 }
 LOCK = "local.lock"
 _LONGEST = 300.0  # seconds of backoff
-_TICK, _LOOK, _PLAIN = 0.2, 2.0, 60.0  # seconds
+_TICK, _LOOK = 0.2, 2.0  # seconds
 _ODD = 3  # ends of attempts with a code that they do not give
 
 
@@ -105,7 +102,7 @@ class Pool:
         self._odd: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()  # retries when it was started
         self._asked = self._mark()
-        self._view = _View(len(runs))
+        self._view = View(len(runs))
 
     def work(self) -> int:
         """See `submit`."""
@@ -266,53 +263,3 @@ def _words(folder: Path) -> contextlib.AbstractContextManager:
         return (folder / "local.txt").open("ab")
     except OSError:
         return contextlib.nullcontext()
-
-
-class _View:
-    """A bar on a terminal; elsewhere a line a minute, and for each end."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self._bar: Any = None
-        self._last = time.monotonic()
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=total,
-                file=sys.stderr,
-                dynamic_ncols=True,
-                bar_format="{n_fmt}/{total_fmt} runs |{bar}| [{elapsed}"
-                "{postfix}]",
-            )
-
-    def show(self, found: list[RunState], leaving: bool) -> None:
-        """What runs, how far it is, and when all will be done."""
-        parts = [
-            f"{state.run.name} {state.progress.step:,}/{state.run.steps:,}"
-            for state in found
-            if state.state == "running"
-        ]
-        left = seconds_left(found)
-        if leaving:
-            parts.append("stopping: they save")
-        elif left is not None:
-            parts.append(f"ETA {duration(left)}")
-        text = ", ".join(parts)
-        if self._bar is not None:
-            self._bar.total, self._bar.n = self.total, self.total - len(found)
-            self._bar.set_postfix_str(text)
-        elif time.monotonic() - self._last > _PLAIN:
-            self._last = time.monotonic()
-            done = self.total - len(found)
-            print(f"{done} of {self.total} runs; {text}", file=sys.stderr)
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from i2i_prior import validation_losses
 from i2i_prior.data.cached import CachedPipeline, CachedSource
 from i2i_prior.data.sources import Source
-from i2i_prior.diffusion.objectives import stratified_times, stratum_shares
+from i2i_prior.diffusion.strata import stratified_times, stratum_shares
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.drawing import held_out
 from i2i_prior.hosts import distributed

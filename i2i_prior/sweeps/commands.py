@@ -1,15 +1,13 @@
-"""`i2i-prior sweep submit | retry | cancel | logs`."""
+"""`i2i-prior sweep submit | retry | cancel`."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps import events
@@ -24,8 +22,7 @@ from i2i_prior.sweeps.state import OVER, STATES, RunState, states, with_hints
 from i2i_prior.sweeps.store import PlannedRun, Sweep, open_sweep
 
 _SUBMITTED = ("planned", "stopped")
-_POLLED = ("queued", "retrying", "running")
-_TICK = 0.5  # seconds between looks at a log
+UNDER_WAY = ("queued", "retrying", "running")
 
 
 def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -129,26 +126,6 @@ def cancel(options: argparse.Namespace) -> int:
     return int(bool(troubles))
 
 
-def logs(options: argparse.Namespace) -> int:
-    """`i2i-prior sweep logs`."""
-    sweep = open_sweep(options.sweep)
-    run = _state(sweep, states(sweep), options.run).run
-    folder = sweep.attempts(run.id)
-    file = _log(folder, options.attempt)
-    if file is None:
-        which = f"attempt {options.attempt}" if options.attempt else "log"
-        raise UserError(
-            f"{run.id} has no {which} yet; i2i-prior sweep status "
-            f"{sweep.path} says where it stands"
-        )
-    text = file.read_bytes()
-    tail = text.splitlines(keepends=True)[-max(options.lines, 0) or len(text) :]
-    _write(b"".join(tail))
-    if options.follow:
-        _follow(sweep, run, file, len(text), options.attempt is None)
-    return 0
-
-
 def look(
     sweep: Sweep, launch: Launch | None = None
 ) -> tuple[list[RunState], list[str]]:
@@ -161,7 +138,7 @@ def look(
         runs = [
             state.run
             for state in found
-            if state.backend == name and state.state in _POLLED
+            if state.backend == name and state.state in UNDER_WAY
         ]
         if not runs:
             continue
@@ -233,11 +210,11 @@ def _chosen(
     sweep: Sweep, found: Sequence[RunState], names: Sequence[str]
 ) -> list[RunState]:
     """Each once, however often it is named."""
-    chosen = [_state(sweep, found, name) for name in names]
+    chosen = [named(sweep, found, name) for name in names]
     return list({state.run.id: state for state in chosen}.values())
 
 
-def _state(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
+def named(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
     """By id, by how it begins, or by name."""
     exact = [state for state in found if state.run.name == name]
     if len(exact) == 1:
@@ -257,51 +234,6 @@ def _refuse(state: RunState) -> None:
             f"{state.run.id} is {state.state}; retry is for runs that failed "
             "or were cancelled"
         )
-
-
-def _log(folder: Path, attempt: int | None) -> Path | None:
-    """The log of an attempt, else the last one; of the first host."""
-    if attempt is not None:
-        file = folder / f"log-{attempt}.txt"
-        return file if file.exists() else None
-    found = [file for file in folder.glob("log-*.txt") if _number(file)]
-    return max(found, key=_number, default=None)
-
-
-def _number(file: Path) -> int:
-    text = file.stem.removeprefix("log-")
-    return int(text) if text.isdecimal() else 0
-
-
-def _follow(
-    sweep: Sweep, run: PlannedRun, file: Path, at: int, newer: bool
-) -> None:
-    """Writes what comes, of later attempts too, until the run has ended."""
-    alone = replace(sweep, runs=[run])
-    try:
-        while True:
-            over = states(alone)[0].state not in (*_POLLED, "planned")
-            with file.open("rb") as log:
-                log.seek(at)
-                text = log.read()
-            at += len(text)
-            _write(text)
-            later = _log(sweep.attempts(run.id), None) if newer else None
-            if later is not None and later != file and not text:
-                file, at = later, 0
-                continue
-            if over and not text:
-                return
-            time.sleep(_TICK)
-    except KeyboardInterrupt:
-        print()
-
-
-def _write(text: bytes) -> None:
-    if sys.stdout is None:  # a shell closed it
-        return
-    sys.stdout.write(text.decode("utf-8", "replace"))
-    sys.stdout.flush()
 
 
 def _say_all(lines: Iterable[str]) -> None:

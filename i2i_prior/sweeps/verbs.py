@@ -23,13 +23,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         from i2i_prior.sweeps.watching import status
 
         return status(options)
+    if options.verb == "logs":
+        from i2i_prior.sweeps.logs import logs
+
+        return logs(options)
     from i2i_prior.sweeps import commands
 
     if options.verb == "submit":
         return commands.submit(options, overrides)
-    rest = {
-        "retry": commands.retry,
-        "cancel": commands.cancel,
-        "logs": commands.logs,
-    }
+    rest = {"retry": commands.retry, "cancel": commands.cancel}
     return rest[options.verb](options)

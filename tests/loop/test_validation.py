@@ -11,12 +11,9 @@ import pytest
 from scipy import stats
 
 from i2i_prior import validation_losses
-from i2i_prior.diffusion.objectives import (
-    draw_times,
-    stratified_times,
-    stratum_shares,
-)
+from i2i_prior.diffusion.objectives import draw_times
 from i2i_prior.diffusion.paths import get_path
+from i2i_prior.diffusion.strata import stratified_times, stratum_shares
 from i2i_prior.metrics import read_metrics
 from i2i_prior.tasks.fixed_noise import losses
 
@@ -189,16 +186,7 @@ def test_a_resumed_run_has_the_lines_of_one_that_was_not(
     assert lines(tmp_path / "run") == lines(workdir)
 
 
-def test_prepared_latents_need_prepared_images(command, tiny_spec, tmp_path):
-    ended = command(
-        "train",
-        "--config",
-        tiny_spec,
-        "--workdir",
-        tmp_path / "run",
-        "--config.validation.every=1",
-        "--config.data.cached=true",
-        "--config.encoder.kind=none",
-    )
+def test_prepared_latents_need_prepared_images(train):
+    ended = train("validation.every=1", "data.cached=true", "encoder.kind=none")
     assert ended.code == 1
     assert "set validation.source to arrayrecord:FOLDER" in ended.err

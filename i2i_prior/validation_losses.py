@@ -47,6 +47,11 @@ class Losses:
         return self.loss.astype(np.float64) @ shares
 
 
+def document(workdir: Path, step: int) -> Path:
+    """Where what the losses of a step come to is."""
+    return workdir / FOLDER / f"{step}.json"
+
+
 def estimate(values: np.ndarray) -> tuple[float, float]:
     """Mean over examples (N,) and its standard error."""
     spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
@@ -117,8 +122,8 @@ def write(
         }
         for place, (time, share) in enumerate(zip(times, shares, strict=True))
     ]
-    document = {"step": step, **about, "losses": found, "levels": levels}
-    write_json(folder / f"{step}.json", document)
+    whole = {"step": step, **about, "losses": found, "levels": levels}
+    write_json(document(workdir, step), whole)
     return found
 
 

@@ -73,7 +73,7 @@ class Validation:
 
     def path(self, step: int) -> Path:
         """Where the losses of a step are."""
-        return self._directory / FOLDER / f"{step}.json"
+        return validation_losses.document(self._directory, step)
 
     def measure(self, state: TrainState, step: int, writer: MetricWriter):
         """Writes validation/STEP.json and .npz, and logs the means."""

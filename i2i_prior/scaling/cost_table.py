@@ -10,12 +10,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.ahead.topologies import Topology, parse_topology
 from i2i_prior.config import load_config
 from i2i_prior.errors import UserError
 from i2i_prior.models import dit_config, families
 from i2i_prior.scaling.cost import Cost, run_cost
 from i2i_prior.scaling.networks import Networks, networks
+from i2i_prior.sweeps.machine import Machine, machine
 from i2i_prior.tasks import modules
 from i2i_prior.validate import validate
 from i2i_prior.workdir import write_json
@@ -29,24 +29,22 @@ def flops(options: argparse.Namespace, overrides: list[str]) -> int:
     Raises:
       UserError: for a mistake in the config or another option.
     """
-    if not 0 < options.mfu <= 1:
-        raise UserError(f"--mfu is {options.mfu}; it is a share, above 0 to 1")
+    there = machine(options.accelerator, options.mfu, None)
     if options.json and Path(options.json).is_dir():
         raise UserError(f"{options.json} is a folder; name a file to write")
-    machine = options.accelerator and parse_topology(options.accelerator)
     config = load_config(options.config, overrides)
-    _check(config, machine)
+    _check(config, there.chips if there else None)
     model, cost = networks(config), run_cost(config)
     run = totals(config, cost)
-    if machine:
-        run |= _time(run, machine, options.mfu)
+    if there:
+        run |= _time(run, there, options.mfu)
     if options.json:
         write_json(Path(options.json), _as_json(config, model, cost, run))
     print(table(config, model, cost, run))
     return 0
 
 
-def _check(config: ConfigDict, machine: Topology | None) -> None:
+def _check(config: ConfigDict, chips: int | None) -> None:
     """Refuses what could not be trained; weights may be missing still."""
     if config.encoder.kind == "frozen" and not config.encoder.weights:
         config.encoder.weights = "random"
@@ -54,7 +52,7 @@ def _check(config: ConfigDict, machine: Topology | None) -> None:
     if latents and not config.autoencoder.weights:
         config.autoencoder.weights = "random"
     fixed = (size for size in config.mesh.values() if size > 0)
-    validate(config, machine.chips if machine else math.prod(fixed))
+    validate(config, chips or math.prod(fixed))
     dit_config.check_config(modules.dit_config(config))
     families.check(modules.encoder_config(config))
 
@@ -79,17 +77,14 @@ def totals(config: ConfigDict, cost: Cost) -> dict[str, float]:
     }
 
 
-def _time(
-    run: dict[str, float], machine: Topology, mfu: float
-) -> dict[str, Any]:
+def _time(run: dict[str, float], there: Machine, mfu: float) -> dict[str, Any]:
     """Hours at a model FLOPs utilisation: recomputation is in it already."""
-    rate = machine.chips * machine.chip.flops * mfu
-    hours = run["model_flops"] / rate / 3600
+    hours = there.hours(run["model_flops"])
     return {
-        "accelerator": machine.text,
+        "accelerator": there.name,
         "mfu": mfu,
         "hours": hours,
-        "chip_hours": hours * machine.chips,
+        "chip_hours": hours * there.chips,
     }
 
 

@@ -61,7 +61,7 @@ def machine(
     if measured is not None and not 0 < measured < float("inf"):
         raise UserError(f"--flops-per-second is {measured:g}; give more than 0")
     if not 0 < mfu <= 1:
-        raise UserError(f"--mfu is {mfu:g}; it is a share, above 0 and up to 1")
+        raise UserError(f"--mfu is {mfu}; it is a share, above 0 and up to 1")
     if accelerator is None:
         if measured is not None:
             name = f"a machine of {measured:g} FLOP/s"

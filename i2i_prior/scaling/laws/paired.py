@@ -13,13 +13,12 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.scaling.laws.points import Point, Source, Table, groups
-from i2i_prior.validation_losses import FOLDER, difference, read
+from i2i_prior.validation_losses import FOLDER, difference, document, read
 
 LEAST = 2.0  # standard errors from which a difference is one
 # What decides whether two checkpoints were validated alike.
@@ -113,7 +112,7 @@ def _images(
 ) -> tuple[np.ndarray, list] | None:
     try:
         losses = read(source.folder, source.step)[kind]
-        about = json.loads(_document(source.folder, source.step).read_text())
+        about = json.loads(document(source.folder, source.step).read_text())
         levels = about["levels"]
         same = [about[name] for name in SAME]
         same.append([level["time"] for level in levels])
@@ -123,7 +122,3 @@ def _images(
         return losses.training(shares), [*same, list(shares)]
     except (UserError, OSError, ValueError, KeyError, TypeError):
         return None  # a run of before these files, or one that was pruned
-
-
-def _document(folder: Path, step: int) -> Path:
-    return folder / FOLDER / f"{step}.json"

@@ -22,20 +22,24 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
-def told(path: str | Path, mend: str) -> Iterator[None]:
+def told(
+    path: str | Path, mend: str, full: type[UserError] = UserError
+) -> Iterator[None]:
     """Tells in one sentence that a file cannot be written.
 
     Args:
       path: of the file, or of its folder.
       mend: what one does about it, as "choose another --out".
+      full: raised where the disk is full; FullDiskError where whoever started
+        this is to start it again.
 
     Raises:
-      FullDiskError, UserError: in place of an OSError.
+      UserError: in place of an OSError.
     """
     try:
         yield
     except OSError as error:
-        kind = FullDiskError if error.errno in NUMBERS else UserError
+        kind = full if error.errno in NUMBERS else UserError
         why = error.strerror or error
         raise kind(f"cannot write {path} ({why}); {mend}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.data.prepare.files import written
-from i2i_prior.errors import UserError
+from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.full_disk import told
 from i2i_prior.workdir import write_json
 
@@ -100,7 +100,9 @@ def write(
         for name in ("loss", "mse")
     }
     with told(
-        f"{folder}/{step}.npz", "free space and run the same command again"
+        f"{folder}/{step}.npz",
+        "free space and run the same command again",
+        FullDiskError,
     ):
         folder.mkdir(exist_ok=True)
         with written(folder / f"{step}.npz") as beside, beside.open("wb") as f:

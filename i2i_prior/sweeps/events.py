@@ -23,9 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.errors import FullDiskError
 from i2i_prior.full_disk import told
 
 FILE = "events.jsonl"
+_MEND = "free space or make the sweep's folder writable"
 
 
 def append(folder: Path, event: str, **facts: Any) -> None:
@@ -40,7 +42,7 @@ def append(folder: Path, event: str, **facts: Any) -> None:
       UserError: where it cannot be written.
     """
     line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    with told(folder / FILE, "free space or make the sweep's folder writable"):
+    with told(folder / FILE, _MEND, FullDiskError):
         folder.mkdir(parents=True, exist_ok=True)
         _add(folder / FILE, f"{line}\n".encode())
 

@@ -13,9 +13,11 @@ import socket
 import time
 from pathlib import Path
 
+from i2i_prior.errors import FullDiskError
 from i2i_prior.full_disk import told
 
 RUN = "lock"  # in attempts/ID/: of whoever trains it
+_MEND = "free space or make the sweep's folder writable"
 
 
 def take(path: Path, wait: float = 0.0) -> int | None:
@@ -32,7 +34,7 @@ def take(path: Path, wait: float = 0.0) -> int | None:
     Raises:
       UserError: where the file cannot be made.
     """
-    with told(path, "free space or make the sweep's folder writable"):
+    with told(path, _MEND, FullDiskError):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     due = time.monotonic() + wait

@@ -39,6 +39,7 @@ class Cost:
       encoder_flops: forward pass of a frozen image encoder; 0 where it is
         trained or its embeddings are cached.
       autoencoder_flops: of encoding to a latent; 0 where latents are cached.
+      model_flops: of all networks, what an MFU is a share of.
       recomputed_flops: what remat computes a second time.
       total_flops: all that an accelerator does.
       state_bytes: parameters, EMA and moments of the whole run.
@@ -56,6 +57,7 @@ class Cost:
     attention_flops: int
     encoder_flops: int
     autoencoder_flops: int
+    model_flops: int
     recomputed_flops: int
     total_flops: int
     state_bytes: int
@@ -78,6 +80,7 @@ def run_cost(config: ConfigDict) -> Cost:
     parameters = whole.parameters - whole.frozen
     recomputed = 2 * recomputed_macs(model.dit, model.condition_tokens)
     training = training_flops(trained.macs)
+    all_networks = training + sum(frozen.values())
     state = _state_bytes(config, parameters, whole.frozen)
     return Cost(
         parameters=parameters,
@@ -89,8 +92,9 @@ def run_cost(config: ConfigDict) -> Cost:
         attention_flops=training_flops(trained.scores),
         encoder_flops=frozen.get("encoder", 0),
         autoencoder_flops=frozen.get("autoencoder", 0),
+        model_flops=all_networks,
         recomputed_flops=recomputed,
-        total_flops=training + sum(frozen.values()) + recomputed,
+        total_flops=all_networks + recomputed,
         state_bytes=state,
         checkpoint_bytes=state,  # all of the state, each array once
         gradient_bytes=4 * parameters,

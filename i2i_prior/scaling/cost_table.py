@@ -70,7 +70,7 @@ def totals(config: ConfigDict, cost: Cost) -> dict[str, float]:
         "examples": examples,
         "tokens": tokens,
         "flops": examples * cost.training_flops,
-        "model_flops": examples * (cost.total_flops - cost.recomputed_flops),
+        "model_flops": examples * cost.model_flops,
         "total_flops": examples * cost.total_flops,
         "six_nd": 6 * cost.parameters * tokens,
         "data_bytes": examples * cost.data_bytes,

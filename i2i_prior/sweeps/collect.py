@@ -31,7 +31,7 @@ def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
 
     Returns:
       id, name, role, state (see `state`), labels (a dict), parameters,
-      tokens, flops, total_flops, examples, epochs (all as planned), steps,
+      tokens, flops, model_flops, examples, epochs (all as planned), steps,
       step (reached), learning_rate, batch_size, value and standard_error of
       the metric, and metrics (a dict of all). The last three are None, None
       and empty before a run has ended; a diverged run's value is NaN.
@@ -104,7 +104,7 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
         "examples": run.examples,
         "steps": run.steps,
         "step": ended.get("step", state.progress.step),
-        "total_flops": run.total_flops,
+        "model_flops": run.model_flops,
         "metrics": metrics,
     }
 

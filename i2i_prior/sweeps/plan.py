@@ -120,7 +120,7 @@ def make_plan(
             examples=examples,
             tokens=examples * cost.tokens,
             flops=float(examples * cost.training_flops),
-            total_flops=float(examples * cost.total_flops),
+            model_flops=float(examples * cost.model_flops),
             epochs=examples / unique if unique else None,
         )
         runs.append(run)

@@ -47,7 +47,7 @@ class PlannedRun:
       examples: images seen, steps x batch.
       tokens: latent tokens seen, D of the laws.
       flops: training FLOPs of what is trained, C of the laws.
-      total_flops: frozen networks and recomputation too: what hardware does.
+      model_flops: of frozen networks too; what an MFU is a share of.
       epochs: examples over the images there are; None where not known.
     """
 
@@ -62,7 +62,7 @@ class PlannedRun:
     examples: int
     tokens: int
     flops: float
-    total_flops: float
+    model_flops: float
     epochs: float | None = None
 
 

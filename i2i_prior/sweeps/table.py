@@ -86,7 +86,7 @@ def _machine_cells(
 ) -> list[str]:
     if machine is None:
         return []
-    work = sum(run.total_flops for run in group)
+    work = sum(run.model_flops for run in group)
     cost = machine.cost(work)
     hours = _hours(machine.hours(work))
     return [hours] if cost is None else [hours, f"{cost:,.2f}"]
@@ -101,11 +101,11 @@ def _totals(plan: Plan, machine: Machine | None) -> list[str]:
     runs = plan.runs
     roles = Counter(run.role for run in runs)
     each = ", ".join(f"{count} {role}" for role, count in roles.items())
-    work = sum(run.total_flops for run in runs)
+    work = sum(run.model_flops for run in runs)
     lines = [
         f"{plan.spec.name}: {len(runs)} run{'s' * (len(runs) > 1)} ({each}), "
         f"{sum(run.flops for run in runs):.3g} training FLOPs; {work:.3g} "
-        "with frozen networks and recomputation"
+        "with frozen networks"
     ]
     if machine:
         hours = machine.hours(work)

@@ -68,7 +68,7 @@ def test_what_is_written(lumos):
     assert run["flops"] == 2_048_000 * cost.training_flops
     assert run["tokens"] == 2_048_000 * 256
     # 8 H100 of 989e12 FLOP/s, half of it used; recomputing is not useful.
-    model = 2_048_000 * (cost.total_flops - cost.recomputed_flops)
+    model = 2_048_000 * cost.model_flops
     assert run["hours"] == pytest.approx(model / (8 * 989e12 * 0.5) / 3600)
     assert run["chip_hours"] == pytest.approx(8 * run["hours"])
     pieces = written["networks"]["dit"]["parts"].values()

@@ -120,7 +120,7 @@ def planned(run_id: str, place: int = 0) -> PlannedRun:
         examples=8 * STEPS,
         tokens=32 * STEPS,
         flops=1e9,
-        total_flops=2e9,
+        model_flops=2e9,
     )
 
 

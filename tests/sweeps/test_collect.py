@@ -55,7 +55,7 @@ def test_the_plan_counts_what_a_run_counts(sweep, run_directory):
     run = sweep.runs[0]  # the same config but for its name and evaluations
     facts = json.loads((run_directory / "metadata.json").read_text())
     assert facts["trained_parameters"] == run.parameters
-    assert facts["flops_per_step"] * run.steps == run.total_flops
+    assert facts["flops_per_step"] * run.steps == run.model_flops
     assert facts["data_examples"] * run.epochs == run.examples
 
 

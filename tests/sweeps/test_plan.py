@@ -303,10 +303,16 @@ def test_mistakes_of_the_command(command, file, tmp_path, arguments, said):
     assert ended.err.count("\n") == 1
 
 
+def test_hours_leave_out_what_remat_makes_again(spec):
+    """An MFU is a share of what the model needs."""
+    kept, remade = make_plan(spec(axis("model.remat", ["none", "full"]))).runs
+    assert remade.model_flops == kept.model_flops >= kept.flops
+
+
 def test_hours_and_cost_are_what_peak_and_mfu_say(spec):
     made = make_plan(spec(axis("seed", [0, 1])))
     there = machine("h100x8", 0.25, None)
-    work = sum(run.total_flops for run in made.runs)
+    work = sum(run.model_flops for run in made.runs)
     rate = 8 * CHIPS["h100"].flops * 0.25
     assert there.hours(work) == pytest.approx(work / rate / 3600)
     measured = machine(None, 0.4, 1e6, 3.0)

@@ -14,6 +14,7 @@ from i2i_prior.scaling.laws.uncertainty import intervals
 FAR = 30.0  # extrapolation beyond this factor of compute is a guess
 AGREEING = 0.2  # share of starts that should reach the optimum
 NAMED = 3  # pairs that a warning lists
+FLAT = 1e-6  # share of the loss: no validation resolves as little
 LOPSIDED = 1.5  # alpha over beta, or its inverse, beyond which vertices err
 
 
@@ -95,11 +96,14 @@ def _of_law(fitted: Fitted) -> list[str]:
             "parametric law: the runs hardly determine it"
         )
     ends = intervals(law)
-    for name, what in (("alpha", "size"), ("beta", "data")):
-        if ends[name][0] <= 0:
+    for name, what, fall in (
+        ("alpha", "size", _fall(fitted, "n", law.values[1], alpha)),
+        ("beta", "data", _fall(fitted, "d", law.values[2], beta)),
+    ):
+        if ends[name][0] <= 0 or fall < FLAT:
             found.append(
-                f"the interval of {name} holds 0: these runs do not show that "
-                f"the loss falls with {what}, and optima mean nothing"
+                f"{name} may as well be 0: these runs do not show that the "
+                f"loss falls with {what}, and optima mean nothing"
             )
     ratio = alpha / beta if alpha > 0 and beta > 0 else 1.0
     if not 1 / LOPSIDED < ratio < LOPSIDED:
@@ -125,6 +129,17 @@ def _of_law(fitted: Fitted) -> list[str]:
             "budgets: the law is an approximation here"
         )
     return found
+
+
+def _fall(fitted: Fitted, name: str, scale: float, power: float) -> float:
+    """What a term takes from the loss between its ends, over that loss.
+
+    Of losses that are all one, an exponent is what rounding makes of it.
+    """
+    ends = column(fitted.points, name)
+    ends = np.array([ends.min(), ends.max()])
+    begin, end = scale * ends**-power
+    return float((begin - end) / column(fitted.points, "loss").min())
 
 
 def _of_held(held: list[Prediction]) -> list[str]:

@@ -65,8 +65,7 @@ class Source:
     Attributes:
       folder: the run directory.
       step, examples: at its end.
-      overhead: FLOPs that hardware does, frozen networks and recomputation
-        too, over those that count.
+      overhead: FLOPs of all networks, frozen ones too, over those that count.
       overrides: config fields that make its size, {} where not known.
       metrics: all finite ones of result.json.
     """

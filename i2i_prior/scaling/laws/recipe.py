@@ -21,7 +21,7 @@ class Size:
       batch_size: images a step.
       tokens_per_example: of one image.
       flops_per_step: those that count.
-      overhead: FLOPs that hardware does over those.
+      overhead: FLOPs of all networks over those.
       overrides: config fields that make it, {} where not known.
     """
 

@@ -146,7 +146,7 @@ def _draft(
             for name, value in plan.overrides.items()
             if name.startswith(("model.", "encoder."))
         }
-        ratio = plan.total_flops / plan.flops
+        ratio = plan.model_flops / plan.flops
         source = _source(run, result, plan.examples, ratio, sizes)
         return point, float(plan.steps), source
     cost = read_json(run / "metadata.json").get("cost") or {}
@@ -168,7 +168,7 @@ def _draft(
         loss=math.nan,
         learning_rate=rate,
     )
-    ratio = (_number(cost.get("total_flops")) or flops) / flops
+    ratio = (_number(cost.get("model_flops")) or flops) / flops
     return point, steps, _source(run, result, examples, ratio, {})
 
 

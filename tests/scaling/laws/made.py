@@ -46,7 +46,7 @@ def planned(name, n=1000, role="fit", budget=1e15):
         examples=6400,
         tokens=6400 * 64,
         flops=1e15,
-        total_flops=2e15,
+        model_flops=2e15,
         epochs=0.5,
     )
 

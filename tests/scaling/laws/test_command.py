@@ -188,7 +188,7 @@ def test_a_sweep_is_fitted_told_apart_and_turned_into_a_recipe(
             role="holdout" if p.c == 3e18 else "fit",
             tokens=int(p.d),
             flops=p.c,
-            total_flops=p.c,
+            model_flops=p.c,
         )
         for k, p in enumerate(points)
         # of the held-out budget two runs, so no parabola

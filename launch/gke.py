@@ -62,15 +62,7 @@ def submit(
     if dry_run:
         print("---\n".join(manifests.values()), end="")
         return 0
-    # kubectl leaves a JobSet that has ended as it is: a retry needs it gone.
-    over = [
-        name
-        for name, state in _found(sweep, options).items()
-        if state == "gone"
-    ]
-    again = [name for name in _names(sweep, runs).values() if name in over]
-    if again:
-        _kubectl(options, "delete", "jobset", "--ignore-not-found", *again)
+    _delete_ended(sweep, runs, options)
     for run in runs:
         file = engines.render(sweep, "gke", f"{run.id}.yaml", manifests[run.id])
         _kubectl(options, "apply", "-f", str(file))
@@ -99,6 +91,17 @@ def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
             *("delete", "jobset", "--ignore-not-found", "--wait=false"),
             *names,
         )
+
+
+def _delete_ended(
+    sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
+) -> None:
+    """A JobSet that has ended is left as it is: a retry needs it gone."""
+    found = _found(sweep, options)
+    names = _names(sweep, runs).values()
+    ended = [name for name in names if found.get(name) == "gone"]
+    if ended:
+        _kubectl(options, "delete", "jobset", "--ignore-not-found", *ended)
 
 
 def _names(sweep: Sweep, runs: list[PlannedRun]) -> dict[str, str]:
@@ -136,12 +139,13 @@ def _state(found: dict[str, Any]) -> str:
 def _submit_with_xpk(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict, dry_run: bool
 ) -> int:
+    commands = {run.id: xpk_command(sweep, run, options) for run in runs}
+    if dry_run:
+        print(*map(shlex.join, commands.values()), sep="\n")
+        return 0
+    _delete_ended(sweep, runs, options)
     for run in runs:
-        command = xpk_command(sweep, run, options)
-        if dry_run:
-            print(shlex.join(command))
-            continue
-        engines.call(command, _XPK, harmless=("already exists",))
+        engines.call(commands[run.id], _XPK, harmless=("already exists",))
         engines.submitted(sweep, run, "gke", engines.job_name(sweep, run))
     return 0
 

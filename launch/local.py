@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from i2i_prior.errors import UserError
 from i2i_prior.loop.supervise import caught, with_parent
 from i2i_prior.sweeps import engines, events, lock, outcome
 from i2i_prior.sweeps.commands import counts
@@ -43,11 +45,13 @@ def submit(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict, dry_run: bool
 ) -> int:
     """Runs them to their ends: 0, 1 where one failed, 75 where stopped."""
+    if options.backoff < 0:
+        raise UserError(f"backoff={options.backoff:g}; give 0 or more seconds")
     slots = make_slots(options.slots, find_gpus())
     if dry_run:
         print(f"{len(slots)} at once: {'; '.join(map(str, slots))}")
         for run in runs:
-            print(" ".join(sweep.attempt_command(run.id)))
+            print(shlex.join(sweep.attempt_command(run.id)))
         return 0
     for run in runs:
         engines.submitted(sweep, run, "local", "")
@@ -55,6 +59,9 @@ def submit(
     if held is None:
         os.utime(sweep.path / LOCK)  # so it looks, see `Pool`
         who = lock.holder(sweep.path / LOCK)
+        if lock.leaving(sweep.path / LOCK):
+            print(f"{who} is stopping; submit again when it has ended")
+            return outcome.AGAIN
         print(f"{who} runs this sweep already, and takes them up")
         return 0
     try:
@@ -113,6 +120,8 @@ class Pool:
                 if not came:
                     self._take_up()
                     self._start(children)
+                elif not lock.leaving(self._sweep.path / LOCK):
+                    lock.leave(self._sweep.path / LOCK)
                 self._reap(children)
                 if time.monotonic() - looked > _LOOK:
                     looked = time.monotonic()

@@ -117,6 +117,11 @@ def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
 
 def _settings(sweep: Sweep, options: ConfigDict) -> dict[str, Any]:
     """submitit's parameters; what is not said is left to the cluster."""
+    for name in ("time", "nodes", "tasks_per_node"):
+        if options[name] < 1:  # a time of 0 is no limit, to Slurm
+            raise UserError(
+                f"{name}={options[name]} is too few; give 1 or more"
+            )
     more: dict[str, Any] = {"requeue": True}
     for pair in filter(None, options.extra.split(";")):
         name, _, value = pair.partition("=")

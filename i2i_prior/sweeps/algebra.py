@@ -176,7 +176,7 @@ def subsample(points: list[Point], n: int, seed: int = 0) -> list[Point]:
     Raises:
       UserError: for n below 1.
     """
-    if n < 1:
+    if not isinstance(n, int) or n < 1:
         raise UserError(f"subsample of a sweep takes 1 or more, not {n}")
 
     def lot(index: int) -> tuple[bytes, int]:

@@ -72,7 +72,7 @@ def attempt(
     if held is None:
         raise UserError(
             f"{planned.id} is being trained by {who}; see i2i-prior sweep "
-            f"status {sweep.path}"
+            f"status {sweep.quoted}"
         )
     try:
         launch = read_launch(sweep)
@@ -216,7 +216,7 @@ def _settle(
     if code == outcome.MISTAKE:
         _say(
             f"error: {planned.id} was given up or cancelled; to try again: "
-            f"i2i-prior sweep retry {sweep.path} --ids {planned.id}"
+            f"i2i-prior sweep retry {sweep.quoted} --ids {planned.id}"
         )
         return code
     return None

@@ -45,7 +45,7 @@ def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not wanted:
         raise UserError(
             f"no run is named like {options.only!r}; i2i-prior sweep status "
-            f"{sweep.path} --all lists them"
+            f"{sweep.quoted} --all lists them"
         )
     runs = [state.run for state in wanted if state.state in _SUBMITTED]
     rest = [state for state in wanted if state.state not in _SUBMITTED]
@@ -56,7 +56,7 @@ def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if any(state.state in ("failed", "cancelled") for state in rest):
         print(
             "those that failed or were cancelled start again with: i2i-prior "
-            f"sweep retry {sweep.path} --failed, or --ids RUN"
+            f"sweep retry {sweep.quoted} --failed, or --ids RUN"
         )
     if not options.dry_run:
         write_launch(sweep, launch)

@@ -42,8 +42,12 @@ def short_name(text: str, longest: int = LONGEST) -> str:
 
 
 def place(sweep: Sweep) -> str:
-    """6 hex digits of where a sweep lies; all its jobs' names end so."""
-    return hashlib.sha256(str(sweep.path).encode()).hexdigest()[:6]
+    """6 hex digits of where a sweep lies; all its jobs' names end so.
+
+    Of the folder itself: by way of a link it is the same sweep.
+    """
+    folder = str(sweep.path.resolve())
+    return hashlib.sha256(folder.encode()).hexdigest()[:6]
 
 
 def sweep_name(sweep: Sweep) -> str:

@@ -200,6 +200,11 @@ def _environment(name: str, processes: int, jobs: int) -> list[dict[str, Any]]:
 
 def _hosts(options: ConfigDict) -> tuple[int, int]:
     """Hosts of a Job, and Jobs."""
+    for name in ("slices", "nodes"):
+        if options[name] < 1:  # would be done at once, with nothing run
+            raise UserError(
+                f"{name}={options[name]} runs nothing; give 1 or more"
+            )
     if options.tpu:
         chips, a_host, _ = _slice(options.tpu)
         return chips // a_host, options.slices

@@ -6,6 +6,7 @@ has none, there is no protection, and everything goes on.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -78,6 +79,21 @@ def holder(path: Path) -> str:
         return f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def leave(path: Path) -> None:
+    """Its holder says that it takes up nothing more."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "leaving": True}))
+
+
+def leaving(path: Path) -> bool:
+    """Whether its holder said so."""
+    try:
+        return bool(json.loads(path.read_text()).get("leaving"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _locked(file: int, kind: int) -> bool:

@@ -26,7 +26,7 @@ def logs(options: argparse.Namespace) -> int:
         which = f"attempt {options.attempt}" if options.attempt else "log"
         raise UserError(
             f"{run.id} has no {which} yet; i2i-prior sweep status "
-            f"{sweep.path} says where it stands"
+            f"{sweep.quoted} says where it stands"
         )
     text = file.read_bytes()
     tail = text.splitlines(keepends=True)[-max(options.lines, 0) or len(text) :]

@@ -14,7 +14,13 @@ from ml_collections import ConfigDict
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
 from i2i_prior.fields import FIELDS
-from i2i_prior.sweeps.algebra import Draft, LeftOutError, Point, typed
+from i2i_prior.sweeps.algebra import (
+    Draft,
+    LeftOutError,
+    Point,
+    Rule,
+    typed,
+)
 from i2i_prior.sweeps.store import PlannedRun
 
 if TYPE_CHECKING:
@@ -150,7 +156,10 @@ def _word(axis: str, value: Any) -> str:
         return axis if value else f"no_{axis}"
     if isinstance(value, str):
         return value
-    number = re.sub(r"e\+?(-?)0*", r"e\1", f"{value:g}")  # 1e+13 -> 1e13
+    short = f"{value:g}"
+    if isinstance(value, int) and float(short) != value:
+        short = str(value)  # 1000001 is not 1e6
+    number = re.sub(r"e\+?(-?)0*", r"e\1", short)  # 1e+13 -> 1e13
     return "".join(word[0] for word in axis.split("_") if word) + number
 
 
@@ -197,7 +206,7 @@ class _Draftsman:
             self._change(changed, point.overrides)
             for rule in point.rules:
                 draft = Draft(self._config, point.labels, self._cost(changed))
-                self._change(changed, rule(draft))
+                self._change(changed, _ruled(rule, draft))
             cost = self._cost(changed)
         finally:
             _apply(self._config, {name: self.base[name] for name in changed})
@@ -225,6 +234,19 @@ class _Draftsman:
         return self._costs[key]
 
 
+def _ruled(rule: Rule, draft: Draft) -> dict[str, Any]:
+    """What a rule gives; its mistakes are the sweep file's."""
+    try:
+        return dict(rule(draft))
+    except (LeftOutError, UserError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f"a rule of derived() fails ({type(error).__name__}: {error}); it "
+            "gives a dict of fields"
+        ) from error
+
+
 def _refuse_twins(runs: list[PlannedRun]) -> None:
     places: dict[str, PlannedRun] = {}
     configs: dict[str, PlannedRun] = {}
@@ -235,11 +257,10 @@ def _refuse_twins(runs: list[PlannedRun]) -> None:
                 f"runs {twin.name} and {run.name} of the sweep have one "
                 "config; leave one out, or give them different seeds"
             )
-        place = json.dumps(run.labels, sort_keys=True, default=str)
-        if places.setdefault(place, run) is not run:
+        if places.setdefault(run.name, run) is not run:
             raise UserError(
                 f"two runs of the sweep are called {run.name}; give what "
-                "they differ in an axis with a label of its own"
+                "they differ in an axis with a short label of its own"
             )
 
 

@@ -13,6 +13,7 @@ imports JAX.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,11 @@ class Sweep:
     facts: dict[str, Any]
     runs: list[PlannedRun] = field(default_factory=list)
 
+    @property
+    def quoted(self) -> str:
+        """Its path as a shell takes it."""
+        return shlex.quote(str(self.path))
+
     def run(self, run_id: str) -> PlannedRun:
         """A run by its id, or by what begins no other id.
 
@@ -140,7 +146,7 @@ def open_sweep(path: str | Path) -> Sweep:
     if not (folder / "sweep.json").exists():
         raise UserError(
             f"{path} is no sweep; make one with i2i-prior sweep plan "
-            f"--config configs/sweeps/NAME.py --out {path}"
+            f"--config configs/sweeps/NAME.py --out {shlex.quote(str(path))}"
         )
     file = folder / "sweep.json"
     try:

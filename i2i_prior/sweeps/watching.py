@@ -206,8 +206,8 @@ def _row(state: RunState) -> tuple[str, ...]:
     )
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _number(value: float | None) -> str:

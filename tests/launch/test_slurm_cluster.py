@@ -26,6 +26,8 @@ from tests.launch.sweeps_made import ROOT, SHARED, planned
 SCRIPT = SHARED / "tools" / "slurm_onebox.sh"
 LIMIT = 150.0  # seconds for anything; a cluster that is stuck fails
 LONG = 200  # steps
+PROGRAMS = ("slurmctld", "slurmd", "munged", "slurmdbd", "mariadbd")
+PACKAGES = "slurm-wlm munge slurmdbd mariadb-server"
 
 
 def why_not() -> str:
@@ -34,9 +36,9 @@ def why_not() -> str:
         return f"{SCRIPT} is absent"
     if os.geteuid() != 0:
         return "a Slurm of one's own needs root"
-    for program in ("slurmctld", "slurmd", "munged", "unshare"):
+    for program in (*PROGRAMS, "unshare"):
         if shutil.which(program) is None:
-            return f"{program} is absent: apt-get install slurm-wlm munge"
+            return f"{program} is absent: apt-get install {PACKAGES}"
     if subprocess.call(["unshare", "-m", "true"], stderr=subprocess.DEVNULL):
         return "unshare -m is not allowed here"
     return ""

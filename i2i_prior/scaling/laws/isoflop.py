@@ -96,9 +96,10 @@ def fit(
         if isinstance(curve, str)
     ]
     if len(kept) < 2:
+        has = "has" if len(kept) == 1 else "have"
         return (
-            f"isoFLOP laws need two budgets with an optimum each, and there "
-            f"are {len(kept)}"
+            "isoFLOP laws need two budgets with an optimum each, and here "
+            f"{len(kept)} of {len(kept) + len(dropped)} {has} one"
         )
     return _laws(kept, dropped, rng, draws)
 

@@ -17,6 +17,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.hosts.cluster import detect
 from i2i_prior.sweeps import engines, jobset
 from i2i_prior.sweeps.engines import job_name
+from i2i_prior.sweeps.store import open_sweep
 from tests.launch.sweeps_made import SHARED, submitted
 
 CRD = SHARED / "data" / "schemas" / "jobset_crd.yaml"
@@ -196,6 +197,8 @@ def test_names_and_labels_are_what_kubernetes_takes(sweep, made):
     [
         ({}, "needs image"),
         ({"image": "i", "tpu": "v5e:44"}, "KIND:TOPOLOGY"),
+        ({"image": "i", "tpu": "v5e:4x4", "slices": 0}, "slices=0 runs"),
+        ({"image": "i", "nodes": 0}, "nodes=0 runs nothing"),
         ({"image": "i", "tpu": "v5e:4x4", "gpu": "x"}, "exclude each other"),
         ({"image": "i", "volume": "nfs:a"}, "pvc:CLAIM or gcs:BUCKET"),
     ],
@@ -277,6 +280,31 @@ def test_xpk_is_told_which_code_starts_again(sweep, backend, capsys):
     for line in lines:
         assert "--restart-on-exit-codes=75" in line
         assert "--max-restarts=120" in line
+
+
+def test_xpk_starts_an_ended_run_again(sweep, backend, stand_in):
+    kubectl, xpk = stand_in("kubectl"), stand_in("xpk")
+    ended = {
+        "metadata": {"name": job_name(sweep, sweep.runs[1])},
+        "spec": {},
+        "status": {"conditions": [{"type": "Failed", "status": "True"}]},
+    }
+    listed = json.dumps({"items": [ended]})
+    kubectl.answers(f"case $* in *' get '*) echo '{listed}';; esac")
+    gke = backend("gke", **xpk_options())
+    assert gke.submit(sweep, sweep.runs, dry_run=False) == 0
+    assert [call[2] for call in kubectl.calls] == ["get", "delete"]
+    assert kubectl.calls[1][-1] == ended["metadata"]["name"]
+    assert len(xpk.calls) == 2
+
+
+def test_a_sweep_is_one_by_whatever_way(sweep, tmp_path):
+    """Else a second submit by a link would start all machines again."""
+    (tmp_path / "link").symlink_to(sweep.path)
+    linked = open_sweep(tmp_path / "link")
+    assert linked.path != sweep.path
+    names = [job_name(each, each.runs[0]) for each in (sweep, linked)]
+    assert names[0] == names[1]
 
 
 @pytest.mark.skipif(shutil.which("xpk") is None, reason="xpk is absent")

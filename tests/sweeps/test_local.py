@@ -17,10 +17,12 @@ import pytest
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
 from i2i_prior.metrics import read_metrics
+from i2i_prior.sweeps import lock
 from i2i_prior.sweeps.slots import find_gpus, make_slots
 from i2i_prior.sweeps.state import states
 from i2i_prior.sweeps.store import Sweep, save_sweep
 from i2i_prior.workdir import write_json
+from launch import local
 from tests.sweeps import fakes
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +120,21 @@ def test_a_stop_saves_a_second_submit_joins_and_a_third_goes_on(fake, tmp_path):
     assert third.returncode == 0, err
     assert out == "1 run to local; left as they are: 1 done\n"
     assert told(sweep)["a"] == ("done", 2)
+
+
+def test_a_pool_that_stops_takes_nothing_up_and_says_so(fake, tmp_path):
+    sweep = fakes.make_sweep(tmp_path / "s", a="done")
+    file = sweep.path / local.LOCK
+    held = lock.take(file)
+    lock.leave(file)
+    late = fake("submit", sweep.path, "--backend", "local")
+    out, err = late.communicate(timeout=30)
+    assert late.returncode == 75, err
+    assert out.endswith("is stopping; submit again when it has ended\n")
+    os.close(held)
+    again = fake("submit", sweep.path)
+    assert again.wait(timeout=30) == 0
+    assert told(sweep) == {"a": ("done", 1)}
 
 
 def test_slots_share_the_machine(monkeypatch):

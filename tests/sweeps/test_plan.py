@@ -162,12 +162,23 @@ def test_budgets_are_met_or_left_out(spec, tiny):
             chain(axis("a", {"x": {}}), axis("a", {"x": {"seed": 1}})),
             "two runs of the sweep are called x",
         ),
+        (
+            axis("a", {f"{'x' * 48}{k}": {"seed": k} for k in range(2)}),
+            "are called xxx",
+        ),
+        (derived(axis("seed", [3]), lambda draft: 1 / 0), "ZeroDivisionError"),
+        (derived(axis("seed", [3]), lambda draft: None), "run s3 of the sweep"),
         ([], "has no run"),
     ],
 )
 def test_a_run_that_cannot_be_is_named(spec, points, said):
     with pytest.raises(UserError, match=re.escape(said)):
         make_plan(spec(points))
+
+
+def test_whole_numbers_keep_their_digits_in_names(spec):
+    runs = make_plan(spec(axis("train.steps", [1000001, 1000002]))).runs
+    assert [run.name for run in runs] == ["s1000001", "s1000002"]
 
 
 def test_a_batch_that_the_machine_cannot_share_is_refused(spec):

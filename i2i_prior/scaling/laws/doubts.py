@@ -7,14 +7,13 @@ import numpy as np
 from i2i_prior.scaling.laws.extrapolate import Prediction
 from i2i_prior.scaling.laws.fitting import Fitted
 from i2i_prior.scaling.laws.paired import LEAST, Pair
-from i2i_prior.scaling.laws.points import SPAN, Point, column, groups
+from i2i_prior.scaling.laws.points import FLAT, SPAN, Point, column, groups
 from i2i_prior.scaling.laws.residuals import gaps_of
 from i2i_prior.scaling.laws.uncertainty import intervals
 
 FAR = 30.0  # extrapolation beyond this factor of compute is a guess
 AGREEING = 0.2  # share of starts that should reach the optimum
 NAMED = 3  # pairs that a warning lists
-FLAT = 1e-6  # share of the loss: no validation resolves as little
 LOPSIDED = 1.5  # alpha over beta, or its inverse, beyond which vertices err
 
 
@@ -100,13 +99,13 @@ def _of_law(fitted: Fitted) -> list[str]:
         ("alpha", "size", _fall(fitted, "n", law.values[1], alpha)),
         ("beta", "data", _fall(fitted, "d", law.values[2], beta)),
     ):
-        if ends[name][0] <= 0 or fall < FLAT:
+        if ends[name][0] <= 0 or not fall >= FLAT:
             found.append(
                 f"{name} may as well be 0: these runs do not show that the "
                 f"loss falls with {what}, and optima mean nothing"
             )
     ratio = alpha / beta if alpha > 0 and beta > 0 else 1.0
-    if not 1 / LOPSIDED < ratio < LOPSIDED:
+    if fitted.isoflop and not 1 / LOPSIDED < ratio < LOPSIDED:
         found.append(
             f"alpha / beta is {ratio:.2f}: isoFLOP curves are lopsided, and "
             "optima of parabolas biased; trust the parametric law's"
@@ -138,7 +137,8 @@ def _fall(fitted: Fitted, name: str, scale: float, power: float) -> float:
     """
     ends = column(fitted.points, name)
     ends = np.array([ends.min(), ends.max()])
-    begin, end = scale * ends**-power
+    with np.errstate(over="ignore", invalid="ignore"):
+        begin, end = scale * ends**-power
     return float((begin - end) / column(fitted.points, "loss").min())
 
 

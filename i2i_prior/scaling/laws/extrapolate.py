@@ -15,7 +15,7 @@ import numpy as np
 
 from i2i_prior.scaling.laws import isocurve, isoflop, offset, parametric
 from i2i_prior.scaling.laws.bootstrap import interval
-from i2i_prior.scaling.laws.points import Point, column, groups
+from i2i_prior.scaling.laws.points import FLAT, Point, column, groups
 from i2i_prior.scaling.laws.uncertainty import Law, predicted, redraw
 
 LEAST_RUNS = 8  # three more than there are parameters
@@ -68,8 +68,9 @@ class Prediction:
 
     @property
     def inside(self) -> bool:
-        """Whether the interval holds it."""
-        return self.low <= self.actual <= self.high
+        """Whether the interval holds it, but for rounding."""
+        near = FLAT * self.actual
+        return self.low - near <= self.actual <= self.high + near
 
 
 def enough(points: list[Point]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.scaling.laws.bootstrap import leverages
-from i2i_prior.scaling.laws.points import Point, column
+from i2i_prior.scaling.laws.points import FLAT, Point, column
 
 LEAST = 3  # sizes that a parabola takes
 TUNING = 1.345  # of Huber's loss, in standard deviations: 95 % efficient
@@ -54,6 +54,8 @@ def vertex(group: list[Point]) -> IsoCurve | None:
 def curve_of(budget: float, group: list[Point]) -> IsoCurve | str:
     """The curve of a budget's runs, of `LEAST` sizes; or why there is none."""
     n, d, loss = (column(group, name) for name in ("n", "d", "loss"))
+    if np.ptp(loss) < FLAT * loss.min():
+        return "its losses are all one: no optimum"
     x = np.log(n) - np.log(n).mean()
     parabola = parabolas(x, loss[None] / loss.mean())[0] * loss.mean()
     x_opt, loss_opt = vertices(parabola)

@@ -18,6 +18,7 @@ from i2i_prior.errors import UserError
 
 ROLES = ("fit", "holdout", "tune")
 LARGEST = 1e100  # of any number: their products stay finite
+FLAT = 1e-6  # share of the loss: no validation resolves as little
 # Runs are of one budget up to this factor between neighbours, and this one
 # in all: a chain of near ones is no budget.
 NEIGHBOURS, SPAN = 1.12, 1.25
@@ -250,6 +251,14 @@ def _point(path: Path, line: int, row: dict, missing: list[str]) -> Point:
             raise UserError(
                 f"line {line} of {path}: {name} is {texts[name]!r}; it must be "
                 f"a positive number, less than {LARGEST:.0e}"
+            )
+    for name in ("learning_rate", "standard_error"):
+        value = numbers.get(name)
+        zero = value == 0 and name == "standard_error"
+        if not (value is None or zero or 0 < value < LARGEST):
+            raise UserError(
+                f"line {line} of {path}: {name} is {texts[name]!r}; leave it "
+                "empty where it is not known"
             )
     if "flops" in missing:
         c = 6 * n * d  # type: ignore[operator]

@@ -78,7 +78,7 @@ def recommend(
 
 def _by_law(law: Law, cost: Cost, c: float, seed: int) -> dict[str, Any]:
     n, d = optimum(law.values, cost, c)
-    if not np.isfinite(n):
+    if not (0 < n < np.inf and 0 < d < np.inf):
         return {}
     many_n, many_d = optimum(law.draws, cost, c)
 

@@ -117,6 +117,8 @@ def told(found: dict[str, Any]) -> str:
         f"with {found['flops']:.4g} FLOPs ({found['extrapolation']:.3g} times "
         "the largest run):"
     ]
+    if not found.get("parametric") and not found.get("isoflop"):
+        lines.append("  no law has an optimum to recommend")
     for law in ("parametric", "isoflop"):
         for name, entry in found.get(law, {}).items():
             lines.append(

@@ -240,6 +240,7 @@ def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
     fitted = fit_all(Table([replace(p, loss=0.7) for p in points]), 0, 100)
     assert any("do not show" in doubt for doubt in doubts(fitted, []))
     assert recommend(laws_of(fitted), 1e19)["flops"] == 1e19
+    assert fitted.isoflop is None  # not an optimum of rounding
     for picture in (plots.contour, residual_plots.pairs):
         path = plots.saved(tmp_path / "flat.png", fitted, picture)
         with Image.open(path) as image:

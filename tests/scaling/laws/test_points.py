@@ -93,6 +93,8 @@ def test_a_sweeps_table_says_why_a_run_has_no_loss(file):
         (HEAD + "1,2,12,1\n1,x,12,1\n", "line 3"),
         (HEAD + "1,,12,1\n", "tokens is ''"),
         (HEAD + "-1,2,12,1\n", "params is '-1'"),
+        ("params,tokens,loss,learning_rate\n1,2,1,inf\n", "rate is 'inf'"),
+        ("params,tokens,loss,standard_error\n1,2,1,-1\n", "error is '-1'"),
         (HEAD + "inf,2,12,1\n", "params is 'inf'"),
         (HEAD + "1,2,1e300,1\n", "less than 1e+100"),
         (HEAD + "1,2,12,1e-200\n", "from 1e-100"),

@@ -14,6 +14,7 @@ from i2i_prior.scaling.laws.uncertainty import intervals
 FAR = 30.0  # extrapolation beyond this factor of compute is a guess
 AGREEING = 0.2  # share of starts that should reach the optimum
 NAMED = 3  # pairs that a warning lists
+TOGETHER = 0.99  # correlation of log sizes and log tokens
 LOPSIDED = 1.5  # alpha over beta, or its inverse, beyond which vertices err
 
 
@@ -88,6 +89,12 @@ def _of_law(fitted: Fitted) -> list[str]:
     if law is None or fit is None:
         return []
     found = []
+    sizes, tokens = (np.log(column(fitted.points, name)) for name in "nd")
+    if np.corrcoef(sizes, tokens)[0, 1] > TOGETHER:
+        found.append(
+            "sizes and tokens rise together: nothing tells their terms apart, "
+            "and the parametric optimum means nothing; vary one of them"
+        )
     alpha, beta = law.values[3:]
     if fit.agreeing < AGREEING * fit.starts:
         found.append(

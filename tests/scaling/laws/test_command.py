@@ -245,3 +245,15 @@ def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
         path = plots.saved(tmp_path / "flat.png", fitted, picture)
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_sizes_and_tokens_that_rise_together_are_doubted():
+    points = coverage.surface(np.random.default_rng(0), 0.003, 4, 5)
+    apart = fit_all(Table(points), 0, 50)
+    bound = [replace(p, d=20 * p.n, c=120 * p.n**2) for p in points]
+    together = fit_all(Table(bound), 0, 50)
+    said = [
+        any("rise together" in doubt for doubt in doubts(fitted, []))
+        for fitted in (apart, together)
+    ]
+    assert said == [False, True]

@@ -27,7 +27,7 @@ from i2i_prior.errors import FullDiskError
 from i2i_prior.full_disk import told
 
 FILE = "events.jsonl"
-_MEND = "free space or make the sweep's folder writable"
+MEND = "free space or make the sweep's folder writable"
 
 
 def append(folder: Path, event: str, **facts: Any) -> None:
@@ -42,7 +42,7 @@ def append(folder: Path, event: str, **facts: Any) -> None:
       UserError: where it cannot be written.
     """
     line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    with told(folder / FILE, _MEND, FullDiskError):
+    with told(folder / FILE, MEND, FullDiskError):
         folder.mkdir(parents=True, exist_ok=True)
         _add(folder / FILE, f"{line}\n".encode())
 

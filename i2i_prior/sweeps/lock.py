@@ -16,9 +16,9 @@ from pathlib import Path
 
 from i2i_prior.errors import FullDiskError
 from i2i_prior.full_disk import told
+from i2i_prior.sweeps.events import MEND
 
 RUN = "lock"  # in attempts/ID/: of whoever trains it
-_MEND = "free space or make the sweep's folder writable"
 
 
 def take(path: Path, wait: float = 0.0) -> int | None:
@@ -35,7 +35,7 @@ def take(path: Path, wait: float = 0.0) -> int | None:
     Raises:
       UserError: where the file cannot be made.
     """
-    with told(path, _MEND, FullDiskError):
+    with told(path, MEND, FullDiskError):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     due = time.monotonic() + wait

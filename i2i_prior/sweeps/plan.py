@@ -14,13 +14,7 @@ from ml_collections import ConfigDict
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
 from i2i_prior.fields import FIELDS
-from i2i_prior.sweeps.algebra import (
-    Draft,
-    LeftOutError,
-    Point,
-    Rule,
-    typed,
-)
+from i2i_prior.sweeps.algebra import Draft, LeftOutError, Point, Rule, typed
 from i2i_prior.sweeps.store import PlannedRun
 
 if TYPE_CHECKING:
@@ -248,7 +242,7 @@ def _ruled(rule: Rule, draft: Draft) -> dict[str, Any]:
 
 
 def _refuse_twins(runs: list[PlannedRun]) -> None:
-    places: dict[str, PlannedRun] = {}
+    names: dict[str, PlannedRun] = {}
     configs: dict[str, PlannedRun] = {}
     for run in runs:
         twin = configs.setdefault(run.config_hash, run)
@@ -257,7 +251,7 @@ def _refuse_twins(runs: list[PlannedRun]) -> None:
                 f"runs {twin.name} and {run.name} of the sweep have one "
                 "config; leave one out, or give them different seeds"
             )
-        if places.setdefault(run.name, run) is not run:
+        if names.setdefault(run.name, run) is not run:
             raise UserError(
                 f"two runs of the sweep are called {run.name}; give what "
                 "they differ in an axis with a short label of its own"

@@ -51,13 +51,13 @@ SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 def flops(setting: Setting, shortcut: bool) -> float:
     """What a step needs, counted by hand (`scaling.flops`)."""
-    from i2i_prior.models.conditioner import ConditionerConfig
-    from i2i_prior.models.dit import DiTConfig
-    from i2i_prior.scaling.flops import (
+    from i2i_prior.flops.flops import (
         conditioner_macs,
         dit_macs,
         training_flops,
     )
+    from i2i_prior.models.conditioner import ConditionerConfig
+    from i2i_prior.models.dit import DiTConfig
 
     config = DiTConfig(**setting.shape, one_token=shortcut)
     macs = dit_macs(config, 1)

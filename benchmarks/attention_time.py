@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from i2i_prior.models.attention import attend
 from i2i_prior.models.attention_kernels import CHOICES
-from i2i_prior.models.matmul import PRECISIONS
+from i2i_prior.models.precision import PRECISIONS
 
 # The small Lumos model of 64 tokens, the same at 1024, and XL/2's heads.
 SHAPES = ((32, 64, 4, 64), (2, 1024, 4, 64), (4, 256, 16, 72))

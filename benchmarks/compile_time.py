@@ -52,7 +52,7 @@ def work(depth: int, overrides: list[str]) -> None:
     import jax
 
     from i2i_prior.parallel.mesh import batch_sharding, make_mesh
-    from i2i_prior.program import build
+    from i2i_prior.training.setup import build
 
     config = small_config(depth, overrides)
     program = build(config, make_mesh(**config.mesh))

@@ -24,8 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i_prior.interop.files import read_state_dict, write_state_dict
-from i2i_prior.interop.mapping import Tensor
+from i2i_prior.interop.files.state_dicts import (
+    read_state_dict,
+    write_state_dict,
+)
+from i2i_prior.interop.layouts.mapping import Tensor
 
 PEER = """
 import sys, torch
@@ -42,7 +45,10 @@ def write_random(file: Path) -> None:
     """A state dict of XL/2 whose numbers are drawn once and repeated."""
     import torch
 
-    from benchmarks.torch_lumos import TorchLumos, sincos_table
+    from tests.peers.torch_lumos import (
+        TorchLumos,
+        sincos_table,
+    )
 
     with torch.device("meta"):
         state = TorchLumos().state_dict()

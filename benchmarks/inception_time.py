@@ -31,13 +31,13 @@ def pixels() -> np.ndarray:
 
 def our_features() -> Callable[[int], None]:
     """run(steps) of the extractor of the preset `adm`."""
-    from benchmarks.torch_inception import random_state
-    from i2i_prior.evaluation.networks.inception_weights import (
+    from i2i_prior.evaluation.features.inception_weights import (
         InceptionWeights,
         inception_extractor,
     )
-    from i2i_prior.evaluation.networks.presets import PRESETS
+    from i2i_prior.evaluation.features.presets import PRESETS
     from i2i_prior.evaluation.sets.collect import collect
+    from tests.peers.torch_inception import random_state
 
     weights = InceptionWeights(random_state(), "0" * 64, "0" * 64)
     extractor = inception_extractor(weights, PRESETS["adm"], ["pool3"])
@@ -54,7 +54,7 @@ def their_features(threads: int) -> Callable[[int], None]:
     """run(steps) of torch-fidelity's module."""
     import torch
 
-    from benchmarks.torch_inception import (
+    from tests.peers.torch_inception import (
         random_state,
         torch_fidelity_inception,
     )

@@ -90,7 +90,7 @@ def our_training(setting: Setting) -> Run:
 
     from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
     from i2i_prior.models.dit import DiT, DiTConfig
-    from i2i_prior.models.matmul import PRECISIONS
+    from i2i_prior.models.precision import PRECISIONS
 
     config = DiTConfig(
         **setting.shape,

@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from i2i_prior.arguments import build_parser
+from i2i_prior.commands.arguments import build_parser
 from i2i_prior.errors import CRASHED, UserError
 
 
@@ -67,15 +67,15 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
         print(explain(config))
         return 0
     if options.explain_sharding:
-        from i2i_prior.program import explain_sharding
+        from i2i_prior.training.setup import explain_sharding
 
         print(explain_sharding(config))
         return 0
     if options.restarts:
         return _restarting(options)
     _before_jax()
-    from i2i_prior.loop.profiling import parse_steps
     from i2i_prior.train import train
+    from i2i_prior.training.telemetry.profiler import parse_steps
 
     profile = options.profile_steps and parse_steps(
         options.profile_steps, config.train.steps
@@ -86,8 +86,11 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def _restarting(options: argparse.Namespace) -> int:
     """`i2i-prior train --restarts N`."""
-    from i2i_prior.hosts.cluster import detect
-    from i2i_prior.loop.supervise import supervise, without_restarts
+    from i2i_prior.distributed.cluster import detect
+    from i2i_prior.training.resilience.restarts import (
+        supervise,
+        without_restarts,
+    )
 
     if options.restarts < 0:
         raise UserError(f"--restarts is {options.restarts}; give 0 or more")
@@ -107,7 +110,7 @@ def run_sample(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior sample`."""
     _no_overrides(overrides)
     _before_jax()
-    from i2i_prior.commands import sample
+    from i2i_prior.commands.sample import sample
 
     return sample(options)
 
@@ -116,7 +119,7 @@ def run_interpolate(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior interpolate`."""
     _no_overrides(overrides)
     _before_jax()
-    from i2i_prior.commands import interpolate
+    from i2i_prior.commands.sample import interpolate
 
     return interpolate(options)
 
@@ -124,7 +127,7 @@ def run_interpolate(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_evaluate(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior evaluate`; sample.* and evaluate.* may be overridden."""
     _before_jax()
-    from i2i_prior.evaluating import evaluate
+    from i2i_prior.commands.evaluate import evaluate
 
     with _session(options):
         return evaluate(options, overrides)
@@ -134,7 +137,7 @@ def run_fid(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior fid`."""
     _no_overrides(overrides)
     _before_jax()
-    from i2i_prior.fid import fid
+    from i2i_prior.commands.fid import fid
 
     return fid(options)
 
@@ -143,7 +146,7 @@ def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior prepare`."""
     _no_overrides(overrides)
     _before_jax()
-    from i2i_prior.preparing import prepare
+    from i2i_prior.commands.prepare import prepare
 
     with _session(options):
         return prepare(options)
@@ -152,7 +155,7 @@ def run_prepare(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_import(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior import`."""
     _no_overrides(overrides)
-    from i2i_prior.handover import import_
+    from i2i_prior.commands.convert import import_
 
     return import_(options)
 
@@ -160,7 +163,7 @@ def run_import(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior export`."""
     _no_overrides(overrides)
-    from i2i_prior.handover import export
+    from i2i_prior.commands.convert import export
 
     return export(options)
 
@@ -168,7 +171,7 @@ def run_export(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_weights(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior weights`."""
     _no_overrides(overrides)
-    from i2i_prior.weights import weights
+    from i2i_prior.commands.weights import weights
 
     return weights(options)
 
@@ -177,7 +180,7 @@ def run_compile(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior compile`."""
     # Before JAX is imported: this process only counts, its children compile.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from i2i_prior.ahead.command import compile_
+    from i2i_prior.commands.compile import compile_
 
     return compile_(options, overrides)
 
@@ -185,7 +188,7 @@ def run_compile(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior coordinates`."""
     _before_jax()
-    from i2i_prior.coordinates import coordinates
+    from i2i_prior.commands.coord_check import coordinates
 
     return coordinates(options, overrides)
 
@@ -193,7 +196,7 @@ def run_coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_fit(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior fit`."""
     _no_overrides(overrides)
-    from i2i_prior.scaling.laws.command import fit
+    from i2i_prior.commands.fit import fit
 
     return fit(options)
 
@@ -201,7 +204,7 @@ def run_fit(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_flops(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior flops`."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # only counts
-    from i2i_prior.scaling.cost_table import flops
+    from i2i_prior.commands.flops import flops
 
     return flops(options, overrides)
 
@@ -209,7 +212,7 @@ def run_flops(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_report(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior report`."""
     _no_overrides(overrides)
-    from i2i_prior.report import write_report
+    from i2i_prior.training.telemetry.run_report import write_report
 
     print(write_report(Path(options.workdir)))
     return 0
@@ -217,7 +220,7 @@ def run_report(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_inspect(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior inspect`; with --config its fields may be overridden."""
-    from i2i_prior.inspection.commands import inspect
+    from i2i_prior.commands.inspect import inspect
 
     return inspect(options, overrides)
 
@@ -225,14 +228,14 @@ def run_inspect(options: argparse.Namespace, overrides: list[str]) -> int:
 def run_curate(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior curate`."""
     _no_overrides(overrides)
-    from i2i_prior.inspection.commands import curate
+    from i2i_prior.commands.inspect import curate
 
     return curate(options)
 
 
 def run_sweep(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior sweep VERB`; plan and submit may change the base config."""
-    from i2i_prior.sweeps.verbs import run
+    from i2i_prior.commands.sweep import run
 
     if options.verb not in ("plan", "submit"):
         _no_overrides(overrides)
@@ -241,18 +244,18 @@ def run_sweep(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def run_doctor(options: argparse.Namespace, overrides: list[str]) -> int:
     """`i2i-prior doctor`."""
-    from i2i_prior.doctor import doctor
+    from i2i_prior.commands.doctor import doctor
 
     return doctor()
 
 
 def _session(options: argparse.Namespace) -> contextlib.AbstractContextManager:
     """The processes that the options or the environment name, joined."""
-    from i2i_prior.hosts import distributed
+    from i2i_prior.distributed import runtime
 
     given = options.coordinator, options.processes, options.process_id
-    return distributed.session(
-        distributed.find(*given),
+    return runtime.session(
+        runtime.find(*given),
         options.startup_timeout,
         options.heartbeat_timeout,
     )
@@ -260,9 +263,9 @@ def _session(options: argparse.Namespace) -> contextlib.AbstractContextManager:
 
 def _before_jax() -> None:
     """What has to be set before JAX is imported, which reads it once."""
-    from i2i_prior.loop.allocator import keep_memory
-    from i2i_prior.loop.compile_cache import use_cache
     from i2i_prior.parallel import xla_flags
+    from i2i_prior.training.resilience.compile_cache import use_cache
+    from i2i_prior.training.resilience.cpu_allocator import keep_memory
 
     use_cache()
     xla_flags.apply()

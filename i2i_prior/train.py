@@ -15,38 +15,61 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from i2i_prior import metadata, workdir
-from i2i_prior.checkpoint import Checkpoints
+from i2i_prior.checkpoint import run_dir
+from i2i_prior.checkpoint.checkpointer import Checkpoints
+from i2i_prior.checkpoint.restore import restore_or_init
+from i2i_prior.checkpoint.train_state import (
+    TrainState,
+)
 from i2i_prior.config import flatten
+from i2i_prior.config.fields import HOST_LOCAL
 from i2i_prior.data.broken import BrokenTally
-from i2i_prior.fields import HOST_LOCAL
-from i2i_prior.hosts import distributed
-from i2i_prior.loop.best import Best
-from i2i_prior.loop.endings import diverged, finish, preempted
-from i2i_prior.loop.faults import BadStep
-from i2i_prior.loop.goodput import DATA_WAIT, Ledger
-from i2i_prior.loop.journal import Journal
-from i2i_prior.loop.looking import Looking
-from i2i_prior.loop.looks import due, look
-from i2i_prior.loop.preemption import Preemption
-from i2i_prior.loop.prefetch import prefetch
-from i2i_prior.loop.profiling import StepProfiler
-from i2i_prior.loop.rollback import Rollbacks, forget_pictures
-from i2i_prior.loop.run import Run, primary, say
-from i2i_prior.loop.validation import Validation
-from i2i_prior.metrics import MetricWriter
+from i2i_prior.distributed import runtime
 from i2i_prior.parallel import mesh as meshes
-from i2i_prior.parallel.rows import local_rows
-from i2i_prior.program import build, to_device
-from i2i_prior.restoring import restore_or_init
-from i2i_prior.step import TrainState
-from i2i_prior.training_data import (
+from i2i_prior.parallel.global_arrays import local_rows
+from i2i_prior.training import metadata
+from i2i_prior.training.device_prefetch import prefetch
+from i2i_prior.training.evaluators.best_checkpoint import Best
+from i2i_prior.training.evaluators.sample_grid import Looking
+from i2i_prior.training.evaluators.schedule import (
+    due,
+    look,
+)
+from i2i_prior.training.evaluators.validation_loss import Validation
+from i2i_prior.training.input_pipeline import (
     make_pipeline,
     open_held_out,
     open_training,
     open_validation,
 )
-from i2i_prior.validate import validate
+from i2i_prior.training.loop_state import (
+    Run,
+    primary,
+    say,
+)
+from i2i_prior.training.resilience.exit_status import (
+    diverged,
+    finish,
+    preempted,
+)
+from i2i_prior.training.resilience.loss_spikes import BadStep
+from i2i_prior.training.resilience.preemption import Preemption
+from i2i_prior.training.resilience.rollback import (
+    Rollbacks,
+    forget_pictures,
+)
+from i2i_prior.training.setup import (
+    build,
+    to_device,
+)
+from i2i_prior.training.telemetry.goodput import (
+    DATA_WAIT,
+    Ledger,
+)
+from i2i_prior.training.telemetry.metric_buffer import Journal
+from i2i_prior.training.telemetry.metric_writer import MetricWriter
+from i2i_prior.training.telemetry.profiler import StepProfiler
+from i2i_prior.training.validate import validate
 
 
 def train(
@@ -71,11 +94,11 @@ def train(
     directory = Path(directory)
     ledger = Ledger(directory / "goodput.json" if primary() else None)
     validate(config, jax.device_count())
-    workdir.check(directory, config)
-    distributed.same("config", _shared(config))
+    run_dir.check(directory, config)
+    runtime.same("config", _shared(config))
     program = build(config, meshes.make_mesh(**config.mesh))
     source = open_training(config)
-    workdir.check_data(directory, source.fingerprint())
+    run_dir.check_data(directory, source.fingerprint())
     for note in getattr(source, "notes", ()):
         say(f"note: {note}")
     rows = local_rows(
@@ -86,8 +109,8 @@ def train(
     validated = open_validation(config)
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
-    newest = workdir.newest_checkpoint(directory)
-    distributed.same("checkpoint", {"newest checkpoint": newest})
+    newest = run_dir.newest_checkpoint(directory)
+    runtime.same("checkpoint", {"newest checkpoint": newest})
     with (
         Preemption() as preemption,
         checkpoints.full_disk_explained(),
@@ -100,13 +123,11 @@ def train(
             config.train.init_from,
         )
         facts = metadata.collect(config, program, source)
-        distributed.same(
-            "data", {"data_fingerprint": facts["data_fingerprint"]}
-        )
+        runtime.same("data", {"data_fingerprint": facts["data_fingerprint"]})
         # Only now, so that a start that fails leaves nothing behind.
         if primary():
-            workdir.claim(directory, config)
-            workdir.write_json(directory / "metadata.json", facts)
+            run_dir.claim(directory, config)
+            run_dir.write_json(directory / "metadata.json", facts)
         writer = MetricWriter(
             directory, config.train.tensorboard, write=primary()
         )
@@ -156,7 +177,7 @@ def train(
                     write=primary(),
                 ),
                 rows=rows,
-                tally=BrokenTally(source, rows.counted, distributed.gather),
+                tally=BrokenTally(source, rows.counted, runtime.gather),
                 profiler=profiler,
                 saved_at=monotonic(),
             )
@@ -207,7 +228,7 @@ def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
     batches = prefetch(
         run.rollbacks.batches(run.pipeline, start), put, train.device_prefetch
     )
-    distributed.barrier("the first step")  # what was written can be read
+    runtime.barrier("the first step")  # what was written can be read
     run.ledger.begin(start)
     journal.begin(start)
     with contextlib.closing(batches), contextlib.closing(journal):

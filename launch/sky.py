@@ -21,8 +21,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps import engines
-from i2i_prior.sweeps.store import PlannedRun, Sweep
+from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.run.store import (
+    PlannedRun,
+    Sweep,
+)
 
 OPTIONS = {
     "accelerators": "",  # H100:8, tpu-v5e-16; "" for a CPU machine

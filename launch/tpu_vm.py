@@ -21,8 +21,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps import engines
-from i2i_prior.sweeps.store import PlannedRun, Sweep
+from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.run.store import (
+    PlannedRun,
+    Sweep,
+)
 
 OPTIONS = {
     "zone": "",

@@ -201,7 +201,7 @@ def meshes() -> dict:
 @pytest.fixture(scope="session")
 def programs(tiny, meshes) -> dict:
     """The tiny run's Program on each mesh; a step compiles when called."""
-    from i2i_prior.program import build
+    from i2i_prior.training.setup import build
 
     return {name: build(tiny(), mesh) for name, mesh in meshes.items()}
 
@@ -229,7 +229,7 @@ def batches(tiny) -> list[dict[str, np.ndarray]]:
     """The first six batches of the tiny run."""
     from i2i_prior.data.pipeline import Pipeline
     from i2i_prior.data.sources import open_source
-    from i2i_prior.program import data_options
+    from i2i_prior.training.setup import data_options
 
     config = tiny()
     pipeline = Pipeline(open_source(config.data.source), data_options(config))

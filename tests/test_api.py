@@ -10,7 +10,7 @@ from PIL import Image
 
 from i2i_prior import Prior, load_encoder
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.generate import draw_noise
+from i2i_prior.inference.generator import draw_noise
 
 
 @pytest.fixture(scope="module")

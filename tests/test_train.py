@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import i2i_prior.train
-from i2i_prior.checkpoint import Checkpoints
-from i2i_prior.evaluation.generate import Generator
-from i2i_prior.loop.journal import Journal
-from i2i_prior.loop.preemption import Preemption
-from i2i_prior.metrics import read_metrics
+from i2i_prior.checkpoint.checkpointer import Checkpoints
+from i2i_prior.checkpoint.run_dir import read_json
+from i2i_prior.inference.generator import Generator
 from i2i_prior.parallel.mesh import batch_sharding
-from i2i_prior.program import to_device
-from i2i_prior.workdir import read_json
+from i2i_prior.training.resilience.preemption import Preemption
+from i2i_prior.training.setup import to_device
+from i2i_prior.training.telemetry.metric_buffer import Journal
+from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.conftest import TINY
 
 

@@ -15,9 +15,14 @@ smaller ones with the width without.
 from pathlib import Path
 
 from i2i_prior.config import load_config, parse_arg
-from i2i_prior.sweeps.algebra import axis, derived, listed, product
-from i2i_prior.sweeps.plan import SweepSpec
-from i2i_prior.sweeps.rules import Proportions
+from i2i_prior.sweeps.spec.algebra import (
+    axis,
+    derived,
+    listed,
+    product,
+)
+from i2i_prior.sweeps.spec.plan import SweepSpec
+from i2i_prior.sweeps.spec.rules import Proportions
 
 CONFIGS = Path(__file__).parent.parent
 

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from i2i_prior.data.images import BrokenImage, Picture
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+)
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
 

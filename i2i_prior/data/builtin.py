@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.images import decode
+from i2i_prior.data.decode_image import decode
 from i2i_prior.data.record import Record, fingerprint_of
 from i2i_prior.errors import UserError
 

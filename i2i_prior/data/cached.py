@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.ahead import batches_from
 from i2i_prior.data.broken import Batch
 from i2i_prior.data.manifest import Manifest, read_manifest
 from i2i_prior.data.order import Order
+from i2i_prior.data.prefetch import batches_from
 from i2i_prior.data.record import Record
-from i2i_prior.data.shards import ShardReader
+from i2i_prior.data.shard_files import ShardReader
 from i2i_prior.errors import UserError
 
 _MAX_SUBSTITUTES = 64

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i_prior.user_cache import user_cache
+from i2i_prior.io.cache_dir import user_cache
 
 Arrays = dict[str, np.ndarray]
 

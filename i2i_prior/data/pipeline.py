@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2i_prior.data.ahead import batches_from
 from i2i_prior.data.broken import Batch, BrokenTally, describe, open_picture
 from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.crops import (
@@ -26,9 +25,13 @@ from i2i_prior.data.crops import (
     random_box,
     view_box,
 )
-from i2i_prior.data.evaluation import evaluation_crops
-from i2i_prior.data.images import BrokenImage, Picture
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+)
+from i2i_prior.data.held_out import evaluation_crops
 from i2i_prior.data.order import order_of
+from i2i_prior.data.prefetch import batches_from
 from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
 

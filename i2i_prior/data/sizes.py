@@ -13,7 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from i2i_prior.data import index_cache
-from i2i_prior.data.images import BrokenImage, Picture
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+)
 from i2i_prior.data.record import Source
 
 _CHUNK = 4096  # records in flight

@@ -5,6 +5,7 @@ the published Inception weights, which are named by file; the built-in features
 are computed from pixels, and distances over them have names of their own.
 """
 
+from i2i_prior.evaluation.features.resize import resize
 from i2i_prior.evaluation.measures.extrapolate import fd_infinity
 from i2i_prior.evaluation.measures.frechet import (
     Factor,
@@ -17,7 +18,6 @@ from i2i_prior.evaluation.measures.kernels import cmmd, kid
 from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
 from i2i_prior.evaluation.measures.reconstruction import psnr, ssim
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.networks.resize import resize
 
 __all__ = [
     "Factor",

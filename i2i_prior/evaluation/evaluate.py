@@ -17,12 +17,16 @@ from jax.sharding import Mesh
 
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.drawing import Chunk, held_out
-from i2i_prior.evaluation.listening import (
+from i2i_prior.evaluation.condition_matching import (
     Embed,
     Eye,
     Listening,
     eye_of,
+)
+from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.features.registry import (
+    VISION,
+    open_extractor,
 )
 from i2i_prior.evaluation.metrics import (
     CLIP_SCORE,
@@ -33,8 +37,10 @@ from i2i_prior.evaluation.metrics import (
     named_taps,
     needs,
 )
-from i2i_prior.evaluation.networks.extractor import Extractor
-from i2i_prior.evaluation.networks.extractors import VISION, open_extractor
+from i2i_prior.evaluation.sample_chunks import (
+    Chunk,
+    held_out,
+)
 from i2i_prior.evaluation.sets.collect import Collected, collect
 from i2i_prior.evaluation.sets.reference import open_side
 from i2i_prior.evaluation.values import CAPTIONS

@@ -15,10 +15,13 @@ from typing import Any
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import values
+from i2i_prior.evaluation.comparison import (
+    FIRST,
+    Sides,
+)
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.extrapolate import fewest_images
-from i2i_prior.evaluation.networks.extractor import Extractor
 from i2i_prior.evaluation.sets.collect import Collected
-from i2i_prior.evaluation.sides import FIRST, Sides
 
 CLIP_SCORE = "clip_score"
 

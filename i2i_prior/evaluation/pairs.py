@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.lpips import load_lpips
 from i2i_prior.evaluation.measures.reconstruction import psnr, ssim
-from i2i_prior.evaluation.networks.lpips import load_lpips
 from i2i_prior.evaluation.sets.batching import mixed_sizes, rebatch
 
 # Of two uint8 arrays (n, H, W, 3), n numbers.

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from i2i_prior import pictures
 from i2i_prior.evaluation.measures.distances import (
     feature_rows,
     squared_distances,
 )
 from i2i_prior.evaluation.measures.intervals import Interval
-from i2i_prior.evaluation.outputs import told
 from i2i_prior.evaluation.sets.collect import Collected
+from i2i_prior.io.output_checks import told
+from i2i_prior.report import image_grid
 
 _SHOWN = 8  # digits of a hash in the line
 _WEIGHTS = ("published_file_sha256", "weights_sha256")
@@ -34,7 +34,7 @@ def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
     """
     text = json.dumps(_plain(result), indent=1, allow_nan=False)
     with told(path):
-        pictures.write_atomically(path, f"{text}\n".encode())
+        image_grid.write_atomically(path, f"{text}\n".encode())
 
 
 def line(result: Mapping[str, Any]) -> str:
@@ -114,7 +114,7 @@ def extremes_picture(
         "its reference",
     ]
     scale = max(1, round(_SIDE / height))
-    return pictures.grid(sheet, row_labels=labels, scale=scale)
+    return image_grid.grid(sheet, row_labels=labels, scale=scale)
 
 
 def _nearest(

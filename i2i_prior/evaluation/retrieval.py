@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.networks.features import FEATURES
+from i2i_prior.evaluation.features.colour_texture import FEATURES
 
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 

@@ -6,13 +6,16 @@ import warnings
 from dataclasses import asdict
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.comparison import (
+    Sides,
+    found_of,
+)
 from i2i_prior.evaluation.measures.extrapolate import fd_infinity
 from i2i_prior.evaluation.measures.frechet import frechet_distance
 from i2i_prior.evaluation.measures.inception_score import inception_score
 from i2i_prior.evaluation.measures.intervals import block_interval, student
 from i2i_prior.evaluation.measures.kernels import cmmd, kid
 from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
-from i2i_prior.evaluation.sides import Sides, found_of
 
 CAPTIONS = "captions"  # among generated features, embedded by the same CLIP
 _SHUFFLE_SEED = 2020  # of torch-fidelity
@@ -109,7 +112,7 @@ def cmmd_of(sides: Sides) -> dict[str, float]:
 
 def clip_score_of(sides: Sides) -> dict[str, float]:
     """Of the generated images and their captions, by network and scale."""
-    from i2i_prior.evaluation.networks.vision import clip_score
+    from i2i_prior.evaluation.features.vision_encoders import clip_score
 
     texts = sides.generated.features.get(CAPTIONS)
     if texts is None:

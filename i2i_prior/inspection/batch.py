@@ -11,14 +11,20 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from i2i_prior import pictures
+from i2i_prior.data.contact_sheet import (
+    document,
+    fit,
+)
 from i2i_prior.data.pipeline import Batch
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from i2i_prior.page import embedded, section
-from i2i_prior.sheets import document, fit
-from i2i_prior.training_data import make_pipeline
+from i2i_prior.report import image_grid
+from i2i_prior.report.html import (
+    embedded,
+    section,
+)
+from i2i_prior.training.input_pipeline import make_pipeline
 
 _SHOWN = 32  # examples
 _SIDE, _MOST = 160, 256  # target and view are brought to about these sides
@@ -75,7 +81,7 @@ def statistics(batch: Batch) -> list[tuple[str, str, float, float, float]]:
             continue
         for channel, name in enumerate(("red", "green", "blue")):
             levels = batch[what][..., channel]
-            scaled = pictures.from_uint8(levels)
+            scaled = image_grid.from_uint8(levels)
             ends = float(((levels == 0) | (levels == 255)).mean())
             row = title, name, float(scaled.mean()), float(scaled.std()), ends
             rows.append(row)
@@ -106,7 +112,7 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
         name: of the config, the page's title.
     """
     picture, page = folder / "batch.png", folder / "inspect.html"
-    pictures.save_png(picture, contact_sheet(shown))
+    image_grid.save_png(picture, contact_sheet(shown))
     rows = "".join(
         f"<tr><th>{title} {channel}</th>"
         f'<td class="number">{mean:.3f}</td><td class="number">{std:.3f}</td>'
@@ -130,7 +136,7 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
         f"{shown.step}, after crop, flip and augmentation"
     )
     document_ = document(name, below, body)
-    pictures.write_atomically(page, document_.encode("utf-8", "replace"))
+    image_grid.write_atomically(page, document_.encode("utf-8", "replace"))
     return [picture, page]
 
 
@@ -147,7 +153,7 @@ def contact_sheet(shown: Shown) -> np.ndarray:
         lines = [f"record {index}{instead}", os.path.basename(name)]
         examples.append(_captioned(parts, lines))
     columns = 4 if "view" in batch else 6
-    return pictures.grid(
+    return image_grid.grid(
         np.stack(examples), columns=min(columns, len(examples)), pad=12
     )
 

@@ -10,13 +10,24 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i_prior.data.images import BrokenImage
+from i2i_prior.data.contact_sheet import (
+    bars,
+    document,
+    thumbnail,
+    tile,
+    tiles,
+)
+from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Source
 from i2i_prior.inspection.speed import Speed
 from i2i_prior.inspection.survey import Seen, Survey
-from i2i_prior.page import escape, section
-from i2i_prior.pictures import write_atomically
-from i2i_prior.sheets import bars, document, thumbnail, tile, tiles
+from i2i_prior.io.files import (
+    write_atomically,
+)
+from i2i_prior.report.html import (
+    escape,
+    section,
+)
 
 _NAMED = 20  # broken records of each class in the text
 _SHOWN = 60  # pictures on the contact sheet

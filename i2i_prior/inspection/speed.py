@@ -10,7 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from i2i_prior.data.curation.filters import stored_bytes
-from i2i_prior.data.images import BrokenImage, decode
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    decode,
+)
 from i2i_prior.data.record import Record, Source
 
 _MOST_BYTES = 256 << 20  # of records held in memory

@@ -14,8 +14,12 @@ import numpy as np
 from PIL import Image
 
 from i2i_prior.data.curation.filters import stored_bytes
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+    decode,
+)
 from i2i_prior.data.decoding import FORMATS
-from i2i_prior.data.images import BrokenImage, Picture, decode
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 

@@ -13,21 +13,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import mapping
-from i2i_prior.interop.autoencoder_detection import complete, detect, infer
-from i2i_prior.interop.autoencoder_layouts import (
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.autoencoder import (
     KL_LAYOUTS,
     TINY_LAYOUTS,
     KlLayout,
     TinyLayout,
 )
-from i2i_prior.interop.mapping import Tensor
-from i2i_prior.models.autoencoder import AutoencoderConfig, make_autoencoder
+from i2i_prior.interop.layouts.autoencoder_detection import (
+    complete,
+    detect,
+    infer,
+)
+from i2i_prior.interop.layouts.mapping import Tensor
+from i2i_prior.models.autoencoder import (
+    make_autoencoder,
+)
+from i2i_prior.models.autoencoder_config import (
+    AutoencoderConfig,
+)
 from i2i_prior.models.functional import Functional, make_functional
-from i2i_prior.models.matmul import Array
+from i2i_prior.models.precision import Array
 
 if TYPE_CHECKING:
-    from i2i_prior.interop.files import StateDict
+    from i2i_prior.interop.files.state_dicts import StateDict
 
 Loaded = tuple[AutoencoderConfig, dict[str, np.ndarray], list[str]]
 
@@ -82,7 +91,7 @@ def load_tiny_pair(
     Raises:
       UserError: as `load`, and where a file is not the half it should be.
     """
-    from i2i_prior.interop.files import read_state_dict
+    from i2i_prior.interop.files.state_dicts import read_state_dict
 
     both: dict[str, np.ndarray] = {}
     for half, path in (("encoder", encoder_path), ("decoder", decoder_path)):
@@ -222,7 +231,7 @@ def load_autoencoder(
     Raises:
       UserError: as `load`.
     """
-    from i2i_prior.interop.files import read_state_dict
+    from i2i_prior.interop.files.state_dicts import read_state_dict
 
     if decoder_path is not None:
         loaded = load_tiny_pair(path, decoder_path, preset=preset)

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import mapping
-from i2i_prior.interop.encoders_describe import Described, describe, detect
-from i2i_prior.interop.encoders_layouts import LAYOUTS, Layout, fits, key_of
-from i2i_prior.interop.mapping import (
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.mapping import (
     LINEAR,
     SAME,
     Rule,
@@ -23,12 +21,26 @@ from i2i_prior.interop.mapping import (
     same,
     then,
 )
-from i2i_prior.models.families import FAMILIES, ViTConfig
+from i2i_prior.interop.layouts.vit import (
+    LAYOUTS,
+    Layout,
+    fits,
+    key_of,
+)
+from i2i_prior.interop.layouts.vit_detection import (
+    Described,
+    describe,
+    detect,
+)
+from i2i_prior.models.encoder_families import (
+    FAMILIES,
+    ViTConfig,
+)
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT
 
 if TYPE_CHECKING:
-    from i2i_prior.interop.files import StateDict
+    from i2i_prior.interop.files.state_dicts import StateDict
 
 __all__ = [
     "LAYOUTS",

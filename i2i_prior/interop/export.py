@@ -9,11 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import mapping
-from i2i_prior.interop.dit_layouts import position_tensor
-from i2i_prior.interop.files import write_state_dict
-from i2i_prior.interop.foreign import rules_of
-from i2i_prior.interop.recognise import LAYOUTS
+from i2i_prior.interop.files.state_dicts import write_state_dict
+from i2i_prior.interop.import_checkpoint import rules_of
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.detect import LAYOUTS
+from i2i_prior.interop.layouts.dit import position_tensor
 
 # format -> model.block it can express
 _BLOCKS = {

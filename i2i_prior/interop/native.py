@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 
 from i2i_prior.config import flatten, from_flat
 from i2i_prior.errors import UserError
-from i2i_prior.interop import safetensors_files
-from i2i_prior.interop.stored import Stored
-from i2i_prior.parallel.rows import place
+from i2i_prior.interop.files import safetensors
+from i2i_prior.interop.files.lazy_tensor import Stored
+from i2i_prior.parallel.global_arrays import place
 
 FORMAT = "i2i_prior/1"
 
@@ -61,7 +61,7 @@ def write(
         "config": json.dumps(flatten(config)),
         "provenance": json.dumps(provenance),
     }
-    return safetensors_files.write(path, tensors, header)
+    return safetensors.write(path, tensors, header)
 
 
 def is_native(path: Path) -> bool:
@@ -97,7 +97,7 @@ def open_file(path: Path) -> tuple[dict[str, Stored], ConfigDict]:
             "names no such format)"
         )
     config = from_flat(json.loads(header["config"]))
-    return safetensors_files.read(path), config
+    return safetensors.read(path), config
 
 
 def read(

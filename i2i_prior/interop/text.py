@@ -12,16 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import mapping, text_layouts, text_tokenizer
-from i2i_prior.interop.text_layouts import SHARED, TIED, TextConfig, detect
+from i2i_prior.interop import text_tokenizer
+from i2i_prior.interop.layouts import (
+    mapping,
+    text,
+)
+from i2i_prior.interop.layouts.text import (
+    SHARED,
+    TIED,
+    TextConfig,
+    detect,
+)
 from i2i_prior.models.functional import Flat, Functional, make_functional
-from i2i_prior.models.matmul import PRECISIONS
+from i2i_prior.models.precision import PRECISIONS
 from i2i_prior.models.text import TextFeatures
 from i2i_prior.models.text_clip import ClipTextEncoder
 from i2i_prior.models.text_t5 import T5Config, T5Encoder
 
 if TYPE_CHECKING:
-    from i2i_prior.interop.files import StateDict
+    from i2i_prior.interop.files.state_dicts import StateDict
 
 __all__ = ["TextEncoder", "detect", "export", "load_text_encoder"]
 
@@ -155,7 +164,7 @@ def load_text_encoder(
         tied embeddings differ.
     """
     if isinstance(state_or_path, str | Path):
-        from i2i_prior.interop.files import read_state_dict
+        from i2i_prior.interop.files.state_dicts import read_state_dict
 
         state = read_state_dict(state_or_path)
     else:
@@ -166,7 +175,7 @@ def load_text_encoder(
             f"{state.path} holds no text encoder of a known layout (T5 or "
             "CLIP, as Hugging Face or OpenAI save them)"
         )
-    config = text_layouts.config_of(
+    config = text.config_of(
         layout,
         state.shapes,
         state.config or {},
@@ -187,11 +196,11 @@ def _parameters(state: StateDict, layout: str, config: TextConfig) -> Flat:
         name: array.shape
         for name, array in functional_of(config).shapes().items()
     }
-    rules = text_layouts.rules_of(
+    rules = text.rules_of(
         layout,
         config,
         embedding=TIED if SHARED not in shapes and TIED in shapes else SHARED,
-        prefix=text_layouts.prefix_of(shapes),
+        prefix=text.prefix_of(shapes),
     )
     mapping.check(
         shapes,
@@ -199,7 +208,7 @@ def _parameters(state: StateDict, layout: str, config: TextConfig) -> Flat:
         our_shapes,
         path=state.path,
         layout=layout,
-        ignore=text_layouts.IGNORED[layout],
+        ignore=text.IGNORED[layout],
     )
     if SHARED in shapes and TIED in shapes:
         _check_tied(state)
@@ -258,7 +267,7 @@ def export(
             f"this text encoder cannot be written as {layout!r}; choose "
             f"{' or '.join(fitting)}"
         )
-    rules = text_layouts.rules_of(layout, config)
+    rules = text.rules_of(layout, config)
     if tied and layout == "t5":
         rules.append(mapping.same("embedding", TIED))
     return mapping.save(parameters, rules)

@@ -19,14 +19,18 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior import __version__
 from i2i_prior.config import flatten, from_flat
+from i2i_prior.config.fields import FIELDS
 from i2i_prior.errors import UserError
-from i2i_prior.fields import FIELDS
-from i2i_prior.interop import autoencoders, mapping
-from i2i_prior.interop.autoencoder_detection import diffusers_config
-from i2i_prior.interop.files import read_state_dict, write_state_dict
-from i2i_prior.tasks import modules
+from i2i_prior.interop import autoencoders
+from i2i_prior.interop.files.state_dicts import (
+    read_state_dict,
+    write_state_dict,
+)
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.autoencoder_detection import diffusers_config
+from i2i_prior.tasks import network
+from i2i_prior.version import __version__
 
 FORMAT = "i2i_prior/torch"
 FORMAT_VERSION = 1
@@ -152,7 +156,7 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
         )
     known = {name for name, _, _ in FIELDS}
     config = from_flat({k: v for k, v in description.items() if k in known})
-    described = modules.parameter_shapes(config)
+    described = network.parameter_shapes(config)
     shapes = {name: s.shape for name, s in described.items()}
     parts = {}
     if _diffusers_layout(config):
@@ -172,9 +176,9 @@ def _diffusers_layout(config: ConfigDict) -> Layout | None:
     It lies in a folder of its own, for diffusers to run; any other stays
     among our weights.
     """
-    if not modules.has_autoencoder(config):
+    if not network.has_autoencoder(config):
         return None
-    shape = modules.autoencoder_config(config)
+    shape = network.autoencoder_config(config)
     if shape.kind != "kl" or shape.batch_norm:
         return None
     try:
@@ -211,16 +215,16 @@ def module_shapes(config: ConfigDict) -> dict[str, Any]:
     """
     conditioner = encoder = None
     if config.conditioner.choice != "none":
-        shape = modules.conditioner_config(config)
+        shape = network.conditioner_config(config)
         conditioner = {**_fields(shape), "embeddings": shape.embeddings}
     if config.encoder.kind != "none":
-        vit = modules.encoder_config(config)
+        vit = network.encoder_config(config)
         encoder = {**_fields(vit), "hidden": vit.hidden}
     return {
-        "dit": _fields(modules.dit_config(config)),
+        "dit": _fields(network.dit_config(config)),
         "conditioner": conditioner,
         "encoder": encoder,
-        "latent": _fields(modules.autoencoder_config(config)),
+        "latent": _fields(network.autoencoder_config(config)),
     }
 
 

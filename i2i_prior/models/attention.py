@@ -24,9 +24,16 @@ from i2i_prior.models.layers import (
     xavier,
     zeros,
 )
-from i2i_prior.models.matmul import FLOAT32, Array, Precision
 from i2i_prior.models.positions import rotate
-from i2i_prior.parallel.layout import constrain, shards
+from i2i_prior.models.precision import (
+    FLOAT32,
+    Array,
+    Precision,
+)
+from i2i_prior.parallel.constraints import (
+    constrain,
+    shards,
+)
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR
 
 

@@ -22,8 +22,13 @@ from jax.sharding import PartitionSpec
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import ATTENTION
-from i2i_prior.models.matmul import Array
-from i2i_prior.parallel.layout import dividing, mesh_in_use, platform, shards
+from i2i_prior.models.precision import Array
+from i2i_prior.parallel.constraints import (
+    dividing,
+    mesh_in_use,
+    platform,
+    shards,
+)
 from i2i_prior.parallel.mesh import AXES, BATCH, CONTEXT, TENSOR
 
 Form = Callable[[Array, Array, Array, Array | None], Array]

@@ -19,11 +19,13 @@ from i2i_prior.models.autoencoder_layers import (
     check_images,
 )
 from i2i_prior.models.layers import Linear
-from i2i_prior.models.matmul import Array
+from i2i_prior.models.precision import Array
 
 if TYPE_CHECKING:
-    from i2i_prior.models.autoencoder import AutoencoderConfig
-    from i2i_prior.models.matmul import Precision
+    from i2i_prior.models.autoencoder_config import (
+        AutoencoderConfig,
+    )
+    from i2i_prior.models.precision import Precision
 
 
 class ResidualBlock(nnx.Module):

@@ -10,7 +10,10 @@ from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import normal
-from i2i_prior.models.matmul import Array, Precision
+from i2i_prior.models.precision import (
+    Array,
+    Precision,
+)
 
 
 class Conv(nnx.Module):

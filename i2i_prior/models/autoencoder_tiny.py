@@ -18,11 +18,13 @@ from i2i_prior.models.autoencoder_layers import (
     UpConv,
     check_images,
 )
-from i2i_prior.models.matmul import Array
+from i2i_prior.models.precision import Array
 
 if TYPE_CHECKING:
-    from i2i_prior.models.autoencoder import AutoencoderConfig
-    from i2i_prior.models.matmul import Precision
+    from i2i_prior.models.autoencoder_config import (
+        AutoencoderConfig,
+    )
+    from i2i_prior.models.precision import Precision
 
 
 class Pool(nnx.Module):

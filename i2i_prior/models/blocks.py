@@ -34,8 +34,15 @@ from i2i_prior.models.layers import (
     rms_norm,
     zeros,
 )
-from i2i_prior.models.matmul import FLOAT32, Array, Precision
-from i2i_prior.parallel.layout import TOKENS, constrain
+from i2i_prior.models.precision import (
+    FLOAT32,
+    Array,
+    Precision,
+)
+from i2i_prior.parallel.constraints import (
+    TOKENS,
+    constrain,
+)
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, FSDP, REPLICA
 from i2i_prior.parallel.sharding import ALL
 

@@ -12,9 +12,13 @@ from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import Linear, Mlp, gelu_tanh, normal
-from i2i_prior.models.matmul import FLOAT32, Array, Precision
 from i2i_prior.models.mup import width_ratio
 from i2i_prior.models.positions import sincos_at
+from i2i_prior.models.precision import (
+    FLOAT32,
+    Array,
+    Precision,
+)
 from i2i_prior.models.vit import Features
 
 # Cells of the pooled pyramid: 1x1, 2x2 and 4x4 averages of the patch grid.

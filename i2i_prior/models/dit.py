@@ -23,16 +23,19 @@ from i2i_prior.models.dit_config import (
     token_count,
 )
 from i2i_prior.models.layers import Linear, TimestepEmbedder, xavier, zeros
-from i2i_prior.models.matmul import PRECISIONS, Array
 from i2i_prior.models.pooled import ClassTable, SizeEmbedder, pooled_mlp
 from i2i_prior.models.positions import rope_2d, sincos_2d
-from i2i_prior.models.stacking import (
+from i2i_prior.models.precision import (
+    PRECISIONS,
+    Array,
+)
+from i2i_prior.models.scan import (
     patchify,
     scan_blocks,
     stack_blocks,
     unpatchify,
 )
-from i2i_prior.parallel.layout import constrain
+from i2i_prior.parallel.constraints import constrain
 from i2i_prior.parallel.mesh import BATCH, REPLICA
 
 __all__ = ["DiT", "DiTConfig", "frozen_names", "token_count"]

@@ -9,9 +9,9 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.models.attention_kernels import CHOICES
 from i2i_prior.models.blocks import BLOCKS
-from i2i_prior.models.matmul import PRECISIONS
 from i2i_prior.models.mup import width_ratio
-from i2i_prior.models.stacking import REMAT_POLICIES
+from i2i_prior.models.precision import PRECISIONS
+from i2i_prior.models.scan import REMAT_POLICIES
 
 
 @dataclass(frozen=True)

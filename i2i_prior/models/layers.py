@@ -15,8 +15,17 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from i2i_prior.models.matmul import FLOAT32, Array, Precision, matmul
-from i2i_prior.parallel.layout import TOKENS, constrain, shards
+from i2i_prior.models.precision import (
+    FLOAT32,
+    Array,
+    Precision,
+    matmul,
+)
+from i2i_prior.parallel.constraints import (
+    TOKENS,
+    constrain,
+    shards,
+)
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR
 
 # Names of what remat policies may keep.

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from i2i_prior.models.layers import Mlp, normal, sinusoid, xavier
-from i2i_prior.models.matmul import FLOAT32, Array, Precision
+from i2i_prior.models.precision import (
+    FLOAT32,
+    Array,
+    Precision,
+)
 
 
 class ClassTable(nnx.Module):

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.matmul import Array
+from i2i_prior.models.precision import Array
 
 Triple = tuple[float, float, float]
 Statistics = tuple[Triple, Triple]

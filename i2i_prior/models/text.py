@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from i2i_prior.models.layers import gelu_tanh, quick_gelu
-from i2i_prior.models.matmul import Array, Precision
+from i2i_prior.models.precision import (
+    Array,
+    Precision,
+)
 
 
 class TextFeatures(NamedTuple):

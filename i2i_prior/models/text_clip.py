@@ -11,8 +11,15 @@ from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import LayerNorm, Linear, Mlp, normal
-from i2i_prior.models.matmul import PRECISIONS, Array, Precision
-from i2i_prior.models.stacking import scan_blocks, stack_blocks
+from i2i_prior.models.precision import (
+    PRECISIONS,
+    Array,
+    Precision,
+)
+from i2i_prior.models.scan import (
+    scan_blocks,
+    stack_blocks,
+)
 from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
 
 

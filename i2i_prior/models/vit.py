@@ -11,7 +11,7 @@ from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.attention import CrossAttention, SelfAttention
-from i2i_prior.models.families import (
+from i2i_prior.models.encoder_families import (
     ACTIVATIONS,
     FAMILIES,
     Family,
@@ -20,9 +20,17 @@ from i2i_prior.models.families import (
     check,
 )
 from i2i_prior.models.layers import LayerNorm, Linear, Mlp, SwiGlu, normal
-from i2i_prior.models.matmul import PRECISIONS, Array, Precision
+from i2i_prior.models.precision import (
+    PRECISIONS,
+    Array,
+    Precision,
+)
 from i2i_prior.models.resample import bicubic_matrix
-from i2i_prior.models.stacking import patchify, scan_blocks, stack_blocks
+from i2i_prior.models.scan import (
+    patchify,
+    scan_blocks,
+    stack_blocks,
+)
 
 __all__ = ["FAMILIES", "Features", "ViT", "ViTConfig"]
 

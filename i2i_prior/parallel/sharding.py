@@ -21,7 +21,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from i2i_prior.errors import UserError
-from i2i_prior.parallel.layout import dividing, mesh_in_use
+from i2i_prior.parallel.constraints import (
+    dividing,
+    mesh_in_use,
+)
 from i2i_prior.parallel.mesh import CONTEXT, FSDP, TENSOR
 
 # Axes that shard a parameter at rest and that its use gathers.

@@ -9,13 +9,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.data.prepare.files import written
+from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.errors import UserError
-from i2i_prior.full_disk import told
-from i2i_prior.sweeps.plan import METRIC
-from i2i_prior.sweeps.state import ENDED, RunState, result, states
-from i2i_prior.sweeps.store import Sweep, open_sweep
-from i2i_prior.workdir import read_json
+from i2i_prior.io.disk import told
+from i2i_prior.io.files import written
+from i2i_prior.sweeps.run.state import (
+    ENDED,
+    RunState,
+    result,
+    states,
+)
+from i2i_prior.sweeps.run.store import (
+    Sweep,
+    open_sweep,
+)
+from i2i_prior.sweeps.spec.plan import METRIC
 
 FILE = "results.csv"
 # As `i2i-prior fit --csv` calls what a row calls by its whole name.

@@ -15,14 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.curves import short
-from i2i_prior.full_disk import told
-from i2i_prior.metrics import read_metrics
-from i2i_prior.page import STYLE, escape, section
-from i2i_prior.pictures import write_atomically
-from i2i_prior.sweeps.state import STATES, RunState
-from i2i_prior.sweeps.store import Sweep
-from i2i_prior.sweeps.watching import duration, seconds_left
+from i2i_prior.io.disk import told
+from i2i_prior.io.files import (
+    write_atomically,
+)
+from i2i_prior.report.curves import short
+from i2i_prior.report.html import (
+    STYLE,
+    escape,
+    section,
+)
+from i2i_prior.sweeps.run.progress import (
+    duration,
+)
+from i2i_prior.sweeps.run.state import (
+    STATES,
+    RunState,
+    seconds_left,
+)
+from i2i_prior.sweeps.run.store import Sweep
+from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 _POINTS = 60  # of a curve that are drawn
 _LEGEND = 10  # sizes that are named; of more, some

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from i2i_prior.aot.machine import Machine
 from i2i_prior.sweeps.columns import aligned
-from i2i_prior.sweeps.machine import Machine
-from i2i_prior.sweeps.plan import Plan
-from i2i_prior.sweeps.store import PlannedRun
+from i2i_prior.sweeps.run.store import PlannedRun
+from i2i_prior.sweeps.spec.plan import Plan
 
 LONG = 40  # runs from which a table is folded into groups
 _LEFT = ("run", "group", "role")

@@ -11,9 +11,21 @@ import time
 from collections.abc import Sequence
 
 from i2i_prior.sweeps.columns import aligned
-from i2i_prior.sweeps.commands import counts, look
-from i2i_prior.sweeps.state import OVER, STATES, RunState
-from i2i_prior.sweeps.store import Sweep, open_sweep
+from i2i_prior.sweeps.run.progress import duration
+from i2i_prior.sweeps.run.state import (
+    OVER,
+    STATES,
+    RunState,
+    seconds_left,
+)
+from i2i_prior.sweeps.run.store import (
+    Sweep,
+    open_sweep,
+)
+from i2i_prior.sweeps.submit import (
+    counts,
+    look,
+)
 
 _EVERY = 3.0  # seconds between two pictures of --watch
 LONG = 40  # runs above which those that need no eye are counted only
@@ -93,17 +105,6 @@ def totals(sweep: Sweep, found: Sequence[RunState]) -> str:
     return "; ".join(parts)
 
 
-def seconds_left(found: Sequence[RunState]) -> float | None:
-    """Until all runs have ended, at the speed of now; None where none runs."""
-    rate = sum(state.flops_per_second for state in found)
-    if not rate:
-        return None
-    waiting = [state for state in found if state.state not in OVER]
-    left = sum((1 - state.share) * state.run.flops for state in waiting)
-    slowest = max(state.seconds_left or 0.0 for state in found)
-    return max(left / rate, slowest)
-
-
 def as_json(sweep: Sweep, found: Sequence[RunState]) -> dict:
     """What scripts read: the counts, and all that is known of each run."""
     return {
@@ -137,16 +138,6 @@ def as_json(sweep: Sweep, found: Sequence[RunState]) -> dict:
             for state in found
         ],
     }
-
-
-def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h, 2.1 days."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds < 5970:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 47.95 else f"{hours / 24:.1f} days"
 
 
 def _watch(sweep: Sweep, whole: bool, html: bool) -> int:

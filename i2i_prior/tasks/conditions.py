@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import Conditioner
-from i2i_prior.models.matmul import Array
+from i2i_prior.models.precision import Array
 
 
 class Conditions(NamedTuple):

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.models.functional import Flat
-from i2i_prior.models.matmul import Array
-from i2i_prior.parallel.layout import on_mesh, over_batch, whole
+from i2i_prior.models.precision import Array
+from i2i_prior.parallel.constraints import (
+    on_mesh,
+    over_batch,
+    whole,
+)
 from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.reading import read
+from i2i_prior.tasks.inputs import read
 
 # No run's seed: runs of other seeds are compared on the same noise.
 _SEED = 0

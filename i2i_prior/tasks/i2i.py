@@ -20,10 +20,17 @@ from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import draw_keep
 from i2i_prior.models.dit import frozen_names
 from i2i_prior.models.functional import Flat, partition
-from i2i_prior.models.matmul import PRECISIONS, Array
+from i2i_prior.models.precision import (
+    PRECISIONS,
+    Array,
+)
 from i2i_prior.parallel.sharding import gather_all
 from i2i_prior.tasks.conditions import Conditions, null_tokens, with_null
-from i2i_prior.tasks.modules import (
+from i2i_prior.tasks.inputs import (
+    embed,
+    read,
+)
+from i2i_prior.tasks.network import (
     autoencoder_config,
     conditioner_config,
     dit_config,
@@ -31,7 +38,6 @@ from i2i_prior.tasks.modules import (
     is_gaussian,
     make_model,
 )
-from i2i_prior.tasks.reading import embed, read
 
 Draws = dict[str, Array]
 

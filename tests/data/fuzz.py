@@ -23,7 +23,10 @@ if __name__ == "__main__":
 
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from tests.data.sources_made import png, write_arrayrecord
+from tests.data.fixtures_sources import (
+    png,
+    write_arrayrecord,
+)
 
 MOST_SECONDS = 5.0  # of one case, far above any that ends
 

@@ -18,7 +18,10 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.images import BrokenImage, Picture
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+)
 from i2i_prior.data.record import Record
 
 GROUP = 2000  # cases a child

@@ -10,7 +10,7 @@ import pytest
 
 from i2i_prior.data.cached import CachedPipeline, CachedSource
 from i2i_prior.errors import UserError
-from tests.prepared import write_prepared
+from tests.fixtures_prepared import write_prepared
 
 COUNT = 90
 

@@ -24,19 +24,22 @@ from i2i_prior.data.curation.filters import Look, load_plugin
 from i2i_prior.data.curation.options import CurateOptions
 from i2i_prior.data.curation.passes import curate
 from i2i_prior.data.curation.report import write_curation_report
-from i2i_prior.data.curation.selected import (
+from i2i_prior.data.decode_image import (
+    Picture,
+    decode,
+)
+from i2i_prior.data.pipeline import DataOptions, Pipeline
+from i2i_prior.data.record import Record
+from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.selected import (
     Selected,
     open_selection,
     read_dropped,
     read_selection,
     write_selection,
 )
-from i2i_prior.data.images import Picture, decode
-from i2i_prior.data.pipeline import DataOptions, Pipeline
-from i2i_prior.data.record import Record
-from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from tests.data.sources_made import write_tar
+from tests.data.fixtures_sources import write_tar
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -295,7 +298,7 @@ def test_every_record_is_kept_or_dropped_with_its_reason(folder, tmp_path):
         if line["reason"] == "near_duplicate":
             small = source[line["record"]].name
             assert source[line["instead"]].name == f"photo0{small[1]}.png"
-    kept = open_selection(out)
+    kept = open_selection(out, open_source)
     names = [kept[i].name for i in range(len(kept))]
     assert names == [f"photo{number:02}.png" for number in range(16)]
     assert [source[kept.number(i)].name for i in range(len(kept))] == names
@@ -310,7 +313,7 @@ def test_a_selection_feeds_the_pipeline_alike_from_any_process(
 ):
     spec, out = f"folder:{folder}", str(tmp_path / "kept.jsonl")
     curate(open_source(spec), spec, ALL, out)
-    selected = open_selection(out)
+    selected = open_selection(out, open_source)
     again = pickle.loads(pickle.dumps(selected))
     assert selected.fingerprint() == again.fingerprint()
     options = DataOptions(image_size=8, batch_size=8)
@@ -359,12 +362,12 @@ def test_a_selection_of_itself_ends(tmp_path):
 def test_a_selection_refuses_another_state_of_its_source(folder, tmp_path):
     spec, out = f"folder:{folder}", str(tmp_path / "kept.jsonl")
     curate(open_source(spec), spec, ANY, out)
-    fingerprint = open_selection(out).fingerprint()
+    fingerprint = open_selection(out, open_source).fingerprint()
     assert fingerprint != open_source(spec).fingerprint()
     with open(folder / "photo03.png", "ab") as file:
         file.write(b"more")
     with pytest.raises(UserError, match="run i2i-prior curate again"):
-        open_selection(out)
+        open_selection(out, open_source)
 
 
 def test_a_mixture_is_refused_for_its_weights(command, folder, tmp_path):
@@ -379,7 +382,7 @@ def test_a_mixture_is_refused_for_its_weights(command, folder, tmp_path):
     header = {"source": spec, "fingerprint": open_source(spec).fingerprint()}
     write_selection(out, header, np.ones(len(open_source(spec)), bool), [])
     with pytest.raises(UserError, match="lose the weights"):
-        open_selection(str(out))
+        open_selection(str(out), open_source)
 
 
 class Numbers:
@@ -711,7 +714,7 @@ def test_what_is_cut_in_a_source_is_told(command, tmp_path):
     assert ended.code == 0, ended.err
     (note,) = open_source(spec).notes
     assert f"note: {note}" in ended.err.splitlines()
-    assert open_selection(str(out)).notes == [note]
+    assert open_selection(str(out), open_source).notes == [note]
 
 
 def test_a_report_shows_some_of_very_many(tmp_path):

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from i2i_prior.data.images import BrokenImage, decode
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    decode,
+)
 from i2i_prior.data.sources import Record, open_source
 
 NOISE = Image.fromarray(
@@ -305,7 +308,7 @@ def test_max_pixels_is_a_limit_of_its_own():
 def test_pillow_does_not_warn_of_bombs():
     # 100 million and a few: above Pillow's warning, below its error.
     code = (
-        "from i2i_prior.data.images import BrokenImage, decode\n"
+        "from i2i_prior.data.decode_image import BrokenImage, decode\n"
         "from i2i_prior.data.sources import Record\n"
         f"data = {png_header(10_000, 10_001)!r}\n"
         "try:\n    decode(Record('x', data))\n"

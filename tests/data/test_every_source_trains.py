@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from i2i_prior.data.sources import open_source
-from i2i_prior.metrics import read_metrics
+from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.conftest import TINY
-from tests.data.sources_made import write_arrayrecord, write_folder, write_tar
+from tests.data.fixtures_sources import (
+    write_arrayrecord,
+    write_folder,
+    write_tar,
+)
 
 FLICKR = Path(__file__).parents[3] / "shared/data/flickr8k/captions1000.tar"
 COUNT = 24

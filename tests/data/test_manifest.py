@@ -8,7 +8,7 @@ import pytest
 
 from i2i_prior.data.manifest import read_manifest
 from i2i_prior.errors import UserError
-from tests.data.prepared import write_photos
+from tests.data.fixtures_prepared import write_photos
 
 DINO = {"family": "dino", "sha256": "0", "choice": "cls", "view_size": 16}
 

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data import crops, decoding, images
+from i2i_prior.data import (
+    crops,
+    decode_image,
+    decoding,
+)
 from i2i_prior.data.crops import random_box, resize, view_box
-from i2i_prior.data.images import BrokenImage, Picture, decode
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+    decode,
+)
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources import open_source
@@ -46,7 +54,7 @@ def scales(monkeypatch) -> list[int]:
         seen.append(shrink)
         return decoding.decode_stored(data, header, shrink)
 
-    monkeypatch.setattr(images, "decode_stored", counting)
+    monkeypatch.setattr(decode_image, "decode_stored", counting)
     return seen
 
 
@@ -125,7 +133,7 @@ def test_random_boxes_move_to_whole_stored_pixels(orientation, monkeypatch):
         boxes.append(box)
         return resize(image, box, size, quick)
 
-    monkeypatch.setattr(images, "resize", noting)
+    monkeypatch.setattr(decode_image, "resize", noting)
     width, height = picture.width, picture.height
     rng = np.random.default_rng(orientation)
     wanted = [(0, 0, width, height), (width - 93, height - 91, width, height)]
@@ -158,7 +166,7 @@ def test_a_view_stays_in_the_targets_box_after_both_were_moved(monkeypatch):
         boxes.append(box)
         return resize(image, box, size, quick)
 
-    monkeypatch.setattr(images, "resize", noting)
+    monkeypatch.setattr(decode_image, "resize", noting)
     rng = np.random.default_rng(0)
     for _ in range(30):
         box = random_box(803, 1001, rng)

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data.images import center_crop, decode
+from i2i_prior.data.decode_image import (
+    center_crop,
+    decode,
+)
 from i2i_prior.data.manifest import content_hash
 from i2i_prior.data.prepare.examples import Dropped, Maker, Pictures, probe
 from i2i_prior.data.prepare.shards import write_shard
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources import open_source
-from tests.data.prepared import (
+from tests.data.fixtures_prepared import (
     contents,
     dropped,
     examples,

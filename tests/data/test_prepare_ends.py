@@ -12,10 +12,17 @@ import time
 
 import pytest
 
-from i2i_prior.data.prepare.crew import work
+from i2i_prior.data.prepare.workers import work
 from i2i_prior.errors import UserError
-from tests.data.prepared import contents, examples, write_photos
-from tests.test_full_disk import UNSHARE, mount_refused
+from tests.data.fixtures_prepared import (
+    contents,
+    examples,
+    write_photos,
+)
+from tests.io.test_disk import (
+    UNSHARE,
+    mount_refused,
+)
 
 PHOTOS, PER_SHARD = 72, 3
 SHARDS = PHOTOS // PER_SHARD

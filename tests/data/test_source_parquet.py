@@ -11,7 +11,10 @@ import pytest
 
 from i2i_prior.data.sources import open_source, parquet
 from i2i_prior.errors import UserError
-from tests.data.sources_made import png, value_of
+from tests.data.fixtures_sources import (
+    png,
+    value_of,
+)
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 import pyarrow.parquet as pq  # noqa: E402

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i2i_prior.data.images import decode
+from i2i_prior.data.decode_image import decode
 from i2i_prior.data.sources import open_source
-from tests.data.sources_made import write_arrayrecord, write_folder
+from tests.data.fixtures_sources import (
+    write_arrayrecord,
+    write_folder,
+)
 
 DATA = Path(__file__).parents[3] / "shared/data"
 

@@ -11,7 +11,12 @@ from fsspec.registry import known_implementations
 
 from i2i_prior.data.sources import open_source, tar_index
 from i2i_prior.errors import UserError
-from tests.data.sources_made import png, value_of, write_folder, write_tar
+from tests.data.fixtures_sources import (
+    png,
+    value_of,
+    write_folder,
+    write_tar,
+)
 
 MEMBERS = {
     "a/1.jpg": png(1),

@@ -15,10 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from i2i_prior.data.images import decode
+from i2i_prior.data.decode_image import decode
 from i2i_prior.data.sources import open_source, tar
 from i2i_prior.errors import UserError
-from tests.data.sources_made import png, value_of, write_folder, write_tar
+from tests.data.fixtures_sources import (
+    png,
+    value_of,
+    write_folder,
+    write_tar,
+)
 
 TINY = Path(__file__).parents[3] / "shared/data/tiny_imagenet64/val.tar"
 
@@ -192,7 +197,8 @@ def test_real_archive_is_indexed_in_seconds():
 
 def test_sources_and_images_stay_light():
     code = (
-        "import sys; import i2i_prior.data.sources, i2i_prior.data.images, "
+        "import sys; import i2i_prior.data.sources, "
+        "i2i_prior.data.decode_image, "
         "i2i_prior.data.builtin; import i2i_prior.data.sources.tar, "
         "i2i_prior.data.sources.folder, i2i_prior.data.sources.arrayrecord, "
         "i2i_prior.data.sources.parquet, i2i_prior.data.sources.tfds; "

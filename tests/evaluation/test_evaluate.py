@@ -10,12 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-import i2i_prior.text_to_image
+import i2i_prior.inference.text_to_image
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation import drawing
+from i2i_prior.evaluation import sample_chunks
+from i2i_prior.evaluation.condition_matching import (
+    Eye,
+    Listening,
+)
 from i2i_prior.evaluation.directions import lower_is_better
-from i2i_prior.evaluation.drawing import Chunk, of_prompts
 from i2i_prior.evaluation.evaluate import (
     Wanted,
     evaluate,
@@ -24,14 +27,17 @@ from i2i_prior.evaluation.evaluate import (
     split_metrics,
     wanted,
 )
-from i2i_prior.evaluation.generate import Generator
-from i2i_prior.evaluation.listening import Eye, Listening
-from i2i_prior.evaluation.networks.features import FEATURES
+from i2i_prior.evaluation.features.colour_texture import FEATURES
 from i2i_prior.evaluation.prompts import Prompt
 from i2i_prior.evaluation.retrieval import condition_match
-from i2i_prior.evaluation.sampling_run import Samples
+from i2i_prior.evaluation.sample_chunks import (
+    Chunk,
+    of_prompts,
+)
+from i2i_prior.evaluation.sample_store import Samples
 from i2i_prior.evaluation.sets.collect import collect
 from i2i_prior.evaluation.sets.statistics_files import save_statistics
+from i2i_prior.inference.generator import Generator
 from i2i_prior.tasks.i2i import I2ITask
 
 
@@ -267,8 +273,8 @@ def test_prompts_are_drawn_one_by_one(tiny, monkeypatch, tmp_path, batch_size):
             images[k] = seed, first + k, len(caption)
         return images
 
-    monkeypatch.setattr(i2i_prior.text_to_image, "draw", draw)
-    monkeypatch.setattr(drawing, "CHUNK", 3)
+    monkeypatch.setattr(i2i_prior.inference.text_to_image, "draw", draw)
+    monkeypatch.setattr(sample_chunks, "CHUNK", 3)
     config = tiny(f"evaluate.batch_size={batch_size}", "seed=9")
     prompts = [Prompt(str(i), "x" * (i + 1)) for i in range(5)]
     samples = Samples(tmp_path / "samples", {})

@@ -9,6 +9,7 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import values
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.extrapolate import fd_infinity
 from i2i_prior.evaluation.measures.frechet import frechet_distance
 from i2i_prior.evaluation.measures.inception_score import inception_score
@@ -17,7 +18,6 @@ from i2i_prior.evaluation.measures.kernels import kid
 from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 from i2i_prior.evaluation.metrics import METRICS, measure, named_taps, needs
-from i2i_prior.evaluation.networks.extractor import Extractor
 from i2i_prior.evaluation.sets.collect import Collected, collect
 
 DRAW = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.networks.features import FEATURES
+from i2i_prior.evaluation.features.colour_texture import FEATURES
 from i2i_prior.evaluation.retrieval import condition_match, intra_diversity
 
 NAMES = list(FEATURES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files import read_state_dict
+from i2i_prior.interop.files.state_dicts import read_state_dict
 
 
 @pytest.fixture
@@ -59,7 +59,10 @@ def small():
 @pytest.fixture(scope="session")
 def pairs(tiny, tmp_path_factory):
     """name -> (JAX prior, torch prior, folder)."""
-    from tests.interop.torch_folder_made import RUNS, exported
+    from tests.interop.fixtures_torch_folder import (
+        RUNS,
+        exported,
+    )
 
     root = tmp_path_factory.mktemp("folders")
     return {

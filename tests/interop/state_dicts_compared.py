@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from i2i_prior.interop.files import StateDict
+from i2i_prior.interop.files.state_dicts import StateDict
 
 torch = pytest.importorskip("torch")
 

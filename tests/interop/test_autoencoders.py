@@ -10,14 +10,6 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import mapping
-from i2i_prior.interop.autoencoder_detection import (
-    complete,
-    detect,
-    diffusers_config,
-    infer,
-)
-from i2i_prior.interop.autoencoder_layouts import KL_LAYOUTS, TINY_LAYOUTS
 from i2i_prior.interop.autoencoders import (
     export,
     functional_of,
@@ -25,13 +17,33 @@ from i2i_prior.interop.autoencoders import (
     load_autoencoder,
     load_tiny_pair,
 )
-from i2i_prior.interop.files import (
+from i2i_prior.interop.files.state_dicts import (
     StateDict,
     read_state_dict,
     write_state_dict,
 )
-from i2i_prior.models.autoencoder import AUTOENCODERS, AutoencoderConfig
-from tests.interop.autoencoders_made import exported, random_parameters, same
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.autoencoder import (
+    KL_LAYOUTS,
+    TINY_LAYOUTS,
+)
+from i2i_prior.interop.layouts.autoencoder_detection import (
+    complete,
+    detect,
+    diffusers_config,
+    infer,
+)
+from i2i_prior.models.autoencoder import (
+    AUTOENCODERS,
+)
+from i2i_prior.models.autoencoder_config import (
+    AutoencoderConfig,
+)
+from tests.interop.fixtures_autoencoders import (
+    exported,
+    random_parameters,
+    same,
+)
 
 KL = AutoencoderConfig(
     channels=3,

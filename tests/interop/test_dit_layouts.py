@@ -12,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from benchmarks.torch_lumos import TorchLumos  # noqa: E402
 from i2i_prior import Prior  # noqa: E402
 from i2i_prior.errors import UserError  # noqa: E402
 from i2i_prior.interop.export import export_file, tensors  # noqa: E402
-from i2i_prior.interop.files import read_state_dict  # noqa: E402
-from tests.interop.torch_official import (  # noqa: E402
+from i2i_prior.interop.files.state_dicts import read_state_dict  # noqa: E402
+from tests.peers.torch_lumos import TorchLumos  # noqa: E402
+from tests.peers.torch_official import (  # noqa: E402
     TorchDiT,
     TorchLumosMultiScale,
 )
@@ -378,10 +378,10 @@ def test_inputs_that_do_not_fit(tmp_path):
 
 def test_xl_sizes():
     """XL/2: names, shapes and counts, from shapes alone."""
-    from i2i_prior.interop.foreign import rules_of
-    from i2i_prior.interop.mapping import expected_shapes
-    from i2i_prior.interop.recognise import implied_config
-    from i2i_prior.tasks.modules import parameter_shapes
+    from i2i_prior.interop.import_checkpoint import rules_of
+    from i2i_prior.interop.layouts.detect import implied_config
+    from i2i_prior.interop.layouts.mapping import expected_shapes
+    from i2i_prior.tasks.network import parameter_shapes
 
     def counted(model, layout, **config):
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
@@ -412,7 +412,7 @@ def test_xl_sizes():
         with torch.device("meta"):
             model = make()
         if hasattr(model, "base"):
-            from benchmarks.torch_lumos import sincos_table
+            from tests.peers.torch_lumos import sincos_table
 
             model.pos_embed = sincos_table(1152, 16, 16, 16)
         return model

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import encoders, mapping
+from i2i_prior.interop import encoders
 from i2i_prior.interop.encoders import LAYOUTS, rules
-from i2i_prior.interop.files import StateDict
+from i2i_prior.interop.files.state_dicts import StateDict
+from i2i_prior.interop.layouts import mapping
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
 from i2i_prior.parallel.sharding import ALL, partition_spec

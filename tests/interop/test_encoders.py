@@ -16,19 +16,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from i2i_prior.encoder import load_encoder
-from i2i_prior.encoding import open_encoder
 from i2i_prior.errors import UserError
+from i2i_prior.inference.encoder import load_encoder
+from i2i_prior.inference.frozen_encoders import open_encoder
 from i2i_prior.interop import encoders, native
-from i2i_prior.interop.encoders_layouts import LAYOUTS
-from i2i_prior.interop.files import StateDict, read_state_dict
+from i2i_prior.interop.files.state_dicts import (
+    StateDict,
+    read_state_dict,
+)
+from i2i_prior.interop.layouts.vit import LAYOUTS
 from i2i_prior.interop.text import TextEncoder
-from i2i_prior.models.families import FAMILIES
+from i2i_prior.models.encoder_families import FAMILIES
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
 from i2i_prior.parallel.sharding import parameter_shardings
-from i2i_prior.tasks.modules import encoder_config
-from tests.interop.encoder_models import (
+from i2i_prior.tasks.network import encoder_config
+from tests.interop.fixtures_encoders import (
     HEADS,
     LIMIT,
     MEMORY,

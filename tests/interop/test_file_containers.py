@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from i2i_prior.interop import containers  # noqa: E402
-from i2i_prior.interop.files import read_state_dict  # noqa: E402
+from i2i_prior.interop.files import state_dict_keys  # noqa: E402
+from i2i_prior.interop.files.state_dicts import read_state_dict  # noqa: E402
 from tests.interop.state_dicts_compared import B, W, same  # noqa: E402
 
 
@@ -130,7 +130,7 @@ def test_containers_and_prefixes(content, ema, raw, keys, tmp_path):
 
 def test_prefixes_keep_every_key():
     keys = [f"module.backbone.{i}" for i in range(3)]
-    assert containers.strip_prefixes(keys) == dict(
+    assert state_dict_keys.strip_prefixes(keys) == dict(
         zip("012", keys, strict=True)
     )
-    assert containers.strip_prefixes([]) == {}
+    assert state_dict_keys.strip_prefixes([]) == {}

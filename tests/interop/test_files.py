@@ -15,7 +15,10 @@ import pytest
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from i2i_prior.interop.files import StateDict, read_state_dict  # noqa: E402
+from i2i_prior.interop.files.state_dicts import (  # noqa: E402
+    StateDict,
+    read_state_dict,
+)
 from tests.interop.state_dicts_compared import (  # noqa: E402
     B,
     W,

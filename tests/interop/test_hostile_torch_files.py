@@ -10,8 +10,8 @@ import zipfile
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files import read_state_dict
-from tests.interop.weight_files_made import (
+from i2i_prior.interop.files.state_dicts import read_state_dict
+from tests.interop.fixtures_weight_files import (
     GOOD,
     HEAD,
     MAGIC,

@@ -184,7 +184,7 @@ def test_interpolation(image_model, parts, photos):
         cls = torch.nn.functional.normalize(cls, dim=-1)
         weights = torch.arange(0, 1, 1 / 3)[:3, None, None]
         tokens = (1 - weights) * cls[:1] + weights * cls[1:]
-        from i2i_prior.evaluation.generate import draw_noise
+        from i2i_prior.inference.generator import draw_noise
 
         noise = np.asarray(draw_noise(5, range(1), (8, 8, 4)))
         shared = nchw(np.repeat(noise, 3, axis=0))

@@ -13,8 +13,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from i2i_prior.errors import UserError  # noqa: E402
-from i2i_prior.interop import mapping, text_layouts  # noqa: E402
-from i2i_prior.interop.files import StateDict  # noqa: E402
+from i2i_prior.interop.files.state_dicts import StateDict  # noqa: E402
+from i2i_prior.interop.layouts import (  # noqa: E402
+    mapping,
+)
+from i2i_prior.interop.layouts import text as text_layouts  # noqa: E402
 from i2i_prior.interop.text import (  # noqa: E402
     TextEncoder,
     detect,
@@ -23,7 +26,7 @@ from i2i_prior.interop.text import (  # noqa: E402
     load_text_encoder,
 )
 from i2i_prior.models.text_t5 import T5Config  # noqa: E402
-from tests.interop.text_models import (  # noqa: E402
+from tests.interop.fixtures_text import (  # noqa: E402
     arrays_of,
     assert_same_arrays,
     close,

@@ -10,8 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from i2i_prior.interop import mapping, text_layouts  # noqa: E402
-from i2i_prior.interop.files import StateDict  # noqa: E402
+from i2i_prior.interop.files.state_dicts import StateDict  # noqa: E402
+from i2i_prior.interop.layouts import (  # noqa: E402
+    mapping,
+    text,
+)
 from i2i_prior.interop.text import (  # noqa: E402
     detect,
     export,
@@ -19,7 +22,7 @@ from i2i_prior.interop.text import (  # noqa: E402
     load_text_encoder,
 )
 from i2i_prior.models.text_clip import ClipTextConfig  # noqa: E402
-from tests.interop.text_models import (  # noqa: E402
+from tests.interop.fixtures_text import (  # noqa: E402
     CLIP_SHAPE,
     END,
     arrays_of,
@@ -186,7 +189,7 @@ def test_clip_l14_has_the_published_entries():
     config = ClipTextConfig()
     shapes = {n: a.shape for n, a in functional_of(config).shapes().items()}
     entries = mapping.expected_shapes(
-        text_layouts.rules_of("clip_text", config), shapes
+        text.rules_of("clip_text", config), shapes
     )
     assert len(entries) == 197
     with torch.device("meta"):
@@ -199,7 +202,7 @@ def test_clip_l14_has_the_published_entries():
             )
         ).state_dict()
     assert entries == {k: tuple(v.shape) for k, v in official.items()}
-    assert text_layouts.config_of("clip_text", entries, {}, path="") == config
+    assert text.config_of("clip_text", entries, {}, path="") == config
 
 
 def clip_tokenizer(folder):

@@ -16,12 +16,12 @@ import jax.numpy as jnp  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
-from i2i_prior.api import Prior  # noqa: E402
-from i2i_prior.data.images import center_crop  # noqa: E402
+from i2i_prior.data.decode_image import center_crop  # noqa: E402
 from i2i_prior.errors import UserError  # noqa: E402
+from i2i_prior.inference.prior import Prior  # noqa: E402
 from i2i_prior.interop import torch_folder  # noqa: E402
 from i2i_prior.models.preprocess import PREPROCESSING, square  # noqa: E402
-from tests.interop.torch_folder_made import (  # noqa: E402
+from tests.interop.fixtures_torch_folder import (  # noqa: E402
     LIMIT,
     PROVENANCE,
     exported,

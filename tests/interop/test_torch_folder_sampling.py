@@ -13,10 +13,11 @@ import jax  # noqa: E402
 
 from i2i_prior.diffusion import samplers, solvers  # noqa: E402
 from i2i_prior.diffusion.paths import get_path  # noqa: E402
-from i2i_prior.interop import mapping, torch_folder  # noqa: E402
+from i2i_prior.interop import torch_folder  # noqa: E402
+from i2i_prior.interop.layouts import mapping  # noqa: E402
 from i2i_prior.models.dit import DiT, DiTConfig  # noqa: E402
 from i2i_prior.models.functional import make_functional  # noqa: E402
-from tests.interop.torch_folder_made import (  # noqa: E402
+from tests.interop.fixtures_torch_folder import (  # noqa: E402
     LIMIT,
     RUNS,
     SAMPLE_LIMIT,

@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from i2i_prior.errors import UserError  # noqa: E402
-from i2i_prior.interop.files import (  # noqa: E402
+from i2i_prior.interop.files.state_dicts import (  # noqa: E402
     read_state_dict,
     write_state_dict,
 )
-from i2i_prior.interop.mapping import Tensor  # noqa: E402
+from i2i_prior.interop.layouts.mapping import Tensor  # noqa: E402
 from tests.interop.state_dicts_compared import (  # noqa: E402
     BFLOAT16,
     B,

@@ -7,9 +7,9 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2i_prior.sweeps import engines
-from i2i_prior.sweeps.store import Sweep
-from tests.launch.sweeps_made import planned
+from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.run.store import Sweep
+from tests.launch.fixtures_sweeps import planned
 
 
 @given(st.text(max_size=90), st.text(max_size=90))

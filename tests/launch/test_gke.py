@@ -13,12 +13,18 @@ from typing import Any
 import pytest
 import yaml
 
+from i2i_prior.distributed.cluster import detect
 from i2i_prior.errors import UserError
-from i2i_prior.hosts.cluster import detect
-from i2i_prior.sweeps import engines, jobset
-from i2i_prior.sweeps.engines import job_name
-from i2i_prior.sweeps.store import open_sweep
-from tests.launch.sweeps_made import SHARED, submitted
+from i2i_prior.sweeps.launchers import (
+    engines,
+    jobset,
+)
+from i2i_prior.sweeps.launchers.engines import job_name
+from i2i_prior.sweeps.run.store import open_sweep
+from tests.launch.fixtures_sweeps import (
+    SHARED,
+    submitted,
+)
 
 CRD = SHARED / "data" / "schemas" / "jobset_crd.yaml"
 TPU = {

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from i2i_prior.distributed.cluster import detect
 from i2i_prior.errors import UserError
-from i2i_prior.hosts.cluster import detect
-from i2i_prior.sweeps import engines
-from i2i_prior.sweeps.engines import job_name
-from tests.launch.sweeps_made import submitted
+from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.launchers.engines import job_name
+from tests.launch.fixtures_sweeps import submitted
 
 VARIANTS = {
     "gpu": {

@@ -13,9 +13,9 @@ import time
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps import events
-from i2i_prior.sweeps.slurm_task import Task
-from tests.launch.sweeps_made import ROOT
+from i2i_prior.sweeps.launchers.slurm_task import Task
+from i2i_prior.sweeps.run import events
+from tests.launch.fixtures_sweeps import ROOT
 
 RUN_TASK = """
 import sys
@@ -78,7 +78,7 @@ def test_command_alone_is_pickled(sweep):
         for code, value, _ in pickletools.genops(text)
         if code.name in ("SHORT_BINUNICODE", "BINUNICODE")
     ]
-    ours = ["i2i_prior.sweeps.slurm_task", "Task", "command"]
+    ours = ["i2i_prior.sweeps.launchers.slurm_task", "Task", "command"]
     assert sorted(set(names)) == sorted({*ours, *command})
 
 

@@ -19,9 +19,12 @@ from i2i_prior.models.attention import attend
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.dit_config import check_config
 from i2i_prior.models.layers import ATTENTION
-from i2i_prior.models.matmul import PRECISIONS
-from i2i_prior.models.stacking import REMAT_POLICIES
-from i2i_prior.parallel.layout import on_mesh, per_image
+from i2i_prior.models.precision import PRECISIONS
+from i2i_prior.models.scan import REMAT_POLICIES
+from i2i_prior.parallel.constraints import (
+    on_mesh,
+    per_image,
+)
 
 
 def operands(batch=2, queries=40, keys=24, heads=2, width=12, dtype="f4"):

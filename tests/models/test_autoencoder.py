@@ -14,13 +14,15 @@ from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop.autoencoders import functional_of, load
-from i2i_prior.interop.files import StateDict
+from i2i_prior.interop.files.state_dicts import StateDict
 from i2i_prior.models.autoencoder import (
     AUTOENCODERS,
-    AutoencoderConfig,
     Pixels,
-    config_from_json,
     make_autoencoder,
+)
+from i2i_prior.models.autoencoder_config import (
+    AutoencoderConfig,
+    config_from_json,
 )
 
 torch = pytest.importorskip("torch")

@@ -22,8 +22,8 @@ from i2i_prior.models.dit import (
     token_count,
     unpatchify,
 )
-from i2i_prior.models.matmul import matmul
 from i2i_prior.models.positions import rope_2d, sincos_2d
+from i2i_prior.models.precision import matmul
 from i2i_prior.models.presets import SIZES, preset
 
 TINY = DiTConfig(depth=2, width=32, heads=2, patch=2, input_size=8)

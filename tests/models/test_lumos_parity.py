@@ -15,12 +15,12 @@ torch = pytest.importorskip("torch")
 import jax  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from benchmarks.torch_lumos import TorchLumos  # noqa: E402
 from i2i_prior.models.conditioner import (  # noqa: E402
     Conditioner,
     ConditionerConfig,
 )
 from i2i_prior.models.dit import DiT, DiTConfig  # noqa: E402
+from tests.peers.torch_lumos import TorchLumos  # noqa: E402
 
 DEPTH, WIDTH, HEADS, PATCH, CONDITION, SIZE = 3, 48, 4, 2, 24, 8
 LIMIT = 1e-5  # of the largest value of the reference

@@ -16,12 +16,18 @@ from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.mup import gradient_factor, update_factor, width_ratio
-from i2i_prior.optim import decay_mask, make_optimizer
 from i2i_prior.parallel.mesh import make_mesh
-from i2i_prior.step import init_state, state_shardings
 from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.modules import parameter_shapes
-from i2i_prior.validate import validate
+from i2i_prior.tasks.network import parameter_shapes
+from i2i_prior.training.optimizer import (
+    decay_mask,
+    make_optimizer,
+)
+from i2i_prior.training.train_step import (
+    init_state,
+    state_shardings,
+)
+from i2i_prior.training.validate import validate
 from tests.conftest import TINY
 
 BLOCKS = ("lumos", "dit", "pixart", "modern")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.families import FAMILIES
+from i2i_prior.models.encoder_families import FAMILIES
 from i2i_prior.models.preprocess import (
     CLIP,
     HALF,

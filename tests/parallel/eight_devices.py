@@ -30,7 +30,11 @@ from i2i_prior.config import load_config  # noqa: E402
 from i2i_prior.data.pipeline import Pipeline  # noqa: E402
 from i2i_prior.data.sources import open_source  # noqa: E402
 from i2i_prior.parallel.mesh import batch_sharding, make_mesh  # noqa: E402
-from i2i_prior.program import build, data_options, to_device  # noqa: E402
+from i2i_prior.training.setup import (  # noqa: E402
+    build,
+    data_options,
+    to_device,
+)
 
 # (replica, fsdp, context, tensor)
 MESHES = {

@@ -12,8 +12,14 @@ import pytest
 from flax import nnx
 
 from i2i_prior.models.layers import Mlp
-from i2i_prior.models.stacking import scan_blocks, stack_blocks
-from i2i_prior.parallel.layout import on_mesh, per_image
+from i2i_prior.models.scan import (
+    scan_blocks,
+    stack_blocks,
+)
+from i2i_prior.parallel.constraints import (
+    on_mesh,
+    per_image,
+)
 
 LAYERS, WIDTH, HIDDEN = 3, 32, 64
 

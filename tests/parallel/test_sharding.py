@@ -24,7 +24,7 @@ from i2i_prior.parallel.mesh import (
     slow_shape,
 )
 from i2i_prior.parallel.sharding import check, partition_spec
-from i2i_prior.program import to_device
+from i2i_prior.training.setup import to_device
 
 MESHES = ("one", "fsdp", "replica", "tensor", "context")
 

@@ -14,16 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
-from i2i_prior.metrics import read_metrics
-from i2i_prior.sweeps import lock
-from i2i_prior.sweeps.slots import find_gpus, make_slots
-from i2i_prior.sweeps.state import states
-from i2i_prior.sweeps.store import Sweep, save_sweep
-from i2i_prior.workdir import write_json
+from i2i_prior.sweeps.launchers.slots import (
+    find_gpus,
+    make_slots,
+)
+from i2i_prior.sweeps.run import lock
+from i2i_prior.sweeps.run.state import states
+from i2i_prior.sweeps.run.store import (
+    Sweep,
+    save_sweep,
+)
+from i2i_prior.training.telemetry.metric_writer import read_metrics
 from launch import local
-from tests.sweeps import fakes
+from tests.sweeps import fixtures_sweeps
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +51,7 @@ def fake():
     started = []
 
     def begin(*words: str | Path) -> subprocess.Popen:
-        started.append(start([fakes.__file__], *words))
+        started.append(start([fixtures_sweeps.__file__], *words))
         return started[-1]
 
     yield begin
@@ -67,7 +73,7 @@ def until(true, seconds: float = 60.0) -> None:
 
 
 def test_one_bad_run_never_stops_the_others(fake, tmp_path):
-    sweep = fakes.make_sweep(
+    sweep = fixtures_sweeps.make_sweep(
         tmp_path / "s",
         full=["full", "done"],
         mistake="mistake",
@@ -99,7 +105,7 @@ def test_one_bad_run_never_stops_the_others(fake, tmp_path):
 
 
 def test_a_stop_saves_a_second_submit_joins_and_a_third_goes_on(fake, tmp_path):
-    sweep = fakes.make_sweep(
+    sweep = fixtures_sweeps.make_sweep(
         tmp_path / "s", a=["wait", "done"], b=["mistake", "done"]
     )
     first = fake("submit", sweep.path, "--backend", "local:slots=2")
@@ -123,7 +129,7 @@ def test_a_stop_saves_a_second_submit_joins_and_a_third_goes_on(fake, tmp_path):
 
 
 def test_a_pool_that_stops_takes_nothing_up_and_says_so(fake, tmp_path):
-    sweep = fakes.make_sweep(tmp_path / "s", a="done")
+    sweep = fixtures_sweeps.make_sweep(tmp_path / "s", a="done")
     file = sweep.path / local.LOCK
     held = lock.take(file)
     lock.leave(file)
@@ -173,7 +179,7 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
 
 # The real program; but what is trained first only copies what the trainer had
 # written at step 4, then kills the launcher, the attempt and itself, with -9.
-# (tests/loop/test_supervise.py kills the trainer itself.)
+# (tests/training/resilience/test_restarts.py kills the trainer itself.)
 KILLED_ONCE = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -224,9 +230,12 @@ def test_a_sweep_killed_in_the_middle_ends_as_an_undisturbed_one(
     program = tmp_path / "program.py"
     program.write_text(KILLED_ONCE)
     cut_at_step_4(run_directory, tmp_path / "half")
-    runs = [fakes.planned("cut-00000000"), fakes.planned("whole-00000001")]
+    runs = [
+        fixtures_sweeps.planned("cut-00000000"),
+        fixtures_sweeps.planned("whole-00000001"),
+    ]
     runs = [replace(run, steps=6) for run in runs]
-    sweep = Sweep(tmp_path / "s", fakes.facts(), runs)
+    sweep = Sweep(tmp_path / "s", fixtures_sweeps.facts(), runs)
     save_sweep(sweep)
     for run in runs:
         document = {"config": flatten(tiny())}

@@ -49,15 +49,21 @@ from i2i_prior.data.curation.filters import (
 )
 from i2i_prior.data.curation.limit import Limit
 from i2i_prior.data.curation.options import PHASH, CurateOptions
-from i2i_prior.data.curation.selected import (
+from i2i_prior.data.decode_image import (
+    BrokenImage,
+    Picture,
+)
+from i2i_prior.data.record import Source
+from i2i_prior.data.sources.selected import (
     refuse_mixture,
     refuse_source,
     write_selection,
 )
-from i2i_prior.data.curation.writing import check_place, told
-from i2i_prior.data.images import BrokenImage, Picture
-from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
+from i2i_prior.io.output_paths import (
+    check_place,
+    told,
+)
 
 BROKEN, DUPLICATE = "broken", "near_duplicate"
 _CHUNK = 1024  # records in flight

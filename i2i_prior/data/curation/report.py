@@ -9,18 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.curation.filters import stored_bytes
-from i2i_prior.data.curation.passes import DUPLICATE
-from i2i_prior.data.curation.selected import (
-    check_source,
-    read_dropped,
-    read_selection,
-)
-from i2i_prior.data.images import BrokenImage
-from i2i_prior.data.record import Source
-from i2i_prior.page import escape, folded, section
-from i2i_prior.pictures import write_atomically
-from i2i_prior.sheets import (
+from i2i_prior.data.contact_sheet import (
     bars,
     cards,
     document,
@@ -28,6 +17,23 @@ from i2i_prior.sheets import (
     thumbnail,
     tile,
     tiles,
+)
+from i2i_prior.data.curation.filters import stored_bytes
+from i2i_prior.data.curation.passes import DUPLICATE
+from i2i_prior.data.decode_image import BrokenImage
+from i2i_prior.data.record import Source
+from i2i_prior.data.sources.selected import (
+    check_source,
+    read_dropped,
+    read_selection,
+)
+from i2i_prior.io.files import (
+    write_atomically,
+)
+from i2i_prior.report.html import (
+    escape,
+    folded,
+    section,
 )
 
 _SHOWN = 40  # records a reason

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.images import (
+from i2i_prior.data.decode_image import (
     BrokenImage,
     center_box,
     center_crop,
     decode,
 )
-from i2i_prior.data.prepare.reading import UnreadableError, read
+from i2i_prior.data.prepare.source_order import (
+    UnreadableError,
+    read,
+)
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 

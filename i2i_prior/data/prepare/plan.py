@@ -13,8 +13,8 @@ from typing import Any
 
 from i2i_prior.data.examples import Field, Layout
 from i2i_prior.data.manifest import FORMAT, MANIFEST, PLAN
-from i2i_prior.data.prepare import files
 from i2i_prior.errors import UserError
+from i2i_prior.io import files
 
 # A source has one fingerprint wherever it is mounted.
 _ANYHOW = ("source",)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.data.examples import Layout
-from i2i_prior.data.prepare import files
 from i2i_prior.data.prepare.examples import Dropped
 from i2i_prior.data.prepare.plan import Plan
+from i2i_prior.io import files
 
 # A group of one: a random read costs one pread. The images are compressed
 # already, and so nearly is the noise in latents.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -57,7 +58,7 @@ def open_source(spec: str) -> Source:
 
 
 def _sampled(spec: str, source: Source, sample: str) -> Source:
-    from i2i_prior.data.curation.selected import Selected
+    from i2i_prior.data.sources.selected import Selected
 
     if not sample.isdecimal() or not 1 <= int(sample) <= len(source):
         raise UserError(
@@ -90,10 +91,12 @@ _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "sources.parquet:ParquetSource",
         ("image", "caption", "label"),
     ),
-    "select": ("curation.selected:open_selection", ()),
+    "select": ("sources.selected:open_selection", ()),
     "builtin": ("builtin:PhotoSource", ()),
 }
 
 OPENERS: dict[str, Callable[..., Source]] = {
     scheme: _opener(path) for scheme, (path, _) in _KINDS.items()
 }
+# A selection names the source that it was made from by another SPEC.
+OPENERS["select"] = partial(OPENERS["select"], open_source=open_source)

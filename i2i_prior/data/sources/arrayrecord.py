@@ -11,7 +11,10 @@ import numpy as np
 from i2i_prior.data.examples import Layout
 from i2i_prior.data.manifest import MANIFEST, PLAN, read_manifest
 from i2i_prior.data.record import Record, fingerprint_of
-from i2i_prior.data.shards import DAMAGE, ShardReader
+from i2i_prior.data.shard_files import (
+    DAMAGE,
+    ShardReader,
+)
 from i2i_prior.data.sources import places
 from i2i_prior.errors import UserError
 

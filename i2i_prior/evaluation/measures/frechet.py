@@ -5,7 +5,7 @@
 (Dowson and Landau 1982; Heusel et al. 2017, "GANs Trained by a Two Time-Scale
 Update Rule", equation 6). Over the pool3 features of the published Inception
 weights it is called FID; over any others it has another name here, see
-`i2i_prior.evaluation.networks.features.metric_name`.
+`i2i_prior.evaluation.features.colour_texture.metric_name`.
 
 The root is never formed. With S1 = R R^T, the eigenvalues of S1 S2 are those
 of the symmetric R^T S2 R, so the trace is the sum of their square roots. With

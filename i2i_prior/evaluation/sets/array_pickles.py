@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.pickle_machine import Inert, run
+from i2i_prior.interop.files.pickle_machine import (
+    Inert,
+    run,
+)
 
 _LARGEST = 1 << 30  # bytes; two statistics of 2048 and 1024 numbers are 42 MB
 _DEEPEST = 3  # dicts in dicts; what is shared deeper could be endless work

@@ -25,8 +25,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.networks.extractor import Extractor
 from i2i_prior.evaluation.sets.batching import mixed_sizes, rebatch
 from i2i_prior.evaluation.sets.gathering import (
     gathered,

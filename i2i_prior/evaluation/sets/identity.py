@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.networks.presets import of_statistics
+from i2i_prior.evaluation.features.presets import of_statistics
 
 _SHOWN = 12  # characters of a value in a refusal
 

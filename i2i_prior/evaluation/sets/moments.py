@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.networks.extractor import Extractor
 
 
 class BlockMoments:

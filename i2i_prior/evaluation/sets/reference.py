@@ -22,9 +22,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-import i2i_prior
+from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.networks.extractor import Extractor
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.sets.collect import Collected, collect
 from i2i_prior.evaluation.sets.image_sets import ImageSet, open_images
 from i2i_prior.evaluation.sets.statistics_files import (
@@ -33,8 +33,8 @@ from i2i_prior.evaluation.sets.statistics_files import (
     read_statistics,
     save_statistics,
 )
-from i2i_prior.hosts import distributed
-from i2i_prior.user_cache import user_cache
+from i2i_prior.io.cache_dir import user_cache
+from i2i_prior.version import __version__
 
 _VERSION = 1  # of what is stored, and of the code that computes it
 
@@ -129,7 +129,7 @@ def open_side(
         if progress is not None:
             progress(done, len(images))
 
-    share = jax.process_index(), distributed.count()
+    share = jax.process_index(), runtime.count()
     here = images if share[1] == 1 else images.share(*share)
     made = collect(
         here.batches(),
@@ -145,7 +145,7 @@ def open_side(
     if side is not None:
         side.features = made.features
         return side
-    texts = distributed.gather("naming broken images", json.dumps(here.broken))
+    texts = runtime.gather("naming broken images", json.dumps(here.broken))
     images.broken = [name for text in texts for name in json.loads(text)]
     made.provenance = provenance(images, extractor)
     if path is not None:
@@ -163,7 +163,7 @@ def _kept(
     # What cannot be read is made anew.
     with contextlib.suppress(UserError):
         found = read_statistics(path, extractor)
-    if distributed.agree("looking for statistics", found is None):
+    if runtime.agree("looking for statistics", found is None):
         return None
     assert found is not None
     found.provenance |= {"file": images.place, "cached": True}
@@ -177,7 +177,7 @@ def provenance(images: ImageSet, extractor: Extractor | None) -> dict[str, Any]:
         "format": "images",
         "identity": extractor and dict(extractor.identity),
         "resized_to": images.size,
-        "version": i2i_prior.__version__,
+        "version": __version__,
     }
     if images.broken:
         facts["broken"] = images.broken
@@ -192,7 +192,7 @@ def _cache_path(
     images: ImageSet, extractor: Extractor, moments: tuple[str, ...]
 ) -> Path:
     facts = {
-        "version": [_VERSION, i2i_prior.__version__],
+        "version": [_VERSION, __version__],
         "images": images.state(),
         "extractor": [extractor.name, dict(extractor.identity)],
         "taps": moments,

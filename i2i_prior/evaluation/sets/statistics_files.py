@@ -23,20 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.prepare.files import written
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.statistics import (
     UNCOUNTED,
     FeatureStatistics,
 )
-from i2i_prior.evaluation.networks.extractor import Extractor
-from i2i_prior.evaluation.outputs import told
 from i2i_prior.evaluation.sets.array_pickles import read_pickle
 from i2i_prior.evaluation.sets.collect import Collected
 from i2i_prior.evaluation.sets.identity import check_identity
 from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
 from i2i_prior.evaluation.sets.sample_files import ARRAY
-from i2i_prior.interop.hashing import hash_of
+from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.io.files import written
+from i2i_prior.io.output_checks import told
 
 ENDINGS = (".npz", ".pkl", ".pickle")
 # What EDM2 calls the features of our extractors.

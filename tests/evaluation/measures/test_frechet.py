@@ -15,7 +15,7 @@ from i2i_prior.evaluation.measures.frechet import (
     reference_factor,
 )
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from tests.evaluation.torch_fidelity_peer import load_metric
+from tests.peers.torch_fidelity import load_metric
 
 
 def of(rows: np.ndarray, name: str = "") -> FeatureStatistics:

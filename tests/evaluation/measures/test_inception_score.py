@@ -9,7 +9,7 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.measures.inception_score import inception_score
-from tests.evaluation.torch_fidelity_peer import load_metric
+from tests.peers.torch_fidelity import load_metric
 
 
 def logits(count: int = 205, classes: int = 12, seed: int = 0) -> np.ndarray:

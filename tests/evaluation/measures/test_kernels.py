@@ -8,7 +8,7 @@ import pytest
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.measures import distances
 from i2i_prior.evaluation.measures.kernels import cmmd, kid
-from tests.evaluation.torch_fidelity_peer import load_metric
+from tests.peers.torch_fidelity import load_metric
 
 
 def rows(count: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.measures import distances
 from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
-from tests.evaluation.torch_fidelity_peer import load_metric
+from tests.peers.torch_fidelity import load_metric
 
 
 def rows(count: int, seed: int, spread: float = 1.0) -> np.ndarray:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.features.registry import pixel_extractor
 from i2i_prior.evaluation.measures.frechet import frechet_distance
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.networks.extractor import Extractor
-from i2i_prior.evaluation.networks.extractors import pixel_extractor
 from i2i_prior.evaluation.sets.collect import BLOCKS, collect
 from i2i_prior.parallel.mesh import make_mesh
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.features.presets import PRESETS
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.networks.extractor import Extractor
-from i2i_prior.evaluation.networks.presets import PRESETS
 from i2i_prior.evaluation.sets import reference
 from i2i_prior.evaluation.sets.array_pickles import read_pickle
 from i2i_prior.evaluation.sets.collect import collect

@@ -1,0 +1,186 @@
+"""`i2i-prior compile --auto`: the fastest layout that fits, by estimate.
+
+A rough model picks what to try (`parallel.search`), the compiler decides.
+The global batch stays what the config says: a search must not change what is
+learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from i2i_prior.aot.child import (
+    compile_in_child,
+)
+from i2i_prior.aot.estimate import candidates as model
+from i2i_prior.aot.estimate import roofline
+from i2i_prior.aot.topologies import Topology
+from i2i_prior.config import flatten, from_flat
+from i2i_prior.errors import UserError
+from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.io.progress import (
+    Progress,
+)
+from i2i_prior.models.dit_config import token_count
+from i2i_prior.tasks import network
+from i2i_prior.training.validate import validate
+
+TRIES = 6
+AXES = ("replica", "fsdp", "context", "tensor")
+
+
+def search(
+    config: ConfigDict,
+    topology: Topology,
+    low_effort: bool = False,
+    hlo_file: str | None = None,
+) -> dict[str, Any]:
+    """Compiles the most promising layouts, one after the other.
+
+    Args:
+      config: its mesh, model.remat and train.accumulate are searched over.
+      topology: the machine.
+      low_effort, hlo_file: of the last compilation; see `compile_ahead`.
+
+    Returns:
+      the result of the best (see `compile_ahead`), compiled once more with
+      all the compiler's effort, with `candidates`: all that were tried, with
+      less, best first.
+
+    Raises:
+      UserError: for a mistake in the config, or where no layout divides
+        batch, heads and tokens.
+    """
+    _validate(config)
+    work = workload(config, topology)
+    choices = model.best(work, topology, TRIES)
+    if not choices:
+        raise UserError(
+            f"no mesh lays data.batch_size {work.batch} on the "
+            f"{topology.chips} chips of {topology.text}; choose a batch that "
+            "is a multiple of the chips"
+        )
+    progress = Progress(len(choices) + 1, description="compiling")
+    results: list[tuple[dict[str, Any], model.Candidate]] = []
+    for number, choice in enumerate(choices):
+        try:
+            result = compile_in_child(
+                _changed(config, choice), topology, True, announce=False
+            )
+        except UserError as error:
+            result = {"fits": False, "reason": str(error)}
+        results.append((result, choice))
+        progress.update(number + 1, **_speed(result))
+    results.sort(key=lambda tried: _rank(tried[0]))
+    final = compile_in_child(
+        _changed(config, results[0][1]),
+        topology,
+        low_effort,
+        hlo_file,
+        announce=False,
+    )
+    progress.update(len(choices) + 1, **_speed(final))
+    progress.close()
+    rows = [_row(result, choice, work) for result, choice in results]
+    return {**final, "candidates": rows}
+
+
+def _validate(config: ConfigDict) -> None:
+    """All but what is searched over."""
+    plain = from_flat(flatten(config))
+    plain.mesh.update(dict.fromkeys(AXES, 1))
+    plain.train.accumulate = 1
+    validate(plain, 1)
+
+
+def _changed(config: ConfigDict, choice: model.Candidate) -> ConfigDict:
+    changed = from_flat(flatten(config))
+    changed.mesh.update(dict(zip(AXES, choice.mesh, strict=True)))
+    changed.model.remat = choice.remat
+    changed.train.accumulate = choice.accumulate
+    return changed
+
+
+def _speed(result: dict[str, Any]) -> dict[str, float | None]:
+    return {
+        "images_per_second": result.get("images_per_second_estimate"),
+        "mfu": result.get("mfu_estimate"),
+    }
+
+
+def _rank(result: dict[str, Any]) -> tuple:
+    seconds = result.get("step_seconds_estimate")
+    return (not result["fits"], seconds is None, seconds or 0.0)
+
+
+def _row(
+    result: dict[str, Any], choice: model.Candidate, work: model.Workload
+) -> dict[str, Any]:
+    names = (
+        "peak_bytes_per_chip",
+        "step_seconds_estimate",
+        "images_per_second_estimate",
+        "mfu_estimate",
+    )
+    return {
+        "mesh": dict(zip(AXES, choice.mesh, strict=True)),
+        "remat": choice.remat,
+        "accumulate": choice.accumulate,
+        "batch_per_shard": choice.micro_batch(work),
+        **{name: result.get(name) for name in names},
+        "state": "fits" if result["fits"] else result["reason"],
+    }
+
+
+def workload(config: ConfigDict, topology: Topology) -> model.Workload:
+    """The config in the numbers of the rough model."""
+    dit = network.dit_config(config)
+    latent = network.autoencoder_config(config)
+    sizes = {
+        name: int(np.prod(shape.shape))
+        for name, shape in network.parameter_shapes(config).items()
+    }
+    frozen = sum(
+        size
+        for name, size in sizes.items()
+        if name.startswith("autoencoder/")
+        or (config.encoder.kind == "frozen" and name.startswith("encoder/"))
+    )
+    stacked = sum(
+        size for name, size in sizes.items() if name.startswith("dit/blocks/")
+    )
+    values = 4 if config.model.precision != "bfloat16" else 2
+    widths = getattr(latent, "widths", (3,))
+    moment = 4 if config.optim.moment_dtype == "float32" else 2
+    average = 4 if config.train.ema_dtype == "float32" else 2
+    return model.Workload(
+        batch=config.data.batch_size,
+        depth=dit.depth,
+        width=dit.width,
+        tokens=token_count(dit),
+        heads=dit.heads,
+        trained=sum(sizes.values()) - frozen,
+        frozen=frozen,
+        stacked=stacked,
+        state_bytes=4 + 2 * moment + average,
+        value_bytes=values,
+        image_values=config.data.image_size**2 * widths[0],
+        flops=_flops(config, topology),
+    )
+
+
+def _flops(config: ConfigDict, topology: Topology) -> dict[str, float]:
+    width = config.model.width
+    padded = (
+        roofline.padding(topology, width),
+        roofline.padding(topology, width // config.model.heads),
+    )
+    changed = from_flat(flatten(config))
+    flops = {}
+    for policy in model.KEPT:
+        changed.model.remat = policy
+        flops[policy] = step_flops(changed).executed(*padded)
+    return flops

@@ -1,0 +1,101 @@
+"""How long a collective takes on a machine's links.
+
+Ring algorithms along every physical axis at once, as in "How to scale your
+model" (jax-ml.github.io/scaling-book/sharding): an axis that closes to a ring
+is used in both directions, one that does not at half the rate. Groups over
+several slices (or GPU hosts) work inside each first, then every chip sends its
+share over the slow network.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from i2i_prior.aot.estimate.collectives import Collective
+from i2i_prior.aot.topologies import Topology
+
+HOP_SECONDS = 1e-6  # one ICI hop: the same book, section on small arrays
+
+
+def collective_seconds(
+    collective: Collective, topology: Topology, places: np.ndarray
+) -> float:
+    """Of one execution.
+
+    Args:
+      collective: see there.
+      topology: the machine.
+      places: int (chips, 1 + axes), see `topologies.coordinates`, in the
+        order of the flattened mesh.
+    """
+    members = places[list(collective.members)]
+    slices = len(np.unique(members[:, 0]))
+    inside = len(members) // slices
+    slow = 0.0
+    if slices > 1:
+        share = _crossing(collective, slices, inside)
+        slow = share / topology.chip.slow_bandwidth
+    if inside == 1:
+        return slow
+    spans = [len(np.unique(axis)) for axis in members[:, 1:].T]
+    return slow + _fast_seconds(collective, topology, spans, inside)
+
+
+def _crossing(collective: Collective, slices: int, inside: int) -> float:
+    """Bytes that each chip sends to other slices."""
+    share = (slices - 1) / slices
+    size = collective.bytes
+    if collective.kind == "collective-permute":
+        return size
+    if collective.kind == "all-reduce":
+        return 2 * size * share / inside
+    if collective.kind == "reduce-scatter":
+        return size * slices * share
+    if collective.kind == "all-to-all":
+        return size * share
+    return size * share / inside
+
+
+def _fast_seconds(
+    collective: Collective, topology: Topology, spans: list[int], inside: int
+) -> float:
+    chip, size = topology.chip, collective.bytes
+    share = (inside - 1) / inside
+    sent = {
+        "all-reduce": 2 * size * share,
+        "reduce-scatter": size * (inside - 1),
+        "collective-permute": size,
+    }.get(collective.kind, size * share)
+    if not chip.axes:
+        return sent / chip.link_bandwidth
+    bandwidth, hops = 0.0, 0
+    for span, side, closed in zip(
+        spans, topology.shape, topology.wraps, strict=True
+    ):
+        ring = closed and span == side
+        if span > 1:
+            bandwidth += chip.link_bandwidth * (2 if ring else 1)
+            hops += span // 2 if ring else span - 1
+    if collective.kind == "collective-permute":
+        bandwidth = chip.link_bandwidth
+    elif collective.kind == "all-to-all":
+        # Each piece travels a quarter of the ring on average, and both
+        # directions are used: size x longest axis / 4.
+        sent = size * max(spans) / 4
+    return sent / bandwidth + hops * HOP_SECONDS
+
+
+def by_axes(
+    collectives: list[Collective], topology: Topology, places: np.ndarray
+) -> dict[tuple[str, str], float]:
+    """(where, "fsdp+replica") -> seconds a step, everything one by one."""
+    total: dict[tuple[str, str], float] = {}
+    memo: dict[tuple, float] = {}
+    for c in collectives:
+        key = (c.kind, c.bytes, c.members)
+        if key not in memo:
+            memo[key] = collective_seconds(c, topology, places)
+        axes = "+".join(c.axes) or "none"
+        place = (c.where, axes)
+        total[place] = total.get(place, 0.0) + memo[key] * c.count
+    return total

@@ -1,0 +1,157 @@
+"""A step's time from a chip's peaks: an estimate, with all it assumes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.aot.estimate.collectives import (
+    LAYERS,
+    Collective,
+)
+from i2i_prior.aot.estimate.hbm_traffic import Traffic
+from i2i_prior.aot.estimate.interconnect import (
+    HOP_SECONDS,
+    by_axes,
+)
+from i2i_prior.aot.topologies import Topology
+
+# Share of the peak that a layer's bf16 matmuls reach: assumptions of ours, to
+# be replaced by what a run measures. An H100 at its 700 W limit slows its
+# clock under dense matmuls, a TPU does not.
+ATTAINABLE = {"tpu": 0.85, "cuda": 0.70}
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Seconds of one step on one chip.
+
+    Attributes:
+      compute: matrix products, at the attainable share of the peak.
+      overlapped_memory: HBM traffic of the same instructions and of early
+        copies, under `compute`.
+      exposed_memory: HBM traffic of all others, which nothing hides.
+      links: (where, axes) -> seconds of the collectives.
+    """
+
+    compute: float
+    overlapped_memory: float
+    exposed_memory: float
+    links: dict[tuple[str, str], float]
+
+    @property
+    def core(self) -> float:
+        """The chip by itself."""
+        return max(self.compute, self.overlapped_memory) + self.exposed_memory
+
+    @property
+    def hidden(self) -> float:
+        """Kernels and gradients of the layer loop on their way: a layer's can
+        travel while another is computed."""
+        return sum(s for key, s in self.links.items() if _runs_beside(*key))
+
+    @property
+    def exposed(self) -> float:
+        """All other collectives: they are waited for."""
+        return sum(s for key, s in self.links.items() if not _runs_beside(*key))
+
+    @property
+    def seconds(self) -> float:
+        """The estimate."""
+        return max(self.core, self.hidden) + self.exposed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "compute_seconds": self.compute,
+            "overlapped_memory_seconds": self.overlapped_memory,
+            "exposed_memory_seconds": self.exposed_memory,
+            "hidden_link_seconds": self.hidden,
+            "exposed_link_seconds": self.exposed,
+            "links": [
+                {"where": where, "axes": axes, "seconds": seconds}
+                for (where, axes), seconds in sorted(
+                    self.links.items(), key=lambda item: -item[1]
+                )
+            ],
+        }
+
+
+def _runs_beside(where: str, axes: str) -> bool:
+    """Parameters are cut over fsdp, and over other axes with it; what spans
+    context or tensor alone are activations that the next product needs."""
+    return where == LAYERS and bool({"replica", "fsdp"} & set(axes.split("+")))
+
+
+def padding(topology: Topology, width: int) -> float:
+    """A width as the matrix unit pads it, over itself."""
+    unit = topology.chip.unit
+    return math.ceil(width / unit) * unit / width
+
+
+def estimate(
+    topology: Topology,
+    executed_flops: float,
+    traffic: Traffic,
+    collectives: list[Collective],
+    places: np.ndarray,
+) -> Roofline:
+    """The roofline of one step.
+
+    Args:
+      topology: the machine.
+      executed_flops: of all chips, what remat computes again included.
+      traffic: HBM bytes of one chip.
+      collectives: of the program.
+      places: int (chips, 1 + axes), see `topologies.coordinates`.
+    """
+    chip = topology.chip
+    attainable = chip.flops * ATTAINABLE[chip.platform]
+    return Roofline(
+        executed_flops / topology.chips / attainable,
+        traffic.beside / chip.memory_bandwidth,
+        traffic.alone / chip.memory_bandwidth,
+        by_axes(collectives, topology, places),
+    )
+
+
+def assumptions(topology: Topology, width: int, head_width: int) -> list[str]:
+    """What the estimate stands on, one sentence each."""
+    chip = topology.chip
+    lines = [
+        f"{chip.name}: {chip.flops / 1e12:.0f} TFLOP/s dense bf16 peak, of "
+        f"which matmuls reach {ATTAINABLE[chip.platform]:.0%}; "
+        f"{chip.memory_bandwidth / 1e9:.0f} GB/s HBM; "
+        f"{chip.usable_memory / 2**30:.2f} GiB of HBM for a program",
+        f"FLOPs are counted analytically; matrix units of side {chip.unit} "
+        f"pad {width} channels {padding(topology, width):.2f}x, and heads of "
+        f"{head_width} {padding(topology, head_width):.2f}x",
+        "HBM traffic is read off the compiled program; what holds no matrix "
+        "product runs by itself, at full HBM bandwidth",
+        "collectives of the layer loop over fsdp or replica carry parameters "
+        "and gradients and run beside the chip's work (max of both); those "
+        "over context and tensor alone, and outside the loop, are waited for",
+    ]
+    if chip.axes:
+        closed = ["ring" if wrap else "line" for wrap in topology.wraps]
+        lines.append(
+            f"ICI: {chip.link_bandwidth / 1e9:.0f} GB/s a link and direction, "
+            f"{HOP_SECONDS * 1e6:.0f} us a hop, all axes of a group at once; "
+            f"axes {' x '.join(map(str, topology.shape))} are "
+            f"{', '.join(closed)}"
+        )
+    else:
+        lines.append(
+            f"NVLink: {chip.link_bandwidth / 1e9:.0f} GB/s a GPU and direction"
+        )
+    if topology.slices > 1:
+        lines.append(
+            f"{topology.slices} slices or hosts, "
+            f"{chip.slow_bandwidth / 1e9:.2f} GB/s a chip and direction "
+            "between them"
+        )
+    lines.append("waiting for data and stragglers are left out")
+    return lines

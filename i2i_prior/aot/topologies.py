@@ -1,0 +1,212 @@
+"""Machines by name, as `v5p:8x8x4` or `h100x16`, without having one."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.parallel.chips import (
+    CHIPS,
+    Chip,
+)
+
+EXAMPLES = "v5e:16x16, v5p:8x8x4, v5p:8x8x4*2 (two slices) or h100x16"
+# What libtpu reads before JAX is imported: no metadata server, no lock file,
+# one host. The accelerator type only picks defaults that we give ourselves.
+TPU_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+# Nothing may be measured on a GPU that is not there. Without measuring, XLA
+# takes Triton for every matmul, and finds no tiles for some (12608 rows of
+# 768); cuBLAS, and not its Lt variant that wants to be measured, takes all.
+CUDA_FLAGS = (
+    "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false "
+    "--xla_gpu_enable_cublaslt=false"
+)
+CUDA_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": CUDA_FLAGS}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A machine of one kind of chip.
+
+    Attributes:
+      text: as it was written.
+      chip: see `chips.Chip`.
+      shape: chips of a slice along each physical axis; GPUs of one host.
+      slices: TPU slices, or GPU hosts, joined by the slow network.
+    """
+
+    text: str
+    chip: Chip
+    shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chips(self) -> int:
+        """All chips."""
+        return math.prod(self.shape) * self.slices
+
+    @property
+    def wraps(self) -> tuple[bool, ...]:
+        """Which physical axes close to a ring."""
+        every = self.chip.wrap_every
+        ring = [bool(every) and side % every == 0 for side in self.shape]
+        # Below one cube of 4x4x4 (v4, v5p) no optical switch closes an axis.
+        return tuple(
+            closed and (self.chip.axes < 3 or all(ring)) for closed in ring
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Variables that have to be set before JAX is imported."""
+        tpu = self.chip.platform == "tpu"
+        return TPU_ENVIRONMENT if tpu else CUDA_ENVIRONMENT
+
+
+def parse_topology(text: str) -> Topology:
+    """`v5e:4x4`, `v5p:8x8x4*2`, `h100x16` -> Topology.
+
+    Raises:
+      UserError: for an unknown chip or a shape that does not exist.
+    """
+    tpu = re.fullmatch(r"(v\d\w?):(\d+(?:x\d+)*)(?:\*(\d+))?", text)
+    gpu = re.fullmatch(r"([a-z]+\d+)x(\d+)", text)
+    match = tpu or gpu
+    if match is None or match[1] not in CHIPS:
+        raise UserError(
+            f"topology {text!r} is unknown; chips are {', '.join(CHIPS)}, "
+            f"written as {EXAMPLES}"
+        )
+    chip = CHIPS[match[1]]
+    if chip.platform == "cuda":
+        return _gpu_topology(text, chip, int(match[2]))
+    sides = tuple(int(side) for side in match[2].split("x"))
+    _check_shape(text, chip, sides)
+    slices = int(match[3] or 1)
+    if slices < 1:
+        raise UserError(f"topology {text}: at least one slice")
+    return Topology(text, chip, sides, slices)
+
+
+def _gpu_topology(text: str, chip: Chip, gpus: int) -> Topology:
+    host = chip.host[0]
+    if gpus < 1 or (gpus > host and gpus % host):
+        raise UserError(
+            f"topology {text}: hosts have {host} GPUs, so give up to {host} "
+            "or a multiple"
+        )
+    return Topology(text, chip, (min(gpus, host),), max(gpus // host, 1))
+
+
+def _check_shape(text: str, chip: Chip, sides: tuple[int, ...]) -> None:
+    """Cloud TPU's shapes: see the documents named in `chips`."""
+    count = math.prod(sides)
+    fits = len(sides) == chip.axes and count >= 1
+    if fits and chip.axes == 2:
+        fits = sides == (1, 1) or all(side in (2, 4, 8, 16) for side in sides)
+    elif fits:
+        small = sorted(sides) in ([1, 2, 2], [2, 2, 2], [2, 2, 4], [2, 4, 4])
+        # Of the small shapes, one host is 2x2x1 and no other way round.
+        small = small and all(
+            side % part == 0
+            for side, part in zip(sides, chip.host, strict=True)
+        )
+        fits = small or all(side % 4 == 0 for side in sides)
+    if not fits or count > chip.largest:
+        shapes = (
+            "two sides of 2, 4, 8 or 16, or 1x1"
+            if chip.axes == 2
+            else "2x2x1, 2x2x2, 2x2x4, 2x4x4, or three multiples of 4"
+        )
+        raise UserError(
+            f"topology {text}: {chip.name} has no such shape; it takes "
+            f"{shapes}, of at most {chip.largest} chips"
+        )
+
+
+def find_devices(topology: Topology) -> Sequence[Any]:
+    """Devices to compile for; `Topology.environment` must be set by then.
+
+    Raises:
+      UserError: where the compiler for this platform is not installed.
+    """
+    from jax.experimental.topologies import get_topology_desc
+
+    check_compiler(topology)
+    chip = topology.chip
+    if chip.platform == "cuda":
+        from i2i_prior.aot.gpu_target import (
+            assume_cudnn,
+            target_config,
+        )
+
+        assume_cudnn()
+        hosts = topology.slices
+        return get_topology_desc(
+            chip.name,
+            "cuda",
+            target_config=target_config(chip),
+            topology=f"{hosts}x1x{topology.shape[0]}",
+        ).devices
+    options: dict[str, Any] = {"num_slices": topology.slices}
+    if chip.name == "v4":
+        # One device a chip, as the runtime has it; the default is two.
+        options["chip_config_name"] = "megacore"
+    if topology.shape == (1, 1):
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    sides = "x".join(map(str, topology.shape))
+    return get_topology_desc(f"{chip.name}:{sides}", "tpu", **options).devices
+
+
+def check_compiler(topology: Topology) -> None:
+    """Refuses where XLA's compiler for the platform is not installed.
+
+    Raises:
+      UserError: that says what to install.
+    """
+    if topology.chip.platform == "tpu":
+        module, extra, what = "libtpu", "tpu", "TPU"
+    else:
+        module, extra, what = "jax_plugins.xla_cuda12", "aot-cuda", "CUDA"
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise UserError(
+            f"XLA's {what} compiler is not installed here; run "
+            f"pip install 'i2i-prior[{extra}]' (Linux, no {what} needed)"
+        )
+
+
+def coordinates(topology: Topology, devices: np.ndarray) -> np.ndarray:
+    """Where each device of a mesh sits.
+
+    Args:
+      topology: the machine.
+      devices: of any shape, as `Mesh.devices`.
+
+    Returns:
+      int (*devices.shape, 1 + axes): the slice (or GPU host), then the
+      position along each physical axis (within the host).
+    """
+
+    def place(device: Any) -> list[int]:
+        if topology.chip.platform == "cuda":
+            return list(divmod(device.id, topology.shape[0]))
+        slice_index = getattr(device, "slice_index", None) or 0
+        return [slice_index, *device.coords[: topology.chip.axes]]
+
+    flat = np.array([place(device) for device in devices.flat])
+    return flat.reshape(*devices.shape, -1)

@@ -1,0 +1,112 @@
+"""What this machine has, and what would run on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from i2i_prior.config import default_config
+from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.training.metadata import versions
+
+
+def doctor() -> int:
+    """Prints versions, devices, memory and disk; runs one real matmul.
+
+    Returns:
+      0 where a training step can run here, 1 otherwise.
+    """
+    for name, version in versions().items():
+        print(f"{name:18} {version}")
+    _compiler()
+    import jax
+
+    from i2i_prior.training.telemetry.throughput import peak_flops
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        print(f"no device: {error}")
+        return 1
+    kind = devices[0].device_kind
+    peak = peak_flops(kind)
+    print(f"\n{'devices':18} {len(devices)} x {kind} ({devices[0].platform})")
+    print(f"{'bf16 peak':18} " + (f"{peak:.3g} FLOP/s" if peak else "unknown"))
+    rates = {dtype: _matmul_rate(dtype) for dtype in ("float32", "bfloat16")}
+    for dtype, rate in rates.items():
+        print(f"{dtype + ' matmul':18} {rate:.3g} FLOP/s measured")
+    print(f"{'cores':18} {len(os.sched_getaffinity(0))}")
+    disk = shutil.disk_usage(".").free
+    print(f"{'memory':18} {_memory() / 2**30:.1f} GiB available")
+    print(f"{'disk here':18} {disk / 2**30:.1f} GiB free")
+    _photos()
+    _forecast(max(rates.values()) * len(devices))
+    return 0
+
+
+def _compiler() -> None:
+    """Flags and cache that `i2i-prior train` would use."""
+    from i2i_prior.parallel.xla_flags import flags_for, guess_backend
+    from i2i_prior.training.resilience.compile_cache import cache_directory
+
+    backend = guess_backend()
+    print(f"\n{'XLA flags':18} of {backend}:", end=" ")
+    print("the defaults" if not flags_for(backend) else "")
+    for flag in flags_for(backend):
+        print(f"  --{flag.name}={flag.value}\n      {flag.reason}")
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    print(f"{'compile cache':18} {given or cache_directory()}")
+
+
+def _matmul_rate(dtype: str, size: int = 1024) -> float:
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(
+        lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32)
+    )
+    product(a, a).block_until_ready()
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        product(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def _memory() -> int:
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES")
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
+
+
+def _photos() -> None:
+    from i2i_prior.data.sources import open_source
+    from i2i_prior.errors import UserError
+
+    try:
+        found = f"{len(open_source('builtin:photos'))} found"
+    except UserError as error:
+        found = str(error)
+    print(f"{'built-in photos':18} {found}")
+
+
+def _forecast(rate: float) -> None:
+    """Steps a second of two sizes, at half the measured matmul rate."""
+    from i2i_prior.models.presets import preset
+
+    print()
+    for name, size in (("modern_s2", 32), ("lumos_xl2", 32)):
+        config = default_config()
+        config.model.update(preset(name))
+        config.data.image_size = size
+        config.data.batch_size = 1
+        seconds = step_flops(config).model / (0.5 * rate)
+        print(
+            f"{name:18} about {1 / seconds:.3g} training examples/s "
+            f"({size} x {size} latents) at half the matmul rate"
+        )

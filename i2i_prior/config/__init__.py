@@ -1,0 +1,30 @@
+"""The config of a run: fields, defaults, files, overrides, hash."""
+
+from i2i_prior.config.config import (
+    config_hash,
+    default_config,
+    explain,
+    flatten,
+    from_flat,
+    frozen_config,
+    load_config,
+    override,
+    parse_arg,
+    set_field,
+)
+from i2i_prior.config.fields import FIELDS, RESUMABLE
+
+__all__ = [
+    "FIELDS",
+    "RESUMABLE",
+    "config_hash",
+    "default_config",
+    "explain",
+    "flatten",
+    "from_flat",
+    "frozen_config",
+    "load_config",
+    "override",
+    "parse_arg",
+    "set_field",
+]

@@ -1,0 +1,82 @@
+"""The shards that one process of the command makes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from i2i_prior.data.prepare.encode import Encoding, encoded, made_ahead
+from i2i_prior.data.prepare.examples import Maker
+from i2i_prior.data.prepare.plan import Plan
+from i2i_prior.data.prepare.shards import Outcome, Tick, write_shard
+from i2i_prior.data.prepare.workers import work
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """task(shard, tick) -> its `Outcome`; no network has a part in it."""
+
+    folder: Path
+    plan: Plan
+    make: Maker
+
+    def __call__(self, shard: int, tick: Tick) -> Outcome:
+        made = map(self.make, self.plan.indices(shard))
+        return write_shard(self.folder, self.plan, shard, made, tick)
+
+
+def make_shards(
+    folder: Path,
+    plan: Plan,
+    make: Maker,
+    shards: Sequence[int],
+    workers: int,
+    tick: Tick,
+    encoding: Encoding | None = None,
+) -> Generator[Outcome]:
+    """Makes shards, in several processes or with networks in this one.
+
+    Args:
+        make: of the records.
+        shards: their numbers.
+        workers: processes; threads that decode, with an encoding.
+        tick: ends all by an exception.
+        encoding: what the networks make of the examples, if anything.
+
+    Returns:
+        of each shard, when it is finished. Closing it ends the processes.
+
+    Raises:
+        UserError: a worker process died.
+        OSError: of the disk.
+    """
+    task = ShardTask(folder, plan, make)
+    if encoding is not None:
+        yield from _encode(task, shards, workers, tick, encoding)
+    elif workers == 1 or len(shards) == 1:
+        for shard in shards:
+            yield task(shard, tick)
+    else:
+        yield from work(task, shards, workers, tick)
+
+
+def _encode(
+    task: ShardTask,
+    shards: Sequence[int],
+    threads: int,
+    tick: Tick,
+    encoding: Encoding,
+) -> Iterator[Outcome]:
+    plan = task.plan
+    indices = itertools.chain.from_iterable(map(plan.indices, shards))
+    # Two batches wait while two are on their way.
+    most = max(2 * encoding.batch, 2 * threads)
+    ahead = made_ahead(task.make, indices, threads, most)
+    with contextlib.closing(ahead):
+        for shard in shards:
+            mine = itertools.islice(ahead, len(plan.indices(shard)))
+            examples = encoded(mine, encoding)
+            yield write_shard(task.folder, plan, shard, examples, tick)

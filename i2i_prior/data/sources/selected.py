@@ -1,0 +1,267 @@
+"""A selection: the file that says which records of a source are kept.
+
+JSON lines. First what it is about, then the kept records as bits, then one
+line for each dropped record:
+
+    {"format": 1, "kind": "selection", "source": SPEC, "fingerprint": 16 hex,
+     "records": N, "kept": K, "dropped": {reason: count}, "options": {...}}
+    {"from": 65536, "bits": base64, 8 records a byte, the first one highest}
+    {"record": 17, "reason": "min_side", "detail": "has ...", "name": NAME}
+    {"record": 18, "reason": "near_duplicate", "instead": 3}
+
+Where a data set has moved, its SPEC in the first line may be edited: the
+fingerprint tells whether it is still the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from i2i_prior.data.record import Record, Source, fingerprint_of
+from i2i_prior.errors import UserError
+from i2i_prior.io.files import written
+from i2i_prior.io.output_paths import told
+
+_SCHEME = "select:"
+_LINE = 65_536  # records in a line of bits
+_BLOCK = 512  # records counted together: a look-up unpacks one block
+_LONGEST = 1 << 20  # bytes of a line
+
+
+class Selected:
+    """The kept records of a source, in its order.
+
+    Costs 1.2 bits a record of the whole source in memory.
+
+    Attributes:
+        notes: of the source, see `TarSource`.
+
+    Args:
+        source: what the selection was made from.
+        kept: bits as in the file, uint8 (ceil(N / 8),), none set behind N.
+
+    Raises:
+        UserError: no record is kept.
+    """
+
+    def __init__(self, source: Source, kept: np.ndarray) -> None:
+        self._source = source
+        self.notes = list(getattr(source, "notes", ()))
+        self._bits = np.zeros(-(-len(kept) // 64) * 64, np.uint8)
+        self._bits[: len(kept)] = kept
+        counts = np.bitwise_count(self._bits.reshape(-1, _BLOCK // 8))
+        self._ends = np.cumsum(counts.sum(1, dtype=np.int64))
+        if not len(self):
+            raise UserError(
+                "the selection keeps no record: loosen its filters and make "
+                "it anew"
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def number(self, index: int) -> int:
+        """Number in the whole source of the kept record `index`."""
+        index = index + len(self) if index < 0 else index
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        block = int(np.searchsorted(self._ends, index, side="right"))
+        before = int(self._ends[block - 1]) if block else 0
+        part = self._bits[block * _BLOCK // 8 : (block + 1) * _BLOCK // 8]
+        places = np.flatnonzero(np.unpackbits(part))
+        return block * _BLOCK + int(places[index - before])
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[self.number(index)]
+
+    def fingerprint(self) -> str:
+        places = base64.b64encode(self._bits.tobytes()).decode()
+        names = [self._source.fingerprint(), places]
+        return fingerprint_of("select", names, [len(self._source), len(self)])
+
+
+def open_selection(path: str, open_source: Callable[[str], Source]) -> Selected:
+    """Opens what stands behind `select:`.
+
+    Args:
+        path: of the file.
+        open_source: opens the SPEC that the selection was made from.
+
+    Raises:
+        UserError: the file is absent or damaged, its source cannot be opened,
+            is a mixture, or is not the one that the selection was made from.
+    """
+    header, kept = read_selection(path)
+    # A longer way back to itself ends as a line too deep to be read.
+    if header["source"] == f"{_SCHEME}{path}":
+        raise UserError(
+            f"selection {path} is one of itself: write the SPEC of its source "
+            "in the first line"
+        )
+    refuse_mixture(header["source"])
+    source = open_source(header["source"])
+    check_source(path, header, source)
+    return Selected(source, kept)
+
+
+def refuse_mixture(spec: str) -> None:
+    """Raises UserError for `mix:`, whose weights a selection cannot keep."""
+    if spec.startswith("mix:"):
+        raise UserError(
+            f"a selection would lose the weights of {spec}: curate each part, "
+            "then mix the selections, as in mix:0.7*select:a.jsonl + "
+            "0.3*select:b.jsonl"
+        )
+
+
+def refuse_source(spec: str, out: str | os.PathLike[str]) -> None:
+    """Raises UserError where `out` is a file that a selection reads."""
+    target = os.path.realpath(os.path.expanduser(out))
+    while spec.startswith(_SCHEME):
+        path = os.path.expanduser(spec.removeprefix(_SCHEME))
+        if os.path.realpath(path) == target:
+            raise UserError(
+                f"selection {out} would take the place of its own source: "
+                "give it another name"
+            )
+        spec = read_selection(path)[0]["source"]
+
+
+def check_source(path: str, header: Mapping[str, Any], source: Source) -> None:
+    """Raises UserError where a selection was made from another source."""
+    same = len(source) == header["records"]
+    if not same or source.fingerprint() != header["fingerprint"]:
+        raise UserError(
+            f"selection {path} was made from another state of "
+            f"{header['source']} ({header['records']:,} records then, "
+            f"{len(source):,} now): run i2i-prior curate again"
+        )
+
+
+def read_selection(path: str) -> tuple[dict[str, Any], np.ndarray]:
+    """The first line of a selection, and its bits as `Selected` takes them.
+
+    Raises:
+        UserError: the file is absent, damaged or no selection.
+    """
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            header = _header(file)
+            return header, _bits(file, header["records"], header["kept"])
+    except OSError as error:
+        raise UserError(
+            f"selection {path} cannot be read ({error.strerror}): check the "
+            "path after select:"
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"file {path} is no complete selection ({error}): make it with "
+            "i2i-prior curate"
+        ) from error
+
+
+def read_dropped(path: str) -> Iterator[dict[str, Any]]:
+    """Yields the lines of the dropped records of a sound selection."""
+    with open(os.path.expanduser(path), "rb") as file:
+        for line in file:
+            if line.startswith(b'{"record"'):
+                yield json.loads(line)
+
+
+def write_selection(
+    path: str | os.PathLike[str],
+    header: Mapping[str, Any],
+    kept: np.ndarray,
+    dropped: Iterable[str],
+) -> None:
+    """Writes a selection, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        header: source, fingerprint, options and the like.
+        kept: bool (N,).
+        dropped: lines of the dropped records, without their ends.
+
+    Raises:
+        UserError: the disk is full, or nothing may be written there.
+    """
+    target = Path(path).expanduser()
+    about = {
+        "format": 1,
+        "kind": "selection",
+        **header,
+        "records": len(kept),
+        "kept": int(kept.sum()),
+    }
+    with told("selection", path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            written(target) as beside,
+            beside.open("w", encoding="utf-8") as file,
+        ):
+            file.write(json.dumps(about) + "\n")
+            for start in range(0, len(kept), _LINE):
+                bits = np.packbits(kept[start : start + _LINE])
+                text = base64.b64encode(bits.tobytes()).decode()
+                line = json.dumps({"from": start, "bits": text})
+                file.write(f"{line}\n")
+            file.writelines(f"{line}\n" for line in dropped)
+
+
+def _object(file: BinaryIO) -> dict[str, Any]:
+    """The next line, which is an object."""
+    line = file.readline(_LONGEST)
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        found = None
+    except ValueError:
+        raise ValueError("a line is cut or damaged") from None
+    if not isinstance(found, dict):
+        raise ValueError("a line is no object")
+    return found
+
+
+def _header(file: BinaryIO) -> dict[str, Any]:
+    header = _object(file)
+    if (header.get("format"), header.get("kind")) != (1, "selection"):
+        raise ValueError("the first line does not say so")
+    for name, kind in (
+        ("source", str),
+        ("fingerprint", str),
+        ("records", int),
+        ("kept", int),
+    ):
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"the first line lacks {name!r}")
+    if not 0 <= header["kept"] <= header["records"]:
+        raise ValueError("its counts are wrong")
+    return header
+
+
+def _bits(file: BinaryIO, records: int, kept: int) -> np.ndarray:
+    """All lines of bits, joined."""
+    parts = [np.zeros(0, np.uint8)]
+    for start in range(0, records, _LINE):
+        line = _object(file)
+        count = min(_LINE, records - start)
+        try:
+            data = base64.b64decode(line.get("bits", ""), validate=True)
+        except (TypeError, binascii.Error):
+            data = b""
+        if line.get("from") != start or len(data) != -(-count // 8):
+            raise ValueError(f"the bits of record {start} on are missing")
+        parts.append(np.frombuffer(data, np.uint8))
+    bits = np.concatenate(parts)
+    behind = records % 8 and bits[-1] & (0xFF >> records % 8)
+    if behind or int(np.bitwise_count(bits).sum(dtype=np.int64)) != kept:
+        raise ValueError("its bits are not as many as it says")
+    return bits

@@ -1,0 +1,288 @@
+"""Who takes part in a run: read from flags or from what a launcher says.
+
+`jax.distributed` would detect a part of this by itself, with two traps that
+are closed here: under SLURM and MPI it gives every process one GPU (so one
+task a node leaves the other GPUs idle without a word), and a batch script
+that asked for many tasks but did not `srun` would wait for them for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from i2i_prior.distributed.slurm import (
+    expand_nodes,
+    tasks_here,
+)
+from i2i_prior.errors import UserError
+
+# Ephemeral ports that jax.distributed picks from, too.
+_FIRST_PORT, _PORTS = 61440, 4096
+_TPU_PORT = 8482
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+      coordinator: "host:port" of process 0, which the others can reach.
+      processes: how many there are, 2 or more.
+      process_id: which one this is, from 0.
+      local_devices: numbers of the GPUs that are this process's; None for
+        all that it can see.
+      hosts: host name of each process where it is known, else empty.
+      origin: who said so, for messages.
+    """
+
+    coordinator: str
+    processes: int
+    process_id: int
+    local_devices: tuple[int, ...] | None = None
+    hosts: tuple[str, ...] = ()
+    origin: str = "flags"
+
+    def __post_init__(self) -> None:
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise UserError(
+                f"coordinator {self.coordinator!r} ({self.origin}) is not "
+                "HOST:PORT; name the host of process 0 and a free port on it, "
+                "1 to 65535"
+            )
+        if not 0 <= self.process_id < self.processes:
+            raise UserError(
+                f"process id {self.process_id} ({self.origin}) is not one of "
+                f"{self.processes} processes, which count from 0"
+            )
+
+
+def detect(
+    environ: Mapping[str, str],
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+) -> Settings | None:
+    """The settings of a run of several processes; None for a single one.
+
+    The first of these that says anything counts: the three arguments; their
+    variables I2I_PRIOR_COORDINATOR, I2I_PRIOR_PROCESSES, I2I_PRIOR_PROCESS_ID
+    (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID), where a
+    Kubernetes Job counts its pods and SLURM and MPI their tasks by
+    themselves; SLURM; MPI; the variables of a TPU pod in GKE.
+
+    Raises:
+      UserError: where what is said is not enough, or contradicts itself.
+    """
+    found = (
+        _explicit(environ, coordinator, processes, process_id)
+        or _slurm(environ)
+        or _mpi(environ)
+        or _gke_tpu(environ)
+    )
+    return found if found and found.processes > 1 else None
+
+
+def _explicit(
+    environ: Mapping[str, str],
+    coordinator: str | None,
+    processes: int | None,
+    process_id: int | None,
+) -> Settings | None:
+    def given(ours: str, jax: str) -> str | None:
+        return environ.get(ours) or environ.get(jax)
+
+    coordinator = coordinator or given(
+        "I2I_PRIOR_COORDINATOR", "JAX_COORDINATOR_ADDRESS"
+    )
+    count = given("I2I_PRIOR_PROCESSES", "JAX_NUM_PROCESSES")
+    if processes is None and count:
+        processes = _number("the number of processes", count)
+    number = given("I2I_PRIOR_PROCESS_ID", "JAX_PROCESS_ID")
+    if process_id is None and number:
+        process_id = _number("the process id", number)
+    if coordinator is None and processes is None and process_id is None:
+        return None
+    # A launcher that counts its tasks fills in what was not said.
+    tasks = _tasks(environ, processes)
+    if tasks is not None and coordinator is not None:
+        processes = tasks.count if processes is None else processes
+        process_id = tasks.number if process_id is None else process_id
+    if processes == 1:
+        return None
+    if coordinator is None or processes is None or process_id is None:
+        raise UserError(
+            "several processes need --coordinator HOST:PORT, --processes N "
+            "and --process-id I (or I2I_PRIOR_COORDINATOR, "
+            "I2I_PRIOR_PROCESSES and I2I_PRIOR_PROCESS_ID); give all three"
+        )
+    return Settings(
+        coordinator,
+        processes,
+        process_id,
+        _own_gpus(environ, tasks) if tasks is not None else None,
+        origin="flags",
+    )
+
+
+@dataclass(frozen=True)
+class _Tasks:
+    """What a launcher says of this process among the others."""
+
+    count: int
+    number: int
+    local: int = 0
+    on_node: int = 1
+
+
+def _tasks(
+    environ: Mapping[str, str], processes: int | None = None
+) -> _Tasks | None:
+    """Of a Kubernetes Job, SLURM, Open MPI, or an MPI that speaks PMI."""
+
+    def number(name: str, default: int = 0) -> int:
+        text = environ.get(name)
+        return default if not text else _number(name, text)
+
+    if "JOB_COMPLETION_INDEX" in environ and processes is not None:
+        # A JobSet of several Jobs (one a TPU slice) counts them, too.
+        jobs = number("I2I_PRIOR_JOBS", 1)
+        first = number("I2I_PRIOR_JOB_INDEX") * (processes // jobs)
+        return _Tasks(processes, first + number("JOB_COMPLETION_INDEX"))
+    if "SLURM_STEP_NUM_TASKS" in environ and "SLURM_PROCID" in environ:
+        return _Tasks(
+            number("SLURM_STEP_NUM_TASKS"),
+            number("SLURM_PROCID"),
+            number("SLURM_LOCALID"),
+            tasks_here(environ),
+        )
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        return _Tasks(
+            number("OMPI_COMM_WORLD_SIZE"),
+            number("OMPI_COMM_WORLD_RANK"),
+            number("OMPI_COMM_WORLD_LOCAL_RANK"),
+            number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
+        )
+    if "PMI_SIZE" in environ and "PMI_RANK" in environ:
+        return _Tasks(
+            number("PMI_SIZE"),
+            number("PMI_RANK"),
+            number("MPI_LOCALRANKID"),
+            number("MPI_LOCALNRANKS", 1),
+        )
+    return None
+
+
+def _slurm(environ: Mapping[str, str]) -> Settings | None:
+    # srun sets the step's variables; a batch script alone has none of them.
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS")
+    if any(name not in environ for name in names):
+        return None
+    tasks = _tasks(environ)
+    if tasks is None or tasks.count == 1:
+        return None
+    nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
+    step = environ.get("SLURM_STEP_ID", "0")
+    # Two steps of one job may run side by side.
+    salt = _number("SLURM_JOB_ID", environ["SLURM_JOB_ID"]) + 131 * int(
+        step if step.isdigit() else 0
+    )
+    return Settings(
+        f"{nodes[0]}:{_port(environ, salt)}",
+        tasks.count,
+        tasks.number,
+        _own_gpus(environ, tasks),
+        # With more tasks a node it depends on srun's --distribution.
+        hosts=tuple(nodes) if len(nodes) == tasks.count else (),
+        origin="SLURM",
+    )
+
+
+def _own_gpus(
+    environ: Mapping[str, str], tasks: _Tasks
+) -> tuple[int, ...] | None:
+    """The share of one task in the GPUs that all tasks of a node see.
+
+    None, which is all that are visible, where it has the node for itself or
+    where the launcher shows each task its own GPUs only.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if tasks.on_node == 1 or not visible:
+        return None
+    count = len(visible.split(","))
+    on_node = int(environ.get("SLURM_GPUS_ON_NODE") or count)
+    if count < on_node or count == 1:
+        return None
+    if count % tasks.on_node:
+        raise UserError(
+            f"{tasks.on_node} tasks on a node share {count} GPUs; start one "
+            "task a node, or one a GPU"
+        )
+    share = count // tasks.on_node
+    return tuple(range(tasks.local * share, (tasks.local + 1) * share))
+
+
+def _mpi(environ: Mapping[str, str]) -> Settings | None:
+    tasks = _tasks(environ)
+    mpi = "OMPI_COMM_WORLD_SIZE" in environ or "PMI_SIZE" in environ
+    if not mpi or tasks is None or tasks.count == 1:
+        return None
+    # Open MPI 4 names the host that mpirun, and so rank 0, runs on:
+    # "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", tcp6://[...] likewise.
+    uri = environ.get("OMPI_MCA_orte_hnp_uri", "")
+    match = re.search(r"tcp6?://\[?([^,\]/]+?)(?:[,\]]|:\d+$)", uri)
+    if tasks.on_node == tasks.count:
+        host = "127.0.0.1"
+    elif match is not None:
+        host = match[1]
+    else:
+        raise UserError(
+            "this MPI does not say where rank 0 runs; add --coordinator "
+            "HOST:PORT with its host and a free port"
+        )
+    job = re.match(r"\d+", uri or environ.get("PMIX_NAMESPACE", ""))
+    salt = int(job[0]) // 4096 if job else 0
+    return Settings(
+        f"{host}:{_port(environ, salt)}",
+        tasks.count,
+        tasks.number,
+        _own_gpus(environ, tasks),
+        hosts=(host,) * tasks.count if host == "127.0.0.1" else (),
+        origin="MPI",
+    )
+
+
+def _gke_tpu(environ: Mapping[str, str]) -> Settings | None:
+    """GKE gives every pod of a TPU slice the names of all its pods."""
+    names = environ.get("TPU_PROCESS_ADDRESSES") or environ.get(
+        "TPU_WORKER_HOSTNAMES", ""
+    )
+    workers = [name.strip().split(":")[0] for name in names.split(",")]
+    slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
+    if not names or len(workers) * slices == 1:
+        return None
+    here = int(environ.get("MEGASCALE_SLICE_ID") or 0)
+    number = _number("TPU_WORKER_ID", environ.get("TPU_WORKER_ID", "0"))
+    host = environ.get("MEGASCALE_COORDINATOR_ADDRESS", "").split(":")[0]
+    port = environ.get("JAX_COORDINATOR_PORT", _TPU_PORT)
+    return Settings(
+        f"{host or workers[0]}:{port}",
+        len(workers) * slices,
+        here * len(workers) + number,
+        hosts=tuple(workers) if slices == 1 else (),
+        origin="TPU pod",
+    )
+
+
+def _port(environ: Mapping[str, str], salt: int) -> int:
+    given = environ.get("JAX_COORDINATOR_PORT")
+    return int(given) if given else _FIRST_PORT + salt % _PORTS
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{name} is {text!r}, which is no number") from None

@@ -1,0 +1,277 @@
+"""Inception's weights: read as others publish them, kept, told apart.
+
+There is one published file, ported from TensorFlow's by pytorch-fid and by
+torch-fidelity alike; its SHA-256 begins with `PUBLISHED`. A distance over its
+features is FID. Other weights of the same shapes work as well, and are good
+for tests and for studies, but what they give is called "FD-inception:" and
+the first digits of their own SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.features.inception_layout import (
+    published_names,
+    published_shapes,
+)
+from i2i_prior.evaluation.features.presets import (
+    Preset,
+    find_preset,
+)
+from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.interop.files.lazy_tensor import shown
+from i2i_prior.interop.files.state_dicts import (
+    StateDict,
+    read_state_dict,
+)
+from i2i_prior.interop.layouts.mapping import Tensor
+from i2i_prior.io.cache_dir import user_cache
+
+PUBLISHED = "6726825d"
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+COMMAND = "i2i-prior weights inception --from FILE|URL"
+_FORMAT = "i2i-prior inception 1"
+_CODE = 1  # goes up when any feature changes
+
+
+@dataclass(frozen=True)
+class InceptionWeights:
+    """The network's arrays and where they come from.
+
+    Attributes:
+      state: published key -> float32 in torch's layout; `fc` may lack, as
+        it does in pytorch-fid's outer module.
+      sha256: of the arrays, 64 hex digits, whatever file they lay in.
+      file_sha256: of the file that they were first read from.
+    """
+
+    state: Mapping[str, np.ndarray] = field(repr=False)
+    sha256: str
+    file_sha256: str
+
+    @property
+    def published(self) -> bool:
+        """Whether the file was the published one."""
+        return self.file_sha256.startswith(PUBLISHED)
+
+    def label(self, tap: str = "pool3") -> str:
+        """What the Frechet distance over a tap is called."""
+        names = {"pool3": "FID", "spatial": "sFID"}
+        if self.published and tap in names:
+            return names[tap]
+        own = "inception" if tap == "pool3" else f"inception-{tap}"
+        return f"FD-{own}" + ("" if self.published else f":{self.sha256[:8]}")
+
+
+def load_inception(
+    path: str | Path | None = None,
+    preset: str | Preset = "adm",
+    taps: Sequence[str] = ("pool3",),
+) -> Extractor:
+    """Inception-v3 under one protocol.
+
+    Args:
+      path: see `read_inception`; None for what `i2i-prior weights` stored.
+      preset: a name of `PRESETS`, or a preset.
+      taps: of `inception.TAPS`; the first is that of the Frechet distance.
+        What only others need is not computed.
+
+    Returns:
+      the extractor. Images may have any size; each size is compiled anew,
+      but for the preset `clean`, which resizes on the host.
+
+    Raises:
+      UserError: where the weights are missing or unusable, or an argument
+        is unknown.
+    """
+    preset = find_preset(preset)
+    weights = read_inception(path or stored_file())
+    return inception_extractor(weights, preset, taps)
+
+
+def inception_extractor(
+    weights: InceptionWeights, preset: Preset, taps: Sequence[str]
+) -> Extractor:
+    """As `load_inception`, of weights in memory."""
+    from i2i_prior.evaluation.features import inception
+    from i2i_prior.evaluation.features.resize import (
+        bilinear,
+        check_images,
+        pil_bicubic,
+    )
+
+    _check_taps(weights, taps)
+    on_host = preset.resize == "pil_bicubic"
+
+    def prepare(images: np.ndarray) -> np.ndarray:
+        images = check_images(images)
+        return pil_bicubic(images, inception.SIZE) if on_host else images
+
+    def apply(parameters: Any, images: Any) -> dict[str, Any]:
+        if not on_host:  # uint8 is a fifth of the bytes to the device
+            images = bilinear(images, inception.SIZE, preset.resize)
+        found = inception.features(parameters, preset.normalise(images))
+        return {tap: found[tap] for tap in taps}
+
+    return Extractor(
+        name="inception",
+        label=weights.label(taps[0]),
+        taps={tap: inception.TAPS[tap] for tap in taps},
+        identity={
+            "network": "Inception-v3, FID, 2015-12-05",
+            "weights_sha256": weights.sha256,
+            "published_file_sha256": (
+                weights.file_sha256 if weights.published else None
+            ),
+            "preset": preset.record(),
+            "size": inception.SIZE,
+            "code": _CODE,
+        },
+        prepare=prepare,
+        apply=apply,
+        parameters=inception.fold(weights.state),
+    )
+
+
+def _check_taps(weights: InceptionWeights, taps: Sequence[str]) -> None:
+    from i2i_prior.evaluation.features.inception import TAPS
+
+    unknown = [tap for tap in taps if tap not in TAPS]
+    if unknown or not taps:
+        raise UserError(
+            f"Inception has no tap {unknown[0] if unknown else taps!r}; "
+            f"choose of {', '.join(TAPS)}."
+        )
+    logits = [tap for tap in taps if tap.startswith("logits")]
+    if logits and "fc.weight" not in weights.state:
+        raise UserError(
+            f"{logits[0]} needs the last layer, fc, which these weights lack; "
+            f"take the published file ({COMMAND})."
+        )
+
+
+def read_inception(path: str | Path) -> InceptionWeights:
+    """The weights in a file, every key, shape and number checked.
+
+    Args:
+      path: the published .pth; a state dict of pytorch-fid's or
+        torch-fidelity's modules, as .pth or .safetensors, with BatchNorm's
+        counters or without; or what `store` wrote.
+
+    Raises:
+      UserError: where it is missing or holds anything else.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"there are no Inception weights {path}; fetch them with "
+            f"`{COMMAND}`."
+        )
+    header = _header(path)
+    arrays = _checked(read_state_dict(path))
+    digest = _digest(arrays)
+    if header.get("format") != _FORMAT:
+        return InceptionWeights(arrays, digest, hash_of(path))
+    if header.get("sha256") != digest:
+        raise UserError(
+            f"{path} is damaged: its numbers are not those that were "
+            f"written; store them again with `{COMMAND}`."
+        )
+    return InceptionWeights(arrays, digest, header.get("file_sha256", ""))
+
+
+def store(weights: InceptionWeights, path: str | Path) -> int:
+    """Writes .safetensors beside, then renames; returns its bytes.
+
+    Raises:
+      UserError: where the place cannot be written, or has another suffix.
+    """
+    from i2i_prior.interop.files import state_dicts
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} should end in .safetensors.")
+    return state_dicts.write_state_dict(
+        path,
+        [
+            (key, Tensor(array.shape, array.__array__))
+            for key, array in weights.state.items()
+        ],
+        metadata={
+            "format": _FORMAT,
+            "sha256": weights.sha256,
+            "file_sha256": weights.file_sha256,
+        },
+    )
+
+
+def stored_file() -> Path:
+    """Where `i2i-prior weights inception` puts them, there or not."""
+    return user_cache("weights", "inception.safetensors")
+
+
+def _header(path: Path) -> dict[str, str]:
+    """What `store` wrote beside the arrays; empty for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):  # `read_state_dict` says what it is
+        return {}
+
+
+def _checked(state: StateDict) -> dict[str, np.ndarray]:
+    """The published arrays in float32, sorted by key."""
+    keys = published_names(state)
+    expected = published_shapes()
+    if not any(key.startswith("fc.") for key in keys):
+        expected = {k: s for k, s in expected.items() if k[:3] != "fc."}
+    wrong = [key for key in expected if key not in keys]
+    wrong += [key for key in keys if key not in expected]
+    if wrong:
+        raise UserError(
+            f"{state.path} holds no Inception weights of FID: {len(wrong)} "
+            f"of its tensors lack or are too many, first {shown(wrong[0])} "
+            "(torchvision's own Inception is another network)."
+        )
+    for key, shape in expected.items():
+        if state.shapes[keys[key]] != shape:
+            raise UserError(
+                f"{state.path} holds no Inception weights of FID: "
+                f"{shown(keys[key])} is {state.shapes[keys[key]]}, not "
+                f"{shape}."
+            )
+    arrays = {
+        key: np.asarray(state[keys[key]], np.float32)
+        for key in sorted(expected)
+    }
+    for key, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"{state.path} holds NaN or infinity in {shown(key)}; fetch "
+                "it again."
+            )
+    return arrays
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for key, array in arrays.items():
+        found.update(key.encode())
+        found.update(np.ascontiguousarray(array, "<f4").data)
+    return found.hexdigest()

@@ -1,0 +1,210 @@
+"""LPIPS: how far two images are apart to a network that sees.
+
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
+Metric", CVPR 2018, version 0.1: at five depths of a trunk, features brought
+to length 1 over the channels, their squared difference weighed per channel by
+a trained head, averaged over the pixels, and summed. Values of the two trunks
+do not compare, so the name of the trunk belongs to the number.
+
+Weights are a file of the user's own, trunk and heads together:
+
+    torch.save(lpips.LPIPS(net="alex").state_dict(), "lpips_alex.pth")
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.resize import check_images
+from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.interop.files.state_dicts import read_state_dict
+
+Array = jax.Array
+
+# Of RGB in [-1, 1], as the official code has them.
+_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+_EPSILON = 1e-10
+
+
+@dataclass(frozen=True)
+class _Trunk:
+    """A torchvision network, cut into five parts.
+
+    Attributes:
+      slices: of each part the index of its convolutions in `features`, with
+        (out, in, kernel, stride).
+      pool: side of the max pool (stride 2) before a part.
+      pooled: the parts before which there is one.
+    """
+
+    slices: tuple[dict[int, tuple[int, int, int, int]], ...]
+    pool: int
+    pooled: tuple[int, ...]
+
+
+_TRUNKS = {
+    "alex": _Trunk(
+        (
+            {0: (64, 3, 11, 4)},
+            {3: (192, 64, 5, 1)},
+            {6: (384, 192, 3, 1)},
+            {8: (256, 384, 3, 1)},
+            {10: (256, 256, 3, 1)},
+        ),
+        3,
+        (1, 2),
+    ),
+    "vgg": _Trunk(
+        (
+            {0: (64, 3, 3, 1), 2: (64, 64, 3, 1)},
+            {5: (128, 64, 3, 1), 7: (128, 128, 3, 1)},
+            {10: (256, 128, 3, 1)} | {i: (256, 256, 3, 1) for i in (12, 14)},
+            {17: (512, 256, 3, 1)} | {i: (512, 512, 3, 1) for i in (19, 21)},
+            {i: (512, 512, 3, 1) for i in (24, 26, 28)},
+        ),
+        2,
+        (1, 2, 3, 4),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """A trunk with its heads.
+
+    Attributes:
+      label: "LPIPS-alex" or "LPIPS-vgg".
+      identity: trunk, version and SHA-256 of the file, for results.
+    """
+
+    trunk: str
+    parameters: Mapping[str, np.ndarray] = field(repr=False)
+    identity: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What the number is called."""
+        return f"LPIPS-{self.trunk}"
+
+    def __call__(
+        self, a: np.ndarray, b: np.ndarray, batch_size: int = 16
+    ) -> np.ndarray:
+        """Distances of pairs.
+
+        Args:
+          a, b: uint8 (N, H, W, 3), both of one size, 32 pixels a side or
+            more (the trunks shrink what they see 16 times).
+          batch_size: pairs at once.
+
+        Returns:
+          float32 (N,), 0 for equal images.
+
+        Raises:
+          UserError: for other images.
+        """
+        a, b = check_images(a), check_images(b)
+        if a.shape != b.shape or min(a.shape[1:3]) < 32:
+            raise UserError(
+                "LPIPS compares images of one size, 32 pixels a side or more,"
+                f" not {a.shape} and {b.shape}."
+            )
+        size = min(batch_size, len(a))
+        found = []
+        for start in range(0, len(a), size):
+            x, y = (i[start : start + size] for i in (a, b))
+            spare = [(0, size - len(x)), (0, 0), (0, 0), (0, 0)]
+            pair = _distances(
+                self.trunk, self.parameters, np.pad(x, spare), np.pad(y, spare)
+            )
+            found.append(np.asarray(pair)[: len(x)])
+        return np.concatenate(found)
+
+
+def load_lpips(path: str | Path) -> Lpips:
+    """The network in a file; see the head of this module.
+
+    Raises:
+      UserError: where it is missing, another network's, or not finite.
+    """
+    state = read_state_dict(path)
+    found = [
+        (name, shapes)
+        for name, shapes in ((n, _shapes(t)) for n, t in _TRUNKS.items())
+        if all(state.shapes.get(k) == shape for k, shape in shapes.items())
+    ]
+    if not found:
+        raise UserError(
+            f"{path} holds no LPIPS network over AlexNet or VGG with its "
+            "heads; save lpips.LPIPS(net='alex').state_dict()."
+        )
+    name, shapes = found[0]
+    arrays = {key: np.asarray(state[key], np.float32) for key in shapes}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise UserError(f"{path} holds NaN or infinity; fetch it again.")
+    parameters = {
+        key: array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+        for key, array in arrays.items()
+    }
+    identity = {
+        "network": f"LPIPS-{name}",
+        "version": "0.1",
+        "weights_sha256": hash_of(path),
+    }
+    return Lpips(name, parameters, identity)
+
+
+def _shapes(trunk: _Trunk) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part, units in enumerate(trunk.slices):
+        for index, (out, inputs, kernel, _) in units.items():
+            key = f"net.slice{part + 1}.{index}"
+            shapes[f"{key}.weight"] = (out, inputs, kernel, kernel)
+            shapes[f"{key}.bias"] = (out,)
+        shapes[f"lin{part}.model.1.weight"] = (1, out, 1, 1)
+    return shapes
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _distances(
+    name: str, parameters: Mapping[str, Array], a: Array, b: Array
+) -> Array:
+    total = jnp.zeros(len(a))
+    x = jnp.concatenate([a, b]).astype(jnp.float32) / 127.5 - 1
+    x = (x - _SHIFT) / _SCALE
+    trunk = _TRUNKS[name]
+    for part, units in enumerate(trunk.slices):
+        if part in trunk.pooled:
+            window = (1, trunk.pool, trunk.pool, 1)
+            x = lax.reduce_window(
+                x, -jnp.inf, lax.max, window, (1, 2, 2, 1), "VALID"
+            )
+        for index, (_, _, kernel, stride) in units.items():
+            key = f"net.slice{part + 1}.{index}"
+            # AlexNet's first layer alone does not keep the size
+            edge = 2 if stride > 1 else kernel // 2
+            found = lax.conv_general_dilated(
+                x,
+                parameters[f"{key}.weight"],
+                (stride, stride),
+                ((edge, edge), (edge, edge)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=lax.Precision.HIGHEST,
+            )
+            x = jax.nn.relu(found + parameters[f"{key}.bias"])
+        unit = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _EPSILON)
+        first, second = jnp.split(unit, 2)
+        head = parameters[f"lin{part}.model.1.weight"].ravel()
+        weighed = ((first - second) ** 2 * head).sum(-1)
+        total = total + weighed.mean((1, 2))
+    return total

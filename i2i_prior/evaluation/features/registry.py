@@ -1,0 +1,112 @@
+"""Which extractor a name on the command line means."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.colour_texture import (
+    FEATURES,
+    load_features,
+    metric_name,
+)
+from i2i_prior.evaluation.features.extractor import Extractor
+
+TAP = "features"  # the one of a built-in set, or of FILE.py:function
+_PROBE = (2, 64, 64, 3)  # images that tell how many numbers there are
+_CODE = 1  # of the built-in sets; goes up when any of their numbers changes
+
+
+def open_extractor(
+    spec: str,
+    preset: str = "adm",
+    *,
+    weights: str | Path | None = None,
+    taps: Sequence[str] = (),
+) -> Extractor:
+    """The extractor that `spec` names.
+
+    Args:
+        spec: "inception", "dinov2", "clip", a key of `features.FEATURES`, or
+            FILE.py:function, which is run.
+        preset: of Inception; others have one protocol only.
+        weights: a file, where there are weights; None for those that
+            `i2i-prior weights` has stored.
+        taps: of Inception that are used beside pool3; no others are computed.
+
+    Raises:
+        UserError: it is unknown, or its weights are missing or unusable.
+    """
+    if spec == "inception":
+        from i2i_prior.evaluation.features.inception_weights import (
+            COMMAND,
+            load_inception,
+            stored_file,
+        )
+
+        if weights is None and not stored_file().exists():
+            raise UserError(
+                "FID needs the published Inception weights, and there are "
+                f"none; fetch them with `{COMMAND}`, or measure with "
+                f"--features {' or '.join(FEATURES)}, which need none."
+            )
+        return load_inception(weights, preset, ("pool3", *taps))
+    if spec in VISION:
+        return _vision(spec, weights)
+    if weights is not None:
+        raise UserError(
+            f"features '{spec}' have no weights; leave --weights out, or give "
+            f"--features inception, {' or '.join(VISION)}."
+        )
+    return pixel_extractor(spec)
+
+
+VISION = ("dinov2", "clip")
+
+
+def _vision(spec: str, weights: str | Path | None) -> Extractor:
+    from i2i_prior.evaluation.features import vision_encoders
+
+    if weights is None:
+        raise UserError(
+            f"--features {spec} needs the weights of the network; give "
+            "--weights FILE."
+        )
+    makers = {
+        "dinov2": vision_encoders.load_dinov2,
+        "clip": vision_encoders.load_clip,
+    }
+    return makers[spec](weights)
+
+
+def pixel_extractor(spec: str) -> Extractor:
+    """Features computed by a NumPy function, see `load_features`.
+
+    Raises:
+        UserError: there is none such, or it does not return (n, d).
+    """
+    found = load_features(spec)
+    probe = np.random.default_rng(0).integers(0, 256, _PROBE).astype(np.uint8)
+    dim = found(probe).shape[1]
+    identity: dict[str, Any] = {"features": found.name, "code": _CODE}
+    if spec not in FEATURES:
+        source = Path(spec.rpartition(":")[0]).read_bytes()
+        identity["code"] = hashlib.sha256(source).hexdigest()
+
+    def apply(parameters: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {TAP: found(images)}
+
+    return Extractor(
+        name=found.name,
+        label=metric_name(found.name),
+        taps={TAP: dim},
+        identity=identity,
+        prepare=lambda images: images,
+        apply=apply,
+        traced=False,
+    )

@@ -1,0 +1,233 @@
+"""Features of vision transformers: FD-DINOv2, CLIP-FID, CMMD, CLIP-score.
+
+Weights are files of the user's own (`encoder.load_encoder` reads them). A
+protocol belongs to one network of one shape, so the label is made of what the
+weights are: "FD-DINOv2" is ViT-L/14's, "CLIP-FID" is ViT-B/32's, and CMMD's
+published numbers are over ViT-L/14 at 336 pixels; others carry their shape.
+
+    FD-DINOv2  Stein et al. 2023 (dgm-eval): uint8 resized to 224 x 224 by
+               Pillow's bicubic filter, ImageNet statistics, CLS
+    CLIP-FID   Kynkaanniemi et al. 2023, as in clean-fid: the shorter side to
+               224, bicubic, central square, projected CLS
+    CMMD       Jayasumana et al. 2024: central square, then bicubic to the
+               network's size, projected CLS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.features.resize import check_images
+from i2i_prior.inference.encoder import (
+    Encoder,
+    load_encoder,
+)
+from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.models.functional import make_functional
+from i2i_prior.models.preprocess import (
+    CLIP,
+    IMAGENET,
+    Preprocessing,
+    normalise,
+    square,
+)
+from i2i_prior.models.vit import ViT, ViTConfig
+
+_CODE = 1  # goes up when any feature changes
+_SIZES = {384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
+_DINOV2 = Preprocessing(IMAGENET, "bicubic", 224)
+_CLIP_FID = Preprocessing(CLIP, "bicubic", 224, 1.0, torchvision=True)
+
+
+def load_dinov2(path: str | Path, heads: int | None = None) -> Extractor:
+    """The CLS token after the last norm, tap "cls".
+
+    Args:
+      path: weights of DINOv2, Meta's or transformers' file or folder.
+      heads: where the file cannot tell.
+
+    Raises:
+      UserError: where there are no such weights.
+    """
+    encoder = _encoder(path, heads, ("dinov2",), "DINOv2")
+    model = model_name(encoder.config)
+    plain = model == "ViT-L/14"
+    label = "FD-DINOv2" if plain else f"FD-DINOv2-{model}"
+    return _extractor("dinov2", label, "cls", encoder, path, _DINOV2)
+
+
+def load_clip(path: str | Path, heads: int | None = None) -> Extractor:
+    """The projected CLS token, not normalised, tap "image".
+
+    Args:
+      path: weights of CLIP, OpenAI's or transformers', with its projection;
+        the text half may be there.
+      heads: where the file cannot tell.
+
+    Raises:
+      UserError: where there are no such weights.
+    """
+    encoder = _encoder(path, heads, ("clip", "openclip"), "CLIP")
+    config = encoder.config
+    if not config.projection:
+        raise UserError(
+            f"{path} lacks CLIP's projection, so its features compare with "
+            "nobody's; take the whole model's file."
+        )
+    model = model_name(config)
+    own = "CLIP" if config.family == "clip" else "OpenCLIP"
+    if f"{own}-{model}" == "CLIP-ViT-B/32":
+        return _extractor("clip", "CLIP-FID", "image", encoder, path, _CLIP_FID)
+    record = Preprocessing(CLIP, "bicubic", config.image_size)
+    label = f"FD-{own}-{model}"
+    return _extractor("clip", label, "image", encoder, path, record, True)
+
+
+def model_name(config: ViTConfig) -> str:
+    """As "ViT-L/14", with "@336" where the size is not 224 and not DINOv2's.
+
+    A shape without a published letter is named by its width and depth.
+    """
+    depths = {"S": 12, "B": 12, "L": 24, "H": 32, "g": 40}
+    letter = _SIZES.get(config.width, "")
+    if depths.get(letter) != config.depth:
+        letter = f"{config.width}x{config.depth}"
+    name = f"ViT-{letter}/{config.patch}"
+    if config.registers:
+        name += f"+{config.registers}registers"
+    free = config.family == "dinov2" or config.image_size == 224
+    return name if free else f"{name}@{config.image_size}"
+
+
+def clip_score(
+    images: np.ndarray, texts: np.ndarray, model: str, scale: float = 100.0
+) -> dict[str, Any]:
+    """Mean of max(cos, 0) between images and their captions, times `scale`.
+
+    Hessel et al., "CLIPScore", EMNLP 2021, who take 2.5 for `scale`; others
+    take 1 or 100, and other networks, so both stand in the result.
+
+    Args:
+      images: (N, P), tap "image" of `load_clip`.
+      texts: (N, P), of `embed_captions`, row for row.
+      model: the network's name, as `identity["model"]`.
+      scale: see above.
+
+    Returns:
+      {"value", "scale", "model", "count"}.
+
+    Raises:
+      UserError: where the rows are not as many or not as wide, or not finite.
+    """
+    images, texts = np.asarray(images, float), np.asarray(texts, float)
+    if images.shape != texts.shape or images.ndim != 2 or not len(images):
+        raise UserError(
+            f"a CLIP-score needs a caption for each image, from the same "
+            f"network, not {images.shape} and {texts.shape}."
+        )
+    lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
+    cosines = (images * texts).sum(1) / np.maximum(lengths, 1e-12)
+    if not np.isfinite(cosines).all():
+        raise UserError("CLIP's embeddings hold NaN; look at its weights.")
+    return {
+        "value": float(scale * np.maximum(cosines, 0).mean()),
+        "scale": scale,
+        "model": model,
+        "count": len(images),
+    }
+
+
+def embed_captions(
+    path: str | Path, captions: Sequence[str], batch_size: int = 64
+) -> np.ndarray:
+    """CLIP's projected embeddings of texts, float32 (N, P).
+
+    Args:
+      path: as `load_clip`'s; its tokenizer lies beside.
+      captions: N texts; long ones are cut at the network's length.
+      batch_size: texts at once.
+
+    Raises:
+      UserError: where there is no text half or no tokenizer.
+    """
+    encoder = load_encoder(path, part="text")
+    length = getattr(encoder.config, "length", None)
+    if length is None:
+        raise UserError(f"{path} holds no text half of CLIP.")
+    found = []
+    for start in range(0, len(captions), batch_size):
+        part = list(captions[start : start + batch_size])
+        spare = batch_size - len(part)  # one program does all batches
+        ids, _ = encoder.tokenize(part + [""] * spare, length)
+        found.append(np.asarray(encoder(ids).pooled)[: len(part)])
+    return np.concatenate(found)
+
+
+def _encoder(
+    path: str | Path, heads: int | None, families: tuple[str, ...], name: str
+) -> Encoder:
+    encoder = load_encoder(path, heads)
+    family = getattr(getattr(encoder, "config", None), "family", None)
+    if family not in families:
+        raise UserError(
+            f"{path} holds no image encoder of {name} but of "
+            f"{family or 'text'}; give the weights of {name}."
+        )
+    return encoder
+
+
+def _extractor(
+    name: str,
+    label: str,
+    tap: str,
+    encoder: Encoder,
+    path: str | Path,
+    record: Preprocessing,
+    cut: bool = False,
+) -> Extractor:
+    """One of the three; `cut`: the central square is taken first."""
+    config = encoder.config
+    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
+    family = "clip" if record.statistics == CLIP else "dinov2"
+
+    def prepare(images: np.ndarray) -> np.ndarray:
+        images = check_images(images)
+        images = _central(images) if cut else images
+        return np.stack([square(i, record, record.size) for i in images])
+
+    def apply(parameters: Any, images: Any) -> dict[str, Any]:
+        pixels = normalise(images.astype(jnp.float32) / 255, family)
+        found = functional.merge(parameters)(pixels)
+        return {tap: found.cls if tap == "cls" else found.pooled}
+
+    return Extractor(
+        name=name,
+        label=label,
+        taps={tap: config.projection or config.width},
+        identity={
+            "network": name,
+            "model": model_name(config),
+            "weights_sha256": hash_of(path),
+            "size": record.size,
+            "resize": "pil_bicubic, uint8",
+            "crop": "central square" if cut or record.crop_share else "none",
+            "code": _CODE,
+        },
+        prepare=prepare,
+        apply=apply,
+        parameters=encoder.parameters,
+    )
+
+
+def _central(images: np.ndarray) -> np.ndarray:
+    height, width = images.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[:, top : top + side, left : left + side]

@@ -1,0 +1,175 @@
+"""Samples of a checkpoint, drawn once: chunk files that a rerun goes on from.
+
+    RUN/evaluations/STEP-DIGEST/settings.json   what made the samples
+                                000000.npy      uint8 (n, S, S, 3), n <= CHUNK
+                                000512.npy      named after their first sample
+
+DIGEST is of the settings, so samples of other settings never mix: they lie in
+a folder of their own. Sample i depends on (seed, i) and its condition only,
+and chunks do not depend on how many samples are drawn at once; so a run that
+was killed and one that was not leave the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.distributed import runtime
+from i2i_prior.errors import UserError
+from i2i_prior.io.files import (
+    sweep,
+    write_json,
+    written,
+)
+
+# Samples a file: what a kill loses at most, and what is in memory at once.
+CHUNK = 512
+
+
+class Samples:
+    """The samples of one setting, by chunk; drawn where they are not there.
+
+    All processes of a run call alike; the first one writes.
+
+    Args:
+      folder: where the chunks lie, see `folder_of`; None keeps none.
+      settings: plain values, for settings.json.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self.folder = folder
+        self._settings = dict(settings or {})
+
+    def chunk(
+        self, start: int, count: int, draw: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        """Samples `start` to `start + count`, uint8 (count, S, S, 3).
+
+        Args:
+          start: number of the first.
+          count: how many.
+          draw: makes them, where they are not there.
+
+        Raises:
+          UserError: where a file is damaged or the disk is full.
+        """
+        if self.folder is None:
+            return draw()
+        path = self.folder / f"{start:06d}.npy"
+        # One process that does not see the file would draw, and all must.
+        if not runtime.agree(path.name, not path.exists()):
+            return _read(path, count)
+        images = draw()
+        if runtime.is_first():
+            self._write(path, images)
+        return images
+
+    def _write(self, path: Path, images: np.ndarray) -> None:
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True)
+                write_json(path.parent / "settings.json", self._settings)
+            with written(path) as beside, beside.open("wb") as file:
+                np.save(file, images, allow_pickle=False)
+        except OSError as error:
+            raise _unwritten(path, error) from error
+
+
+def folder_of(
+    evaluations: Path, step: int, settings: Mapping[str, Any]
+) -> Path:
+    """Where samples of these settings lie; leftovers of a kill are removed."""
+    text = json.dumps(dict(settings), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = evaluations / f"{step:08d}-{digest}"
+    if folder.is_dir() and runtime.is_first():
+        sweep(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def npz_written(
+    path: Path, count: int
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """An npz of images as ADM's evaluator reads it, written as they come.
+
+    Its one array is arr_0, uint8 (count, H, W, 3). Nothing is there before
+    all of it is.
+
+    Args:
+      path: of the file.
+      count: images in all.
+
+    Yields:
+      add(images), to be called with uint8 (n, H, W, 3) in order.
+
+    Raises:
+      UserError: where it cannot be written, or `count` images did not come.
+    """
+    left = count
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            written(path) as beside,
+            zipfile.ZipFile(beside, "w") as archive,
+            # ZipInfo has a fixed date: the same images are the same bytes.
+            archive.open(
+                zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True
+            ) as entry,
+        ):
+
+            def add(images: np.ndarray) -> None:
+                nonlocal left
+                if left == count:
+                    np.lib.format.write_array_header_1_0(
+                        entry,  # type: ignore[arg-type]
+                        {
+                            "descr": "|u1",
+                            "fortran_order": False,
+                            "shape": (count, *images.shape[1:]),
+                        },
+                    )
+                left -= len(images)
+                entry.write(np.ascontiguousarray(images).tobytes())
+
+            yield add
+            if left:
+                raise UserError(
+                    f"{count - left} images came for {path}, not {count}"
+                )
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _read(path: Path, count: int) -> np.ndarray:
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, and it is drawn again"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
+        raise UserError(
+            f"{path} holds {images.dtype} {images.shape}, not {count} "
+            "samples; delete it, and it is drawn again"
+        )
+    return images
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path} ({error.strerror}); free space or choose "
+        "another place, then run the same command to go on"
+    )

@@ -1,0 +1,113 @@
+"""What a config costs: parameters, FLOPs and bytes, without an array.
+
+One multiply-add is 2 FLOPs. A trained layer costs three forward passes: its
+own, and two products in the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from i2i_prior.flops.flops import training_flops
+from i2i_prior.flops.networks import networks
+from i2i_prior.flops.parts import Part
+from i2i_prior.flops.recomputed import recomputed_macs
+from i2i_prior.models.dit_config import token_count
+from i2i_prior.tasks import network as modules
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a config costs, per example unless said.
+
+    Attributes:
+      parameters: trained ones of the whole model, N of the laws: DiT and
+        conditioner, and an encoder that is trained along.
+      frozen_parameters: those that the model carries and does not train:
+        encoder, autoencoder, a random null token, and the queries and keys
+        that a single condition token leaves unused.
+      tokens: image tokens; D of the laws is their number over a run.
+      condition_tokens: M, as cross-attention sees them.
+      forward_flops: of one forward pass of all trained networks.
+      training_flops: C of the laws, 3 x `forward_flops`.
+      attention_flops: of `training_flops`, scores and weighted sums.
+      encoder_flops: forward pass of a frozen image encoder; 0 where it is
+        trained or its embeddings are cached.
+      autoencoder_flops: of encoding to a latent; 0 where latents are cached.
+      model_flops: of all networks, what an MFU is a share of.
+      recomputed_flops: what remat computes a second time.
+      total_flops: all that an accelerator does.
+      state_bytes: parameters, EMA and moments of the whole run.
+      checkpoint_bytes: the arrays of one checkpoint.
+      gradient_bytes: one float32 gradient of the whole model.
+      data_bytes: what a step is given of one example.
+    """
+
+    parameters: int
+    frozen_parameters: int
+    tokens: int
+    condition_tokens: int
+    forward_flops: int
+    training_flops: int
+    attention_flops: int
+    encoder_flops: int
+    autoencoder_flops: int
+    model_flops: int
+    recomputed_flops: int
+    total_flops: int
+    state_bytes: int
+    checkpoint_bytes: int
+    gradient_bytes: int
+    data_bytes: int
+
+
+def run_cost(config: ConfigDict) -> Cost:
+    """Counts a config as it trains; a quarter of a millisecond."""
+    model = networks(config)
+    whole, trained, frozen = Part(), Part(), {}
+    for name, network in model.by_name.items():
+        part = network.whole
+        whole = whole + part
+        if network.trained:
+            trained = trained + part
+        else:
+            frozen[name] = 2 * part.macs
+    parameters = whole.parameters - whole.frozen
+    recomputed = 2 * recomputed_macs(model.dit, model.condition_tokens)
+    training = training_flops(trained.macs)
+    all_networks = training + sum(frozen.values())
+    state = _state_bytes(config, parameters, whole.frozen)
+    return Cost(
+        parameters=parameters,
+        frozen_parameters=whole.frozen,
+        tokens=token_count(model.dit),
+        condition_tokens=model.condition_tokens,
+        forward_flops=2 * trained.macs,
+        training_flops=training,
+        attention_flops=training_flops(trained.scores),
+        encoder_flops=frozen.get("encoder", 0),
+        autoencoder_flops=frozen.get("autoencoder", 0),
+        model_flops=all_networks,
+        recomputed_flops=recomputed,
+        total_flops=all_networks + recomputed,
+        state_bytes=state,
+        checkpoint_bytes=state,  # all of the state, each array once
+        gradient_bytes=4 * parameters,
+        data_bytes=sum(
+            math.prod(array.shape) * array.dtype.itemsize
+            for array in modules.example_shapes(config).values()
+        ),
+    )
+
+
+def _state_bytes(config: ConfigDict, trained: int, frozen: int) -> int:
+    """Float32 parameters, the EMA and Adam's two moments in their dtypes."""
+    each = 4 + _BYTES[config.train.ema_dtype]
+    each += 2 * _BYTES[config.optim.moment_dtype]
+    # The run's step, Adam's and the schedule's, int32 each.
+    return trained * each + frozen * 4 + 3 * 4

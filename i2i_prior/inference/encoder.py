@@ -1,0 +1,193 @@
+"""An image encoder on its own: of an export, or as others publish it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from i2i_prior.data.decode_image import center_crop
+from i2i_prior.errors import UserError
+from i2i_prior.interop import encoders, native
+from i2i_prior.interop.files.state_dicts import read_state_dict
+from i2i_prior.models.functional import Flat, make_functional
+from i2i_prior.models.precision import PRECISIONS
+from i2i_prior.models.preprocess import PREPROCESSING, preprocess
+from i2i_prior.models.vit import Features, ViT, ViTConfig
+from i2i_prior.tasks.network import encoder_config
+
+Preprocess = Callable[[Sequence[np.ndarray]], np.ndarray]
+
+
+class Encoder:
+    """An image encoder: normalised pixels in, `Features` out.
+
+    Attributes:
+      config: its shape.
+      parameters: name -> array; they may be replaced by arrays of the same
+        shapes under other shardings (`parallel.sharding`).
+      preprocess: uint8 images (H, W, 3), a list -> what it reads, float32
+        (B, S, S, 3).
+      notes: sentences on what its file did not say.
+      pixels: how `preprocess` scales them, as config.encoder.pixels.
+    """
+
+    def __init__(
+        self,
+        config: ViTConfig,
+        parameters: Flat,
+        preprocess: Preprocess,
+        notes: Sequence[str] = (),
+        pixels: str = "family",
+    ):
+        functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
+        self.config = config
+        self.parameters = {k: jnp.asarray(v) for k, v in parameters.items()}
+        self.preprocess = preprocess
+        self.notes = list(notes)
+        self.pixels = pixels
+        self._forward = jax.jit(
+            lambda parameters, pixels: functional.merge(parameters)(pixels)
+        )
+
+    def __call__(self, pixels: Any) -> Features:
+        """pixels float (B, H, W, 3), normalised -> `Features`, float32.
+
+        H and W are multiples of the patch; where they are not those of
+        `config.image_size`, positions are interpolated as the family does.
+        """
+        return self._forward(self.parameters, jnp.asarray(pixels))
+
+    def embed(
+        self, images: Sequence[str | Path | np.ndarray], batch_size: int = 64
+    ) -> np.ndarray:
+        """`Features.cls` over its L2 norm, as Lumos conditions on it.
+
+        Args:
+          images: paths, or uint8 (H, W, 3) arrays.
+          batch_size: images encoded at once.
+
+        Returns:
+          float32 (B, D).
+
+        Raises:
+          UserError: for no images, or one that is unusable.
+        """
+        # The interface is built upon this module.
+        from i2i_prior.data.open_image import open_image
+
+        if not len(images) or batch_size < 1:
+            raise UserError("embed needs an image or more and batch_size >= 1")
+        size = min(batch_size, len(images))
+        found = []
+        for start in range(0, len(images), size):
+            chunk = [open_image(i) for i in images[start : start + size]]
+            pixels = self.preprocess(chunk)
+            # The last batch is filled up, so that one program does it all.
+            spare = [(0, size - len(chunk)), (0, 0), (0, 0), (0, 0)]
+            cls = self(np.pad(pixels, spare)).cls
+            found.append(np.asarray(cls)[: len(chunk)])
+        vectors = np.concatenate(found)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.maximum(norms, 1e-12)
+
+
+def load_encoder(
+    path: str | Path,
+    heads: int | None = None,
+    family: str | None = None,
+    image_size: int | None = None,
+    precision: str | None = None,
+    part: str = "vision",
+) -> Any:
+    """An encoder out of a file of weights.
+
+    Args:
+      path: a file that `i2i-prior export` wrote; or weights of DINO, DINOv2,
+        CLIP, SigLIP, MAE or I-JEPA under their authors' or Hugging Face's
+        names, a file or a folder (`interop.files.read_state_dict`).
+      heads, family: what a file may not tell (`interop.encoders.describe`).
+      image_size: side S that `preprocess` makes; the published one where
+        None.
+      precision: a name of `matmul.PRECISIONS`; the run's own where None,
+        float32 for the weights of others.
+      part: "vision", or "text" for the text half of a file with both.
+
+    Returns:
+      an `Encoder`; an `interop.text.TextEncoder` for the part "text" and
+      where a file holds a text encoder alone.
+
+    Raises:
+      UserError: where the file is missing or holds no encoder that is known,
+        or an argument does not fit it.
+    """
+    path = Path(path)
+    _check_names(precision, part)
+    if native.is_native(path):
+        if heads or family or part == "text":
+            raise UserError(
+                f"{path} is an export of this project, which states its "
+                "shape and holds no text encoder; leave heads, family and "
+                "part out"
+            )
+        return _native(path, image_size, precision)
+    if not path.exists():
+        raise UserError(f"no weight file {path}")
+    state = read_state_dict(path)
+    if part == "text" or encoders.detect(state) is None:
+        from i2i_prior.interop import text
+
+        if part == "text" or text.detect(state):
+            return text.load_text_encoder(
+                state, heads=heads, precision=precision or "float32"
+            )
+    config, parameters, notes = encoders.load(state, heads=heads, family=family)
+    config = replace(config, precision=precision or "float32")
+    return Encoder(config, parameters, _published(config, image_size), notes)
+
+
+def _check_names(precision: str | None, part: str) -> None:
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(
+            f"precision {precision!r} is unknown; choose one of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    if part not in ("vision", "text"):
+        raise UserError(f"part {part!r} is unknown; choose vision or text")
+
+
+def _native(
+    path: Path, image_size: int | None, precision: str | None
+) -> Encoder:
+    parameters, run = native.read(path, "encoder/")
+    if not parameters:
+        raise UserError(f"{path} holds no encoder")
+    config = encoder_config(run)
+    config = replace(config, precision=precision or config.precision)
+    pixels = run.encoder.pixels
+    make = _published if pixels == "family" else _symmetric
+    preprocess = make(config, image_size or config.image_size)
+    bare = {k.removeprefix("encoder/"): v for k, v in parameters.items()}
+    return Encoder(config, bare, preprocess, pixels=pixels)
+
+
+def _published(config: ViTConfig, image_size: int | None) -> Preprocess:
+    record = PREPROCESSING[config.family]
+    size = image_size or record.size or config.image_size
+    return lambda images: preprocess(images, record, size)
+
+
+def _symmetric(config: ViTConfig, image_size: int | None) -> Preprocess:
+    """As encoders trained here see images: central squares in [-1, 1]."""
+    size = image_size or config.image_size
+
+    def squares(images: Sequence[np.ndarray]) -> np.ndarray:
+        views = np.stack([center_crop(image, size) for image in images])
+        return views.astype(np.float32) / 127.5 - 1
+
+    return squares

@@ -1,0 +1,195 @@
+"""Whatever holds a prior -> its config and parameters.
+
+A run directory, a file or a folder that `i2i-prior export` wrote, or a
+published checkpoint of a known layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from i2i_prior.checkpoint.run_dir import (
+    WEIGHTS,
+    load_config,
+)
+from i2i_prior.errors import UserError
+from i2i_prior.interop import native
+from i2i_prior.models.functional import Flat
+from i2i_prior.tasks.network import parameter_shapes
+
+
+@dataclass
+class Loaded:
+    """A model ready for use.
+
+    Attributes:
+      config: of the run, or the one that the weights imply.
+      parameters: name -> float32 jax array.
+      step: optimizer updates it has seen, None where unknown.
+      layout: "run", "native", "torch", or a key of `recognise.LAYOUTS`.
+      notes: sentences on what was assumed or left out.
+    """
+
+    config: ConfigDict
+    parameters: Flat
+    step: int | None = None
+    layout: str = "run"
+    notes: list[str] = field(default_factory=list)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    step: int | str | None = None,
+    layout: str | None = None,
+    weights: str = "ema",
+    heads: int | None = None,
+    base_size: int | None = None,
+    position_scale: float | None = None,
+    encoder: str | Path | None = None,
+    encoder_heads: int | None = None,
+    encoder_family: str | None = None,
+    autoencoder: str | Path | None = None,
+    autoencoder_kind: str | None = None,
+    precision: str | None = None,
+) -> Loaded:
+    """Opens a prior.
+
+    Args:
+      path: see the module docstring.
+      step: which checkpoint of a run, or "best"; the newest when None.
+      layout: of a published checkpoint; recognised when None.
+      weights: "ema" or "raw", where both are there.
+      heads, base_size, position_scale: what a published checkpoint does not
+        tell, see `recognise.implied_config`.
+      encoder: published image encoder to embed images with.
+      encoder_heads, encoder_family: what its file does not tell.
+      autoencoder: published autoencoder of the latents, a file or folder, or
+        `ENCODER,DECODER`.
+      autoencoder_kind: which (sd, sdxl, ...), where its file does not tell.
+      precision: what it computes in, a name of `matmul.PRECISIONS`; the
+        run's own, and float32 for a published checkpoint, where None.
+
+    Raises:
+      UserError: where there is no model, or it does not fit together.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"no file or folder {path}; give a run or weights")
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights {weights!r} is unknown; choose ema or raw")
+    if path.is_file() and native.is_native(path) and layout is None:
+        parameters, config = native.read(path)
+        loaded = Loaded(config, parameters, layout="native")
+    elif (path / "i2i_prior_torch.py").exists() and layout is None:
+        from i2i_prior.interop.torch_folder import read_torch_folder
+
+        parameters, config = read_torch_folder(path)
+        loaded = Loaded(config, parameters, layout="torch")
+    elif path.is_file() or _holds_weights(path):
+        from i2i_prior.interop.import_checkpoint import import_file
+
+        found = import_file(
+            path,
+            layout=layout,
+            weights=weights,
+            heads=heads,
+            base_size=base_size,
+            position_scale=position_scale,
+        )
+        loaded = Loaded(
+            found.config,
+            found.parameters,
+            layout=found.layout,
+            notes=found.notes,
+        )
+    else:
+        loaded = _load_run(path, step, weights)
+    if precision is not None:
+        loaded.config.model.precision = precision
+    if encoder is not None:
+        _attach_encoder(loaded, encoder, encoder_heads, encoder_family)
+    if autoencoder is not None:
+        _attach_autoencoder(loaded, autoencoder, autoencoder_kind)
+    _check(loaded, path)
+    return loaded
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether it is a folder of published weights, and not a run's."""
+    patterns = ("*.safetensors", "*.index.json", "*.bin")
+    ours = (path / "checkpoints").exists() or (path / WEIGHTS).exists()
+    return not ours and any(
+        file for pattern in patterns for file in path.glob(pattern)
+    )
+
+
+def _load_run(path: Path, step: int | str | None, weights: str) -> Loaded:
+    from i2i_prior.checkpoint.restore import load_parameters
+
+    config = load_config(path)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {
+        name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device)
+        for name, s in parameter_shapes(config).items()
+    }
+    parameters, found = load_parameters(path, abstract, step, weights)
+    return Loaded(config, parameters, found)
+
+
+def _attach_encoder(
+    loaded: Loaded, file: str | Path, heads: int | None, family: str | None
+) -> None:
+    from i2i_prior.interop import load_frozen
+
+    if loaded.config.encoder.kind != "none":
+        raise UserError(
+            "this model carries its own image encoder; load it without encoder"
+        )
+    parts, notes = load_frozen.attach_encoder(
+        loaded.config, file, heads, family
+    )
+    loaded.parameters |= parts
+    loaded.notes += notes
+
+
+def _attach_autoencoder(
+    loaded: Loaded, file: str | Path, kind: str | None
+) -> None:
+    from i2i_prior.interop import load_frozen
+
+    if loaded.config.autoencoder.weights:
+        raise UserError(
+            "this model carries its own autoencoder; load it without "
+            "autoencoder"
+        )
+    parts, notes = load_frozen.attach_autoencoder(
+        loaded.config, str(file), kind
+    )
+    loaded.parameters |= parts
+    loaded.notes += notes
+
+
+def _check(loaded: Loaded, path: Path) -> None:
+    """Compares names and shapes, then moves the arrays to the device."""
+    shapes, parameters = parameter_shapes(loaded.config), loaded.parameters
+    wrong = [
+        name
+        for name, shape in shapes.items()
+        if name not in parameters or parameters[name].shape != shape.shape
+    ]
+    wrong += [name for name in parameters if name not in shapes]
+    if wrong:
+        raise UserError(
+            f"{path} does not hold this model: {len(wrong)} arrays are "
+            f"missing, misshapen or unknown ({', '.join(wrong[:3])})"
+        )
+    for name in list(parameters):
+        # One at a time, and waited for: until a copy is done its source
+        # stays in memory too, and models are large.
+        parameters[name] = jnp.asarray(parameters[name]).block_until_ready()

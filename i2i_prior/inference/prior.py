@@ -1,0 +1,375 @@
+"""The same things in a notebook: `Prior` and `load_encoder`.
+
+Arrays are NHWC; images are uint8 in, uint8 out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.open_image import (
+    Image,
+    open_image,
+)
+from i2i_prior.errors import UserError
+from i2i_prior.inference.encoder import (
+    Encoder,
+    load_encoder,
+)
+from i2i_prior.inference.generator import (
+    Generator,
+    SampleOptions,
+    draw_noise,
+    generate_for,
+)
+from i2i_prior.inference.interpolation import INTERPOLATIONS
+from i2i_prior.inference.load import load_model
+from i2i_prior.models.functional import Flat
+from i2i_prior.models.preprocess import PREPROCESSING, square
+from i2i_prior.tasks.checks import (
+    check_conditions,
+    check_latents,
+    check_timestep,
+)
+from i2i_prior.tasks.conditions import Conditions
+from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.network import view_size
+
+__all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
+
+
+class Prior:
+    """A trained prior: vary, interpolate, predict, sample.
+
+    Args:
+      config, parameters, step: see the attributes.
+      truncate: see `Generator`.
+
+    Attributes:
+      config: of the run it came from.
+      parameters: name -> float32 array (EMA).
+      step: optimizer updates it has seen, None where unknown.
+      layout: what kind of file it came from, see `loading.Loaded`.
+      notes: what was assumed when it was loaded.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        parameters: Flat,
+        step: int | None = None,
+        truncate: bool = False,
+    ):
+        self.config = config
+        self.parameters = parameters
+        self.step = step
+        self.task = I2ITask(config)
+        self.layout = "run"
+        self.notes: list[str] = []
+        self._generator = Generator(self.task, truncate=truncate)
+        self._predict = jax.jit(self._forward)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, step: int | str | None = None, **options: Any
+    ) -> Prior:
+        """From a run directory, an export, or a published checkpoint.
+
+        Args:
+          path: a run directory; a file or folder that `export` wrote; or
+            weights of a known layout: Lumos (I2I, T2I, multi-scale), DiT,
+            SiT, REPA, PixArt-alpha (official or diffusers), safetensors or
+            torch files.
+          step: which checkpoint of a run, or "best"; the newest when None.
+          **options: `heads`, `base_size`, `position_scale` (Lumos'
+            lewei_scale) for what shapes do not tell; `layout` to name it;
+            `weights` "ema" or "raw"; `encoder` and `autoencoder`, files of
+            the frozen networks around it; `precision`. See
+            `loading.load_model`.
+
+        Raises:
+          UserError: where there is no such model.
+        """
+        loaded = load_model(path, step=step, **options)
+        prior = cls(loaded.config, loaded.parameters, loaded.step)
+        prior.layout, prior.notes = loaded.layout, loaded.notes
+        return prior
+
+    def embed(self, images: Sequence[Image]) -> jax.Array:
+        """Images (paths or uint8 HWC arrays) -> float32 (B, M0, C)."""
+        views = self.views(images)
+        return self._generator.embed(self.parameters, views)
+
+    def views(self, images: Sequence[Image]) -> np.ndarray:
+        """Central squares as the encoder sees them, uint8 (B, V, V, 3)."""
+        size = view_size(self.config)
+        if self.config.encoder.pixels == "family":
+            record = PREPROCESSING[self.config.encoder.family]
+            return np.stack(
+                [square(open_image(i), record, size) for i in images]
+            )
+        return np.stack([center_crop(open_image(i), size) for i in images])
+
+    def vary(
+        self,
+        images: Sequence[Image],
+        num: int = 8,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        progress: Any = None,
+    ) -> np.ndarray:
+        """Variations of images, uint8 (len(images), num, S, S, 3).
+
+        Args:
+          images: paths, or uint8 (H, W, 3) arrays.
+          num: variations of each; variation k of image i draws from
+            (seed, i * num + k).
+          steps, guidance, solver: the run's own where None.
+          batch_size: images generated at once.
+          progress: called with the number of finished images.
+
+        Raises:
+          UserError: for an unusable image or a number out of range.
+        """
+        if not len(images) or num < 1 or batch_size < 1:
+            raise UserError(
+                "vary needs one image or more, num >= 1 and batch_size >= 1"
+            )
+        options, scale = self._options(steps, guidance, solver)
+        views = np.repeat(self.views(images), num, axis=0)
+        out = generate_for(
+            self._generator,
+            self.parameters,
+            views,
+            guidance=scale,
+            options=options,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return out.reshape(len(images), num, *out.shape[1:])
+
+    def interpolate(
+        self,
+        start: Image,
+        end: Image,
+        frames: int = 12,
+        *,
+        method: str = "lerp",
+        endpoint: bool = True,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """A walk between two images, uint8 (frames, S, S, 3).
+
+        All frames share one noise; frame 0 has the embedding of `start`,
+        the last that of `end`.
+
+        Args:
+          start, end: paths or uint8 arrays.
+          frames: at least 2.
+          method: lerp (as Lumos) or slerp of the embeddings.
+          endpoint: whether the last frame has reached `end`; Lumos' own
+            walk stops a frame short of it.
+          steps, guidance, solver: the run's own where None.
+          seed: of the shared noise.
+        """
+        if frames < 2:
+            raise UserError("an interpolation needs 2 frames or more")
+        if method not in INTERPOLATIONS:
+            raise UserError(
+                f"interpolation {method!r} is unknown; choose "
+                f"{' or '.join(INTERPOLATIONS)}"
+            )
+        options, scale = self._options(steps, guidance, solver)
+        first, last = self.embed([start, end])
+        weights = jnp.linspace(0, 1, frames, endpoint=endpoint)
+        embeddings = INTERPOLATIONS[method](first, last, weights)
+        noise = draw_noise(seed, range(1), self.task.latent_shape(1)[1:])
+        noise = jnp.broadcast_to(noise, (frames, *noise.shape[1:]))
+        return self._generator.images(
+            self.parameters, embeddings, noise, scale, options
+        )
+
+    def predict(
+        self,
+        x_t: Any,
+        timestep: Any,
+        tokens: Any = None,
+        mask: Any = None,
+        pooled: Any = None,
+        concat: Any = None,
+        size: Any = None,
+        aspect: Any = None,
+    ) -> jax.Array:
+        """The raw network output, float32 (B, H, W, C or 2C).
+
+        Args:
+          x_t: (B, H, W, C).
+          timestep: (B,), in the convention of the weights: 0..1000 for those
+            trained here (0..999 on DDPM paths, so Lumos, DiT, PixArt), 0..1
+            for SiT (1 is data) and REPA (0 is data).
+          tokens: embeddings (B, M0, C_e), before the conditioner.
+          mask: bool (B, M), true where a condition token counts.
+          pooled: class labels int (B,), or vectors, where the model has
+            that door.
+          concat: (B, H, W, K), where it has that one.
+          size, aspect: (B, 2) in pixels and (B, 1), for multi-scale models.
+
+        Raises:
+          UserError: where a condition is missing or has no door.
+        """
+        doors = _arrays(
+            mask=mask, pooled=pooled, concat=concat, size=size, aspect=aspect
+        )
+        x_t, timestep = jnp.asarray(x_t), jnp.asarray(timestep)
+        tokens = self._checked(x_t, tokens, doors)
+        check_timestep(timestep, len(x_t))
+        return self._predict(self.parameters, x_t, timestep, tokens, doors)
+
+    def _forward(
+        self, parameters: Flat, x_t, timestep, tokens, doors
+    ) -> jax.Array:
+        model = self.task.functional.merge(parameters)
+        if tokens is not None:
+            tokens = model.conditioner(tokens)
+        return model.dit(x_t, timestep, tokens=tokens, **doors)
+
+    def _checked(
+        self, x: jax.Array, tokens: Any, conditions: dict[str, Any]
+    ) -> jax.Array | None:
+        """The tokens as an array, once everything fits the model."""
+        tokens = None if tokens is None else jnp.asarray(tokens)
+        shape = self.task.dit
+        check_latents(shape, x)
+        check_conditions(
+            shape, self.task.conditioner, len(x), tokens, conditions
+        )
+        return tokens
+
+    def sample(
+        self,
+        noise: Any,
+        tokens: Any = None,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        lower_order_final: bool | None = None,
+        null_mask: Any = None,
+        seed: int = 0,
+        **conditions: Any,
+    ) -> jax.Array:
+        """Latents from given noise, float32 (B, H, W, C).
+
+        Args:
+          noise: (B, H, W, C), standard normal.
+          tokens: embeddings (B, M0, C_e).
+          steps, guidance, solver: the run's own where None.
+          lower_order_final: first-order last step; the run's own where None.
+          null_mask: bool (B, M) of the null half, or how it follows from
+            the mask: "full", all null tokens are seen; "caption", only as
+            many as the caption has, which is what the official samplers of
+            Lumos and PixArt-alpha do and the default of their checkpoints.
+          seed: of stochastic solvers only.
+          **conditions: fields of `tasks.conditions.Conditions`: mask,
+            pooled, concat, size, aspect, null_tokens.
+
+        Raises:
+          UserError: where a condition is missing or has no door.
+        """
+        mode = null_mask if isinstance(null_mask, str) else None
+        if mode not in (None, "full", "caption"):
+            raise UserError(
+                f"null_mask {mode!r} is unknown; choose full or caption, or "
+                "give a mask"
+            )
+        if mode is None:
+            conditions["null_mask"] = null_mask
+        options, scale = self._options(
+            steps, guidance, solver, lower_order_final, mode
+        )
+        unknown = conditions.keys() - set(Conditions._fields)
+        if unknown:
+            raise UserError(
+                f"sample knows no {', '.join(sorted(unknown))}; conditions "
+                f"are {', '.join(Conditions._fields)}"
+            )
+        arrays, noise = _arrays(**conditions), jnp.asarray(noise)
+        tokens = self._checked(noise, tokens, arrays)
+        return self._generator.latents(
+            self.parameters,
+            tokens,
+            noise,
+            scale,
+            options,
+            jax.random.key(seed),
+            Conditions(**arrays),
+        )
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Latents (B, H, W, C) -> images, uint8 (B, S, S, 3).
+
+        Raises:
+          UserError: where the model came without its autoencoder.
+        """
+        return self._generator.decode(self.parameters, jnp.asarray(latents))
+
+    def _options(
+        self,
+        steps: int | None,
+        guidance: float | None,
+        solver: str | None,
+        lower_order_final: bool | None = None,
+        null_mask: str | None = None,
+    ) -> tuple[SampleOptions, float]:
+        """The run's own, but for what is given; and the guidance scale."""
+        section = self.config.sample
+        scale = section.guidance if guidance is None else guidance
+        if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+            raise UserError(f"guidance is {scale!r}; give a number, 1 for none")
+        given: dict[str, Any] = {
+            "steps": steps,
+            "solver": solver,
+            "null_mask": null_mask,
+        }
+        options = dataclasses.replace(
+            SampleOptions.from_config(section),
+            guided=scale != 1,
+            **{name: v for name, v in given.items() if v is not None},
+        )
+        if lower_order_final is None:
+            # The official text-to-image samplers take one below 10 steps.
+            text = self.config.conditioner.choice == "tokens"
+            few = text and options.steps < 10
+            lower_order_final = options.lower_order_final or few
+        return dataclasses.replace(
+            options, lower_order_final=lower_order_final
+        ), float(scale)
+
+
+def _arrays(**conditions: Any) -> dict[str, jax.Array | None]:
+    """Conditions as JAX arrays, masks as bool."""
+    return {
+        name: None
+        if value is None
+        else jnp.asarray(value, bool if name.endswith("mask") else None)
+        for name, value in conditions.items()
+    }

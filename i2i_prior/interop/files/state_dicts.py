@@ -1,0 +1,304 @@
+"""State dicts of others: read one array at a time, written the same way.
+
+`.safetensors`, sharded Hugging Face folders, and `.pth`, `.pt`, `.bin` by a
+reader of our own (`torch_files`) that executes nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.interop.files import (
+    safetensors,
+    state_dict_keys,
+)
+from i2i_prior.interop.files import (
+    torch as torch_files,
+)
+from i2i_prior.interop.files.lazy_tensor import (
+    BFLOAT16,
+    Stored,
+    file_size,
+    read_bytes,
+    shown,
+    written_beside,
+)
+from i2i_prior.interop.layouts.mapping import Tensor
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_IN_FOLDER = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.bin.index.json",
+)
+_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": BFLOAT16,
+}
+_MAX_JSON = 2**26  # bytes
+
+
+class StateDict(Mapping[str, np.ndarray]):
+    """Key -> array, read from disk when it is asked for and not kept.
+
+    Attributes:
+      path: of the file.
+      shapes: key -> shape.
+      dtypes: key -> dtype as numpy and ml_dtypes call it, `bfloat16`.
+      config: what config.json beside the weights holds, if there is one.
+      container: the dict in the file that held the weights, such as `ema`
+        or `state_dict.module`; empty where they lay at the top.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Stored],
+        *,
+        path: Path | str,
+        config: dict[str, Any] | None = None,
+        container: str = "",
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.path = Path(path)
+        self.shapes = {key: t.shape for key, t in self._tensors.items()}
+        self.dtypes = {key: t.dtype for key, t in self._tensors.items()}
+        self.config = config
+        self.container = container
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Reads an array, in the file's dtype.
+
+        Raises:
+          UserError: where the file went away or was cut meanwhile.
+        """
+        return self._tensors[key].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tensors  # without reading it
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        config: dict[str, Any] | None = None,
+        path: Path | str = "memory",
+    ) -> StateDict:
+        """One of arrays in memory."""
+        return cls(
+            {
+                key: Stored(array.shape, array.dtype.name, array.__array__)
+                for key, array in arrays.items()
+            },
+            path=path,
+            config=config,
+        )
+
+
+def read_state_dict(path: Path | str, weights: str = "ema") -> StateDict:
+    """Finds the weights of others and reads their names and shapes.
+
+    Args:
+      path: a .safetensors, .pth, .pt, .bin or .ckpt file, an `.index.json`
+        of shards, or a folder as Hugging Face saves one.
+      weights: which copy to take of a training checkpoint with two: "ema",
+        the moving average, or "raw".
+
+    Returns:
+      the state dict, out of its container and without the prefixes that
+      wrappers put before every key; see `containers`.
+
+    Raises:
+      UserError: where nothing readable is there; no array is read yet.
+    """
+    path = Path(path)
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights {weights!r} is unknown; choose ema or raw")
+    if os.path.isdir(path):
+        path = _in_folder(path)
+    if path.name.endswith(".index.json"):
+        tensors, container = _read_shards(path), ""
+    else:
+        tensors, container = _read_file(path, weights)
+    names = state_dict_keys.strip_prefixes(tensors)
+    return StateDict(
+        {name: tensors[key] for name, key in names.items()},
+        path=path,
+        config=_config(path.with_name("config.json")),
+        container=container,
+    )
+
+
+def write_state_dict(
+    path: Path | str,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    dtype: str = "float32",
+    metadata: dict[str, str] | None = None,
+) -> int:
+    """Writes a state dict for others, beside and then renamed.
+
+    Args:
+      path: the file; .safetensors holds one tensor in memory at a time,
+        .pth and .pt need torch and all tensors at once.
+      tensors: (key, tensor), of any float dtype.
+      dtype: of the file: "float32", "float16" or "bfloat16".
+      metadata: for the header of .safetensors; a .pth has no place for it.
+
+    Returns:
+      bytes written.
+
+    Raises:
+      UserError: where the place cannot be written, torch is missing, or a
+        number is too large for the dtype.
+    """
+    path = Path(path)
+    if dtype not in _DTYPES:
+        raise UserError(
+            f"dtype {dtype!r} is unknown; choose {', '.join(_DTYPES)}"
+        )
+    cast: dict[str, Stored] = {}
+    for key, tensor in tensors:
+        if key in cast:
+            raise UserError(f"{key} comes twice; {path} was not written")
+        cast[key] = Stored(tensor.shape, dtype, _caster(key, tensor, dtype))
+    if path.suffix == ".safetensors":
+        return safetensors.write(path, cast, metadata)
+    if path.suffix in (".pth", ".pt"):
+        return _write_torch(path, cast)
+    raise UserError(f"{path} should end in .safetensors, .pth or .pt")
+
+
+def _caster(key: str, tensor: Tensor, dtype: str) -> Callable:
+    def read() -> np.ndarray:
+        array = np.asarray(tensor.read())
+        with np.errstate(over="ignore"):
+            cast = array.astype(_DTYPES[dtype], copy=False)
+        if cast.dtype != array.dtype and (
+            np.isinf(cast).sum() > np.isinf(array).sum()
+        ):
+            raise UserError(
+                f"{key} has numbers that {dtype} cannot hold; export as "
+                "bfloat16 or float32"
+            )
+        return cast
+
+    return read
+
+
+def _write_torch(path: Path, tensors: Mapping[str, Stored]) -> int:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"writing {path} needs torch: pip install 'i2i-prior[torch]', "
+            "or choose a name that ends in .safetensors"
+        ) from error
+    state = {}
+    for key, tensor in tensors.items():
+        array = np.require(tensor.read(), None, ["C", "W"])  # for torch
+        if array.dtype == BFLOAT16:  # which torch knows of no array
+            bits = torch.from_numpy(array.view(np.int16))
+            made = bits.view(torch.bfloat16)
+        else:
+            made = torch.from_numpy(array)
+        state[key] = made.reshape(tensor.shape)
+    with written_beside(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # a full disk, in torch's words
+            raise OSError(str(error).splitlines()[0]) from error
+    return path.stat().st_size
+
+
+def _read_file(path: Path, weights: str) -> tuple[dict[str, Stored], str]:
+    """The tensors of one file, and the container that held them."""
+    if path.suffix == ".safetensors":
+        tensors = safetensors.read(path)
+        if not tensors:
+            raise UserError(f"{path} holds no tensors")
+        return tensors, ""
+    if path.suffix in TORCH_SUFFIXES:
+        return torch_files.read(path, weights)
+    file_size(path)  # no such file is said first
+    raise UserError(
+        f"{path} is no weight file by its name; it should end in "
+        f".safetensors, .index.json, {', '.join(TORCH_SUFFIXES)}"
+    )
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in _IN_FOLDER:
+        if os.path.isfile(folder / name):
+            return folder / name
+    raise UserError(
+        f"{folder} holds none of {', '.join(_IN_FOLDER)}; name the weight "
+        "file itself"
+    )
+
+
+def _read_shards(path: Path) -> dict[str, Stored]:
+    """The tensors that an index spreads over shards beside it."""
+    index = _json(path)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(
+        isinstance(name, str) for name in shards.values()
+    ):
+        raise UserError(f"{path} has no weight_map of keys to file names")
+    files: dict[str, dict[str, Stored]] = {}
+    for name in dict.fromkeys(shards.values()):
+        # A file beside the index and nothing else.
+        if name != Path(name).name or name in ("", "..") or "\\" in name:
+            raise UserError(
+                f"{path} names the shard {shown(name)}, which is not a file "
+                "beside it; nothing was read"
+            )
+        if not os.path.isfile(path.with_name(name)):
+            raise UserError(
+                f"the shard {shown(name)} of {path} is missing; fetch it"
+            )
+        files[name] = _read_file(path.with_name(name), "raw")[0]
+    for key, name in shards.items():
+        if key not in files[name]:
+            raise UserError(
+                f"{path} promises {shown(key)} in {name}, which does not "
+                "hold it; fetch both again"
+            )
+    if not shards:
+        raise UserError(f"{path} names no tensors")
+    return {key: files[name][key] for key, name in shards.items()}
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    """What a config.json holds; None where there is none."""
+    if not os.path.isfile(path):
+        return None
+    return found if isinstance(found := _json(path), dict) else None
+
+
+def _json(path: Path) -> Any:
+    size = file_size(path)
+    if size > _MAX_JSON:
+        raise UserError(f"{path} is too large to be what its name says")
+    try:
+        return json.loads(read_bytes(path, 0, size).tobytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON; fetch it again") from error

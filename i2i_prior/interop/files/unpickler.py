@@ -1,0 +1,303 @@
+"""What the names in a torch pickle mean, none of which is ever imported.
+
+A tensor becomes a record of where its numbers lie; the objects that training
+checkpoints hold beside weights are known by name and stay inert; any other
+name is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.interop.files.lazy_tensor import (
+    BFLOAT16,
+    Shape,
+    fits_numpy,
+    is_natural,
+    shown,
+)
+from i2i_prior.interop.files.pickle_machine import (
+    Inert,
+    run,
+    set_items,
+)
+
+_DTYPES = {
+    f"torch.{name}": np.dtype(name)
+    for name in (
+        *("float64", "float32", "float16", "complex64", "complex128"),
+        *("int64", "int32", "int16", "int8", "bool"),
+        *("uint64", "uint32", "uint16", "uint8"),
+    )
+} | {
+    "torch.bfloat16": BFLOAT16,
+    "torch.float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
+_STORAGES = {
+    name: _DTYPES[f"torch.{dtype}"]
+    for name, dtype in {
+        "torch.DoubleStorage": "float64",
+        "torch.FloatStorage": "float32",
+        "torch.HalfStorage": "float16",
+        "torch.BFloat16Storage": "bfloat16",
+        "torch.ComplexFloatStorage": "complex64",
+        "torch.ComplexDoubleStorage": "complex128",
+        "torch.LongStorage": "int64",
+        "torch.IntStorage": "int32",
+        "torch.ShortStorage": "int16",
+        "torch.CharStorage": "int8",
+        "torch.ByteStorage": "uint8",
+        "torch.BoolStorage": "bool",
+        "torch.UntypedStorage": "uint8",
+        "torch.storage.UntypedStorage": "uint8",
+    }.items()
+}
+# What trainers keep beside weights: known by name, never built.
+_DICTS = {"collections.OrderedDict", "collections.defaultdict"}
+_INERT = {
+    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any"),
+    *("torch.device", "torch.Tensor", "torch.nn.parameter.Parameter"),
+    *("torch.serialization._get_layout", "_codecs.encode"),
+    *("numpy.dtype", "numpy.ndarray"),
+    *(
+        f"numpy.{core}.multiarray.{name}"
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+    *("copyreg._reconstructor", "copy_reg._reconstructor"),
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in (
+            *("bool", "bytearray", "bytes", "complex", "dict", "float"),
+            *("frozenset", "int", "list", "long", "object", "range", "set"),
+            *("slice", "str", "tuple", "unicode"),
+        )
+    ),
+    *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
+    *(
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")
+        for name in (
+            *("Path", "PosixPath", "WindowsPath"),
+            *("PurePath", "PurePosixPath", "PureWindowsPath"),
+        )
+    ),
+}
+_TRAINERS = ("lightning.", "numpy.dtypes.", "omegaconf.", "pytorch_lightning.")
+_SCRIPT = ("__torch__.", "torch.jit._pickle.")
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name in the file that stands for a class or function elsewhere."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of bytes in the file.
+
+    Attributes:
+      key: its name in the file.
+      dtype: of its numbers.
+      start: first byte that belongs to it (storages can be views).
+      nbytes: how many belong to it.
+      root_nbytes: how many are stored under the key.
+    """
+
+    key: str
+    dtype: np.dtype
+    start: int
+    nbytes: int
+    root_nbytes: int
+
+
+@dataclass(frozen=True)
+class TorchTensor:
+    """A tensor over a storage; offset and strides count numbers."""
+
+    storage: Storage
+    dtype: np.dtype
+    offset: int
+    shape: Shape
+    strides: tuple[int, ...]
+
+    @property
+    def span(self) -> int:
+        """How many numbers from `offset` on it reaches over."""
+        if 0 in self.shape:
+            return 0
+        steps = zip(self.shape, self.strides, strict=True)
+        return 1 + sum((size - 1) * stride for size, stride in steps)
+
+
+class Unpickler:
+    """Builds plain data, tensor records and inert objects.
+
+    Attributes:
+      storages: key -> storage that any tensor named.
+    """
+
+    def __init__(self, path: Any, *, script: bool = False) -> None:
+        """Args: the path for messages; whether it is TorchScript."""
+        self._path = path
+        self._families = _TRAINERS + (_SCRIPT if script else ())
+        self.storages: dict[str, Storage] = {}
+
+    def load(self, file: IO[bytes]) -> Any:
+        """Reads one pickle; the file stands behind it afterwards.
+
+        Raises:
+          UserError: where it is damaged, or names what has no place in a
+            state dict.
+        """
+        try:
+            return run(
+                file,
+                find=self._find,
+                call=self._call,
+                persistent=self._storage,
+            )
+        except (
+            ArithmeticError,
+            AttributeError,
+            EOFError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UserError(
+                f"{self._path} is not a readable torch file (its pickle is "
+                "damaged); fetch or copy it again"
+            ) from error
+
+    def _find(self, module: Any, attribute: Any) -> Global:
+        if type(module) is not str or type(attribute) is not str:
+            raise TypeError("no name")
+        name = f"{module}.{attribute}"
+        known = any(
+            name in names
+            for names in (_CALLS, _STORAGES, _DTYPES, _DICTS, _INERT)
+        )
+        if not known and not name.startswith(self._families):
+            raise UserError(
+                f"{self._path} names {shown(name)}, which has no place in a "
+                "state dict; nothing was executed; save the state_dict() of "
+                "the model alone"
+            )
+        return Global(name)
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, Global) or type(arguments) is not tuple:
+            raise TypeError("no function")
+        if function.name in _CALLS:
+            return _CALLS[function.name](*arguments)
+        if function.name not in _DICTS:
+            return Inert(function.name)
+        made: dict[str, Any] = {}
+        pairs = arguments[0] if arguments else None
+        if isinstance(pairs, list):  # as Python 2 wrote an OrderedDict
+            for pair in pairs:
+                set_items(made, list(pair))
+            pairs.clear()  # a list for every dict: work stays linear
+        return made
+
+    def _storage(self, persistent_id: Any) -> Storage:
+        """The storage that ("storage", class, key, device, count) names.
+
+        Old files append the part that is meant: None, or a key, its first
+        number and how many.
+        """
+        kind, of, key, _, count, *more = persistent_id
+        dtype = _STORAGES[of.name]
+        _, first, part = more[0] if more and more[0] else (key, 0, count)
+        if (
+            kind != "storage"
+            or type(key) is not str
+            or not is_natural(count, first, part)
+            or first + part > count
+        ):
+            raise ValueError("no storage")
+        size = dtype.itemsize
+        made = Storage(key, dtype, first * size, part * size, count * size)
+        known = self.storages.setdefault(key, made)
+        if known.root_nbytes != made.root_nbytes:
+            raise ValueError("a storage of two sizes")
+        return made
+
+
+def _rebuild(
+    storage: Storage,
+    offset: int,
+    shape: Shape,
+    strides: tuple[int, ...],
+    *_: Any,
+    dtype: np.dtype | None = None,
+) -> TorchTensor:
+    """torch._utils._rebuild_tensor and _v2."""
+    if not isinstance(storage, Storage):
+        raise TypeError("a tensor without a storage")
+    if type(shape) is not tuple or type(strides) is not tuple:
+        raise TypeError("a tensor without a shape")
+    dtype = storage.dtype if dtype is None else dtype
+    tensor = TorchTensor(storage, dtype, offset, shape, strides)
+    if (
+        not is_natural(offset, *shape, *strides)
+        or len(shape) != len(strides)
+        or not fits_numpy(shape, dtype.itemsize)
+        or (offset + tensor.span) * dtype.itemsize > storage.nbytes
+    ):
+        raise ValueError("a tensor reaches outside its storage")
+    return tensor
+
+
+def _rebuild_v3(
+    storage: Storage,
+    offset: int,
+    shape: Shape,
+    strides: tuple[int, ...],
+    grad: bool,
+    hooks: Any,
+    dtype: Global,
+    *_: Any,
+) -> TorchTensor:
+    """torch._utils._rebuild_tensor_v3, whose storage is of bytes."""
+    return _rebuild(storage, offset, shape, strides, dtype=_DTYPES[dtype.name])
+
+
+def _rebuild_typed(function: Global, kind: Any, arguments: tuple, *_: Any):
+    """torch._tensor._rebuild_from_type_v2: a tensor with attributes."""
+    return _CALLS[function.name](*arguments)
+
+
+def _same_tensor(data: TorchTensor, *_: Any) -> TorchTensor:
+    if not isinstance(data, TorchTensor):
+        raise TypeError("a parameter without a tensor")
+    return data
+
+
+def _same_tuple(sizes: tuple) -> tuple:
+    if type(sizes) is not tuple:
+        raise TypeError("no tuple")
+    return sizes
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_tensor_v3": _rebuild_v3,
+    "torch._utils._rebuild_parameter": _same_tensor,
+    "torch._utils._rebuild_parameter_with_state": _same_tensor,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_typed,
+    "torch.Size": _same_tuple,
+}

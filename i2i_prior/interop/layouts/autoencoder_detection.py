@@ -1,0 +1,287 @@
+"""What autoencoder a file holds, by its keys, shapes and config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from i2i_prior.errors import UserError
+from i2i_prior.interop.layouts.autoencoder import (
+    KL_LAYOUTS,
+    TINY_LAYOUTS,
+    KlLayout,
+    TinyLayout,
+)
+from i2i_prior.models.autoencoder import (
+    AUTOENCODERS,
+)
+from i2i_prior.models.autoencoder_config import (
+    AutoencoderConfig,
+    check_config,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Latent channels -> the preset that is assumed for a KL autoencoder when
+# nothing tells, and the one that looks the same.
+_ASSUMED = {4: ("sd", "sdxl"), 16: ("flux", "sd3"), 32: ("flux2", None)}
+
+
+def detect(shapes: Shapes, path: Any = "this file") -> KlLayout | TinyLayout:
+    """The layout that these keys are in.
+
+    Args:
+      shapes: key -> shape.
+      path: for the message.
+
+    Raises:
+      UserError: where they are no known autoencoder's.
+    """
+
+    def convolves(*keys: str) -> bool:
+        return all(len(shapes.get(key, ())) == 4 for key in keys)
+
+    if convolves("encoder.layers.0.weight"):
+        return TINY_LAYOUTS["diffusers"]
+    if convolves("encoder.0.weight"):
+        return TINY_LAYOUTS["taesd"]
+    if convolves("0.weight", "1.conv.0.weight"):
+        return TINY_LAYOUTS["taesd-encoder"]
+    if convolves("1.weight", "3.conv.0.weight"):
+        return TINY_LAYOUTS["taesd-decoder"]
+    moved = "encoder.quant_conv.weight" in shapes
+    for layout in KL_LAYOUTS.values():
+        query = f"{layout.prefix}encoder.{layout.attention}.{layout.parts[1]}"
+        shape = shapes.get(f"{query}.weight")
+        if shape is not None and moved == (layout.name == "flux2"):
+            return dataclasses.replace(layout, square=len(shape) == 2)
+    raise UserError(
+        f"{path} holds no autoencoder that is known; use AutoencoderKL or "
+        "AutoencoderTiny weights of diffusers, a latent-diffusion checkpoint "
+        "or TAESD files"
+    )
+
+
+def infer(shapes: Shapes, layout: KlLayout | TinyLayout) -> AutoencoderConfig:
+    """All that shapes tell; scale is 1, groups are the usual.
+
+    Args:
+      shapes: key -> shape.
+      layout: from `detect`, with an encoder.
+    """
+    if isinstance(layout, TinyLayout):
+        return _infer_tiny(shapes, layout)
+    return _infer_kl(shapes, layout)
+
+
+def _infer_kl(shapes: Shapes, layout: KlLayout) -> AutoencoderConfig:
+    def conv1(place: str, level: int, block: int) -> tuple[int, ...] | None:
+        key = f"{place}.{layout.block}.conv1.weight"
+        return shapes.get(layout.prefix + key.format(level=level, block=block))
+
+    def widths(place: str) -> tuple[int, ...]:
+        found: list[int] = []
+        while shape := conv1(place, len(found), 0):
+            found.append(shape[0])
+        return tuple(found)
+
+    def blocks(level: int) -> int:
+        count = 0
+        while conv1(layout.down, level, count):
+            count += 1
+        return count
+
+    encoder, decoder = widths(layout.down), widths(layout.up)
+    if not layout.image_first:
+        decoder = decoder[::-1]
+    moments = shapes.get(f"{layout.prefix}encoder.conv_out.bias", (0,))
+    return AutoencoderConfig(
+        channels=moments[0] // 2 if moments else 0,
+        widths=encoder,
+        decoder_widths=() if decoder == encoder else decoder,
+        blocks=tuple(blocks(level) for level in range(len(encoder))),
+        scale=1.0,
+        quant_conv=f"{layout.prefix}{layout.quant}.weight" in shapes,
+        batch_norm=1e-4 if f"{layout.prefix}bn.running_mean" in shapes else 0.0,
+    )
+
+
+def _infer_tiny(shapes: Shapes, layout: TinyLayout) -> AutoencoderConfig:
+    """The encoder is convolutions, each followed by some blocks."""
+    start = re.escape(layout.encoder or "")
+    layer = re.compile(rf"{start}(\d+)\.(conv\.0\.)?weight")
+    found = [
+        (match, shape)
+        for key, shape in shapes.items()
+        if (match := layer.fullmatch(key)) and len(shape) == 4
+    ]
+    widths: list[int] = []
+    blocks: list[int] = []
+    for match, shape in sorted(found, key=lambda pair: int(pair[0][1])):
+        if match[2] and blocks:
+            blocks[-1] += 1
+        else:
+            widths.append(shape[0])
+            blocks.append(0)
+    return AutoencoderConfig(
+        kind="tiny",
+        channels=widths[-1],
+        widths=tuple(widths[:-1]),
+        blocks=tuple(blocks[:-1]),
+        groups=4,
+        scale=1.0,
+        quant_conv=False,
+        pooled=any(".pool." in key for key in shapes),
+    )
+
+
+def complete(
+    config: AutoencoderConfig,
+    known: Mapping[str, Any],
+    preset: str | None,
+    path: Any,
+) -> tuple[AutoencoderConfig, list[str]]:
+    """Adds groups, scale and shift, which no shape tells.
+
+    Args:
+      config: from `infer`.
+      known: the config.json of diffusers beside the weights, or nothing. It
+        comes before the preset.
+      preset: a name of `AUTOENCODERS`.
+      path: for messages.
+
+    Returns:
+      the whole config, and a sentence for each thing that was assumed.
+
+    Raises:
+      UserError: where preset, config.json and weights contradict each other.
+    """
+    notes: list[str] = []
+    base = config
+    if preset:
+        base = _preset(preset, config, path)
+    elif (
+        config.kind == "kl"
+        and config.channels in _ASSUMED
+        and not config.batch_norm  # which normalises by itself
+    ):
+        name, alike = _ASSUMED[config.channels]
+        base = _preset(name, config, path)
+        if "scaling_factor" not in known:
+            notes.append(
+                f"{path} does not say how its latents are scaled: taken for "
+                f"{name} (scale {base.scale}, shift {base.shift})"
+                + (f'; give preset="{alike}" if it is that' if alike else "")
+            )
+    changes: dict[str, Any] = {"scale": base.scale, "shift": base.shift}
+    if config.kind == "kl":
+        changes["groups"] = known.get("norm_num_groups", base.groups)
+    if config.batch_norm:
+        epsilon = known.get("batch_norm_eps", config.batch_norm)
+        changes["batch_norm"] = epsilon
+    if known.get("scaling_factor") is not None:
+        changes["scale"] = known["scaling_factor"]
+        changes["shift"] = known.get("shift_factor") or 0.0
+        differs = (changes["scale"], changes["shift"])
+        if preset and differs != (base.scale, base.shift):
+            notes.append(
+                f"scale {differs[0]} and shift {differs[1]} are from the "
+                f"config.json beside {path}, not from the preset {preset}"
+            )
+    mean, deviation = known.get("latents_mean"), known.get("latents_std")
+    if mean and deviation:
+        try:
+            scale = float(changes["scale"])
+            changes["scale"] = tuple(scale / float(d) for d in deviation)
+            changes["shift"] = tuple(float(m) for m in mean)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UserError(
+                f"the latents_mean and latents_std in the config.json beside "
+                f"{path} are no numbers ({error}); mend or remove them"
+            ) from error
+    whole = dataclasses.replace(config, **changes)
+    check_config(whole)
+    return whole, notes
+
+
+def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
+    """What config.json says beside an export in the layout `diffusers`.
+
+    Raises:
+      UserError: where diffusers has no class of this shape.
+    """
+    blocks = list(config.blocks)
+    per_channel = isinstance(config.scale, tuple)
+    if config.kind == "tiny" and not (config.pooled or per_channel):
+        decoder = config.decoder_widths or config.widths
+        return {
+            "_class_name": "AutoencoderTiny",
+            "encoder_block_out_channels": list(config.widths),
+            "decoder_block_out_channels": list(decoder[::-1]),
+            "num_encoder_blocks": blocks,
+            "num_decoder_blocks": blocks[::-1],
+            "latent_channels": config.channels,
+            "scaling_factor": config.scale,
+            "shift_factor": config.shift,
+        }
+    flux2 = bool(config.batch_norm)
+    if (
+        config.kind == "tiny"
+        or len(set(blocks)) > 1
+        or (config.decoder_widths and not flux2)
+        or (flux2 and (config.scale, config.shift) != (1, 0))
+    ):
+        raise UserError(
+            "diffusers has no autoencoder class of this shape "
+            f"({config.to_json()}); export it in another layout"
+        )
+    kind = "AutoencoderKLFlux2" if flux2 else "AutoencoderKL"
+    levels = len(config.widths)
+    written: dict[str, Any] = {
+        "_class_name": kind,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": list(config.widths),
+        "layers_per_block": blocks[0],
+        "latent_channels": config.channels,
+        "norm_num_groups": config.groups,
+        "use_quant_conv": config.quant_conv,
+        "use_post_quant_conv": config.quant_conv,
+    }
+    if flux2:
+        written["batch_norm_eps"] = config.batch_norm
+        if config.decoder_widths:
+            decoder = config.decoder_widths
+            written["decoder_block_out_channels"] = list(decoder)
+    elif isinstance(config.scale, tuple):
+        written["scaling_factor"] = 1.0
+        written["latents_mean"] = list(_each(config.shift, config.channels))
+        written["latents_std"] = [1 / scale for scale in config.scale]
+    else:
+        written["scaling_factor"] = config.scale
+        written["shift_factor"] = config.shift
+    return written
+
+
+def _each(value: float | tuple[float, ...], channels: int):
+    return value if isinstance(value, tuple) else (value,) * channels
+
+
+def _preset(
+    name: str, config: AutoencoderConfig, path: Any
+) -> AutoencoderConfig:
+    preset = AUTOENCODERS.get(name)
+    if not isinstance(preset, AutoencoderConfig):
+        known = [k for k in AUTOENCODERS if k != "pixels"]
+        raise UserError(
+            f"no autoencoder preset {name!r}; use one of {', '.join(known)}"
+        )
+    if (preset.kind, preset.channels) != (config.kind, config.channels):
+        raise UserError(
+            f"{path} is a {config.kind} autoencoder of {config.channels} "
+            f"channels, the preset {name} is {preset.kind} of "
+            f"{preset.channels}; give the preset that fits"
+        )
+    return preset

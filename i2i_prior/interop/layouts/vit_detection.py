@@ -1,0 +1,279 @@
+"""What image encoder a file holds: its layout and its shape.
+
+Depth, widths, patch, image size, registers, projection and the kind of MLP
+are read off the shapes; config.json, where there is one, adds the heads, the
+epsilon and the activation. What had to be assumed is said in the notes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from i2i_prior.errors import UserError
+from i2i_prior.interop.layouts.vit import (
+    LAYOUTS,
+    VIT_EPSILON,
+    Layout,
+    fits,
+)
+from i2i_prior.interop.layouts.vit_shapes import ShapeReader
+from i2i_prior.models.encoder_families import (
+    FAMILIES,
+    ViTConfig,
+)
+
+if TYPE_CHECKING:
+    from i2i_prior.interop.files.state_dicts import StateDict
+
+# Heads of the published models whose heads are not 64 channels wide.
+_HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+_SIGLIP_HEADS = {**_HEADS, 1536: 16}  # SigLIP 2 giant
+# What transformers takes where config.json leaves the epsilon out.
+_EPSILON = dict.fromkeys(("vit", "vit_mae", "ijepa"), VIT_EPSILON)
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+_GEMMA_VOCABULARY = 256_000  # SigLIP 2 reads Gemma's tokens, SigLIP 32,000
+_SCALE = "encoder.layer.0.layer_scale1.lambda1"
+_SO400M = (14, 27, 384)  # patch, cells, pixels: 384 is no multiple of 14
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a file holds, before a number is read.
+
+    Attributes:
+      layout: a key of `LAYOUTS`.
+      prefix: what stands before every key.
+      config: the shape of the encoder, float32.
+      notes: sentences on what was assumed and what is left in the file.
+    """
+
+    layout: str
+    prefix: str
+    config: ViTConfig
+    notes: list[str]
+
+
+def detect(state: StateDict) -> str | None:
+    """Which of `LAYOUTS` the keys are in; None where it is none of them.
+
+    Official DINO, MAE and I-JEPA share their names: without a CLS token it
+    is I-JEPA, with a decoder MAE, else DINO. A bare ViTMAEModel is told from
+    a ViTModel by its config.json alone.
+    """
+    shapes = state.shapes
+    if {"visual.conv1.weight", "visual.class_embedding"} <= shapes.keys():
+        return "clip_openai"
+    for name, *marks in (
+        ("siglip", "head.probe"),
+        ("clip", "pre_layrnorm.weight"),
+        ("dinov2_memory", _SCALE, "encoder.layer.0.attention.q_proj.weight"),
+        ("dinov2", _SCALE),
+    ):
+        for prefix in LAYOUTS[name].prefixes:
+            if all(prefix + mark in shapes for mark in marks):
+                return name
+    if "blocks.0.ls1.gamma" in shapes:
+        return "dinov2_hub"
+    for kind, layer in (("hf", "encoder.layer.0."), ("memory", "layers.0.")):
+        for prefix in ("", "vit.", "ijepa."):
+            if f"{prefix}{layer}layernorm_before.weight" in shapes:
+                return f"{_vit(state, prefix)}_{kind}"
+    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= shapes.keys():
+        if "cls_token" not in shapes:
+            return "ijepa"
+        return "mae" if "decoder_pos_embed" in shapes else "dino"
+    return None
+
+
+def _vit(state: StateDict, prefix: str) -> str:
+    """Which of transformers' classes that share their names it is."""
+    if f"{prefix}embeddings.cls_token" not in state.shapes:
+        return "ijepa"
+    mae = any(key.startswith("decoder.decoder_") for key in state.shapes)
+    mae |= (state.config or {}).get("model_type") == "vit_mae"
+    return "mae" if mae else "vit"
+
+
+def describe(
+    state: StateDict,
+    *,
+    layout: str | None = None,
+    heads: int | None = None,
+    family: str | None = None,
+) -> Described:
+    """The encoder that a file holds, from shapes and config.json.
+
+    Args:
+      state: an opened file.
+      layout: a key of `LAYOUTS`; recognised where None.
+      heads: attention heads; of config.json, else the published where None.
+      family: a key of `FAMILIES`, where the layout's own is not meant: mae
+        for MAE without its decoder, openclip for OpenCLIP without a
+        config.json, siglip2 for its vision half alone, dino_hf, dinov2 or
+        dinov2_hub for another way to interpolate positions.
+
+    Raises:
+      UserError: where the layout is unknown, or keys it rests on are missing.
+    """
+    name = layout or detect(state)
+    if name not in LAYOUTS:
+        raise UserError(
+            f"{state.path} holds no image encoder of the layout "
+            f"{layout or 'of any family known here'}; known are "
+            f"{', '.join(LAYOUTS)}"
+        )
+    if family is not None and family not in FAMILIES:
+        raise UserError(
+            f"the encoder family {family!r} is unknown; choose one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    spec, settings = LAYOUTS[name], _settings(state)
+    notes = [f"{state.path} is read as {name}"]
+    family = family or _family(state, spec, settings, notes)
+    reader = ShapeReader(state, name)
+    width, patch = reader.patch_embedding()
+    swiglu = reader.has("gate_value")
+    hidden = reader.shape("gated_out" if swiglu else "fc2")[-1]
+    registers = reader.has("registers") and reader.shape("registers")[-2]
+    projection = 0
+    if reader.has("projection"):
+        shape = reader.shape("projection")
+        projection = shape[1 if name == "clip_openai" else 0]
+    config = ViTConfig(
+        depth=reader.depth(),
+        width=width,
+        heads=heads or _heads(width, family, settings, notes),
+        patch=patch,
+        image_size=_image_size(
+            patch, reader.cells(FAMILIES[family].cls), family, settings, notes
+        ),
+        family=family,
+        mlp_width=0 if hidden == 4 * width else hidden,
+        registers=int(registers),
+        swiglu=swiglu,
+        projection=projection,
+        epsilon=_epsilon(spec, family, settings, notes),
+    )
+    if not fits(spec, config):
+        raise UserError(
+            f"{state.path} is in the layout {name}, which no encoder of the "
+            f"family {family} fits; leave the family out or choose another"
+        )
+    left = [
+        key
+        for key in state.shapes
+        if any(re.search(pattern, key) for pattern in spec.ignore)
+    ]
+    if left:
+        more = ", ..." if len(left) > 3 else ""
+        notes.append(
+            f"{len(left)} weights that the encoder does not need stay in the "
+            f"file ({', '.join(left[:3])}{more})"
+        )
+    return Described(name, reader.prefix, config, notes)
+
+
+def _settings(state: StateDict) -> dict[str, Any]:
+    """The encoder's section of config.json; empty where there is none."""
+    config = dict(state.config or {})
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        return config
+    texts = config.get("text_config") or {}
+    return {"text_vocabulary": texts.get("vocab_size", 0), **vision}
+
+
+def _family(
+    state: StateDict,
+    spec: Layout,
+    settings: Mapping[str, Any],
+    notes: list[str],
+) -> str:
+    family = spec.family
+    if family == "clip" and settings.get("hidden_act") == "gelu":
+        family = "openclip"
+    elif family == "clip" and not settings:
+        notes.append(
+            "its activation was taken to be OpenAI's QuickGELU; OpenCLIP's "
+            "own models need the family openclip"
+        )
+    if family == "siglip":
+        words = "text_model.embeddings.token_embedding.weight"
+        count = settings.get("text_vocabulary", 0)
+        count = max(count, state.shapes.get(words, (0,))[0])
+        if count >= _GEMMA_VOCABULARY:
+            family = "siglip2"
+        elif not count:
+            notes.append(
+                "it was taken to be SigLIP; SigLIP 2, family siglip2, has the "
+                "same network but other preprocessing"
+            )
+    if family in ("dino", "dino_hf") and "model_type" not in settings:
+        notes.append(
+            "it was taken to be DINO; MAE without its decoder has the same "
+            "names and needs the family mae"
+        )
+    stated = settings.get("hidden_act", "")
+    known = FAMILIES[family].activation
+    if stated and _ACTIVATIONS.get(stated) != known:
+        raise UserError(
+            f"{state.path}: config.json states the activation {stated}, but "
+            f"the family {family} has {known}; nothing was loaded"
+        )
+    return family
+
+
+def _heads(
+    width: int, family: str, settings: Mapping[str, Any], notes: list[str]
+) -> int:
+    stated = settings.get("num_attention_heads")
+    if stated:
+        return int(stated)
+    table = _SIGLIP_HEADS if family.startswith("siglip") else _HEADS
+    heads = table.get(width, max(width // 64, 1))
+    notes.append(
+        f"{heads} attention heads were taken, those of the published models "
+        f"of width {width}"
+    )
+    return heads
+
+
+def _image_size(
+    patch: int,
+    cells: int,
+    family: str,
+    settings: Mapping[str, Any],
+    notes: list[str],
+) -> int:
+    stated = settings.get("image_size")
+    if isinstance(stated, int) and stated // patch == cells:
+        return stated
+    if family.startswith("siglip") and (patch, cells) == _SO400M[:2]:
+        notes.append("images of 384 pixels were taken, as so400m reads them")
+        return _SO400M[2]
+    return patch * cells
+
+
+def _epsilon(
+    spec: Layout, family: str, settings: Mapping[str, Any], notes: list[str]
+) -> float:
+    """0 where it is the family's own."""
+    own = FAMILIES[family].epsilon
+    default = spec.epsilon or own
+    if "model_type" in settings:
+        default = _EPSILON.get(settings["model_type"], own)
+    if spec.epsilon and not settings:
+        notes.append(
+            f"a LayerNorm epsilon of {default:g} was taken, transformers' "
+            "default; a config.json beside the file is read where it states "
+            "another"
+        )
+    stated = float(settings.get("layer_norm_eps", default))
+    return 0.0 if stated == own else stated

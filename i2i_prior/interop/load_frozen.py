@@ -1,0 +1,190 @@
+"""Frozen parts from files: an image encoder, an autoencoder.
+
+Used by whoever opens a published prior, which comes without them, and by the
+trainer for `encoder.weights` and `autoencoder.weights`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from i2i_prior.errors import UserError
+from i2i_prior.interop import autoencoders, native
+from i2i_prior.interop.files.state_dicts import read_state_dict
+from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.preprocess import PREPROCESSING
+from i2i_prior.parallel.global_arrays import place
+from i2i_prior.tasks.network import (
+    autoencoder_config,
+    encoder_config,
+)
+
+Flat = dict[str, np.ndarray]
+
+
+def attach_encoder(
+    config: ConfigDict,
+    path: str | Path,
+    heads: int | None = None,
+    family: str | None = None,
+) -> tuple[Flat, list[str]]:
+    """Puts a published image encoder into a config that has none.
+
+    Args:
+      config: changed in place: the `encoder` section.
+      path: weights of a layout of `interop.encoders`.
+      heads, family: what shapes do not tell.
+
+    Returns:
+      encoder/... -> float32 array, and notes.
+
+    Raises:
+      UserError: where the file is no encoder, or its embeddings are of
+        another width than the model's conditions.
+    """
+    from i2i_prior.interop import encoders
+
+    shape, loaded, notes = encoders.load(
+        read_state_dict(path), heads=heads, family=family
+    )
+    section = config.encoder
+    if config.conditioner.choice not in ("cls", "patches", "pyramid"):
+        raise UserError(
+            "this model is not conditioned on images, so it takes no image "
+            "encoder; load it without encoder"
+        )
+    if shape.width != section.width:
+        raise UserError(
+            f"{path} embeds into {shape.width} channels, but this model is "
+            f"conditioned on {section.width}"
+        )
+    section.kind, section.pixels = "frozen", "family"
+    section.weights = str(path)
+    for name in (
+        "family",
+        "depth",
+        "heads",
+        "patch",
+        "image_size",
+        "mlp_width",
+        "registers",
+        "swiglu",
+        "projection",
+        "epsilon",
+    ):
+        section[name] = getattr(shape, name)
+    # DINOv2 was trained at 518 pixels and is shown 224.
+    section.view_size = PREPROCESSING[shape.family].size
+    return {f"encoder/{name}": a for name, a in loaded.items()}, notes
+
+
+def attach_autoencoder(
+    config: ConfigDict, path: str, preset: str | None = None
+) -> tuple[Flat, list[str]]:
+    """Puts a published autoencoder into a config.
+
+    Args:
+      config: changed in place: the `autoencoder` section.
+      path: a file or folder; both files of a tiny pair as
+        `ENCODER,DECODER`.
+      preset: a name of `AUTOENCODERS`, for what the file does not tell.
+
+    Returns:
+      autoencoder/... -> float32 array, and notes.
+
+    Raises:
+      UserError: where it is none, or its latents are not the model's.
+    """
+    before = autoencoder_config(config)
+    shape, loaded, notes = _read_autoencoder(path, preset)
+    if (shape.channels, shape.factor) != (before.channels, before.factor):
+        raise UserError(
+            f"{path} has latents of {shape.channels} channels at 1/"
+            f"{shape.factor}, but this model has {before.channels} at 1/"
+            f"{before.factor}"
+        )
+    section = config.autoencoder
+    # Some presets share one shape: the name that was given comes first.
+    order = [preset or section.kind, *AUTOENCODERS]
+    names = [name for name in order if AUTOENCODERS[name] == shape]
+    section.kind = names[0] if names else order[0]
+    section.shape = "" if names else shape.to_json()
+    section.weights = str(path)
+    return {f"autoencoder/{name}": a for name, a in loaded.items()}, notes
+
+
+def _read_autoencoder(path: str, preset: str | None):
+    if preset is not None and preset not in AUTOENCODERS:
+        raise UserError(
+            f"autoencoder kind {preset!r} is unknown; choose one of "
+            f"{', '.join(AUTOENCODERS)}"
+        )
+    encoder, comma, decoder = str(path).partition(",")
+    if comma and not os.path.exists(path):
+        return autoencoders.load_tiny_pair(encoder, decoder, preset=preset)
+    return autoencoders.load(read_state_dict(path), preset=preset)
+
+
+def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
+    """Replaces a fresh state's frozen networks by those of their files.
+
+    Args:
+      frozen: frozen parameters by name, sharded.
+      config: of the run, whose `encoder.weights` and `autoencoder.weights`
+        say where from.
+
+    Raises:
+      UserError: where a file does not hold the network of the config.
+    """
+    encoder, autoencoder = config.encoder, config.autoencoder
+    if encoder.kind == "frozen" and encoder.weights != "random":
+        frozen = _load_encoder(frozen, config)
+    if autoencoder.weights not in ("", "random"):
+        preset = None if autoencoder.shape else autoencoder.kind
+        shape, loaded, _ = _read_autoencoder(autoencoder.weights, preset)
+        _compare(autoencoder.weights, shape, autoencoder_config(config))
+        frozen = _placed(frozen, "autoencoder/", loaded)
+    return frozen
+
+
+def _load_encoder(frozen: dict[str, Any], config: ConfigDict):
+    from i2i_prior.interop import encoders
+
+    section = config.encoder
+    if native.is_native(Path(section.weights)):
+        return native.load_encoder_into(frozen, Path(section.weights), section)
+    shape, loaded, _ = encoders.load(
+        read_state_dict(section.weights),
+        heads=section.heads,
+        family=section.family,
+    )
+    wanted = encoder_config(config)
+    _compare(section.weights, shape, wanted, ("precision", "mlp_ratio"))
+    return _placed(frozen, "encoder/", loaded)
+
+
+def _compare(path: str, found: Any, wanted: Any, but: tuple = ()) -> None:
+    differing = [
+        f"{name} {getattr(found, name)!r} there, {value!r} in the config"
+        for name, value in vars(wanted).items()
+        if name not in but and getattr(found, name) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{path} is not the network of this config "
+            f"({'; '.join(differing[:3])}); match the config to the file"
+        )
+
+
+def _placed(
+    frozen: dict[str, Any], prefix: str, loaded: Flat
+) -> dict[str, Any]:
+    return frozen | {
+        prefix + name: place(array, frozen[prefix + name].sharding)
+        for name, array in loaded.items()
+    }

@@ -1,0 +1,143 @@
+"""Files that are there whole or not at all, whenever the process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.errors import UserError
+from i2i_prior.io.disk import NUMBERS
+
+_LOCK, _SUFFIX = ".lock", ".part"
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write, which then takes its name.
+
+    Its name is nobody else's: a process whose parent was killed may still
+    be at the same file. On an exception it is removed.
+
+    Raises:
+        OSError: of the disk.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        yield beside
+        _sync(beside)
+        os.replace(beside, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain values; raises OSError."""
+    with written(path) as beside:
+        beside.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half-written."""
+    for path in folder.glob(f".*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other commands out of it.
+
+    Where no lock can be had, as on some shared file systems, it goes on
+    without; what else is wrong with the folder shows when it is written.
+
+    Raises:
+        UserError: another command is at it.
+    """
+    path = folder / _LOCK
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"another command is at {path.parent}: wait for it to end, or "
+                "choose another --out"
+            ) from error
+        except OSError:
+            return descriptor
+        # Who had it before may have removed the file since it was opened.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)
+
+
+def disk_error(error: BaseException, path: Path) -> OSError | None:
+    """The OSError that an error of a C++ library says in words, if any."""
+    if isinstance(error, OSError):
+        return error
+    for number in NUMBERS:
+        if os.strerror(number) in str(error):
+            return OSError(number, os.strerror(number), str(path))
+    return None
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or what this user may use of it, is full."""
+    return error.errno in NUMBERS
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    try:
+        _sync(path)
+    except OSError as error:
+        # Some file systems sync files alone.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes beside, then renames; makes the folder where it is missing."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, target)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""The published families of image encoders, and an encoder's shape.
+
+A family is a row of `FAMILIES`: what its official code does differently from
+the next one. `models.vit` is the one network that they are options of.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+
+from i2i_prior.errors import UserError
+from i2i_prior.models.layers import gelu_tanh, quick_gelu
+from i2i_prior.models.precision import Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+
+
+class Features(NamedTuple):
+    """What an encoder says of an image, float32.
+
+    Attributes:
+      cls: (B, D), one vector for the image: the CLS token after the last
+        norm; for SigLIP, which has none, `pooled`; for I-JEPA, which has
+        neither, the mean of `patches`.
+      patches: (B, N, D), row-major, after the last norm. (CLIP norms the CLS
+        token only; its patches are those of the last layer.)
+      pooled: what the family compares images by: CLIP's projected CLS (B, P)
+        or, without a projection, `cls`; the output (B, D) of SigLIP's
+        attention pooling; None elsewhere.
+    """
+
+    cls: Array
+    patches: Array
+    pooled: Array | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """What sets a family of encoders apart.
+
+    Attributes:
+      cls: whether a CLS token leads the patches.
+      activation: of the MLP, a name of `ACTIVATIONS`.
+      epsilon: of every LayerNorm.
+      layer_scale: a learned gain on each branch (arXiv 2103.17239 Eq. 9).
+      pre_norm: a LayerNorm ahead of the first block.
+      patch_bias: whether the patch embedding has a bias.
+      norm_patches: the last norm sees patches too, not only the CLS token.
+      attention_pool: SigLIP's pooling head (arXiv 2106.04560 section 3.3).
+      position_offset: cells added to the grid when positions are
+        interpolated: the 0.1 of the official DINO code.
+      partial_patches: pixels at the right and the bottom that fill no patch
+        are left out, as a convolution does (SigLIP so400m: 384 by 14).
+    """
+
+    cls: bool = True
+    activation: str = "gelu"
+    epsilon: float = 1e-6
+    layer_scale: bool = False
+    pre_norm: bool = False
+    patch_bias: bool = True
+    norm_patches: bool = True
+    attention_pool: bool = False
+    position_offset: float = 0.0
+    partial_patches: bool = False
+
+
+def _clip(activation: str) -> Family:
+    return Family(
+        activation=activation,
+        epsilon=1e-5,
+        pre_norm=True,
+        patch_bias=False,
+        norm_patches=False,
+    )
+
+
+_SIGLIP = Family(
+    cls=False,
+    activation="gelu_tanh",
+    attention_pool=True,
+    partial_patches=True,
+)
+FAMILIES: dict[str, Family] = {
+    "dino": Family(position_offset=0.1),  # arXiv 2104.14294, official code
+    "dino_hf": Family(),  # the same weights as transformers runs them
+    "dinov2": Family(layer_scale=True),  # arXiv 2304.07193, transformers
+    "dinov2_hub": Family(layer_scale=True, position_offset=0.1),  # official
+    "clip": _clip("quick_gelu"),  # arXiv 2103.00020
+    "openclip": _clip("gelu"),  # arXiv 2212.07143
+    "siglip": _SIGLIP,  # arXiv 2303.15343
+    "siglip2": _SIGLIP,  # arXiv 2502.14786, fixed resolution
+    "mae": Family(),  # arXiv 2111.06377, nothing masked
+    "ijepa": Family(cls=False),  # arXiv 2301.08243
+}
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Shape of an encoder; the defaults are DINO v1 ViT-B/16.
+
+    Attributes:
+      depth, width, heads: layers, channels D, attention heads.
+      patch, image_size: sides in pixels; the position table has
+        image_size // patch cells a side.
+      mlp_ratio: hidden width of the MLP over D.
+      precision: a name of `matmul.PRECISIONS`.
+      family: a key of `FAMILIES`.
+      mlp_width: hidden width of the MLP where the ratio is no round number;
+        0 takes mlp_ratio.
+      registers: register tokens (arXiv 2309.16588) behind the CLS token.
+      swiglu: a gated MLP, as in DINOv2's giant.
+      projection: width P of CLIP's projection, 0 for none.
+      epsilon: of every LayerNorm, 0 for the family's.
+    """
+
+    depth: int = 12
+    width: int = 768
+    heads: int = 12
+    patch: int = 16
+    image_size: int = 224
+    mlp_ratio: float = 4.0
+    precision: str = "float32"
+    family: str = "dino"
+    mlp_width: int = 0
+    registers: int = 0
+    swiglu: bool = False
+    projection: int = 0
+    epsilon: float = 0.0
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP."""
+        return self.mlp_width or int(self.mlp_ratio * self.width)
+
+    @property
+    def grid(self) -> int:
+        """Cells of the position table a side."""
+        return self.image_size // self.patch
+
+
+def check(config: ViTConfig) -> None:
+    """Raises UserError where no encoder can have this shape."""
+    if config.family not in FAMILIES:
+        raise UserError(
+            f"encoder.family {config.family!r} is unknown; choose one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[config.family]
+    split = config.image_size % config.patch and not family.partial_patches
+    if split or config.width % config.heads:
+        raise UserError(
+            f"encoder: patches of {config.patch} must divide the image "
+            f"of {config.image_size}, {config.heads} heads the width "
+            f"{config.width}"
+        )
+    if config.registers and not family.cls:
+        raise UserError(
+            f"encoder.registers {config.registers}: the family "
+            f"{config.family} has no CLS token that they could follow; set 0"
+        )
+    if config.projection and family.norm_patches:
+        raise UserError(
+            f"encoder.projection {config.projection}: only the families clip "
+            "and openclip have one; set 0"
+        )

@@ -1,0 +1,93 @@
+"""The picture of a coordinate check: change over width, a line a step."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.io.files import written
+from i2i_prior.models.activation_taps import PLACES
+
+LABELS = {"standard": "standard", "mup": "muP"}
+
+
+def draw(result: dict[str, Any], file: Path) -> None:
+    """Writes a PNG.
+
+    Args:
+      result: of `coordinates.check`.
+      file: ending in .png.
+
+    Raises:
+      OSError: of the disk.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    names, slopes = list(result["slopes"]), result["slopes"]
+    places = [place for place in PLACES if place in slopes[names[0]]]
+    widths, steps = result["widths"], result["steps"]
+    figure = Figure(figsize=(2.4 * len(places), 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(
+        len(names), len(places), squeeze=False, sharex=True, sharey="col"
+    )
+    colours = ScalarMappable(Normalize(1, max(steps, 2)), "viridis_r")
+    for line, name in zip(panels, names, strict=True):
+        for panel, place in zip(line, places, strict=True):
+            for step in range(1, steps + 1):
+                means = _means(result["rows"], name, place, step, widths)
+                colour = colours.to_rgba(np.array([step]))[0]
+                panel.plot(widths, means, "o-", ms=3, lw=1.2, color=colour)
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+            panel.set_xticks(widths, [str(width) for width in widths])
+            panel.xaxis.minorticks_off()
+            panel.tick_params(which="both", labelsize=8)
+            panel.grid(alpha=0.3)
+            slope = f"{LABELS[name]}, {place}\nslope {slopes[name][place]:+.2f}"
+            panel.set_title(slope, fontsize=9)
+        line[0].set_ylabel("RMS change since the start", fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("width D, channels", fontsize=9)
+    whole = MaxNLocator(integer=True)
+    bar = figure.colorbar(
+        colours, ax=panels, fraction=0.02, pad=0.01, ticks=whole
+    )
+    bar.set_label("optimizer updates")
+    figure.suptitle(
+        f"Coordinate check: base width {result['base_width']}, head width "
+        f"{result['head_width']}, learning rate {result['learning_rate']:g}, "
+        f"seeds: {result['seeds']}",
+        fontsize=10,
+    )
+    with written(file) as beside:
+        figure.savefig(beside, dpi=110, format="png")
+
+
+def _means(
+    rows: list[dict[str, Any]],
+    name: str,
+    place: str,
+    step: int,
+    widths: list[int],
+) -> list[float]:
+    """Geometric means over the seeds, one a width; NaN, which is not drawn,
+    where nothing has moved yet: all that is behind the output kernel's zeros
+    has no gradient at the first update."""
+    means = []
+    for width in widths:
+        changes = [
+            row[place] or math.nan
+            for row in rows
+            if row["parametrisation"] == name
+            and (row["step"], row["width"]) == (step, width)
+        ]
+        means.append(float(np.exp(np.mean(np.log(changes)))))
+    return means

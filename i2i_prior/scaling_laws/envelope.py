@@ -1,0 +1,134 @@
+"""The loss envelope: the lowest loss at each compute, and whose it is.
+
+Approach 1 of Hoffmann et al.: over training curves where there are some,
+else over the runs' ends, budget by budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from i2i_prior.scaling_laws.bootstrap import interval
+from i2i_prior.scaling_laws.points import (
+    Curve,
+    Point,
+    column,
+    groups,
+)
+
+LEAST = 3  # places that a law takes
+GRID = 40  # places on the FLOPs axis, evenly in the logarithm
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """loss = coefficient x C^exponent along the lowest losses.
+
+    Attributes:
+      flops, loss: (k,) the envelope.
+      n: (k,) size of the run that is lowest.
+      coefficient, exponent: of the loss's law.
+      interval: (2,) of the exponent, 95 %, of runs drawn again.
+      size_exponent: of n's law, where more than one size is lowest.
+      of_curves: whether training curves made it.
+    """
+
+    flops: np.ndarray
+    loss: np.ndarray
+    n: np.ndarray
+    coefficient: float
+    exponent: float
+    interval: np.ndarray
+    size_exponent: float | None
+    of_curves: bool
+
+
+def fit(
+    points: list[Point],
+    curves: list[Curve],
+    rng: np.random.Generator,
+    draws: int,
+) -> Envelope | None:
+    """The envelope, or None for fewer than three places on the axis."""
+    curves = [c for c in curves if len(c.flops) >= 2 and c.point.role == "fit"]
+    of_curves = len(curves) >= 2
+    if of_curves:
+        flops, table = _of_curves(curves)
+        sizes = np.array([curve.point.n for curve in curves])
+    else:
+        flops, table = _of_points(points)
+        sizes = column(points, "n")
+    there = _front(table)
+    flops, table = flops[there], table[:, there]
+    if len(flops) < LEAST or np.ptp(np.log(flops)) < 1e-6:
+        return None
+    lowest = table.min(0)
+    winner = sizes[table.argmin(0)]
+    slope, constant = np.polyfit(np.log(flops), lowest, 1)
+    slopes = []
+    for _ in range(min(draws, 500)):
+        pick = table[rng.integers(len(table), size=len(table))]
+        good = _front(pick)
+        if good.sum() >= LEAST:
+            line = np.polyfit(np.log(flops[good]), pick[:, good].min(0), 1)
+            slopes.append(line[0])
+    ends = (
+        interval(slope, np.array(slopes), len(flops) - 2)
+        if slopes
+        else np.full(2, np.nan)
+    )
+    many = len(set(winner)) > 1
+    return Envelope(
+        flops=flops,
+        loss=np.exp(lowest),
+        n=winner,
+        coefficient=float(np.exp(constant)),
+        exponent=float(slope),
+        interval=ends,
+        size_exponent=(
+            float(np.polyfit(np.log(flops), np.log(winner), 1)[0])
+            if many
+            else None
+        ),
+        of_curves=of_curves,
+    )
+
+
+def _front(table: np.ndarray) -> np.ndarray:
+    """Where (k,) of (runs, k) no loss of less compute is as low.
+
+    A budget with few runs, or a curve far from its end, is no envelope.
+    """
+    lowest = table.min(0)
+    before = np.minimum.accumulate(np.concatenate([[np.inf], lowest[:-1]]))
+    return lowest < before
+
+
+def _of_curves(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """FLOPs (k,) and log losses (curves, k); infinite outside a curve."""
+    first = min(curve.flops.min() for curve in curves)
+    last = max(curve.flops.max() for curve in curves)
+    grid = np.geomspace(first, last, GRID)
+    table = [
+        np.interp(
+            np.log(grid),
+            np.log(curve.flops),
+            np.log(curve.loss),
+            left=np.inf,
+            right=np.inf,
+        )
+        for curve in curves
+    ]
+    return grid, np.array(table)
+
+
+def _of_points(points: list[Point]) -> tuple[np.ndarray, np.ndarray]:
+    budgets = groups(points)
+    place = {p.id: k for k, group in enumerate(budgets) for p in group}
+    flops = np.array([np.exp(np.log(column(g, "c")).mean()) for g in budgets])
+    table = np.full((len(points), len(budgets)), np.inf)
+    for row, point in enumerate(points):
+        table[row, place[point.id]] = np.log(point.loss)
+    return flops, table

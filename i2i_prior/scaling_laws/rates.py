@@ -1,0 +1,142 @@
+"""The best learning rate of each size, and its power law over sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.scaling_laws.isocurve import (
+    parabolas,
+    vertices,
+)
+from i2i_prior.scaling_laws.points import (
+    Point,
+    column,
+)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """One size: its learning rates (k,), losses (k,), and the best rate.
+
+    `edge` says that the best is the lowest or highest that was tried; `series`
+    what else the runs have alike. The loss of a rate is the mean over seeds.
+    """
+
+    n: float
+    rates: np.ndarray
+    loss: np.ndarray
+    best: float
+    edge: bool
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class RateLaw:
+    """rate = coefficient x N^exponent; spread is the log scatter about it,
+    None where two sizes leave none."""
+
+    sizes: list[Rate]
+    coefficient: float
+    exponent: float
+    spread: float | None
+
+    def __call__(self, n: float) -> float:
+        """The best learning rate of a size."""
+        return float(self.coefficient * n**self.exponent)
+
+
+def fit(points: list[Point]) -> tuple[list[Rate], RateLaw | None]:
+    """Best rates of sizes with three rates or more; a law from two sizes on.
+
+    Args:
+      points: of role tune, or of any role; those of one series, one size and
+        as many tokens are compared.
+
+    Returns:
+      sizes by series, and the law over them; None where there are several
+      series, each of which has its own (`law_of`).
+    """
+    places: dict[tuple[str, float, float], list[Point]] = {}
+    for point in points:
+        if point.learning_rate and point.learning_rate > 0:
+            key = point.series, point.n, point.d
+            places.setdefault(key, []).append(point)
+    found = []
+    for (series, n, _), group in sorted(places.items()):
+        everything = column(group, "learning_rate")
+        loss = column(group, "loss")
+        rates = np.unique(everything)
+        means = np.array([loss[everything == rate].mean() for rate in rates])
+        if len(rates) >= 3:
+            found.append(_best(n, rates, means, series))
+    one = len({rate.series for rate in found}) == 1
+    return found, law_of(found) if one else None
+
+
+def law_of(found: list[Rate]) -> RateLaw | None:
+    """The power law of best rates over sizes; None for less than two."""
+    if len({rate.n for rate in found}) < 2:
+        return None
+    x = np.log([rate.n for rate in found])
+    y = np.log([rate.best for rate in found])
+    exponent, constant = np.polyfit(x, y, 1)
+    gaps = y - constant - exponent * x
+    free = len(found) - 2
+    return RateLaw(
+        found,
+        float(np.exp(constant)),
+        float(exponent),
+        float(np.sqrt((gaps**2).sum() / free)) if free > 0 else None,
+    )
+
+
+def by_series(found: list[Rate]) -> dict[str, list[Rate]]:
+    """The sizes of each series."""
+    series: dict[str, list[Rate]] = {}
+    for rate in found:
+        series.setdefault(rate.series, []).append(rate)
+    return series
+
+
+def drift(found: list[Rate]) -> float:
+    """The largest of the best rates over the smallest; 1: one suits all."""
+    best = [rate.best for rate in found]
+    return max(best) / min(best)
+
+
+def plain(found: list[Rate], law: RateLaw | None) -> dict[str, Any] | None:
+    """For laws.json."""
+    if not found:
+        return None
+    return {
+        "coefficient": law and law.coefficient,
+        "exponent": law and law.exponent,
+        "spread": law and law.spread,
+        "sizes": [
+            {
+                "params": rate.n,
+                "best": rate.best,
+                "edge": rate.edge,
+                "series": rate.series,
+            }
+            for rate in found
+        ],
+        "drift": {name: drift(some) for name, some in by_series(found).items()},
+    }
+
+
+def _best(n: float, rates: np.ndarray, loss: np.ndarray, series: str) -> Rate:
+    """By a parabola in log rate through the lowest and what is around it."""
+    lowest = int(np.argmin(loss))
+    near = slice(max(lowest - 2, 0), lowest + 3)
+    x = np.log(rates[near]) - np.log(rates[lowest])
+    best = rates[lowest]
+    if len(set(x)) >= 3:
+        vertex, _ = vertices(parabolas(x, loss[None, near] / loss.mean()))
+        if np.isfinite(vertex[0]) and x.min() <= vertex[0] <= x.max():
+            best = rates[lowest] * np.exp(vertex[0])
+    edge = lowest in (0, len(loss) - 1)
+    return Rate(n, rates, loss, float(best), edge, series)

@@ -1,0 +1,250 @@
+"""Run directories as a table: of a sweep, or of any folder of runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.report.html import read_json
+from i2i_prior.scaling_laws.points import (
+    Curve,
+    Point,
+    Source,
+    Table,
+)
+from i2i_prior.sweeps.run.store import (
+    PlannedRun,
+    open_sweep,
+)
+
+METRIC = "validation/ema_uniform"
+
+
+def own_metric(folders: list[Path]) -> str:
+    """The metric that the sweeps among the folders were planned for.
+
+    Raises:
+      UserError: where they were planned for different ones.
+    """
+    names = {
+        str(open_sweep(folder).facts.get("metric") or METRIC)
+        for folder in folders
+        if (folder / "sweep.json").exists()
+    }
+    if len(names) > 1:
+        raise UserError(
+            f"these sweeps were planned for {' and '.join(sorted(names))}; "
+            "choose one with --metric"
+        )
+    return names.pop() if names else METRIC
+
+
+# Labels of a sweep that are scales, or seeds: not what a series is.
+_SCALES = ("budget", "size", "width", "learning_rate", "seed", "tokens")
+
+
+def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
+    """The runs of sweeps, or of folders that hold run directories.
+
+    A run that is done is a point; one that still runs gives its curve to the
+    envelope and is named; one that diverged is named.
+
+    Args:
+      folders: sweeps (with sweep.json), run directories, or folders of them.
+      metric: a name in result.json's metrics, and in metrics.jsonl.
+
+    Raises:
+      UserError: where a folder holds no run, or the metric is in none.
+    """
+    points: list[Point] = []
+    excluded: list[tuple[str, str]] = []
+    curves: list[Curve] = []
+    known: set[str] = set()
+    sources: dict[str, Source] = {}
+    for folder in dict.fromkeys(path.resolve() for path in folders):
+        for run, plan in _found(folder):
+            result = read_json(run / "result.json")
+            known |= set(result.get("metrics") or {})
+            draft = _draft(run, plan, result)
+            if isinstance(draft, str):
+                excluded.append((run.name, draft))
+                continue
+            point, steps, source = draft
+            if point.id in sources:
+                if sources[point.id].folder == run:
+                    continue
+                if plan is not None:
+                    again = f"the same run as in {sources[point.id].folder}"
+                    excluded.append((str(run), again))
+                    continue
+                point = replace(point, id=str(run))
+            lines = _lines(run)
+            curve = _curve(lines, point, metric, steps)
+            if curve is not None:
+                curves.append(curve)
+            value = _number((result.get("metrics") or {}).get(metric))
+            last = max((line["step"] for line in lines), default=0)
+            why = _why_not(result, value, metric, last / steps)
+            if why or value is None:
+                excluded.append((point.id, why or ""))
+                continue
+            sources[point.id] = source
+            error = result["metrics"].get(f"{metric}_standard_error")
+            points.append(
+                replace(point, loss=value, standard_error=_number(error))
+            )
+    if not points:
+        why = f": {excluded[0][0]}: {excluded[0][1]}" if excluded else ""
+        names = sorted(n for n in known if not n.endswith("_standard_error"))
+        more = f"; metrics there are {', '.join(names[:12])}" if names else ""
+        raise UserError(
+            f"no finished run with {metric} in "
+            f"{', '.join(map(str, folders))}{why}{more}"
+        )
+    return Table(points, excluded, [], metric, curves, sources)
+
+
+def _found(folder: Path) -> list[tuple[Path, PlannedRun | None]]:
+    if (folder / "sweep.json").exists():
+        sweep = open_sweep(folder)
+        return [(sweep.workdir(run.id), run) for run in sweep.runs]
+    if (folder / "config.json").exists():
+        return [(folder, None)]
+    runs = sorted(folder.glob("*/config.json")) if folder.is_dir() else []
+    if not runs:
+        raise UserError(
+            f"{folder} holds no runs; give a sweep's folder, a run directory "
+            "or a folder of run directories"
+        )
+    return [(file.parent, None) for file in runs]
+
+
+def _draft(
+    run: Path, plan: PlannedRun | None, result: dict[str, Any]
+) -> tuple[Point, float, Source] | str:
+    """The run's point without its loss, its steps, its source; or why none."""
+    config = read_json(run / "config.json").get("config") or {}
+    rate = _number(config.get("optim.learning_rate"))
+    if plan is not None:
+        budget = plan.labels.get("budget")
+        point = Point(
+            id=plan.id,
+            n=plan.parameters,
+            d=plan.tokens,
+            c=plan.flops,
+            loss=math.nan,
+            role=plan.role,
+            budget=None if budget is None else str(budget),
+            learning_rate=rate,
+            epochs=plan.epochs,
+            series=" ".join(
+                str(value)
+                for name, value in plan.labels.items()
+                if name not in _SCALES
+            ),
+        )
+        sizes = {
+            name: value
+            for name, value in plan.overrides.items()
+            if name.startswith(("model.", "encoder."))
+        }
+        ratio = plan.model_flops / plan.flops
+        source = _source(run, result, plan.examples, ratio, sizes)
+        return point, float(plan.steps), source
+    cost = read_json(run / "metadata.json").get("cost") or {}
+    batch = _number(config.get("data.batch_size"))
+    steps = _number(result.get("steps") or config.get("train.steps"))
+    examples = _number(result.get("examples"))
+    if examples is None and batch and steps:
+        examples = batch * steps
+    names = ("parameters", "tokens", "training_flops")
+    counts = [_number(cost.get(name)) for name in names]
+    if not examples or not steps or not all(counts):
+        return "its metadata.json has no cost: an older version trained it"
+    n, tokens, flops = (float(count or 0) for count in counts)
+    point = Point(
+        id=run.name,
+        n=n,
+        d=tokens * examples,
+        c=flops * examples,
+        loss=math.nan,
+        learning_rate=rate,
+    )
+    ratio = (_number(cost.get("model_flops")) or flops) / flops
+    return point, steps, _source(run, result, examples, ratio, {})
+
+
+def _source(
+    run: Path,
+    result: dict[str, Any],
+    examples: float,
+    overhead: float,
+    overrides: dict[str, Any],
+) -> Source:
+    numbers = {
+        name: _number(value)
+        for name, value in (result.get("metrics") or {}).items()
+    }
+    return Source(
+        folder=run,
+        step=int(_number(result.get("step")) or 0),
+        examples=float(examples),
+        overhead=overhead,
+        overrides=overrides,
+        metrics={k: v for k, v in numbers.items() if v is not None},
+    )
+
+
+def _why_not(
+    result: dict[str, Any], value: float | None, metric: str, share: float
+) -> str | None:
+    if not result:
+        return f"unfinished: {share:.0%} of its steps" if share else "not begun"
+    if result.get("outcome") != "done":
+        return str(result.get("outcome"))
+    if value is None:
+        return f"its result.json has no finite {metric}"
+    if value <= 0:
+        return f"its {metric} is {value:g}; laws need a positive metric"
+    return None
+
+
+def _curve(
+    lines: list[dict[str, Any]], point: Point, metric: str, steps: float
+) -> Curve | None:
+    """The metric over FLOPs: steps of a run cost alike."""
+    seen = [line for line in lines if _number(line.get(metric))]
+    kept = [x for x in seen if x["step"] > 0 and x[metric] > 0]
+    if not kept:
+        return None
+    done = np.array([float(line["step"]) for line in kept])
+    loss = np.array([float(line[metric]) for line in kept])
+    return Curve(point, point.c * done / steps, loss)
+
+
+def _lines(run: Path) -> list[dict[str, Any]]:
+    try:
+        texts = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found = []
+    for text in texts:
+        try:
+            line = json.loads(text)
+        except ValueError:  # the run is writing it
+            continue
+        if isinstance(line, dict) and _number(line.get("step")) is not None:
+            found.append(line)
+    return found
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,164 @@
+"""A plan and the sweep's folder: what is new is added, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.errors import UserError
+from i2i_prior.io.disk import told
+from i2i_prior.io.files import alone
+from i2i_prior.sweeps.run.store import (
+    BrokenSweepError,
+    PlannedRun,
+    Sweep,
+    open_sweep,
+    save_sweep,
+)
+from i2i_prior.sweeps.spec.plan import Plan
+
+AS_BEFORE = "all as before"
+
+
+def write(
+    made: Plan, out: Path, facts: dict[str, Any], replace: bool
+) -> tuple[Sweep, str]:
+    """Writes what is new; runs/ and attempts/ are never touched.
+
+    Args:
+      made: the plan.
+      out: the sweep's folder, made if absent.
+      facts: of sweep.json.
+      replace: drop planned runs that the plan has no more, if none of them
+        was ever submitted.
+
+    Returns:
+      the sweep, and in words what is new of it, or `AS_BEFORE`.
+
+    Raises:
+      UserError: where the folder holds something else, would lose a run, or
+        cannot be written.
+    """
+    _refuse_other_folder(out)
+    with alone(out):
+        before = _before(out)
+        old = {run.id: run for run in before.runs}
+        new = {run.id: run for run in made.runs}
+        gone = [run for run in before.runs if run.id not in new]
+        added = [run for run in made.runs if run.id not in old]
+        _refuse_strays(before, old.keys() | new.keys())
+        if gone:
+            _check_gone(before, gone, replace)
+        for run_id in new.keys() & old.keys():
+            _check_frozen(before.config(run_id), made.configs[run_id])
+        # A folder that lost a config gets it back.
+        missing = [
+            run.id
+            for run in made.runs
+            if run.id not in old or not before.config(run.id).exists()
+        ]
+        _freeze(before, {run_id: made.configs[run_id] for run_id in missing})
+        if before.runs == made.runs:
+            return before, AS_BEFORE
+        sweep = Sweep(before.path, {**before.facts, **facts}, made.runs)
+        save_sweep(sweep)
+        for run in gone:
+            before.config(run.id).unlink(missing_ok=True)
+    news = f"{len(added)} new"
+    if old:
+        news += f", {len(old) - len(gone)} as before, {len(gone)} dropped"
+    return sweep, news
+
+
+def _before(out: Path) -> Sweep:
+    """What the folder holds; of torn files, the runs' own are left."""
+    if not (out / "sweep.json").exists():
+        return Sweep(out.absolute(), {})
+    try:
+        return open_sweep(out)
+    except BrokenSweepError:
+        return Sweep(out.absolute(), {})
+
+
+def _refuse_strays(before: Sweep, known: Set[str]) -> None:
+    """Runs that a torn plan knew must not be lost."""
+    folders = before.path / "runs", before.path / "attempts"
+    found = {path.name for folder in folders for path in folder.glob("*")}
+    strays = sorted(found - known)
+    if strays:
+        raise UserError(
+            f"{before.path} has runs of another plan ({strays[0]}); plan into "
+            "another --out"
+        )
+
+
+def _freeze(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """One write each: what is cut here is in no plan, and written again."""
+    mend = "free space or choose another --out"
+    folder = sweep.path / "configs"
+    with told(folder, mend):
+        folder.mkdir(parents=True, exist_ok=True)
+    for run_id, flat in configs.items():
+        file = sweep.config(run_id)
+        with told(file, mend):
+            file.write_text(json.dumps({"config": flat}) + "\n")
+
+
+def _refuse_other_folder(out: Path) -> None:
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; choose a folder")
+    if not out.is_dir() or (out / "sweep.json").exists():
+        return
+    # A first plan that was cut leaves configs and no sweep.json.
+    ours = {"configs", "runs.jsonl"}
+    others = [
+        name
+        for name in (path.name for path in out.iterdir())
+        if name not in ours and not name.startswith(".")
+    ]
+    if others:
+        raise UserError(
+            f"--out {out} holds other things ({others[0]}) and no sweep; "
+            "choose a new folder"
+        )
+
+
+def _check_gone(before: Sweep, gone: list[PlannedRun], replace: bool) -> None:
+    names = ", ".join(run.id for run in gone[:3])
+    names += f" and {len(gone) - 3} more" * (len(gone) > 3)
+    started = [
+        run
+        for run in gone
+        if before.workdir(run.id).exists() or before.attempts(run.id).exists()
+    ]
+    if started:
+        raise UserError(
+            f"{before.path} has runs that this plan has not, and "
+            f"{len(started)} of them were submitted ({started[0].id}); plan "
+            "into another --out"
+        )
+    if not replace:
+        raise UserError(
+            f"{before.path} has runs that this plan has not ({names}); plan "
+            "into another --out, or drop them with --replace"
+        )
+
+
+def _check_frozen(file: Path, planned: Mapping[str, Any]) -> None:
+    """Whether a frozen config is still what the plan means by its id."""
+    try:
+        frozen = json.loads(file.read_text())["config"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}); remove it and plan again"
+        ) from error
+    for name, value in planned.items():
+        if frozen.get(name, value) != value:
+            raise UserError(
+                f"{file} has {name} {frozen[name]!r}, where this version "
+                f"plans {value!r} for the same run; plan into another --out"
+            )

@@ -1,0 +1,187 @@
+"""A sweep's folder: what was planned, and where its parts lie.
+
+    sweep.json        what the sweep is, and what it was planned from
+    runs.jsonl        one line a planned run
+    configs/ID.json   the whole config of a run, frozen when it was planned
+    runs/ID/          its run directory: the trainer's alone
+    attempts/ID/      its launchers': events.jsonl, log-N.txt
+
+All machines of a sweep see the folder under one file system. Nothing here
+imports JAX.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.checkpoint.run_dir import write_json
+from i2i_prior.errors import UserError
+from i2i_prior.io.disk import told
+from i2i_prior.io.files import written
+
+SCHEMA = 1
+
+
+class BrokenSweepError(UserError):
+    """A sweep's own files are torn; planning it again writes them anew."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep.
+
+    Attributes:
+      id: NAME-HASH, stable: the same config in the same place of the sweep
+        has the same id.
+      name: words of its place on the sweep's axes, as "w192-1e13".
+      config_hash: 8 hex digits over all that the run does.
+      role: "fit", "holdout" (laws must predict it), or "tune".
+      labels: its places on the axes, {"size": "w192", "budget": 1e13}.
+      overrides: fields that differ from the sweep's base config.
+      parameters: trained ones, N of the laws.
+      steps: optimizer updates.
+      examples: images seen, steps x batch.
+      tokens: latent tokens seen, D of the laws.
+      flops: training FLOPs of what is trained, C of the laws.
+      model_flops: of frozen networks too; what an MFU is a share of.
+      epochs: examples over the images there are; None where not known.
+    """
+
+    id: str
+    name: str
+    config_hash: str
+    role: str
+    labels: dict[str, Any]
+    overrides: dict[str, Any]
+    parameters: int
+    steps: int
+    examples: int
+    tokens: int
+    flops: float
+    model_flops: float
+    epochs: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep on disk.
+
+    Attributes:
+      path: its folder, absolute.
+      facts: of sweep.json: name, source (the config's SPEC), metric, ...
+      runs: in the order of the plan.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+    runs: list[PlannedRun] = field(default_factory=list)
+
+    @property
+    def quoted(self) -> str:
+        """Its path as a shell takes it."""
+        return shlex.quote(str(self.path))
+
+    def run(self, run_id: str) -> PlannedRun:
+        """A run by its id, or by what begins no other id.
+
+        Raises:
+          UserError: where there is none, or more than one.
+        """
+        found = [run for run in self.runs if run.id.startswith(run_id)]
+        exact = [run for run in found if run.id == run_id]
+        if len(exact or found) != 1:
+            what = f"{len(found)} runs" if found else "no run"
+            raise UserError(
+                f"{self.path} has {what} whose id begins with {run_id!r}; "
+                f"`i2i-prior sweep status {self.path}` lists them"
+            )
+        return (exact or found)[0]
+
+    def config(self, run_id: str) -> Path:
+        """The frozen config of a run."""
+        return self.path / "configs" / f"{run_id}.json"
+
+    def workdir(self, run_id: str) -> Path:
+        """The run directory of a run."""
+        return self.path / "runs" / run_id
+
+    def attempts(self, run_id: str) -> Path:
+        """Where its launchers write."""
+        return self.path / "attempts" / run_id
+
+    def train_command(self, run_id: str) -> list[str]:
+        """What trains a run, and resumes it: nothing else is asked of it."""
+        return [
+            *(sys.executable, "-m", "i2i_prior.cli", "train"),
+            *("--config", str(self.config(run_id))),
+            *("--workdir", str(self.workdir(run_id))),
+        ]
+
+    def attempt_command(self, run_id: str) -> list[str]:
+        """What an engine starts for a run, on each of its hosts.
+
+        Exit codes: 0 done; 75 start me again (a signal came, or it failed
+        and may be retried); anything else is final, and 65 says that it
+        diverged. See `attempt`.
+        """
+        return [
+            *(sys.executable, "-m", "i2i_prior.cli", "sweep", "run"),
+            *(str(self.path), run_id),
+        ]
+
+
+def open_sweep(path: str | Path) -> Sweep:
+    """Reads a sweep's folder.
+
+    Raises:
+      UserError: where it is none, or of a newer version.
+      BrokenSweepError: where its files cannot be read.
+    """
+    folder = Path(path).absolute()
+    if not (folder / "sweep.json").exists():
+        raise UserError(
+            f"{path} is no sweep; make one with i2i-prior sweep plan "
+            f"--config configs/sweeps/NAME.py --out {shlex.quote(str(path))}"
+        )
+    file = folder / "sweep.json"
+    try:
+        facts = json.loads(file.read_text())
+        schema = facts["schema"]
+        if schema == SCHEMA:
+            facts["name"]  # all words about it begin with this
+            file = folder / "runs.jsonl"
+            lines = file.read_text().splitlines()
+            runs = [PlannedRun(**json.loads(line)) for line in lines]
+            if not runs:
+                raise ValueError("it is empty")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenSweepError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); plan "
+            "the sweep again into the same folder"
+        ) from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} is a sweep of schema {schema}, and this version reads "
+            f"{SCHEMA}; use the version that planned it"
+        )
+    return Sweep(folder, facts, runs)
+
+
+def save_sweep(sweep: Sweep) -> None:
+    """Writes sweep.json and runs.jsonl, the former last.
+
+    Raises:
+      UserError: where they cannot be written.
+    """
+    sweep.path.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(vars(run)) for run in sweep.runs]
+    file = sweep.path / "runs.jsonl"
+    mend = "free space or choose another --out"
+    with told(file, mend), written(file) as beside:
+        beside.write_text("".join(f"{line}\n" for line in lines))
+    write_json(sweep.path / "sweep.json", {"schema": SCHEMA, **sweep.facts})

@@ -1,0 +1,98 @@
+"""Rules of `algebra.derived`: how long a run is, and what follows from it.
+
+Fixed proportions, the same at every scale: a warm-up of as many steps for
+short and long runs alone turned the exponent of published laws by 0.1 (arXiv
+2406.19146), and an EMA longer than a run measures its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from i2i_prior.sweeps.spec.algebra import (
+    Draft,
+    LeftOutError,
+    Rule,
+)
+
+TOLERANCE = 0.01  # of a budget, that rounding to whole steps may cost
+
+
+@dataclass(frozen=True)
+class Proportions:
+    """What of a run follows from its steps.
+
+    Attributes:
+      warmup: share of the steps.
+      least_warmup: steps of it at least; a run of fewer than ten times as
+        many is left out, for it would hardly train at its learning rate.
+      ema: time constant of the EMA, share of the steps.
+      logs, validations, checkpoints: how many a run has.
+    """
+
+    warmup: float = 0.05
+    least_warmup: int = 10
+    ema: float = 0.05
+    logs: int = 100
+    validations: int = 1
+    checkpoints: int = 5
+
+    def of(self, steps: int) -> dict[str, Any]:
+        """Overrides of a run of so many steps.
+
+        Raises:
+          LeftOutError: where it is too short.
+        """
+        if steps < 10 * self.least_warmup:
+            raise LeftOutError(
+                f"{steps} steps are fewer than ten times the least warm-up "
+                f"of {self.least_warmup}"
+            )
+
+        def every(times: int) -> int:
+            return max(1, math.ceil(steps / times)) if times else 0
+
+        return {
+            "train.steps": steps,
+            "optim.warmup_steps": max(
+                self.least_warmup, round(self.warmup * steps)
+            ),
+            "train.ema_decay": max(0.0, 1 - 1 / (self.ema * steps)),
+            "train.log_every": every(self.logs),
+            "train.checkpoint_every": every(self.checkpoints),
+            "validation.every": every(self.validations),
+        }
+
+
+def of_flops(proportions: Proportions, label: str = "budget") -> Rule:
+    """Runs that spend what their label says, in training FLOPs.
+
+    Of what is trained, counted exactly (`scaling.cost`). Left out are runs
+    that no whole number of steps brings within `TOLERANCE` of the budget.
+    """
+
+    def rule(draft: Draft) -> Mapping[str, Any]:
+        budget = draft.labels[label]
+        step = draft.cost.training_flops * draft.config.data.batch_size
+        steps = round(budget / step)
+        if abs(steps * step / budget - 1) > TOLERANCE:
+            raise LeftOutError(
+                f"{budget:.3g} FLOPs are {budget / step:.3g} steps, which no "
+                f"whole number meets within {TOLERANCE:.0%}"
+            )
+        return proportions.of(steps)
+
+    return rule
+
+
+def of_tokens(proportions: Proportions, tokens: float) -> Rule:
+    """Runs that see so many image tokens each, to the nearest step."""
+
+    def rule(draft: Draft) -> Mapping[str, Any]:
+        step = draft.cost.tokens * draft.config.data.batch_size
+        return proportions.of(max(1, round(tokens / step)))
+
+    return rule

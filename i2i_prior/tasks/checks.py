@@ -1,0 +1,109 @@
+"""Conditions of the wrong shape or range, said in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from i2i_prior.errors import UserError
+from i2i_prior.models.conditioner import ConditionerConfig
+from i2i_prior.models.dit_config import DiTConfig, check_doors
+from i2i_prior.models.precision import Array
+
+
+def check_latents(config: DiTConfig, x: Array) -> None:
+    """Whether x is (B, H, W, C) in whole patches.
+
+    Raises:
+      UserError: where it is not.
+    """
+    channels, patch = config.channels, config.patch
+    fits = x.ndim == 4 and x.shape[-1] == channels
+    if not fits or x.shape[1] % patch or x.shape[2] % patch:
+        raise UserError(
+            f"latents are (B, H, W, {channels}) here, channels last and H and "
+            f"W multiples of {patch}, not {x.shape}"
+        )
+
+
+def check_timestep(timestep: Array, batch: int) -> None:
+    """Whether there is one number for each latent.
+
+    Raises:
+      UserError: where there is not.
+    """
+    if timestep.shape != (batch,):
+        raise UserError(
+            f"timestep is ({batch},) for {batch} latents, not {timestep.shape}"
+        )
+
+
+def check_conditions(
+    config: DiTConfig,
+    conditioner: ConditionerConfig,
+    batch: int,
+    tokens: Array | None,
+    conditions: dict[str, Any],
+) -> None:
+    """Whether conditions have a door, and the shape of it.
+
+    Args:
+      config, conditioner: shapes of the model.
+      batch: B, latents.
+      tokens: embeddings (B, M0, C_e).
+      conditions: mask, pooled, concat, size, aspect, null_mask by name, each
+        an array or None.
+
+    Raises:
+      UserError: at the first that has not.
+    """
+    names = ("pooled", "concat", "size", "aspect")
+    check_doors(config, tokens, *(conditions.get(name) for name in names))
+    shapes: dict[str, tuple[int, ...]] = {"size": (batch, 2)}
+    shapes["aspect"] = (batch, 1)
+    if tokens is not None:
+        width = conditioner.embedding_width
+        count = tokens.shape[1] if tokens.ndim == 3 else 0
+        if tokens.shape != (batch, count, width):
+            raise UserError(
+                f"tokens are ({batch}, M, {width}) here, not {tokens.shape}"
+            )
+        placed = conditioner.choice in ("patches", "pyramid")
+        if placed and count != conditioner.embeddings:
+            raise UserError(
+                f"this model takes {conditioner.embeddings} tokens, each of "
+                f"its place, not {count}"
+            )
+        seen = (batch, count * conditioner.expand)
+        shapes["mask"] = shapes["null_mask"] = seen
+    for name, shape in shapes.items():
+        value = conditions.get(name)
+        if value is not None and value.shape != shape:
+            raise UserError(f"{name} is {shape} here, not {value.shape}")
+    if conditions.get("mask") is not None and tokens is None:
+        raise UserError("a mask needs tokens, but none were given")
+    if conditions.get("pooled") is not None:
+        _check_pooled(config, batch, conditions["pooled"])
+
+
+def _check_pooled(config: DiTConfig, batch: int, pooled: Array) -> None:
+    whole = jnp.issubdtype(pooled.dtype, jnp.integer)
+    if config.classes and whole:
+        labels = np.asarray(pooled)
+        if labels.shape not in ((batch,), (batch, 1)):
+            raise UserError(f"labels are ({batch},) here, not {labels.shape}")
+        if labels.min() < 0 or labels.max() > config.classes:
+            raise UserError(
+                f"labels {labels.min()}..{labels.max()} are not all in 0.."
+                f"{config.classes} ({config.classes} is the null class)"
+            )
+        return
+    width = config.classes + 1 if config.classes else config.pooled_width
+    if pooled.shape != (batch, width):
+        kind = "weights of classes" if config.classes else "pooled vectors"
+        raise UserError(
+            f"{kind} are ({batch}, {width}) here, not {pooled.shape}"
+            + (", and labels are whole numbers" if config.classes else "")
+        )

@@ -1,0 +1,219 @@
+"""What a run reads: images, or with `data.cached` prepared latents.
+
+Prepared data were made with networks and sizes of their own, and must be those
+that the config says: the prior would learn another latent space otherwise, and
+nobody would notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from i2i_prior.data.aspect_ratios import training_sizes
+from i2i_prior.data.buckets import Buckets
+from i2i_prior.data.cached import CachedPipeline, CachedSource
+from i2i_prior.data.manifest import Manifest
+from i2i_prior.data.pipeline import Pipeline
+from i2i_prior.data.record import Source
+from i2i_prior.data.sizes import image_sizes
+from i2i_prior.data.sources import open_source
+from i2i_prior.distributed import runtime
+from i2i_prior.errors import UserError
+from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.io.progress import (
+    Progress,
+)
+from i2i_prior.tasks.network import (
+    autoencoder_config,
+    example_shapes,
+    view_size,
+)
+from i2i_prior.training.setup import data_options
+
+_SCHEME = "arrayrecord:"
+
+
+def open_training(config: ConfigDict) -> Source | CachedSource:
+    """The source that `data.source` names.
+
+    Raises:
+      UserError: where it cannot be opened, or was prepared for another config.
+    """
+    spec = config.data.source
+    if not config.data.cached:
+        return open_source(spec)
+    if not spec.startswith(_SCHEME):
+        raise UserError(
+            f"data.cached reads what i2i-prior prepare wrote; set data.source "
+            f"to {_SCHEME}FOLDER, not {spec}"
+        )
+    source = CachedSource(spec.removeprefix(_SCHEME))
+    check(source.manifest, config)
+    return source
+
+
+def open_held_out(config: ConfigDict) -> Source:
+    """The images that samples and scores are of.
+
+    Raises:
+      UserError: where they cannot be opened, or are no images.
+    """
+    spec = config.data.held_out or config.data.source
+    looks = config.train.sample_every or config.train.evaluate_every
+    if config.data.cached and not config.data.held_out:
+        if looks:
+            raise UserError(
+                "data.held_out is empty and data.source holds no images; set "
+                "data.held_out to the SPEC of some"
+            )
+        spec = "builtin:photos/heldout"  # nobody will look at them
+    return open_source(spec)
+
+
+def open_validation(config: ConfigDict) -> Source | CachedSource | None:
+    """What validation losses are of; None where there are none.
+
+    Raises:
+      UserError: where it cannot be opened, or was prepared for another config.
+    """
+    section = config.validation
+    if not section.every:
+        return None
+    if not config.data.cached:
+        return open_source(section.source or config.data.held_out)
+    source = CachedSource(section.source.removeprefix(_SCHEME))
+    check(source.manifest, config)
+    return source
+
+
+def make_pipeline(
+    config: ConfigDict, source: Source | CachedSource, rows: Sequence[int]
+) -> Pipeline | CachedPipeline:
+    """Its batches, or one host's rows of them."""
+    data = config.data
+    if not isinstance(source, CachedSource):
+        options = data_options(config)
+        buckets = _buckets(config, source) if data.aspect_buckets else None
+        return Pipeline(source, options, rows, buckets)
+    return CachedPipeline(
+        source,
+        embedding_name(source.manifest, config),
+        data.batch_size,
+        seed=config.seed,
+        flip=data.flip,
+        threads=data.threads,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        rows=rows,
+    )
+
+
+def _buckets(config: ConfigDict, source: Source) -> Buckets:
+    """Which sizes and images the batches have.
+
+    Raises:
+      UserError: for a mixture, or where no size fills a batch.
+    """
+    if hasattr(source, "weights"):
+        raise UserError(
+            "data.aspect_buckets takes one source: of a mixture it would not "
+            "keep the weights; set it to false or name one source"
+        )
+    progress = Progress(
+        len(source), description="sizes", write=runtime.is_first()
+    )
+    sizes = image_sizes(source, progress.update)
+    progress.close()
+    digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:16]
+    runtime.same("sizes", {"sizes of the images": digest})
+    table = training_sizes(config.data.image_size)
+    return Buckets(sizes, table, config.data.batch_size, config.seed)
+
+
+def embedding_name(manifest: Manifest, config: ConfigDict) -> str:
+    """Which of the prepared embeddings the run is conditioned on.
+
+    Raises:
+      UserError: where there is none of the name, or none is named of several.
+    """
+    wanted, known = config.data.embedding, list(manifest.encoders)
+    if wanted in known:
+        return wanted
+    if not wanted and len(known) == 1:
+        return known[0]
+    if not known:
+        raise UserError(
+            f"{manifest.folder} holds no embeddings; prepare it with "
+            "--embeddings NAME=ENCODER"
+        )
+    raise UserError(
+        f"data.embedding is {wanted!r}, but {manifest.folder} has "
+        f"{', '.join(known)}; choose one of them"
+    )
+
+
+def check(manifest: Manifest, config: ConfigDict) -> None:
+    """Whether prepared data are what the config would make itself.
+
+    Raises:
+      UserError: names the first thing that is another.
+    """
+    name = embedding_name(manifest, config)
+    for what, there, here in _pairs(manifest, config, name):
+        if there != here:
+            raise UserError(
+                f"{manifest.folder} was prepared with {what} {there}, but the "
+                f"config wants {here}; change the config or prepare it anew"
+            )
+    variants = _shape(manifest, "latent")[0]
+    if config.data.flip > 0 and variants == 1:
+        raise UserError(
+            f"{manifest.folder} holds no mirrored latents; set data.flip=0, "
+            "or prepare it with --flip"
+        )
+
+
+def _pairs(manifest: Manifest, config: ConfigDict, name: str):
+    """What is compared: its name, as prepared, as configured."""
+    wanted = example_shapes(config)
+    encoder, section = manifest.encoders[name], config.encoder
+    autoencoder = manifest.autoencoder or {}
+    yield "size", manifest.preprocessing["size"], config.data.image_size
+    if autoencoder.get("shape"):
+        shape = autoencoder_config(config)
+        here = getattr(shape, "to_json", lambda: "")()
+        yield "an autoencoder of shape", autoencoder["shape"], here
+    else:
+        there = autoencoder.get("kind")
+        yield "autoencoder.kind", there, config.autoencoder.kind
+    latent = _shape(manifest, "latent")
+    yield "latents of shape", latent[1:], wanted["latent"].shape
+    here = "cls" if config.conditioner.choice == "cls" else "patches"
+    yield "embeddings that are", encoder["choice"], here
+    embedding = _shape(manifest, f"embedding/{name}")
+    yield "embeddings of shape", embedding[1:], wanted["embedding"].shape
+    if section.kind == "frozen":
+        yield "encoder.family", encoder["family"], section.family
+        there = encoder.get("pixels", section.pixels)  # older ones say nothing
+        yield "encoder.pixels", there, section.pixels
+        yield "a view of", encoder["view_size"], view_size(config)
+    # One reader of gigabytes is enough; the others hear of its refusal.
+    if not runtime.is_first():
+        return
+    for what, made, weights in (
+        ("autoencoder.weights", autoencoder, config.autoencoder.weights),
+        ("encoder.weights", encoder, section.weights),
+    ):
+        if weights not in ("", "random"):
+            yield f"{what} of SHA-256", made.get("sha256"), hash_of(weights)
+
+
+def _shape(manifest: Manifest, name: str) -> tuple[int, ...]:
+    """Of a prepared array, its variants first."""
+    for field in manifest.layout.fields:
+        if field.name == name:
+            return field.shape
+    raise UserError(f"{manifest.folder} holds no {name}; prepare it anew")

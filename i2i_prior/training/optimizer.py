@@ -1,0 +1,98 @@
+"""Learning-rate schedules, the decay mask and the optax chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import optax
+from ml_collections import ConfigDict
+
+from i2i_prior.checkpoint.stochastic_rounding import keep_in_bfloat16
+from i2i_prior.models.mup import gradient_factor, update_factor
+
+
+def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
+    """Linear warm-up, then constant, cosine or linear to `final_ratio`.
+
+    Args:
+      optim: the `optim` section of the config.
+      steps: length of the run; only cosine and linear depend on it.
+    """
+    peak = optim.learning_rate
+    warmup = optax.linear_schedule(
+        peak / max(optim.warmup_steps, 1), peak, max(optim.warmup_steps, 1)
+    )
+    rest = max(steps - optim.warmup_steps, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(
+            peak, rest, optim.final_ratio
+        ),
+        "linear": lambda: optax.linear_schedule(
+            peak, peak * optim.final_ratio, rest
+        ),
+    }[optim.schedule]()
+    return optax.join_schedules([warmup, after], [optim.warmup_steps])
+
+
+def decay_mask(parameters: dict) -> dict[str, bool]:
+    """Weight decay applies to kernels: not to biases, gains, tables."""
+    return {name: name.endswith("/kernel") for name in parameters}
+
+
+def make_optimizer(
+    optim: ConfigDict, steps: int, ratio: float = 1.0
+) -> optax.GradientTransformation:
+    """Global-norm clip, then AdamW (arXiv 1711.05101) on the schedule.
+
+    With bfloat16 moments `update` takes a random `key`.
+
+    Under muP each parameter has a learning rate of its own, and the weight
+    decay keeps the schedule's: a kernel forgets its past as fast in a wide
+    model as in a narrow one (arXiv 2405.13698). The state is the same tree.
+
+    Args:
+      optim: the `optim` section of the config.
+      steps: length of the run, see `make_schedule`.
+      ratio: muP's, base width / width (`models.mup`); 1 changes nothing.
+    """
+    adam = optax.scale_by_adam(
+        b1=optim.beta1, b2=optim.beta2, eps=optim.epsilon
+    )
+    if ratio != 1:
+        adam = _scaled(adam, after=lambda name: update_factor(name, ratio))
+    transform: optax.GradientTransformation = optax.chain(
+        adam,
+        optax.add_decayed_weights(optim.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(make_schedule(optim, steps)),
+    )
+    if optim.moment_dtype == "bfloat16":
+        transform = keep_in_bfloat16(transform)
+    if optim.clip_norm:
+        clip = optax.clip_by_global_norm(optim.clip_norm)
+        transform = optax.chain(clip, transform)
+    if ratio != 1:
+        transform = _scaled(
+            transform, before=lambda name: gradient_factor(name, ratio)
+        )
+    return transform
+
+
+def _scaled(
+    transform: optax.GradientTransformation,
+    before: Callable[[str], float] = lambda name: 1.0,
+    after: Callable[[str], float] = lambda name: 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """The same transformation, of gradients times `before` of their names,
+    its updates times `after`.
+
+    Not a link of the chain, which would have a place in its state.
+    """
+    transform = optax.with_extra_args_support(transform)
+
+    def update(grads, state, params=None, **extra):
+        grads = {n: g * before(n) for n, g in grads.items()}
+        updates, state = transform.update(grads, state, params, **extra)
+        return {n: u * after(n) for n, u in updates.items()}, state
+
+    return optax.GradientTransformationExtraArgs(transform.init, update)

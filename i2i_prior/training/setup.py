@@ -1,0 +1,150 @@
+"""What a config computes: network, optimizer, mesh and the compiled step."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from i2i_prior.checkpoint.train_state import (
+    TrainState,
+)
+from i2i_prior.data.pipeline import DataOptions
+from i2i_prior.interop.load_frozen import load_frozen
+from i2i_prior.parallel.explain import explain
+from i2i_prior.parallel.global_arrays import (
+    Rows,
+    to_global,
+)
+from i2i_prior.parallel.mesh import make_mesh
+from i2i_prior.parallel.sharding import check
+from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.network import view_size
+from i2i_prior.training.optimizer import (
+    make_optimizer,
+    make_schedule,
+)
+from i2i_prior.training.train_step import (
+    compile_step,
+    init_state,
+    make_train_step,
+    state_shardings,
+)
+
+
+@dataclass
+class Program:
+    """What is computed: task, optimizer, mesh and the compiled step.
+
+    Attributes:
+      abstract: TrainState of shapes that carry their shardings.
+      initialise: () -> a fresh sharded TrainState.
+      step: (state, batch) -> (state, metrics), jitted, state donated.
+    """
+
+    task: I2ITask
+    mesh: Mesh
+    abstract: TrainState
+    initialise: Any
+    step: Any
+    schedule: Any
+
+
+def build(config: ConfigDict, mesh: Mesh) -> Program:
+    """Describes the network and the step without allocating anything.
+
+    Raises:
+      UserError: where the mesh would leave the model unsharded.
+    """
+    task = I2ITask(config)
+    transform = make_optimizer(config.optim, config.train.steps, task.dit.ratio)
+    init_key, run_key = jax.random.split(jax.random.key(config.seed))
+
+    def init(key: jax.Array) -> TrainState:
+        return init_state(task, transform, key, config.train.ema_dtype)
+
+    shapes = jax.eval_shape(init, init_key)
+    check(shapes.params, mesh)
+    shardings = state_shardings(shapes, transform, mesh)
+    abstract = jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
+    )
+    step = make_train_step(
+        task,
+        transform,
+        run_key=run_key,
+        ema_limit=config.train.ema_decay,
+        accumulate=config.train.accumulate,
+    )
+    return Program(
+        task=task,
+        mesh=mesh,
+        abstract=abstract,
+        initialise=lambda: _with_frozen(
+            jax.jit(init, out_shardings=shardings)(init_key), config
+        ),
+        step=compile_step(step, shardings, mesh),
+        schedule=make_schedule(config.optim, config.train.steps),
+    )
+
+
+def _with_frozen(state: TrainState, config: ConfigDict) -> TrainState:
+    frozen = load_frozen(state.frozen, config)
+    return dataclasses.replace(state, frozen=frozen)
+
+
+def data_options(config: ConfigDict) -> DataOptions:
+    """The data section as the pipeline wants it."""
+    data = config.data
+    return DataOptions(
+        image_size=data.image_size,
+        batch_size=data.batch_size,
+        seed=config.seed,
+        crop=data.crop,
+        min_scale=data.min_scale,
+        flip=data.flip,
+        view_size=view_size(config),
+        view_min_scale=data.view_min_scale,
+        view_flip=data.view_flip,
+        view_jitter=data.view_jitter,
+        min_side=data.min_side,
+        threads=data.threads,
+        workers=data.workers,
+        prefetch=data.prefetch,
+        max_broken=data.max_broken,
+    )
+
+
+def explain_sharding(config: ConfigDict) -> str:
+    """One line an array of the state: name, shape, specs, bytes a device.
+
+    Raises:
+      UserError: where the mesh does not fit this machine's devices.
+    """
+    mesh = make_mesh(**config.mesh)
+    return explain(build(config, mesh).abstract)
+
+
+def to_device(
+    batch: dict[str, np.ndarray], sharding: Any, rows: Rows | None = None
+) -> Any:
+    """This process's rows -> global arrays; only what the step reads.
+
+    Args:
+      batch: of `Pipeline`.
+      sharding: see `mesh.batch_sharding`.
+      rows: which rows of the global batch it holds; None for all.
+    """
+    read = {n: a for n, a in batch.items() if n not in ("index", "broken")}
+    everything = tuple(range(len(batch["index"])))
+    rows = rows or Rows(len(everything), everything, everything)
+    return {name: to_global(a, sharding, rows) for name, a in read.items()}

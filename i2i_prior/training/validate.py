@@ -1,0 +1,350 @@
+"""Config mistakes, found before anything is built, one sentence each."""
+
+from __future__ import annotations
+
+import math
+
+from ml_collections import ConfigDict
+
+from i2i_prior.checkpoint.stochastic_rounding import STATE_DTYPES
+from i2i_prior.config import FIELDS, flatten
+from i2i_prior.diffusion.objectives import DISTRIBUTIONS, WEIGHTINGS
+from i2i_prior.diffusion.paths import PATHS
+from i2i_prior.diffusion.predictions import PREDICTIONS
+from i2i_prior.diffusion.solvers import SOLVERS
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.directions import lower_is_better
+from i2i_prior.evaluation.evaluate import NETWORKS, split_metrics
+from i2i_prior.evaluation.features.colour_texture import load_features
+from i2i_prior.evaluation.features.presets import PRESETS
+from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.dit_config import token_count
+from i2i_prior.models.encoder_families import FAMILIES
+from i2i_prior.models.precision import PRECISIONS
+from i2i_prior.parallel.mesh import mesh_shape
+from i2i_prior.tasks.network import (
+    autoencoder_config,
+    conditioner_config,
+    dit_config,
+)
+
+_CHOICES = {
+    "data.crop": ("random", "center"),
+    "autoencoder.kind": tuple(AUTOENCODERS),
+    "model.precision": tuple(PRECISIONS),
+    "encoder.kind": ("joint", "frozen", "none"),
+    "encoder.family": tuple(FAMILIES),
+    "encoder.pixels": ("symmetric", "family"),
+    # Training conditions on images; tokens and labels come from elsewhere.
+    "conditioner.choice": ("cls", "patches", "pyramid"),
+    "conditioner.null": ("trained", "random"),
+    "diffusion.path": tuple(PATHS),
+    "diffusion.prediction": PREDICTIONS,
+    "diffusion.convention": ("own", "sit", "unit"),
+    "diffusion.weighting": WEIGHTINGS,
+    "diffusion.time": DISTRIBUTIONS,
+    "optim.moment_dtype": STATE_DTYPES,
+    "train.ema_dtype": STATE_DTYPES,
+    "optim.schedule": ("constant", "cosine", "linear"),
+    "sample.solver": tuple(SOLVERS),
+    "sample.null_mask": ("full", "caption"),
+    "evaluate.preset": tuple(PRESETS),
+}
+_LEAST = {
+    "seed": 0,
+    "data.image_size": 1,
+    "data.batch_size": 1,
+    "data.threads": 1,
+    "data.workers": 0,
+    "data.prefetch": 1,
+    "model.depth": 1,
+    "model.width": 1,
+    "model.heads": 1,
+    "model.patch": 1,
+    "model.scan_unroll": 1,
+    "model.mup_base_width": 0,
+    "encoder.depth": 1,
+    "encoder.width": 1,
+    "encoder.heads": 1,
+    "encoder.patch": 1,
+    "encoder.image_size": 1,
+    "encoder.view_size": 0,
+    "conditioner.expand": 1,
+    "conditioner.noise": 0,
+    "optim.learning_rate": 0,
+    "optim.warmup_steps": 0,
+    "optim.epsilon": 0,
+    "optim.weight_decay": 0,
+    "optim.clip_norm": 0,
+    "train.steps": 1,
+    "train.accumulate": 1,
+    "train.log_every": 1,
+    "train.checkpoint_every": 1,
+    "train.checkpoint_minutes": 0,
+    "train.checkpoint_keep": 1,
+    "train.device_prefetch": 1,
+    "train.loss_spike": 0,
+    "train.max_rollbacks": 0,
+    "train.sample_every": 0,
+    "train.evaluate_every": 0,
+    "sample.steps": 1,
+    "sample.clip": 0,
+    "sample.conditions": 1,
+    "sample.variations": 1,
+    "evaluate.num_samples": 2,  # a covariance needs two
+    "evaluate.batch_size": 1,
+    "evaluate.per_condition": 1,
+    "validation.every": 0,
+    "validation.examples": 2,  # a standard error needs two
+    "validation.times": 1,
+    "validation.batch_size": 1,
+}
+_SHARES = (
+    "data.flip",
+    "data.view_flip",
+    "data.max_broken",
+    "conditioner.drop_rate",
+    "conditioner.mask_rate",
+    "train.ema_decay",
+    "sample.guidance_low",
+    "sample.guidance_high",
+)
+_BELOW_ONE = ("optim.beta1", "optim.beta2")
+
+
+def validate(config: ConfigDict, devices: int) -> None:
+    """Checks a config against itself and the device count.
+
+    What a component can check by itself (unknown block, width and heads,
+    patch and size) it checks when it is built.
+
+    Raises:
+      UserError: at the first mistake.
+    """
+    flat = flatten(config)
+    for name, default, _ in FIELDS:
+        value = flat[name]
+        if type(value) is not type(default):
+            raise UserError(
+                f"config field {name} takes {type(default).__name__}, not "
+                f"{value!r}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config field {name} is {value}; give a number")
+    for name, known in _CHOICES.items():
+        if flat[name] not in known:
+            raise UserError(
+                f"config field {name} is {flat[name]!r}; choose "
+                f"{' or '.join(known)}"
+            )
+    for name, least in _LEAST.items():
+        if flat[name] < least:
+            raise UserError(
+                f"config field {name} is {flat[name]}; it must be {least} or "
+                "more"
+            )
+    for name in _SHARES:
+        if not 0 <= flat[name] <= 1:
+            raise UserError(
+                f"config field {name} is {flat[name]}; it must be 0 to 1"
+            )
+    for name in _BELOW_ONE:
+        if not 0 <= flat[name] < 1:
+            raise UserError(
+                f"config field {name} is {flat[name]}; it must be 0 or more, "
+                "and below 1"
+            )
+    if 0 < config.train.loss_spike <= 1:
+        raise UserError(
+            f"config field train.loss_spike is {config.train.loss_spike}; it "
+            "is a multiple of the usual loss: more than 1, or 0 for off"
+        )
+    _validate_evaluation(config)
+    _validate_losses(config)
+    _validate_cached(config)
+    _validate_buckets(config)
+    _validate_condition(config)
+    _validate_mup(config)
+    _validate_batch(config, devices)
+
+
+def _validate_evaluation(config: ConfigDict) -> None:
+    section = config.evaluate
+    split_metrics(section.metrics)
+    if section.num_samples % section.per_condition:
+        raise UserError(
+            f"evaluate.num_samples {section.num_samples} does not divide into "
+            f"evaluate.per_condition {section.per_condition}; choose a multiple"
+        )
+    if section.best_metric:
+        lower_is_better(section.best_metric)
+        if not config.train.evaluate_every:
+            raise UserError(
+                f"evaluate.best_metric {section.best_metric} is never "
+                "evaluated; set train.evaluate_every, or leave it out"
+            )
+    # Weights of a network are opened by the first evaluation, at step 0.
+    if config.train.evaluate_every and section.features not in NETWORKS:
+        load_features(section.features)
+
+
+def _validate_losses(config: ConfigDict) -> None:
+    section, prepared = config.validation, "arrayrecord:"
+    if not section.every or not config.data.cached:
+        return
+    if not section.source.startswith(prepared):
+        raise UserError(
+            "validation.every with data.cached needs held-out images that are "
+            f"prepared, too; set validation.source to {prepared}FOLDER, or "
+            "validation.every=0"
+        )
+
+
+def _validate_batch(config: ConfigDict, devices: int) -> None:
+    batch, accumulate = config.data.batch_size, config.train.accumulate
+    if batch % accumulate:
+        raise UserError(
+            f"data.batch_size {batch} does not split into train.accumulate "
+            f"{accumulate} micro-batches"
+        )
+    shape = mesh_shape(**config.mesh, devices=devices)
+    replica, fsdp, context, tensor = shape
+    shards = replica * fsdp
+    if (batch // accumulate) % shards:
+        raise UserError(
+            f"data.batch_size {batch} over train.accumulate {accumulate} "
+            f"does not divide over {shards} data-parallel devices; choose a "
+            f"multiple of {shards * accumulate}"
+        )
+    if config.model.heads % tensor:
+        raise UserError(
+            f"mesh.tensor {tensor} does not divide model.heads "
+            f"{config.model.heads}; choose a divisor of it"
+        )
+    tokens = token_count(dit_config(config))
+    if tokens % (context * tensor):
+        raise UserError(
+            f"mesh.context {context} x mesh.tensor {tensor} does not divide "
+            f"the {tokens} tokens of an image; choose smaller ones"
+        )
+
+
+def _validate_cached(config: ConfigDict) -> None:
+    kind = config.encoder.kind
+    if not config.data.cached:
+        if kind == "none":
+            raise UserError(
+                "encoder.kind is none, but images need an encoder; choose "
+                "joint or frozen, or data.cached=true with prepared embeddings"
+            )
+        return
+    if kind == "joint":
+        raise UserError(
+            "data.cached reads prepared embeddings, which an encoder that is "
+            "trained along does not make; set encoder.kind to frozen or none"
+        )
+    if config.autoencoder.kind == "pixels":
+        raise UserError(
+            "data.cached reads prepared latents; set autoencoder.kind to what "
+            "they were made with"
+        )
+    for name in ("min_side", "view_flip", "view_jitter"):
+        if config.data[name]:
+            raise UserError(
+                f"data.{name} is for images, which prepared latents are no "
+                "more; set it to 0"
+            )
+    looks = config.train.sample_every or config.train.evaluate_every
+    if looks and (kind == "none" or not config.autoencoder.weights):
+        raise UserError(
+            "train.sample_every and train.evaluate_every draw pictures, which "
+            "needs encoder.kind=frozen, encoder.weights and "
+            "autoencoder.weights; give them, or set both to 0"
+        )
+
+
+def _validate_buckets(config: ConfigDict) -> None:
+    if config.model.size_conditions and not config.data.aspect_buckets:
+        raise UserError(
+            "model.size_conditions tells the model the size of images, which "
+            "all have one; set data.aspect_buckets=true"
+        )
+    if not config.data.aspect_buckets:
+        return
+    if config.data.cached:
+        raise UserError(
+            "data.aspect_buckets needs images, and data.cached reads prepared "
+            "squares; set one of them to false"
+        )
+    step = 16 * autoencoder_config(config).factor * config.model.patch
+    if config.data.image_size % step:
+        raise UserError(
+            f"data.image_size {config.data.image_size} is no multiple of "
+            f"{step}, so sizes of other aspect ratios are no whole patches; "
+            "choose another, or data.aspect_buckets=false"
+        )
+    if config.mesh.context * config.mesh.tensor != 1:
+        raise UserError(
+            "data.aspect_buckets makes images of many token counts, which "
+            "mesh.context and mesh.tensor do not divide alike; set both to 1"
+        )
+
+
+def _validate_mup(config: ConfigDict) -> None:
+    model = config.model
+    if model.mup_base_width % max(model.width // model.heads, 1):
+        raise UserError(
+            f"model.mup_base_width {model.mup_base_width} is no multiple of "
+            f"the head width {model.width // model.heads}, which muP keeps; "
+            "choose one, or change model.heads with model.width"
+        )
+
+
+def _validate_condition(config: ConfigDict) -> None:
+    tokens = conditioner_config(config).tokens
+    if tokens == 1 and not config.model.one_token:
+        raise UserError(
+            "one condition token makes cross-attention a constant and leaves "
+            "its q and k untrained; set conditioner.expand above 1, or "
+            "model.one_token=true to keep Lumos' layout knowingly"
+        )
+    if tokens > 1 and config.model.one_token:
+        raise UserError(
+            f"model.one_token is set, but the conditioner makes {tokens} "
+            "tokens; set model.one_token=false or conditioner.expand=1"
+        )
+    if tokens == 1 and config.conditioner.mask_rate:
+        raise UserError(
+            "conditioner.mask_rate needs more than one condition token; set "
+            "it to 0 or raise conditioner.expand"
+        )
+    if config.encoder.view_size % config.encoder.patch:
+        raise UserError(
+            f"encoder.view_size {config.encoder.view_size} does not split into "
+            f"patches of {config.encoder.patch}; change one of them"
+        )
+    if config.encoder.kind == "frozen" and not config.encoder.weights:
+        raise UserError(
+            "a frozen encoder needs encoder.weights: a file that `i2i-prior "
+            "export --part encoder` wrote, published weights (DINO, DINOv2, "
+            "CLIP, ...), or 'random' to say that random features are meant"
+        )
+    latents = config.autoencoder.kind != "pixels" and not config.data.cached
+    if latents and not config.autoencoder.weights:
+        raise UserError(
+            f"autoencoder.kind {config.autoencoder.kind} needs "
+            "autoencoder.weights: a file or a folder, or 'random' to say that "
+            "a random one is meant"
+        )
+    autoencoder = autoencoder_config(config)
+    if config.data.image_size % (autoencoder.factor * config.model.patch):
+        raise UserError(
+            f"data.image_size {config.data.image_size} does not split into "
+            f"patches of {config.model.patch} latent pixels of "
+            f"{autoencoder.factor} image pixels; change one of them"
+        )
+    if config.diffusion.learn_sigma and config.diffusion.path == "flow":
+        raise UserError(
+            "diffusion.learn_sigma needs a DDPM path; set it to false or "
+            "diffusion.path=ddpm_linear"
+        )

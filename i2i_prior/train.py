@@ -30,7 +30,7 @@ from i2i_prior.parallel.global_arrays import local_rows
 from i2i_prior.training import metadata
 from i2i_prior.training.device_prefetch import prefetch
 from i2i_prior.training.evaluators.best_checkpoint import Best
-from i2i_prior.training.evaluators.sample_grid import Looking
+from i2i_prior.training.evaluators.sample_grid import SampleEvaluator
 from i2i_prior.training.evaluators.schedule import (
     due,
     look,
@@ -52,7 +52,7 @@ from i2i_prior.training.resilience.exit_status import (
     finish,
     preempted,
 )
-from i2i_prior.training.resilience.loss_spikes import BadStep
+from i2i_prior.training.resilience.loss_spikes import LossSpike
 from i2i_prior.training.resilience.preemption import Preemption
 from i2i_prior.training.resilience.rollback import (
     Rollbacks,
@@ -95,7 +95,7 @@ def train(
     ledger = Ledger(directory / "goodput.json" if primary() else None)
     validate(config, jax.device_count())
     run_dir.check(directory, config)
-    runtime.same("config", _shared(config))
+    runtime.assert_equal("config", _shared(config))
     program = build(config, meshes.make_mesh(**config.mesh))
     source = open_training(config)
     run_dir.check_data(directory, source.fingerprint())
@@ -110,7 +110,7 @@ def train(
     pipeline.batch(0)  # unreadable data shows before a workdir is claimed
     checkpoints = Checkpoints(directory, config.train.checkpoint_keep)
     newest = run_dir.newest_checkpoint(directory)
-    runtime.same("checkpoint", {"newest checkpoint": newest})
+    runtime.assert_equal("checkpoint", {"newest checkpoint": newest})
     with (
         Preemption() as preemption,
         checkpoints.full_disk_explained(),
@@ -123,7 +123,9 @@ def train(
             config.train.init_from,
         )
         facts = metadata.collect(config, program, source)
-        runtime.same("data", {"data_fingerprint": facts["data_fingerprint"]})
+        runtime.assert_equal(
+            "data", {"data_fingerprint": facts["data_fingerprint"]}
+        )
         # Only now, so that a start that fails leaves nothing behind.
         if primary():
             run_dir.claim(directory, config)
@@ -152,7 +154,7 @@ def train(
                     facts["flops_per_step"],
                 ),
                 ledger=ledger,
-                looking=Looking(
+                looking=SampleEvaluator(
                     config,
                     program.task,
                     held_out,
@@ -177,7 +179,7 @@ def train(
                     write=primary(),
                 ),
                 rows=rows,
-                tally=BrokenTally(source, rows.counted, runtime.gather),
+                tally=BrokenTally(source, rows.counted, runtime.allgather_text),
                 profiler=profiler,
                 saved_at=monotonic(),
             )
@@ -198,7 +200,7 @@ def _run(run: Run, state: TrainState) -> int:
         try:
             state, stop = _steps(run, state)
             break
-        except BadStep as error:
+        except LossSpike as error:
             # Without the traceback, whose frames hold a state in memory.
             bad = error.with_traceback(None)
         if len(run.rollbacks) >= run.config.train.max_rollbacks:
@@ -216,7 +218,7 @@ def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
       the state, and the signal that it was stopped for, "" where done.
 
     Raises:
-      BadStep: where loss or gradient are not those of a healthy run.
+      LossSpike: where loss or gradient are not those of a healthy run.
     """
     train, journal = run.config.train, run.journal
     start = step = int(state.step)
@@ -228,7 +230,7 @@ def _steps(run: Run, state: TrainState) -> tuple[TrainState, str]:
     batches = prefetch(
         run.rollbacks.batches(run.pipeline, start), put, train.device_prefetch
     )
-    runtime.barrier("the first step")  # what was written can be read
+    runtime.sync_point("the first step")  # what was written can be read
     run.ledger.begin(start)
     journal.begin(start)
     with contextlib.closing(batches), contextlib.closing(journal):
@@ -288,14 +290,14 @@ def _save(run: Run, state: TrainState, step: int) -> None:
     run.saved_at = monotonic()
 
 
-def _go_back(run: Run, bad: BadStep) -> TrainState:
+def _go_back(run: Run, bad: LossSpike) -> TrainState:
     """The last good state, with the batches since then to be skipped."""
     run.ledger.restart()
     run.checkpoints.wait()
     good = run.checkpoints.latest() or 0
     if good and run.rollbacks.spoilt(good, bad):
         say(f"checkpoint {good} is put aside: no loss on it is good")
-        run.checkpoints.put_aside(good)
+        run.checkpoints.quarantine(good)
         good = run.checkpoints.latest() or 0
     skipped = run.rollbacks.add(good, bad)
     count, limit = len(run.rollbacks), run.config.train.max_rollbacks

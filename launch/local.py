@@ -258,7 +258,7 @@ class Pool:
             return
         if not over and state.state != "cancelled":
             file = self._sweep.attempts(run.id) / "local.txt"
-            cause = state.cause or outcome.last_words(file)
+            cause = state.cause or outcome.tail_cause(file)
             cause = cause or f"exit code {code}"
             state = replace(state, state="failed", cause=cause)
         self._ends[run.id] = state

@@ -257,14 +257,14 @@ class Checkpoints:
             restored[name] = jax.tree_util.tree_unflatten(treedef, leaves)
         return restored
 
-    def put_aside(self, step: int) -> Path:
+    def quarantine(self, step: int) -> Path:
         """Moves a checkpoint that is no good to workdir/rejected/STEP."""
         place = self.directory.parent / "rejected" / str(step)
         if jax.process_index() == 0:
             shutil.rmtree(place, ignore_errors=True)
             place.parent.mkdir(exist_ok=True)
             (self.directory / str(step)).rename(place)
-        runtime.barrier("a checkpoint put aside")
+        runtime.sync_point("a checkpoint put aside")
         self._manager.reload()
         return place
 
@@ -279,7 +279,7 @@ class Checkpoints:
 
     def full_disk_explained(self) -> contextlib.AbstractContextManager[None]:
         """Turns a full disk, however it is spelled, into a UserError."""
-        return disk.explained(self.directory.parent, self.latest)
+        return disk.full_disk_errors(self.directory.parent, self.latest)
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +10,21 @@ from ml_collections import ConfigDict
 
 from i2i_prior.config import RESUMABLE, config_hash, flatten, from_flat
 from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.io import disk
+from i2i_prior.io import disk, files
 
 # What `i2i-prior import` puts into a run directory instead of checkpoints.
 WEIGHTS = "weights.safetensors"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes beside, then renames: readers see the old file or the new.
+    """Writes JSON atomically: readers see the old file or the new.
 
     Raises:
       UserError: where the disk is full or the place cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(value, indent=2, default=str) + "\n")
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        kind = FullDiskError if error.errno in disk.NUMBERS else UserError
-        raise kind(
-            f"cannot write {path} ({error.strerror}); free space or choose "
-            "another workdir"
-        ) from error
+    remedy = "free space or choose another workdir"
+    with disk.write_errors(path, remedy, FullDiskError):
+        files.write_json(path, value)
 
 
 def read_json(path: Path) -> Any:

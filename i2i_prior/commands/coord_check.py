@@ -25,7 +25,7 @@ from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.config import config_hash, load_config
 from i2i_prior.errors import UserError
 from i2i_prior.interop.load_frozen import load_frozen
-from i2i_prior.io.disk import told
+from i2i_prior.io.disk import write_errors
 from i2i_prior.io.progress import (
     Progress,
 )
@@ -63,7 +63,7 @@ def coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
     out = Path(options.out)
     write_json(out / "coordinates.json", _plain(result))
     picture = out / "coordinates.png"
-    with told(picture, "choose another --out"):
+    with write_errors(picture, "choose another --out"):
         draw(result, picture)
     print(verdict(result))
     print(picture)

@@ -33,7 +33,7 @@ from i2i_prior.evaluation.condition_matching import (
     embedder,
 )
 from i2i_prior.evaluation.evaluate import (
-    Wanted,
+    EvalSpec,
     reference_side,
     split_metrics,
 )
@@ -119,7 +119,7 @@ def _config(options: argparse.Namespace, overrides: list[str]) -> ConfigDict:
 
 
 def _conditioned(
-    options: argparse.Namespace, config: ConfigDict, wanted: Wanted
+    options: argparse.Namespace, config: ConfigDict, wanted: EvalSpec
 ) -> None:
     """Samples for held-out images, over all devices."""
     source = open_source(config.data.held_out or config.data.source)
@@ -147,7 +147,7 @@ def _conditioned(
 
 
 def _prompted(
-    options: argparse.Namespace, config: ConfigDict, wanted: Wanted
+    options: argparse.Namespace, config: ConfigDict, wanted: EvalSpec
 ) -> None:
     """Samples of a text-conditioned model, one for each prompt."""
     if not (options.text_encoder and config.evaluate.reference):
@@ -223,7 +223,7 @@ def _samples(
     config: ConfigDict,
     step: int,
     conditions: dict[str, Any],
-    wanted: Wanted,
+    wanted: EvalSpec,
 ) -> Samples:
     """The samples that are there already, or a place for them."""
     workdir = Path(options.workdir)
@@ -237,7 +237,7 @@ def _samples(
 @contextlib.contextmanager
 def _progress(config: ConfigDict) -> Iterator[sample_chunks.Done]:
     total = config.evaluate.num_samples
-    first = runtime.is_first()
+    first = runtime.is_primary()
     progress = Progress(total, description="evaluating", write=first)
     yield progress.update
     progress.close()
@@ -247,7 +247,7 @@ def _measured(
     options: argparse.Namespace,
     config: ConfigDict,
     chunks: Iterable[Chunk],
-    wanted: Wanted,
+    wanted: EvalSpec,
     reference: Callable[[], Collected],
     embed: Embed | None = None,
     mesh: Mesh | None = None,
@@ -256,7 +256,7 @@ def _measured(
     """Measured, with the samples' npz written beside where it is wanted."""
     with contextlib.ExitStack() as stack:
         looks = []
-        if options.npz and runtime.is_first():
+        if options.npz and runtime.is_primary():
             add = stack.enter_context(
                 npz_written(Path(options.npz), config.evaluate.num_samples)
             )
@@ -280,12 +280,12 @@ def _measured(
 def _tell(
     options: argparse.Namespace,
     samples: Samples,
-    wanted: Wanted,
+    wanted: EvalSpec,
     result: dict[str, Any],
     picture: np.ndarray | None,
 ) -> None:
     """Files, and the line."""
-    if not runtime.is_first():
+    if not runtime.is_primary():
         return
     assert samples.folder is not None
     digest = samples.folder.name.partition("-")[2]

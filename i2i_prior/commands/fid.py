@@ -35,11 +35,11 @@ from i2i_prior.evaluation.sets.reference import (
 )
 from i2i_prior.evaluation.sets.statistics_files import save_statistics
 from i2i_prior.evaluation.values import CAPTIONS
-from i2i_prior.io.files import written
-from i2i_prior.io.output_checks import (
+from i2i_prior.io.disk import (
     check_output,
-    told,
+    write_errors,
 )
+from i2i_prior.io.files import atomic_path
 from i2i_prior.io.progress import (
     Progress,
 )
@@ -181,7 +181,7 @@ def _by_features(
         sheet = extremes_picture(
             *(known, drawn, extractor.first, reference.image, generated.image)
         )
-        with told(options.picture):
+        with write_errors(options.picture):
             image_grid.save_png(options.picture, sheet)
 
     return result, save
@@ -254,7 +254,11 @@ def _save(
         return
     path = Path(options.save_features)
     facts = {"identity": dict(extractor.identity), "tap": extractor.first}
-    with told(path), written(path) as beside, beside.open("wb") as file:
+    with (
+        write_errors(path),
+        atomic_path(path) as beside,
+        beside.open("wb") as file,
+    ):
         np.savez(
             file,
             reference=reference.features[extractor.first],

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.output_paths import (
-    check_place,
-    told,
+from i2i_prior.io.disk import (
+    check_output,
+    write_errors,
 )
 from i2i_prior.io.progress import (
     Progress,
@@ -43,11 +43,11 @@ def _batch(options: argparse.Namespace, overrides: list[str]) -> int:
         )
     folder = Path(options.out)
     for name in ("batch.png", "inspect.html"):
-        check_place(folder / name)
+        check_output(folder / name)
     config = load_config(options.config, overrides)
     shown = batch.take(config, options.step)
     print(batch.as_text(shown))
-    with told("the batch", folder):
+    with write_errors(folder):
         paths = batch.write_batch(shown, config.name, folder)
     for path in paths:
         print(path)
@@ -61,7 +61,7 @@ def _source(options: argparse.Namespace) -> int:
     from i2i_prior.inspection.survey import survey
 
     if options.out:
-        check_place(Path(options.out) / "inspect.html")
+        check_output(Path(options.out) / "inspect.html")
     source = open_source(options.spec)
     total = min(len(source), max(1, options.sample))
     progress = Progress(total, description="looking at")
@@ -75,7 +75,7 @@ def _source(options: argparse.Namespace) -> int:
     print(describe.as_text(found, speeds))
     if options.out:
         folder = Path(options.out)
-        with told("a page in", folder):
+        with write_errors(folder):
             page = describe.write_page(found, speeds, source, folder)
         print(page)
     return 0
@@ -99,9 +99,9 @@ def curate(options: argparse.Namespace) -> int:
         max_broken=options.max_broken,
     )
     refuse_mixture(options.source)
-    check_place(Path(options.out).expanduser())
+    check_output(Path(options.out).expanduser())
     if options.report:
-        check_place(Path(options.report) / "curation.html")
+        check_output(Path(options.report) / "curation.html")
     source = open_source(options.source)
     for note in getattr(source, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
@@ -117,7 +117,7 @@ def curate(options: argparse.Namespace) -> int:
         print(f"{count:>12,} dropped: {reason}")
     print(f"{kept:>12,} of {len(source):,} kept: select:{options.out}")
     if options.report:
-        with told("a report in", options.report):
+        with write_errors(options.report):
             page = write_curation_report(options.out, source, options.report)
         print(page)
     return 0

@@ -33,7 +33,7 @@ from i2i_prior.data.record import Source
 from i2i_prior.data.sources import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.io import files
+from i2i_prior.io import disk, files
 from i2i_prior.io.progress import (
     Progress,
 )
@@ -77,15 +77,15 @@ def prepare(options: argparse.Namespace) -> int:
     index, count = _place()
     for note in [*notes, *filter(None, [decided])]:
         _say(index, f"note: {note}")
-    runtime.same("preparing", _shared(plan))
-    alone = nullcontext() if index else files.alone(folder)
+    runtime.assert_equal("preparing", _shared(plan))
+    alone = nullcontext() if index else files.exclusive(folder)
     with _disk(folder), alone, Preemption() as preemption:
         done = index == 0 and claim(folder, plan)
         if done:
             tidy(folder)
         elif index == 0:
-            files.sweep(folder)
-        if runtime.gather("claiming", str(int(done)))[0] == "1":
+            files.remove_partial(folder)
+        if runtime.allgather_text("claiming", str(int(done)))[0] == "1":
             _say(index, f"nothing to do: {folder} is complete")
             return DONE
         mine = range(index, plan.shards, count)
@@ -95,12 +95,12 @@ def prepare(options: argparse.Namespace) -> int:
             return _interrupted(folder, str(signal))
         finally:
             if count == 1:  # or others may be writing
-                files.sweep(folder)
-        runtime.gather("finishing shards", "", _WEEKS)
+                files.remove_partial(folder)
+        runtime.allgather_text("finishing shards", "", _WEEKS)
         total = 0
         if index == 0:
             total = finish(folder, plan, options.max_broken, notes)
-        runtime.gather("writing the manifest")
+        runtime.allgather_text("writing the manifest")
     left = plan.records - total
     dropped = f"{left} left out (dropped.jsonl)" if left else "none left out"
     _say(index, f"done: {total} examples, {dropped}, in {folder}")
@@ -252,7 +252,7 @@ def _disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         again = "run the same command again, which goes on"
-        if files.is_full(error):
+        if disk.is_full(error):
             raise FullDiskError(
                 f"no space left in {folder}: free some and {again}"
             ) from error
@@ -270,7 +270,7 @@ def _interrupted(folder: Path, signal: str) -> int:
     print(message, file=sys.stderr, flush=True)
     if runtime.count() == 1:
         return REQUEUE
-    runtime.leave(message, REQUEUE)
+    runtime.abort(message, REQUEUE)
 
 
 def _say(index: int, text: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from i2i_prior.distributed.connection import Wire
+from i2i_prior.distributed.connection import Connection
 from i2i_prior.distributed.coordinator import (
     LOST,
     gone,
@@ -19,11 +19,13 @@ from i2i_prior.distributed.coordinator import (
 )
 from i2i_prior.errors import UserError
 
-_FAREWELL = 60.0  # seconds that the others have to finish after process 0
+_SHUTDOWN_SECONDS = (
+    60.0  # seconds that the others have to finish after process 0
+)
 _PATIENCE = 5.0  # seconds that the hub has to pass news on
 
 
-class Member:
+class Client:
     """One process among the others; made by `join`.
 
     Its thread listens for bad news, at which this process ends at once with
@@ -40,7 +42,7 @@ class Member:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Connection,
         process: int,
         hosts: list[str],
         heartbeat: float,
@@ -58,7 +60,7 @@ class Member:
         self._leaving = self._closed = False
         self._over = threading.Event()
         for message in first:
-            self._hear(message)
+            self._receive(message)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -144,7 +146,7 @@ class Member:
         self._closed = True
         self._wire.send(bye=1)
         if self._hub is not None:
-            self._hub.join(_FAREWELL)
+            self._hub.join(_SHUTDOWN_SECONDS)
         self._thread.join(_PATIENCE)
         self._wire.close()
 
@@ -165,15 +167,15 @@ class Member:
                     return
                 how = f"has been silent for {self._heartbeat:g} s"
                 how = how if silent else "is gone"
-                self._bad_news(gone(0, self.hosts[0], how), LOST)
+                self._fail(gone(0, self.hosts[0], how), LOST)
                 return
             for message in messages:
                 if "end" in message:
-                    self._bad_news(message["end"], message["code"])
+                    self._fail(message["end"], message["code"])
                     return
-                self._hear(message)
+                self._receive(message)
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _receive(self, message: dict[str, Any]) -> None:
         with self._changed:
             if "all" in message:
                 self._answers[message["all"]] = message
@@ -188,7 +190,7 @@ class Member:
                 point.append(message["text"])
             self._changed.notify_all()
 
-    def _bad_news(self, sentence: str, code: int) -> None:
+    def _fail(self, sentence: str, code: int) -> None:
         self._over.set()
         if self._leaving:  # it ends by itself, and has said why
             return

@@ -22,7 +22,7 @@ from typing import Any
 _LONGEST = 4096  # bytes of a first line
 
 
-class Wire:
+class Connection:
     """One connection: JSON objects, one a line.
 
     Args:
@@ -36,7 +36,7 @@ class Wire:
         self.heard = time.monotonic()
 
     def fileno(self) -> int:
-        """So that selectors take a Wire."""
+        """So that selectors take a Connection."""
         return self._socket.fileno()
 
     def send(self, **message: Any) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from i2i_prior.distributed.connection import Wire
+from i2i_prior.distributed.connection import Connection
 
 LOST = 75  # exit code: run the same command again
 _ENDING = 5.0  # seconds the others have to leave before process 0 does
@@ -35,7 +35,7 @@ class _Round:
     counts: dict[int, int] = field(default_factory=dict)
 
 
-class Hub:
+class Coordinator:
     """Runs on a thread of process 0, which is a member like the others.
 
     Args:
@@ -50,7 +50,7 @@ class Hub:
     def __init__(
         self,
         listener: socket.socket,
-        own: tuple[Wire, str],
+        own: tuple[Connection, str],
         processes: int,
         hosts: Sequence[str],
         startup: float,
@@ -93,16 +93,16 @@ class Hub:
                 self._all(waiting=self._absent())
             for key, _ in self._selector.select(0.5):
                 if key.fileobj is self._listener:
-                    wire = Wire(self._listener.accept()[0])
+                    wire = Connection(self._listener.accept()[0])
                     self._selector.register(wire, selectors.EVENT_READ)
-                elif not self._greet(key.fileobj):  # type: ignore[arg-type]
+                elif not self._handshake(key.fileobj):  # type: ignore[arg-type]
                     return False
         self._selector.unregister(self._listener)
         # JAX's coordinator takes this port next.
         self._listener.close()
         return True
 
-    def _greet(self, wire: Wire) -> bool:
+    def _handshake(self, wire: Connection) -> bool:
         """Hears a newcomer; False where it makes the run impossible."""
         messages = wire.receive()
         known = {id(other): i for i, other in self._wires.items()}
@@ -154,7 +154,7 @@ class Hub:
         while len(self._left) < self._processes and not self._ended:
             for key, _ in self._selector.select(min(beat, 0.5)):
                 if not self._ended:
-                    self._hear(number[id(key.fileobj)])
+                    self._receive(number[id(key.fileobj)])
             now = time.monotonic()
             if now - last > beat and not self._ended:
                 last = now
@@ -162,7 +162,7 @@ class Hub:
                 self._silent(now)
             self._late(now)
 
-    def _hear(self, process: int) -> None:
+    def _receive(self, process: int) -> None:
         wire = self._wires[process]
         messages = wire.receive()
         if messages is None:

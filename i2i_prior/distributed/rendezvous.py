@@ -9,11 +9,11 @@ import threading
 import time
 from typing import Any
 
-from i2i_prior.distributed.client import Member
+from i2i_prior.distributed.client import Client
 from i2i_prior.distributed.cluster import Settings
-from i2i_prior.distributed.connection import Wire
+from i2i_prior.distributed.connection import Connection
 from i2i_prior.distributed.coordinator import (
-    Hub,
+    Coordinator,
     not_come,
 )
 from i2i_prior.errors import UserError
@@ -23,7 +23,7 @@ _GRACE = 5.0  # seconds beyond the time-out for the hub to say who is missing
 
 def join(
     settings: Settings, startup: float = 300.0, heartbeat: float = 100.0
-) -> Member:
+) -> Client:
     """Waits until all processes are there.
 
     Args:
@@ -37,7 +37,7 @@ def join(
     """
     name, thread = socket.gethostname(), None
     if settings.process_id == 0:
-        wire, thread = _start_hub(settings, name, startup, heartbeat)
+        wire, thread = _start_coordinator(settings, name, startup, heartbeat)
     else:
         wire = _connect(settings, startup)
         wire.send(hello=settings.process_id, of=settings.processes, host=name)
@@ -46,12 +46,12 @@ def join(
     except UserError:
         wire.close()  # process 0 waits for it
         raise
-    return Member(wire, settings.process_id, hosts, heartbeat, rest, thread)
+    return Client(wire, settings.process_id, hosts, heartbeat, rest, thread)
 
 
-def _start_hub(
+def _start_coordinator(
     settings: Settings, name: str, startup: float, heartbeat: float
-) -> tuple[Wire, threading.Thread]:
+) -> tuple[Connection, threading.Thread]:
     port = int(settings.coordinator.rpartition(":")[2])
     try:
         # Both families where there are both, as JAX's coordinator does.
@@ -71,9 +71,9 @@ def _start_hub(
             "it, or choose another with --coordinator"
         ) from error
     ours, theirs = socket.socketpair()
-    hub = Hub(
+    hub = Coordinator(
         listener,
-        (Wire(theirs), name),
+        (Connection(theirs), name),
         settings.processes,
         settings.hosts,
         startup,
@@ -81,17 +81,17 @@ def _start_hub(
     )
     thread = threading.Thread(target=hub.run, daemon=True)
     thread.start()
-    return Wire(ours), thread
+    return Connection(ours), thread
 
 
-def _connect(settings: Settings, startup: float) -> Wire:
+def _connect(settings: Settings, startup: float) -> Connection:
     """To process 0, which may start later, as may its name in the DNS."""
     host, _, port = settings.coordinator.rpartition(":")
     address = host.strip("[]"), int(port)
     due = time.monotonic() + startup
     while True:
         try:
-            return Wire(socket.create_connection(address, timeout=5.0))
+            return Connection(socket.create_connection(address, timeout=5.0))
         except OSError as error:
             if time.monotonic() > due:
                 raise UserError(
@@ -103,7 +103,7 @@ def _connect(settings: Settings, startup: float) -> Wire:
 
 
 def _hosts(
-    wire: Wire, settings: Settings, startup: float
+    wire: Connection, settings: Settings, startup: float
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """The hub's answer once all have come, and what came behind it."""
     due = time.monotonic() + startup + _GRACE

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from i2i_prior.distributed.client import Member
+from i2i_prior.distributed.client import Client
 from i2i_prior.distributed.cluster import (
     Settings,
     detect,
@@ -25,7 +25,7 @@ from i2i_prior.distributed.rendezvous import join
 from i2i_prior.errors import CRASHED, UserError
 
 _NEWS = 10.0  # seconds for the news of a death to come after its effects
-_member: Member | None = None
+_member: Client | None = None
 
 
 def find(
@@ -118,7 +118,7 @@ def _initialise(settings: Settings, startup: float, heartbeat: float) -> None:
     )
 
 
-def _leave(member: Member, error: BaseException) -> NoReturn:
+def _leave(member: Client, error: BaseException) -> NoReturn:
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
         member.leave(str(error), error.code)
@@ -136,12 +136,14 @@ def count() -> int:
     return 1 if _member is None else len(_member.hosts)
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this is the one process that writes files and speaks."""
     return jax.process_index() == 0
 
 
-def gather(name: str, text: str = "", seconds: float = 600.0) -> list[str]:
+def allgather_text(
+    name: str, text: str = "", seconds: float = 600.0
+) -> list[str]:
     """The texts of all processes, in their order; all must call it.
 
     Args:
@@ -157,24 +159,24 @@ def gather(name: str, text: str = "", seconds: float = 600.0) -> list[str]:
     return _member.gather(name, text, seconds)
 
 
-def barrier(name: str, seconds: float = 600.0) -> None:
-    """Returns when all processes have come here; as `gather`."""
-    gather(name, "", seconds)
+def sync_point(name: str, seconds: float = 600.0) -> None:
+    """Returns when all processes have come here; as `allgather_text`."""
+    allgather_text(name, "", seconds)
 
 
-def agree(name: str, flag: int) -> int:
-    """The greatest flag of all processes; as `gather`."""
-    return max(int(text) for text in gather(name, str(int(flag))))
+def any_process(name: str, flag: int) -> int:
+    """The greatest flag of all processes; as `allgather_text`."""
+    return max(int(text) for text in allgather_text(name, str(int(flag))))
 
 
-def total(name: str, values: Sequence[int]) -> list[int]:
-    """Each value's sum over all processes; as `gather`."""
-    texts = gather(name, json.dumps([int(value) for value in values]))
+def sum_counts(name: str, values: Sequence[int]) -> list[int]:
+    """Each value's sum over all processes; as `allgather_text`."""
+    texts = allgather_text(name, json.dumps([int(value) for value in values]))
     return [sum(column) for column in zip(*map(json.loads, texts), strict=True)]
 
 
-def same(name: str, values: Mapping[str, Any]) -> None:
-    """Makes sure that all processes say the same; as `gather`.
+def assert_equal(name: str, values: Mapping[str, Any]) -> None:
+    """Makes sure that all processes say the same; as `allgather_text`.
 
     Args:
       name: of the place in the program, for the message.
@@ -183,7 +185,7 @@ def same(name: str, values: Mapping[str, Any]) -> None:
     Raises:
       UserError: names the first value that differs from that of process 0.
     """
-    texts = gather(name, json.dumps(values))
+    texts = allgather_text(name, json.dumps(values))
     first = json.loads(texts[0])
     for process, text in enumerate(texts):
         for key, value in json.loads(text).items():
@@ -195,7 +197,7 @@ def same(name: str, values: Mapping[str, Any]) -> None:
                 )
 
 
-def leave(why: str, code: int) -> NoReturn:
+def abort(why: str, code: int) -> NoReturn:
     """Ends this process, and every other with the same code and a sentence
     that says why."""
     if _member is None:
@@ -203,12 +205,12 @@ def leave(why: str, code: int) -> NoReturn:
     _member.leave(why, code)
 
 
-def request(text: str) -> None:
-    """Asks that all processes get `text` from the same call of `reached`."""
+def request_stop(text: str) -> None:
+    """Asks that all processes get `text` at the same `stop_requests`."""
     if _member is not None:
         _member.request(text)
 
 
-def reached() -> list[str]:
-    """What processes requested, at the same call on each; see `Member`."""
+def stop_requests() -> list[str]:
+    """What processes requested, at the same call on each; see `Client`."""
     return [] if _member is None else _member.reached()

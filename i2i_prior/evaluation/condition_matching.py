@@ -30,7 +30,7 @@ Embed = Callable[[np.ndarray], np.ndarray]  # uint8 (n, H, W, 3) -> (n, d)
 
 
 @dataclass(frozen=True)
-class Eye:
+class Embedder:
     """One embedding that conditions and samples are compared by.
 
     Attributes:
@@ -46,7 +46,7 @@ class Eye:
 
 
 @dataclass
-class Listening:
+class ConditionMatcher:
     """Matches samples with their conditions, in groups of GROUP.
 
     Conditions beyond the last whole group are left out, but for one group
@@ -57,7 +57,7 @@ class Listening:
       match: whether `retrieval.condition_match` on thumbnails is taken.
     """
 
-    eyes: Sequence[Eye]
+    eyes: Sequence[Embedder]
     match: bool
     fidelities: dict[str, list[Fidelity]] = field(default_factory=dict)
     matches: list[dict[str, float]] = field(default_factory=list)
@@ -125,11 +125,11 @@ class Listening:
             )
         found = [self._look(eye, images, views, samples) for eye in self.eyes]
         if found:
-            self._keep_ends(found[0].cosine, images, samples)
+            self._best_and_worst(found[0].cosine, images, samples)
 
     def _look(
         self,
-        eye: Eye,
+        eye: Embedder,
         images: np.ndarray,
         views: np.ndarray,
         samples: np.ndarray,
@@ -143,7 +143,7 @@ class Listening:
         self.fidelities.setdefault(eye.name, []).append(found)
         return found
 
-    def _keep_ends(
+    def _best_and_worst(
         self, scores: np.ndarray, images: np.ndarray, samples: np.ndarray
     ) -> None:
         ends = self._ends + [
@@ -169,7 +169,7 @@ def embedder(generator: Any, parameters: Flat, batch_size: int) -> Embed:
     )
 
 
-def eye_of(extractor: Extractor, batch_size: int) -> Eye:
+def extractor_embedder(extractor: Extractor, batch_size: int) -> Embedder:
     """Compares by the features that distances are over."""
     apply: Callable[..., Any] = extractor.apply
     if extractor.traced:
@@ -180,7 +180,7 @@ def eye_of(extractor: Extractor, batch_size: int) -> Eye:
         return apply(extractor.parameters, prepared)[extractor.first]
 
     name = "fidelity-" + extractor.label.removeprefix("FD-")
-    return Eye(name, in_batches(embed, batch_size))
+    return Embedder(name, in_batches(embed, batch_size))
 
 
 def in_batches(embed: Callable[[np.ndarray], Any], size: int) -> Embed:

@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.condition_matching import (
+    ConditionMatcher,
     Embed,
-    Eye,
-    Listening,
-    eye_of,
+    Embedder,
+    extractor_embedder,
 )
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.features.registry import (
@@ -52,7 +52,7 @@ NETWORKS = ("inception", *VISION)  # features that have weights
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvalSpec:
     """What is measured.
 
     Attributes:
@@ -77,7 +77,7 @@ class Wanted:
         return protocol.get("rounding") == "truncate"
 
 
-def wanted(config: Any) -> Wanted:
+def wanted(config: Any) -> EvalSpec:
     """What the `evaluate` section of a config asks for.
 
     Raises:
@@ -93,7 +93,7 @@ def wanted(config: Any) -> Wanted:
         taps=named_taps(metrics),
     )
     needs(metrics, extractor)  # refuses those that do not exist over it
-    return Wanted(extractor, metrics, own)
+    return EvalSpec(extractor, metrics, own)
 
 
 def split_metrics(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -115,7 +115,7 @@ def split_metrics(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def evaluate(
     chunks: Iterable[Chunk],
-    wanted: Wanted,
+    wanted: EvalSpec,
     reference: Callable[[], Collected],
     embed: Embed | None = None,
     *,
@@ -152,10 +152,10 @@ def evaluate(
         )
     eyes = []
     if "fidelity" in wanted.own and embed is not None:
-        eyes.append(Eye("fidelity", embed, views=True))
+        eyes.append(Embedder("fidelity", embed, views=True))
     if "fidelity_features" in wanted.own:
-        eyes.append(eye_of(wanted.extractor, batch_size))
-    listening = Listening(eyes, "match" in wanted.own)
+        eyes.append(extractor_embedder(wanted.extractor, batch_size))
+    listening = ConditionMatcher(eyes, "match" in wanted.own)
     looks = [*looks, listening.add] if wanted.own else looks
     need = wanted.needs
     generated = collect(
@@ -177,7 +177,7 @@ def evaluate(
 
 
 def reference_side(
-    config: Any, source: Source, wanted: Wanted, mesh: Mesh | None = None
+    config: Any, source: Source, wanted: EvalSpec, mesh: Mesh | None = None
 ) -> Collected:
     """What samples are compared with: evaluate.reference, where it is given,
     else the held-out crops that they are of.

@@ -17,7 +17,8 @@ from i2i_prior.evaluation.measures.distances import (
 )
 from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.sets.collect import Collected
-from i2i_prior.io.output_checks import told
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import write_bytes
 from i2i_prior.report import image_grid
 
 _SHOWN = 8  # digits of a hash in the line
@@ -33,8 +34,8 @@ def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
         UserError: nothing can be written there.
     """
     text = json.dumps(_plain(result), indent=1, allow_nan=False)
-    with told(path):
-        image_grid.write_atomically(path, f"{text}\n".encode())
+    with write_errors(path):
+        write_bytes(path, f"{text}\n".encode())
 
 
 def line(result: Mapping[str, Any]) -> str:

@@ -25,9 +25,9 @@ import numpy as np
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.io.files import (
-    sweep,
+    atomic_path,
+    remove_partial,
     write_json,
-    written,
 )
 
 # Samples a file: what a kill loses at most, and what is in memory at once.
@@ -69,10 +69,10 @@ class Samples:
             return draw()
         path = self.folder / f"{start:06d}.npy"
         # One process that does not see the file would draw, and all must.
-        if not runtime.agree(path.name, not path.exists()):
+        if not runtime.any_process(path.name, not path.exists()):
             return _read(path, count)
         images = draw()
-        if runtime.is_first():
+        if runtime.is_primary():
             self._write(path, images)
         return images
 
@@ -81,7 +81,7 @@ class Samples:
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True)
                 write_json(path.parent / "settings.json", self._settings)
-            with written(path) as beside, beside.open("wb") as file:
+            with atomic_path(path) as beside, beside.open("wb") as file:
                 np.save(file, images, allow_pickle=False)
         except OSError as error:
             raise _unwritten(path, error) from error
@@ -94,8 +94,8 @@ def folder_of(
     text = json.dumps(dict(settings), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = evaluations / f"{step:08d}-{digest}"
-    if folder.is_dir() and runtime.is_first():
-        sweep(folder)
+    if folder.is_dir() and runtime.is_primary():
+        remove_partial(folder)
     return folder
 
 
@@ -122,7 +122,7 @@ def npz_written(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            written(path) as beside,
+            atomic_path(path) as beside,
             zipfile.ZipFile(beside, "w") as archive,
             # ZipInfo has a fixed date: the same images are the same bytes.
             archive.open(

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.evaluation.evaluate import Wanted
+from i2i_prior.evaluation.evaluate import EvalSpec
 from i2i_prior.evaluation.features.colour_texture import FEATURES
 from i2i_prior.evaluation.result import write_json
 from i2i_prior.report import image_grid
 
 
 def scores_path(
-    workdir: Path, step: int, wanted: Wanted, more: str = ""
+    workdir: Path, step: int, wanted: EvalSpec, more: str = ""
 ) -> Path:
     """Where the scores of a step are, over these features.
 

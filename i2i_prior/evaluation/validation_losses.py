@@ -15,8 +15,8 @@ import numpy as np
 
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import written
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 
 FOLDER = "validation"
 KINDS = ("ema", "raw")
@@ -99,13 +99,16 @@ def write(
         for kind, table in tables.items()
         for name in ("loss", "mse")
     }
-    with told(
+    with write_errors(
         f"{folder}/{step}.npz",
         "free space and run the same command again",
         FullDiskError,
     ):
         folder.mkdir(exist_ok=True)
-        with written(folder / f"{step}.npz") as beside, beside.open("wb") as f:
+        with (
+            atomic_path(folder / f"{step}.npz") as beside,
+            beside.open("wb") as f,
+        ):
             np.savez(f, times=times, shares=shares, **arrays)
     found = scalars(tables, shares)
     levels = [

@@ -17,7 +17,7 @@ from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
 from i2i_prior.parallel.constraints import (
     on_mesh,
-    over_batch,
+    shard_batch,
     whole,
 )
 from i2i_prior.tasks.conditions import Conditions
@@ -86,13 +86,15 @@ class Generator:
     def embed(self, parameters: Flat, views: np.ndarray) -> Array:
         """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C)."""
         with self._on_mesh():
-            return self.task.embed(parameters, over_batch(jnp.asarray(views)))
+            return self.task.embed(parameters, shard_batch(jnp.asarray(views)))
 
     @functools.partial(jax.jit, static_argnums=0)
     def embedding(self, parameters: Flat, views: np.ndarray) -> Array:
         """As `embed`, the mean over the tokens: (B, C), whole everywhere."""
         with self._on_mesh():
-            tokens = self.task.embed(parameters, over_batch(jnp.asarray(views)))
+            tokens = self.task.embed(
+                parameters, shard_batch(jnp.asarray(views))
+            )
             return whole(tokens.mean(1))
 
     def latents(
@@ -146,7 +148,7 @@ class Generator:
             )
             return sample(
                 predict,
-                over_batch(noise),
+                shard_batch(noise),
                 task.path,
                 prediction=task.config.diffusion.prediction,
                 solver=options.solver,
@@ -178,7 +180,7 @@ class Generator:
     @functools.partial(jax.jit, static_argnums=0)
     def _decode(self, parameters: Flat, latents: Array) -> Array:
         with self._on_mesh():
-            images = self.task.decode(parameters, over_batch(latents))
+            images = self.task.decode(parameters, shard_batch(latents))
             level = jnp.floor if self.truncate else jnp.round
             images = jnp.clip(level(images * 127.5 + 127.5), 0, 255)
             return whole(images.astype(jnp.uint8))

@@ -1,4 +1,4 @@
-"""Looking at data before it is trained on: a source, or a config's batch.
+"""Views of data before training on it: of a source, or of a config's batch.
 
 `survey` reads a sample of a source, `speed` times reading and decoding here,
 `describe` writes both as text and as a page, `batch` shows what a model is

@@ -19,6 +19,7 @@ from i2i_prior.data.pipeline import Batch
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
+from i2i_prior.io.files import write_bytes
 from i2i_prior.report import image_grid
 from i2i_prior.report.html import (
     embedded,
@@ -136,7 +137,7 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
         f"{shown.step}, after crop, flip and augmentation"
     )
     document_ = document(name, below, body)
-    image_grid.write_atomically(page, document_.encode("utf-8", "replace"))
+    write_bytes(page, document_.encode("utf-8", "replace"))
     return [picture, page]
 
 

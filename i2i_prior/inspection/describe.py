@@ -22,7 +22,7 @@ from i2i_prior.data.record import Source
 from i2i_prior.inspection.speed import Speed
 from i2i_prior.inspection.survey import Seen, Survey
 from i2i_prior.io.files import (
-    write_atomically,
+    write_bytes,
 )
 from i2i_prior.report.html import (
     escape,
@@ -92,7 +92,7 @@ def write_page(
     )
     path = folder / "inspect.html"
     page = document(survey.spec, below, body)
-    write_atomically(path, page.encode("utf-8", "replace"))
+    write_bytes(path, page.encode("utf-8", "replace"))
     return path
 
 

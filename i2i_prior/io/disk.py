@@ -1,16 +1,17 @@
-"""A full disk, told in one sentence before or after the fact."""
+"""Errors of files and disks as one sentence, before or after the fact."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from i2i_prior.errors import FullDiskError, UserError
 
-NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
 
 
@@ -21,15 +22,49 @@ def require_space(folder: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, f"{needed} bytes are needed")
 
 
+def check_output(path: str | os.PathLike[str], ending: str = "") -> None:
+    """Checks that a file could be written, before hours of work for it.
+
+    Nothing is made: a missing folder is made by whoever writes the file.
+
+    Args:
+      path: of the file, there or not.
+      ending: that its name must have, as ".npz".
+
+    Raises:
+      UserError: it has another one, is a folder, or lies where nothing can
+        be written.
+    """
+    path = Path(path)
+    if not path.name.lower().endswith(ending):
+        raise UserError(f"{path} should end in {ending}; name it so.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file.")
+    above = path.absolute().parents
+    there = next(folder for folder in above if os.path.lexists(folder))
+    if not there.is_dir():
+        raise UserError(
+            f"{there} is a file, and {path.name} needs a folder; give another "
+            "place."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(
+            f"folder {there} cannot be written to; give {path.name} another "
+            "place."
+        )
+
+
 @contextlib.contextmanager
-def told(
-    path: str | Path, mend: str, full: type[UserError] = UserError
+def write_errors(
+    path: str | os.PathLike[str],
+    remedy: str = "free some space, or give another place",
+    full: type[UserError] = UserError,
 ) -> Iterator[None]:
-    """Tells in one sentence that a file cannot be written.
+    """Turns an OSError of the code inside into one sentence.
 
     Args:
       path: of the file, or of its folder.
-      mend: what one does about it, as "choose another --out".
+      remedy: the second half of the sentence, as "choose another --out".
       full: raised where the disk is full; FullDiskError where whoever started
         this is to start it again.
 
@@ -39,13 +74,15 @@ def told(
     try:
         yield
     except OSError as error:
-        kind = full if error.errno in NUMBERS else UserError
+        kind = full if error.errno in DISK_FULL else UserError
         why = error.strerror or error
-        raise kind(f"cannot write {path} ({why}); {mend}") from error
+        raise kind(f"cannot write {path} ({why}); {remedy}") from error
 
 
 @contextlib.contextmanager
-def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
+def full_disk_errors(
+    folder: Path, latest: Callable[[], int | None]
+) -> Iterator[None]:
     """Turns a full disk, however it is spelled, into a FullDiskError.
 
     Args:
@@ -57,7 +94,7 @@ def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in NUMBERS
+        full = getattr(error, "errno", None) in DISK_FULL
         if not full and not any(text in str(error) for text in _TEXTS):
             raise
         step = latest()
@@ -66,3 +103,18 @@ def explained(folder: Path, latest: Callable[[], int | None]) -> Iterator[None]:
             "again: it resumes from "
             + (f"step {step}" if step is not None else "the start")
         ) from error
+
+
+def disk_error(error: BaseException, path: Path) -> OSError | None:
+    """The OSError that an error of a C++ library says in words, if any."""
+    if isinstance(error, OSError):
+        return error
+    for number in DISK_FULL:
+        if os.strerror(number) in str(error):
+            return OSError(number, os.strerror(number), str(path))
+    return None
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or what this user may use of it, is full."""
+    return error.errno in DISK_FULL

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process dies."""
+"""Atomic files and an exclusive folder: whole or not at all after any kill."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import NUMBERS
 
 _LOCK, _SUFFIX = ".lock", ".part"
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, which then takes its name.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which then takes its name.
 
-    Its name is nobody else's: a process whose parent was killed may still
+    The temporary name is unique: a process whose parent was killed may still
     be at the same file. On an exception it is removed.
 
     Raises:
@@ -40,20 +39,28 @@ def written(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes plain values; raises OSError."""
-    with written(path) as beside:
-        beside.write_text(json.dumps(value, indent=1) + "\n")
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file atomically; makes its folder. Raises OSError."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as beside:
+        beside.write_bytes(content)
 
 
-def sweep(folder: Path) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes JSON atomically, objects as their `str`. Raises OSError."""
+    text = json.dumps(value, indent=2, default=str)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def remove_partial(folder: Path) -> None:
     """Removes what killed processes left half-written."""
     for path in folder.glob(f".*{_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Makes the folder, and keeps other commands out of it.
 
     Where no lock can be had, as on some shared file systems, it goes on
@@ -98,21 +105,6 @@ def _lock(path: Path) -> int | None:
         os.close(descriptor)
 
 
-def disk_error(error: BaseException, path: Path) -> OSError | None:
-    """The OSError that an error of a C++ library says in words, if any."""
-    if isinstance(error, OSError):
-        return error
-    for number in NUMBERS:
-        if os.strerror(number) in str(error):
-            return OSError(number, os.strerror(number), str(path))
-    return None
-
-
-def is_full(error: OSError) -> bool:
-    """Whether the disk, or what this user may use of it, is full."""
-    return error.errno in NUMBERS
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -128,16 +120,3 @@ def _sync_folder(path: Path) -> None:
         # Some file systems sync files alone.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes beside, then renames; makes the folder where it is missing."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, target)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)

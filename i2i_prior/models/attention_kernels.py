@@ -273,7 +273,7 @@ def per_shard(
     images: tuple[str, ...] = BATCH
     tokens: tuple[str, ...] = (CONTEXT,)
     heads: tuple[str, ...] = (TENSOR,)
-    if shards(*AXES) < mesh.size:  # within `layout.per_image`
+    if shards(*AXES) < mesh.size:  # within `layout.data_parallel_only`
         images, tokens, heads = AXES, (), ()
     batch, apart, head = (
         dividing(size, axes, mesh) or None

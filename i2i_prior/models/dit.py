@@ -18,7 +18,7 @@ from i2i_prior.models.blocks import BLOCKS, FINAL_LAYERS, scatter
 from i2i_prior.models.dit_config import (
     DiTConfig,
     check_config,
-    check_doors,
+    check_inputs,
     frozen_names,
     token_count,
 )
@@ -159,7 +159,7 @@ class DiT(nnx.Module):
           body(h, block) -> h, one layer.
         """
         config = self.config
-        check_doors(config, tokens, pooled, concat, size, aspect)
+        check_inputs(config, tokens, pooled, concat, size, aspect)
         precision = PRECISIONS[config.precision]
         if concat is not None:
             x = jnp.concatenate([x, concat], axis=-1)

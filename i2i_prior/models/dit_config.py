@@ -126,7 +126,7 @@ def check_config(config: DiTConfig) -> None:
         )
 
 
-def check_doors(
+def check_inputs(
     config: DiTConfig, tokens, pooled, concat, size, aspect
 ) -> None:
     """Raises UserError where a condition has no door, or a door none."""

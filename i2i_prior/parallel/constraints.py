@@ -2,7 +2,7 @@
 
 `on_mesh(mesh)` is entered around the body of a jitted function; inside,
 `constrain` says how an activation lies. Without a mesh (a notebook), and
-`per_image`, it is the identity.
+`data_parallel_only`, it is the identity.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def mesh_in_use() -> Any | None:
     return None if mesh.empty or mesh.axis_names != AXES else mesh
 
 
-_per_image: ContextVar[bool] = ContextVar("per_image", default=False)
+_per_image: ContextVar[bool] = ContextVar("data_parallel_only", default=False)
 
 
 @contextlib.contextmanager
-def per_image() -> Iterator[None]:
+def data_parallel_only() -> Iterator[None]:
     """Inside, a device works on whole images of its own: only the batch is
-    sharded, over all axes (`over_all`), and activations are left alone."""
+    sharded, over all axes (`shard_all`), and activations are left alone."""
     token = _per_image.set(True)
     try:
         yield
@@ -49,12 +49,12 @@ def per_image() -> Iterator[None]:
         _per_image.reset(token)
 
 
-def over_all(batch: jax.Array) -> jax.Array:
+def shard_all(batch: jax.Array) -> jax.Array:
     """A batch laid over all mesh axes, as far as they divide it."""
     return constrain(batch, AXES)
 
 
-def over_batch(batch: jax.Array) -> jax.Array:
+def shard_batch(batch: jax.Array) -> jax.Array:
     """A batch laid over the data-parallel axes."""
     return constrain(batch, BATCH)
 

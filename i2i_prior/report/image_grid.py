@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import write_atomically
+from i2i_prior.io.files import write_bytes
 
 _INK = (60, 60, 60)
 _HEADER = 20  # height of a line of text above a grid, in pixels
@@ -126,7 +126,7 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     _check(np.asarray(image)[None])
     encoded = io.BytesIO()
     Image.fromarray(np.asarray(image)).save(encoded, "PNG", optimize=True)
-    write_atomically(path, encoded.getvalue())
+    write_bytes(path, encoded.getvalue())
 
 
 def save_gif(
@@ -154,7 +154,7 @@ def save_gif(
         duration=max(10, round(100 * seconds_per_frame) * 10),
         loop=0,
     )
-    write_atomically(path, encoded.getvalue())
+    write_bytes(path, encoded.getvalue())
 
 
 def _check(images: np.ndarray) -> None:

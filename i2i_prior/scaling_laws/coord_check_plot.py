@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.io.files import written
+from i2i_prior.io.files import atomic_path
 from i2i_prior.models.activation_taps import PLACES
 
 LABELS = {"standard": "standard", "mup": "muP"}
@@ -67,7 +67,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
         f"seeds: {result['seeds']}",
         fontsize=10,
     )
-    with written(file) as beside:
+    with atomic_path(file) as beside:
         figure.savefig(beside, dpi=110, format="png")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from i2i_prior.io.disk import told
+from i2i_prior.io.disk import write_errors
 from i2i_prior.scaling_laws.axes import colour_of, finish
 from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.fitting import Fitted
@@ -78,14 +78,14 @@ def saved(path: Path, fitted: Any, picture: Callable) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from i2i_prior.io.files import written
+    from i2i_prior.io.files import atomic_path
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     picture(figure, fitted)
-    with told(path, "free space or choose another --out"):
+    with write_errors(path, "free space or choose another --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written(path) as beside:
+        with atomic_path(path) as beside:
             figure.savefig(beside, dpi=110, format="png")
     return path
 

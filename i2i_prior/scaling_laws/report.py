@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import written
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 from i2i_prior.report.html import (
     STYLE,
     cell,
@@ -70,7 +70,7 @@ def write_report(
         f"<main>{body}</main></html>"
     )
     mend = "free space or choose another --out"
-    with told(path, mend), written(path) as beside:
+    with write_errors(path, mend), atomic_path(path) as beside:
         beside.write_text(page, "utf-8")
 
 

@@ -16,8 +16,8 @@ from i2i_prior.checkpoint.run_dir import (
     write_json,
 )
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import written
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 from i2i_prior.scaling_laws.document import OPTIMA
 from i2i_prior.scaling_laws.fitting import Fitted
 from i2i_prior.scaling_laws.isoflop import PowerLaw
@@ -67,10 +67,12 @@ def save(folder: Path, values: dict[str, Any], laws: Laws) -> None:
     arrays |= {name: law.draws for name, law in (laws.optima or {}).items()}
     if laws.offset is not None:
         arrays["offset"] = laws.offset.draws
-    with told(f"{folder}/draws.npz", "free space or choose another --out"):
+    with write_errors(
+        f"{folder}/draws.npz", "free space or choose another --out"
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            written(folder / "draws.npz") as beside,
+            atomic_path(folder / "draws.npz") as beside,
             beside.open("wb") as file,
         ):
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from typing import Any
 
 from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import written
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 from i2i_prior.sweeps.run.state import (
     ENDED,
     RunState,
@@ -64,9 +64,9 @@ def collect(options: argparse.Namespace) -> int:
     out = Path(options.out) if options.out else sweep.path / FILE
     flat = [_flat(row) for row in found]
     columns = list(dict.fromkeys(name for row in flat for name in row))
-    with told(out, "free space or choose another --out"):
+    with write_errors(out, "free space or choose another --out"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with written(out) as beside, beside.open("w", newline="") as file:
+        with atomic_path(out) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(flat)

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.io.disk import told
+from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import (
-    write_atomically,
+    write_bytes,
 )
 from i2i_prior.report.curves import short
 from i2i_prior.report.html import (
@@ -82,8 +82,8 @@ def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
         f"{''.join(body)}</main></body></html>\n"
     )
     path = sweep.path / "status.html"
-    with told(path, "free space or make the sweep's folder writable"):
-        write_atomically(path, text.encode())
+    with write_errors(path, "free space or make the sweep's folder writable"):
+        write_bytes(path, text.encode())
     return path
 
 

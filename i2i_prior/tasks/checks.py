@@ -9,7 +9,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.conditioner import ConditionerConfig
-from i2i_prior.models.dit_config import DiTConfig, check_doors
+from i2i_prior.models.dit_config import DiTConfig, check_inputs
 from i2i_prior.models.precision import Array
 
 
@@ -60,7 +60,7 @@ def check_conditions(
       UserError: at the first that has not.
     """
     names = ("pooled", "concat", "size", "aspect")
-    check_doors(config, tokens, *(conditions.get(name) for name in names))
+    check_inputs(config, tokens, *(conditions.get(name) for name in names))
     shapes: dict[str, tuple[int, ...]] = {"size": (batch, 2)}
     shapes["aspect"] = (batch, 1)
     if tokens is not None:

@@ -10,7 +10,7 @@ from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
 from i2i_prior.parallel.constraints import (
     on_mesh,
-    over_batch,
+    shard_batch,
     whole,
 )
 from i2i_prior.tasks.i2i import I2ITask
@@ -51,7 +51,7 @@ def losses(
             key = jax.random.fold_in(key, place)
             return jax.random.normal(key, shape[1:])
 
-        return over_batch(jax.vmap(one)(keys))
+        return shard_batch(jax.vmap(one)(keys))
 
     model = task.merged(parameters)
     # The autoencoder's draw comes after the last time's.
@@ -75,7 +75,7 @@ def compiled(task: I2ITask, times: np.ndarray, mesh):
     @jax.jit
     def run(parameters: Flat, batch: dict[str, Array], numbers: Array):
         with on_mesh(mesh):
-            batch = {name: over_batch(a) for name, a in batch.items()}
+            batch = {name: shard_batch(a) for name, a in batch.items()}
             return losses(task, parameters, batch, numbers, times)
 
     return run

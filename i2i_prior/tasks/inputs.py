@@ -11,9 +11,9 @@ from i2i_prior.models.precision import Array
 from i2i_prior.models.preprocess import normalise
 from i2i_prior.models.vit import Features
 from i2i_prior.parallel.constraints import (
-    over_all,
-    over_batch,
-    per_image,
+    data_parallel_only,
+    shard_all,
+    shard_batch,
 )
 
 
@@ -41,12 +41,12 @@ def read(
     if "latent" in batch:
         return _read_cached(model, batch, noise)
     if noise is not None:
-        noise = over_all(noise)
-    images, views = over_all(batch["image"]), over_all(batch["view"])
-    with per_image():
+        noise = shard_all(noise)
+    images, views = shard_all(batch["image"]), shard_all(batch["view"])
+    with data_parallel_only():
         x0 = _encode(model, images, noise)
         embeddings = embed(config, model, views)
-    return over_batch(x0), over_batch(embeddings)
+    return shard_batch(x0), shard_batch(embeddings)
 
 
 def embed(config: ConfigDict, model: Any, views: Array) -> Array:

@@ -123,12 +123,12 @@ def _buckets(config: ConfigDict, source: Source) -> Buckets:
             "keep the weights; set it to false or name one source"
         )
     progress = Progress(
-        len(source), description="sizes", write=runtime.is_first()
+        len(source), description="sizes", write=runtime.is_primary()
     )
     sizes = image_sizes(source, progress.update)
     progress.close()
     digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:16]
-    runtime.same("sizes", {"sizes of the images": digest})
+    runtime.assert_equal("sizes", {"sizes of the images": digest})
     table = training_sizes(config.data.image_size)
     return Buckets(sizes, table, config.data.batch_size, config.seed)
 
@@ -201,7 +201,7 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
         yield "encoder.pixels", there, section.pixels
         yield "a view of", encoder["view_size"], view_size(config)
     # One reader of gigabytes is enough; the others hear of its refusal.
-    if not runtime.is_first():
+    if not runtime.is_primary():
         return
     for what, made, weights in (
         ("autoencoder.weights", autoencoder, config.autoencoder.weights),

@@ -16,7 +16,7 @@ from i2i_prior.data.cached import CachedPipeline
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.parallel.global_arrays import Rows
 from i2i_prior.training.evaluators.best_checkpoint import Best
-from i2i_prior.training.evaluators.sample_grid import Looking
+from i2i_prior.training.evaluators.sample_grid import SampleEvaluator
 from i2i_prior.training.evaluators.validation_loss import Validation
 from i2i_prior.training.resilience.preemption import Preemption
 from i2i_prior.training.resilience.rollback import Rollbacks
@@ -41,7 +41,7 @@ class Run:
     writer: MetricWriter
     journal: Journal
     ledger: Ledger
-    looking: Looking
+    looking: SampleEvaluator
     validation: Validation | None
     best: Best
     rows: Rows

@@ -121,7 +121,7 @@ def test_a_record_that_cannot_be_read_ends_the_command(
 
 
 def test_two_commands_do_not_share_a_folder(prepare, tmp_path):
-    with files.alone(tmp_path / "out"):
+    with files.exclusive(tmp_path / "out"):
         begun = tmp_path / "out" / ".data-00000.x.part"
         begun.write_text("half")
         ended = prepare()

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from i2i_prior.distributed import runtime
-from i2i_prior.distributed.client import Member
+from i2i_prior.distributed.client import Client
 from i2i_prior.distributed.cluster import Settings
-from i2i_prior.distributed.connection import Wire
+from i2i_prior.distributed.connection import Connection
 from i2i_prior.distributed.rendezvous import join
 from i2i_prior.errors import UserError
 
@@ -235,7 +235,7 @@ def test_a_dead_process_ends_the_others_with_its_name(meet, exits, capfd):
 
 def test_the_death_of_process_0_ends_the_others(exits, capfd):
     ours, theirs = socket.socketpair()
-    Member(Wire(ours), 1, ["n1", "n2"], 100.0)
+    Client(Connection(ours), 1, ["n1", "n2"], 100.0)
     theirs.close()
     assert wait_for(lambda: exits == [75])
     assert "error: process 0 on n1 is gone, so" in capfd.readouterr().err
@@ -272,17 +272,17 @@ def test_what_differs_is_named(monkeypatch):
     monkeypatch.setattr(runtime, "_member", member)
     said = "process 1 on n1 has train.steps 9, process 0 has 8; start all alike"
     with pytest.raises(UserError, match=said):
-        runtime.same("config", values)
-    runtime.same("config", {"mesh.fsdp": -1})
+        runtime.assert_equal("config", values)
+    runtime.assert_equal("config", {"mesh.fsdp": -1})
 
 
 def test_one_process_needs_nobody():
     with runtime.session(None):
-        assert runtime.gather("here", "x") == ["x"]
-        assert runtime.agree("flag", 3) == 3
-        assert runtime.total("sums", [1, 2]) == [1, 2]
-        runtime.barrier("there")
-        runtime.same("config", {"train.steps": 3})
-        runtime.request("SIGTERM")
-        assert runtime.reached() == []
-        assert runtime.is_first()
+        assert runtime.allgather_text("here", "x") == ["x"]
+        assert runtime.any_process("flag", 3) == 3
+        assert runtime.sum_counts("sums", [1, 2]) == [1, 2]
+        runtime.sync_point("there")
+        runtime.assert_equal("config", {"train.steps": 3})
+        runtime.request_stop("SIGTERM")
+        assert runtime.stop_requests() == []
+        assert runtime.is_primary()

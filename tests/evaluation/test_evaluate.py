@@ -15,12 +15,12 @@ from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import sample_chunks
 from i2i_prior.evaluation.condition_matching import (
-    Eye,
-    Listening,
+    ConditionMatcher,
+    Embedder,
 )
 from i2i_prior.evaluation.directions import lower_is_better
 from i2i_prior.evaluation.evaluate import (
-    Wanted,
+    EvalSpec,
     evaluate,
     every,
     reference_side,
@@ -53,7 +53,7 @@ def colours(images: np.ndarray) -> np.ndarray:
     return images[:, ::4, ::4].reshape(len(images), -1) - 127.5
 
 
-EYE = Eye("fidelity", colours, views=True)
+EYE = Embedder("fidelity", colours, views=True)
 
 
 def chunk(images: np.ndarray, samples: np.ndarray) -> Chunk:
@@ -93,7 +93,7 @@ def test_copies_have_no_distance_and_listen(tiny, images):
 
 def test_groups_do_not_depend_on_chunks(images):
     samples = pictures(130, seed=1)[:, None]
-    whole, parts = (Listening([EYE], match=True) for _ in range(2))
+    whole, parts = (ConditionMatcher([EYE], match=True) for _ in range(2))
     whole.add(chunk(images, samples))
     for i in range(0, 130, 7):
         parts.add(chunk(images[i : i + 7], samples[i : i + 7]))
@@ -127,7 +127,7 @@ def test_fidelity_by_the_features_of_the_distance(tiny, images):
 def test_clip_score_wants_captions(tiny, images):
     extractor = wanted(tiny("evaluate.metrics=fd")).extractor
     clip = replace(extractor, name="clip", identity={"model": "ViT-T/8"})
-    plan = Wanted(clip, ("clip_score",), ())
+    plan = EvalSpec(clip, ("clip_score",), ())
     side = collect([images], clip)
 
     def never():
@@ -147,7 +147,7 @@ def test_clip_score_wants_captions(tiny, images):
 def test_the_picture_shows_both_ends(images):
     samples = pictures(130, seed=1)[:, None]
     samples[5], samples[70] = images[5], 255 - images[70]  # cosine 1 and -1
-    listening = Listening([EYE], match=False)
+    listening = ConditionMatcher([EYE], match=False)
     listening.add(chunk(images, samples))
     listening.finish()
     scores = [score for score, _, _ in listening._ends]

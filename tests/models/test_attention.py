@@ -22,8 +22,8 @@ from i2i_prior.models.layers import ATTENTION
 from i2i_prior.models.precision import PRECISIONS
 from i2i_prior.models.scan import REMAT_POLICIES
 from i2i_prior.parallel.constraints import (
+    data_parallel_only,
     on_mesh,
-    per_image,
 )
 
 
@@ -103,14 +103,18 @@ def test_long_scores_go_in_turns(monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["batched", "splash"])
-@pytest.mark.parametrize("where", ["context", "tensor", "per_image"])
+@pytest.mark.parametrize("where", ["context", "tensor", "data_parallel_only"])
 def test_shards_agree_with_one_device(meshes, form, where):
     arrays = operands(batch=4)
     counts = mask(batch=4)
     wanted = value_and_gradients(kernels.batched, arrays, counts)
     mesh = meshes["tensor" if where == "tensor" else "context"]
     image = ("replica", "fsdp"), "context", "tensor"
-    spec = P(tuple(mesh.axis_names)) if where == "per_image" else P(*image)
+    spec = (
+        P(tuple(mesh.axis_names))
+        if where == "data_parallel_only"
+        else P(*image)
+    )
     seen = []
 
     def counted(q, k, v, mask):
@@ -120,9 +124,9 @@ def test_shards_agree_with_one_device(meshes, form, where):
     def sharded(q, k, v, counts):
         q = jax.lax.with_sharding_constraint(q, NamedSharding(mesh, spec))
         with on_mesh(mesh):
-            if where != "per_image":
+            if where != "data_parallel_only":
                 return kernels.per_shard(counted, q, k, v, counts)
-            with per_image():
+            with data_parallel_only():
                 return kernels.per_shard(counted, q, k, v, counts)
 
     found = value_and_gradients(sharded, arrays, counts)
@@ -131,7 +135,7 @@ def test_shards_agree_with_one_device(meshes, form, where):
     local = {
         "context": ((4, 20, 1, 12), (4, 24, 1, 12)),
         "tensor": ((2, 40, 1, 12), (2, 24, 1, 12)),
-        "per_image": ((1, 40, 2, 12), (1, 24, 2, 12)),
+        "data_parallel_only": ((1, 40, 2, 12), (1, 24, 2, 12)),
     }
     assert set(seen) == {local[where]}
 

@@ -17,8 +17,8 @@ from i2i_prior.models.scan import (
     stack_blocks,
 )
 from i2i_prior.parallel.constraints import (
+    data_parallel_only,
     on_mesh,
-    per_image,
 )
 
 LAYERS, WIDTH, HIDDEN = 3, 32, 64
@@ -33,7 +33,7 @@ def scans(jaxpr: Any) -> Iterator[Any]:
             yield from scans(inner)
 
 
-@pytest.mark.parametrize("place", [contextlib.nullcontext, per_image])
+@pytest.mark.parametrize("place", [contextlib.nullcontext, data_parallel_only])
 def test_the_forward_loop_keeps_no_gathered_kernel(meshes, place):
     """Neither that of the prior, nor of an encoder that works per image."""
 

@@ -60,9 +60,9 @@ from i2i_prior.data.sources.selected import (
     write_selection,
 )
 from i2i_prior.errors import UserError
-from i2i_prior.io.output_paths import (
-    check_place,
-    told,
+from i2i_prior.io.disk import (
+    check_output,
+    write_errors,
 )
 
 BROKEN, DUPLICATE = "broken", "near_duplicate"
@@ -139,7 +139,7 @@ def curate(
             many records are broken, or none is kept.
     """
     refuse_mixture(spec)
-    check_place(Path(out).expanduser())
+    check_output(Path(out).expanduser())
     refuse_source(spec, out)
     plugins = [load_plugin(text) for text in options.filters]
     kind, embeddings = options.near_duplicates, None
@@ -151,7 +151,7 @@ def curate(
     limit = Limit(options.max_broken, len(source))
     looks = _looks(source, _filters(options, plugins), kind == PHASH)
     with (
-        told("selection", out),
+        write_errors(f"selection {out}"),
         _spool(out) as spool,
         closing(looks),  # which ends its threads
     ):

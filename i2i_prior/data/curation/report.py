@@ -28,7 +28,7 @@ from i2i_prior.data.sources.selected import (
     read_selection,
 )
 from i2i_prior.io.files import (
-    write_atomically,
+    write_bytes,
 )
 from i2i_prior.report.html import (
     escape,
@@ -87,7 +87,7 @@ def write_curation_report(
         f"Curation of {header['source']}", "What was dropped, and why", body
     )
     path = Path(folder) / "curation.html"
-    write_atomically(path, page.encode("utf-8", "replace"))
+    write_bytes(path, page.encode("utf-8", "replace"))
     return path
 
 

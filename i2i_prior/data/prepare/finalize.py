@@ -77,7 +77,7 @@ def finish(
     counts: Counter[str] = Counter()
     shards = []
     with (
-        files.written(folder / DROPPED) as beside,
+        files.atomic_path(folder / DROPPED) as beside,
         beside.open("w", encoding="utf-8") as file,
     ):
         for shard, outcome in enumerate(_outcomes(folder, plan)):
@@ -118,7 +118,7 @@ def tidy(folder: Path) -> None:
     for path in folder.glob("data-*-of-*.json"):
         path.unlink(missing_ok=True)
     (folder / PLAN).unlink(missing_ok=True)
-    files.sweep(folder)
+    files.remove_partial(folder)
 
 
 def _outcomes(folder: Path, plan: Plan) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ from typing import Any
 from i2i_prior.data.examples import Layout
 from i2i_prior.data.prepare.examples import Dropped
 from i2i_prior.data.prepare.plan import Plan
-from i2i_prior.io import files
+from i2i_prior.io import disk, files
 
 # A group of one: a random read costs one pread. The images are compressed
 # already, and so nearly is the noise in latents.
@@ -64,11 +64,11 @@ def write_shard(
         OSError: of the disk; nothing half-written is left.
     """
     path = folder / plan.file(shard)
-    with files.written(path) as beside:
+    with files.atomic_path(path) as beside:
         try:
             count, dropped = _write(beside, plan.layout, made, tick)
         except RuntimeError as error:  # how array_record says everything
-            raise files.disk_error(error, path) or error from error
+            raise disk.disk_error(error, path) or error from error
         with beside.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         outcome = Outcome(count, beside.stat().st_size, digest, tuple(dropped))

@@ -27,8 +27,8 @@ import numpy as np
 
 from i2i_prior.data.record import Record, Source, fingerprint_of
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import written
-from i2i_prior.io.output_paths import told
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 
 _SCHEME = "select:"
 _LINE = 65_536  # records in a line of bits
@@ -201,10 +201,10 @@ def write_selection(
         "records": len(kept),
         "kept": int(kept.sum()),
     }
-    with told("selection", path):
+    with write_errors(f"selection {path}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
-            written(target) as beside,
+            atomic_path(target) as beside,
             beside.open("w", encoding="utf-8") as file,
         ):
             file.write(json.dumps(about) + "\n")

@@ -145,7 +145,9 @@ def open_side(
     if side is not None:
         side.features = made.features
         return side
-    texts = runtime.gather("naming broken images", json.dumps(here.broken))
+    texts = runtime.allgather_text(
+        "naming broken images", json.dumps(here.broken)
+    )
     images.broken = [name for text in texts for name in json.loads(text)]
     made.provenance = provenance(images, extractor)
     if path is not None:
@@ -163,7 +165,7 @@ def _kept(
     # What cannot be read is made anew.
     with contextlib.suppress(UserError):
         found = read_statistics(path, extractor)
-    if runtime.agree("looking for statistics", found is None):
+    if runtime.any_process("looking for statistics", found is None):
         return None
     assert found is not None
     found.provenance |= {"file": images.place, "cached": True}

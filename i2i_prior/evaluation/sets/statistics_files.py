@@ -35,8 +35,8 @@ from i2i_prior.evaluation.sets.identity import check_identity
 from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
 from i2i_prior.evaluation.sets.sample_files import ARRAY
 from i2i_prior.interop.files.hashing import hash_of
-from i2i_prior.io.files import written
-from i2i_prior.io.output_checks import told
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 
 ENDINGS = (".npz", ".pkl", ".pickle")
 # What EDM2 calls the features of our extractors.
@@ -85,9 +85,9 @@ def save_statistics(path: Path, collected: Collected) -> None:
     for number, (tap, statistics) in enumerate(collected.statistics.items()):
         mean, cov = _names(tap, number)
         arrays[mean], arrays[cov] = statistics.mean, statistics.cov
-    with told(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written(path) as beside, beside.open("wb") as file:
+        with atomic_path(path) as beside, beside.open("wb") as file:
             np.savez(file, **arrays)
 
 

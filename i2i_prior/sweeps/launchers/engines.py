@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import written
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.store import (
     PlannedRun,
@@ -90,9 +90,9 @@ def render(sweep: Sweep, engine: str, name: str, text: str) -> Path:
       UserError: where it cannot be written.
     """
     file = sweep.path / "rendered" / engine / name
-    with told(file, "free space, or make the sweep's folder writable"):
+    with write_errors(file, "free space, or make the sweep's folder writable"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with written(file) as beside:
+        with atomic_path(file) as beside:
             beside.write_text(text)
     return file
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import FullDiskError
-from i2i_prior.io.disk import told
+from i2i_prior.io.disk import write_errors
 
 FILE = "events.jsonl"
 MEND = "free space or make the sweep's folder writable"
@@ -42,7 +42,7 @@ def append(folder: Path, event: str, **facts: Any) -> None:
       UserError: where it cannot be written.
     """
     line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    with told(folder / FILE, MEND, FullDiskError):
+    with write_errors(folder / FILE, MEND, FullDiskError):
         folder.mkdir(parents=True, exist_ok=True)
         _add(folder / FILE, f"{line}\n".encode())
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import alone
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import exclusive
 from i2i_prior.sweeps.run.store import (
     BrokenSweepError,
     PlannedRun,
@@ -42,7 +42,7 @@ def write(
         cannot be written.
     """
     _refuse_other_folder(out)
-    with alone(out):
+    with exclusive(out):
         before = _before(out)
         old = {run.id: run for run in before.runs}
         new = {run.id: run for run in made.runs}
@@ -98,11 +98,11 @@ def _freeze(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """One write each: what is cut here is in no plan, and written again."""
     mend = "free space or choose another --out"
     folder = sweep.path / "configs"
-    with told(folder, mend):
+    with write_errors(folder, mend):
         folder.mkdir(parents=True, exist_ok=True)
     for run_id, flat in configs.items():
         file = sweep.config(run_id)
-        with told(file, mend):
+        with write_errors(file, mend):
             file.write_text(json.dumps({"config": flat}) + "\n")
 
 

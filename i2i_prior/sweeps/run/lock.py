@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from i2i_prior.errors import FullDiskError
-from i2i_prior.io.disk import told
+from i2i_prior.io.disk import write_errors
 from i2i_prior.sweeps.run.events import MEND
 
 RUN = "lock"  # in attempts/ID/: of whoever trains it
@@ -35,7 +35,7 @@ def take(path: Path, wait: float = 0.0) -> int | None:
     Raises:
       UserError: where the file cannot be made.
     """
-    with told(path, MEND, FullDiskError):
+    with write_errors(path, MEND, FullDiskError):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     due = time.monotonic() + wait

@@ -48,21 +48,21 @@ def classify(
     if code == DONE:
         return "done", ""
     if code == DIVERGED:
-        return "diverged", last_words(log)
+        return "diverged", tail_cause(log)
     if hung:
         return "hung", hung
     if code == AGAIN:
-        return "preempted", asked or last_words(log) or "it asked to be resumed"
+        return "preempted", asked or tail_cause(log) or "it asked to be resumed"
     # Before the trainer listens to signals they end it, as Ctrl-C does.
     if asked and (code == 130 or -code in (*_STOPS, signal.SIGKILL)):
         return "preempted", asked
     if code == FULL_DISK:
-        return "disk_full", last_words(log) or "the disk is full"
+        return "disk_full", tail_cause(log) or "the disk is full"
     if code in (1, 2) and not several:
-        return "mistake", last_words(log) or f"exit code {code}"
+        return "mistake", tail_cause(log) or f"exit code {code}"
     if code < 0:
         return "crashed", _signal(-code)
-    return "crashed", last_words(log) or f"exit code {code}"
+    return "crashed", tail_cause(log) or f"exit code {code}"
 
 
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -77,7 +77,7 @@ def _signal(number: int) -> str:
         return f"killed by signal {number}"
 
 
-def last_words(log: Path) -> str:
+def tail_cause(log: Path) -> str:
     """Why a program ended, by its log: one line of at most 300 characters.
 
     The last `error:` line, else the last line of the last exception, else the

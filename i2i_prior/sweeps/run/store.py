@@ -21,8 +21,8 @@ from typing import Any
 
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import told
-from i2i_prior.io.files import written
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path
 
 SCHEMA = 1
 
@@ -182,6 +182,6 @@ def save_sweep(sweep: Sweep) -> None:
     lines = [json.dumps(vars(run)) for run in sweep.runs]
     file = sweep.path / "runs.jsonl"
     mend = "free space or choose another --out"
-    with told(file, mend), written(file) as beside:
+    with write_errors(file, mend), atomic_path(file) as beside:
         beside.write_text("".join(f"{line}\n" for line in lines))
     write_json(sweep.path / "sweep.json", {"schema": SCHEMA, **sweep.facts})

@@ -99,7 +99,7 @@ def make_plan(
       UserError: names the run and its mistake; for two runs of one name or
         config, and where no run is left.
     """
-    draftsman = _Draftsman(spec.base)
+    draftsman = _PlanBuilder(spec.base)
     runs, configs, left_out = [], {}, []
     for point in spec.points:
         name = run_name(point.labels)
@@ -188,7 +188,7 @@ def _apply(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
         node[leaf] = value
 
 
-class _Draftsman:
+class _PlanBuilder:
     """Applies points to one working copy of the base config, one by one.
 
     A copy for each would take most of the time of a large plan.

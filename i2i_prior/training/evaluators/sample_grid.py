@@ -18,7 +18,7 @@ from i2i_prior.data.sources import Source
 from i2i_prior.distributed import runtime
 from i2i_prior.evaluation.condition_matching import embedder
 from i2i_prior.evaluation.evaluate import (
-    Wanted,
+    EvalSpec,
     evaluate,
     reference_side,
     wanted,
@@ -50,7 +50,7 @@ from i2i_prior.training.telemetry.metric_writer import (
 )
 
 
-class Looking:
+class SampleEvaluator:
     """Draws and scores EMA samples on held-out images.
 
     All processes of a run do so together; the first writes what comes out.
@@ -80,7 +80,7 @@ class Looking:
         self._reference: Collected | None = None
 
     @functools.cached_property
-    def _wanted(self) -> Wanted:
+    def _wanted(self) -> EvalSpec:
         return wanted(self._config)
 
     def grid_path(self, step: int) -> Path:
@@ -94,9 +94,9 @@ class Looking:
     def scores(self, step: int) -> dict[str, Any]:
         """The scores of a step that are there; the same on all processes."""
         text = "{}"
-        if runtime.is_first():
+        if runtime.is_primary():
             text = json.dumps(read_json(self.scores_path(step)))
-        return json.loads(runtime.gather("scores", text)[0])
+        return json.loads(runtime.allgather_text("scores", text)[0])
 
     def sample(self, parameters: Flat, step: int, writer: MetricWriter) -> None:
         """Writes samples/STEP.png: conditions beside their variations."""
@@ -119,7 +119,7 @@ class Looking:
                 len(images), section.variations, *generated.shape[1:]
             ),
         )
-        if not runtime.is_first():
+        if not runtime.is_primary():
             return
         path = self.grid_path(step)
         path.parent.mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ class Looking:
         progress = Progress(
             section.num_samples,
             description="evaluating",
-            write=runtime.is_first(),
+            write=runtime.is_primary(),
         )
 
         def done(count: int) -> None:
@@ -157,7 +157,7 @@ class Looking:
         result = described(config, step, result) | {
             "seconds": round(time.monotonic() - began, 1)
         }
-        if runtime.is_first():
+        if runtime.is_primary():
             write_scores(self.scores_path(step), result, picture)
         writer.scalars(
             step, {f"eval/{k}": v for k, v in result["metrics"].items()}

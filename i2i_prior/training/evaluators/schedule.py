@@ -38,7 +38,7 @@ def look(
     def there(where: Callable[[int], Path]) -> bool:
         # The first process writes it, and others may see it late.
         path = where(step)
-        return bool(runtime.agree(path.name, path.exists()))
+        return bool(runtime.any_process(path.name, path.exists()))
 
     # A grid of the first step would show noise, and its loss is known.
     grid = step and asked(train.sample_every) and not there(looking.grid_path)

@@ -99,7 +99,7 @@ class Validation:
         progress = Progress(
             self._config.validation.examples,
             description="validating",
-            write=runtime.is_first(),
+            write=runtime.is_primary(),
         )
         rows: dict[str, list[Any]] = {kind: [] for kind in KINDS}
         first = 0
@@ -116,7 +116,7 @@ class Validation:
             kind: Losses(*map(np.concatenate, zip(*found, strict=True)))
             for kind, found in rows.items()
         }
-        if not runtime.is_first():
+        if not runtime.is_primary():
             return
         about = {
             "source": self._config.validation.source
@@ -131,7 +131,7 @@ class Validation:
 
     def log_again(self, step: int, writer: MetricWriter) -> None:
         """Logs what is on disk, where a resumed run has forgotten the line."""
-        if not runtime.is_first():
+        if not runtime.is_primary():
             return
         lines = read_metrics(self._directory)
         key = f"{FOLDER}/ema_uniform"

@@ -9,7 +9,7 @@ from i2i_prior.training.loop_state import (
     primary,
     say,
 )
-from i2i_prior.training.resilience.loss_spikes import BadStep
+from i2i_prior.training.resilience.loss_spikes import LossSpike
 from i2i_prior.training.resilience.preemption import (
     DIVERGED,
     DONE,
@@ -53,7 +53,7 @@ def preempted(run: Run, step: int, signal_name: str) -> int:
     return REQUEUE
 
 
-def diverged(run: Run, bad: BadStep) -> int:
+def diverged(run: Run, bad: LossSpike) -> int:
     """The loss is bad once more than `train.max_rollbacks` allows."""
     run.checkpoints.wait()
     run.ledger.save()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 _WINDOW = 50  # logged losses that the median is of
 
 
-class BadStep(Exception):  # noqa: N818 - no error until it cannot be mended
+class LossSpike(Exception):  # noqa: N818 - no error until it cannot be mended
     """The loss of a step is not to be trusted.
 
     Attributes:
@@ -22,7 +22,7 @@ class BadStep(Exception):  # noqa: N818 - no error until it cannot be mended
         self.step = step
 
 
-class LossWatch:
+class SpikeDetector:
     """Judges every step's loss by the logged ones before it.
 
     A spike is a loss above `factor` times the median of the last 50 logged
@@ -43,7 +43,7 @@ class LossWatch:
         self._logged = deque((loss for _, loss in logged), maxlen=_WINDOW)
 
     def check(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Raises BadStep where loss or gradient norm is not one to keep.
+        """Raises LossSpike where loss or gradient norm is not one to keep.
 
         Args:
           step: whose they are.
@@ -51,12 +51,12 @@ class LossWatch:
         """
         loss = metrics["loss"]
         if not (math.isfinite(loss) and math.isfinite(metrics["grad_norm"])):
-            raise BadStep(step, "is not finite")
+            raise LossSpike(step, "is not finite")
         if not self._factor or not self._logged:
             return
         median = statistics.median(self._logged)
         if loss > self._factor * median > 0:
-            raise BadStep(
+            raise LossSpike(
                 step,
                 f"is {loss:.4g}, more than train.loss_spike "
                 f"{self._factor:g} times the usual {median:.4g},",

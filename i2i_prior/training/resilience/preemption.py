@@ -54,10 +54,10 @@ class Preemption:
         if self._agreed:
             return self._agreed, False
         if self.requested:
-            runtime.request(self.requested)
-        if save and runtime.is_first():
-            runtime.request(_SAVE)
-        reached = runtime.reached()
+            runtime.request_stop(self.requested)
+        if save and runtime.is_primary():
+            runtime.request_stop(_SAVE)
+        reached = runtime.stop_requests()
         self._agreed = next((text for text in reached if text != _SAVE), "")
         return self._agreed, _SAVE in reached
 

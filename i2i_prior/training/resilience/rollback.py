@@ -26,7 +26,7 @@ from i2i_prior.checkpoint.run_dir import (
     write_json,
 )
 from i2i_prior.data.broken import Batch
-from i2i_prior.training.resilience.loss_spikes import BadStep
+from i2i_prior.training.resilience.loss_spikes import LossSpike
 
 FILE = "rollbacks.json"
 
@@ -70,7 +70,7 @@ class Rollbacks:
                     yield next(batches)
                     begin += 1
 
-    def spoilt(self, good: int, bad: BadStep) -> bool:
+    def spoilt(self, good: int, bad: LossSpike) -> bool:
         """Whether it is the checkpoint `good` that is not good.
 
         So it is where the first loss on its state is bad, and was bad with
@@ -81,7 +81,7 @@ class Rollbacks:
         last = self._all[-1]
         return (last["to"], last["bad_step"]) == (good, bad.step)
 
-    def add(self, good: int, bad: BadStep) -> int:
+    def add(self, good: int, bad: LossSpike) -> int:
         """Notes that the run goes on from `good`; returns batches skipped.
 
         Raises:

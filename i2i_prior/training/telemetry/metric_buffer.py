@@ -19,8 +19,8 @@ from i2i_prior.io.progress import (
     Progress,
 )
 from i2i_prior.training.resilience.loss_spikes import (
-    BadStep,
-    LossWatch,
+    LossSpike,
+    SpikeDetector,
 )
 from i2i_prior.training.telemetry.goodput import Ledger
 from i2i_prior.training.telemetry.metric_writer import (
@@ -66,7 +66,7 @@ class Journal:
         """Steps go on from `step`: at the start and after a rollback."""
         self._start = step
         self._flying.clear()
-        self._watch = LossWatch(
+        self._watch = SpikeDetector(
             self._config.train.loss_spike,
             [
                 (int(line["step"]), line["loss"])
@@ -79,7 +79,7 @@ class Journal:
             self._config.train.steps,
             step,
             self._config.name,
-            write=runtime.is_first(),
+            write=runtime.is_primary(),
         )
 
     def compiled(self, step: int) -> None:
@@ -98,7 +98,7 @@ class Journal:
           counts: of what went wrong so far; zeros are not written.
 
         Raises:
-          BadStep: where the step that was read is bad.
+          LossSpike: where the step that was read is bad.
         """
         if self._logged(step):
             # Dispatched here: read later, it would wait for the newer steps.
@@ -115,7 +115,7 @@ class Journal:
         """Waits for all steps that were dispatched, and reads them.
 
         Raises:
-          BadStep: at the first bad one.
+          LossSpike: at the first bad one.
         """
         while self._flying:
             self._settle(*self._flying.popleft())
@@ -128,7 +128,7 @@ class Journal:
         values = {name: float(v) for name, v in metrics.items()}
         try:
             self._watch.check(step, values)
-        except BadStep:
+        except LossSpike:
             self._log(step, values)
             raise
         if self._logged(step):

@@ -17,7 +17,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.io.files import (
-    write_atomically,
+    write_bytes,
 )
 from i2i_prior.report.curves import short
 from i2i_prior.report.html import (
@@ -100,7 +100,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
         f"{''.join(sections)}</main></body></html>\n"
     )
     path = run / "report.html"
-    write_atomically(path, page.encode())
+    write_bytes(path, page.encode())
     return path
 
 

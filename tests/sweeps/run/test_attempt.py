@@ -304,7 +304,7 @@ def test_a_mistake_of_one_of_several_may_be_its_network(tmp_path):
 def test_last_words(tmp_path, text, words):
     log = tmp_path / "log"
     log.write_text(text)
-    assert outcome.last_words(log) == words
+    assert outcome.tail_cause(log) == words
 
 
 def test_a_torn_event_is_passed_over(sweep):

@@ -12,7 +12,7 @@ from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.directions import lower_is_better
 from i2i_prior.training.evaluators.best_checkpoint import Best
-from i2i_prior.training.evaluators.sample_grid import Looking
+from i2i_prior.training.evaluators.sample_grid import SampleEvaluator
 
 
 class Saved:
@@ -103,7 +103,7 @@ def watched(monkeypatch):
     begun, during = [], {}
     opened, made = threading.Event(), threading.Event()
     batch, batches_from = Pipeline.batch, Pipeline.batches_from
-    evaluate = Looking.evaluate
+    evaluate = SampleEvaluator.evaluate
 
     def held(pipeline, step):
         if step > 2:  # not wanted before the evaluation of step 2
@@ -126,7 +126,7 @@ def watched(monkeypatch):
 
     monkeypatch.setattr(Pipeline, "batch", held)
     monkeypatch.setattr(Pipeline, "batches_from", counted)
-    monkeypatch.setattr(Looking, "evaluate", waiting)
+    monkeypatch.setattr(SampleEvaluator, "evaluate", waiting)
     monkeypatch.setattr(
         i2i_prior.training.evaluators.sample_grid, "described", say
     )

@@ -19,8 +19,8 @@ from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.sources import open_source
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.training.resilience.loss_spikes import (
-    BadStep,
-    LossWatch,
+    LossSpike,
+    SpikeDetector,
 )
 from i2i_prior.training.resilience.rollback import (
     Rollbacks,
@@ -33,17 +33,19 @@ from i2i_prior.training.setup import (
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 
-def checked(watch: LossWatch, step: int, loss: float, norm: float = 1.0) -> str:
+def checked(
+    watch: SpikeDetector, step: int, loss: float, norm: float = 1.0
+) -> str:
     """What is wrong with a loss, "" for nothing."""
     try:
         watch.check(step, {"loss": loss, "grad_norm": norm})
-    except BadStep as bad:
+    except LossSpike as bad:
         return f"{bad.step}: {bad}"
     return ""
 
 
 def test_what_is_a_bad_loss():
-    watch = LossWatch(10.0, [(1, 2.0), (10, 1.0), (20, 1.2)])
+    watch = SpikeDetector(10.0, [(1, 2.0), (10, 1.0), (20, 1.2)])
     assert checked(watch, 21, 11.9) == ""
     said = checked(watch, 21, 12.1)
     assert said == (
@@ -55,8 +57,8 @@ def test_what_is_a_bad_loss():
     for _ in range(100):
         watch.note(0.1)
     assert checked(watch, 23, 1.2)
-    assert not checked(LossWatch(0.0, [(1, 1.0)]), 2, 1e30)
-    assert not checked(LossWatch(10.0), 1, 1e30)
+    assert not checked(SpikeDetector(0.0, [(1, 1.0)]), 2, 1e30)
+    assert not checked(SpikeDetector(10.0), 1, 1e30)
 
 
 class Numbers:
@@ -81,12 +83,12 @@ def test_no_batch_comes_again_after_a_rollback(tmp_path):
     assert data_steps(tmp_path, 3, 3) == [3, 4, 5]
     rollbacks = Rollbacks(tmp_path)
     # Update 16 learnt from batch 15: 10 to 15 are left out.
-    assert rollbacks.add(10, BadStep(16, "is not finite")) == 6
+    assert rollbacks.add(10, LossSpike(16, "is not finite")) == 6
     assert data_steps(tmp_path, 8, 4) == [8, 9, 16, 17]
     # Updates 11 to 13 learnt from 16 to 18; the run goes further back.
-    assert rollbacks.add(5, BadStep(13, "is not finite")) == 14
+    assert rollbacks.add(5, LossSpike(13, "is not finite")) == 14
     assert data_steps(tmp_path, 3, 9) == [3, 4, *range(19, 26)]
-    assert rollbacks.add(8, BadStep(9, "is not finite")) == 1
+    assert rollbacks.add(8, LossSpike(9, "is not finite")) == 1
     assert data_steps(tmp_path, 3, 7) == [3, 4, 19, 20, 21, 23, 24]
     # As a run reads it that begins again from nothing.
     assert data_steps(tmp_path, 0, 6) == [0, 1, 2, 3, 4, 19]
@@ -95,20 +97,23 @@ def test_no_batch_comes_again_after_a_rollback(tmp_path):
 
 def test_other_hosts_write_nothing(tmp_path):
     silent = Rollbacks(tmp_path, write=False)
-    silent.add(0, BadStep(2, "is not finite"))
+    silent.add(0, LossSpike(2, "is not finite"))
     assert (silent.data_step(0), list(tmp_path.iterdir())) == (2, [])
 
 
 def test_when_it_is_the_checkpoint(tmp_path):
     rollbacks = Rollbacks(tmp_path)
-    first, later = BadStep(11, "is not finite"), BadStep(12, "is not finite")
+    first, later = (
+        LossSpike(11, "is not finite"),
+        LossSpike(12, "is not finite"),
+    )
     assert not rollbacks.spoilt(10, first)
     rollbacks.add(10, first)
     assert not rollbacks.spoilt(10, later)
     assert rollbacks.spoilt(10, first)
     rollbacks.add(8, first)  # another checkpoint 10 may be made now
     assert not rollbacks.spoilt(10, first)
-    assert not rollbacks.spoilt(8, BadStep(9, "is not finite"))
+    assert not rollbacks.spoilt(8, LossSpike(9, "is not finite"))
 
 
 def test_pictures_of_what_is_undone_go(tmp_path):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from i2i_prior.training.device_prefetch import prefetch
-from i2i_prior.training.resilience.loss_spikes import BadStep
+from i2i_prior.training.resilience.loss_spikes import LossSpike
 from i2i_prior.training.telemetry.goodput import Ledger
 from i2i_prior.training.telemetry.metric_buffer import Journal
 from i2i_prior.training.telemetry.metric_writer import (
@@ -61,7 +61,7 @@ def test_a_bad_step_is_found_that_no_line_is_due_for(journal, tmp_path):
     book = journal()
     for step, loss in ((1, 1.0), (2, 1.0), (3, 11.0), (4, 1.0)):
         book.add(step, metrics(loss), {"broken": 0})
-    with pytest.raises(BadStep, match="at step 3") as bad:
+    with pytest.raises(LossSpike, match="at step 3") as bad:
         book.add(5, metrics(1), {"broken": 0})
     assert bad.value.step == 3
     assert [line[0] for line in lines(tmp_path)] == [1, 2, 3]
@@ -77,7 +77,7 @@ def test_a_resumed_run_judges_by_the_lines_that_are_there(journal, tmp_path):
     book.begin(6)
     book.add(7, metrics(9), {"broken": 0})
     book.add(8, metrics(11), {"broken": 0})
-    with pytest.raises(BadStep, match=r"more than .* the usual 1, at step 8"):
+    with pytest.raises(LossSpike, match=r"more than .* the usual 1, at step 8"):
         book.drain()
 
 

@@ -22,14 +22,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.sweeps.launchers import (
-    engines,
-    jobset,
-)
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.launchers import engines, jobset
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 OPTIONS = {
     "image": "",  # with this package installed

@@ -23,34 +23,14 @@ from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.launchers import engines
-from i2i_prior.sweeps.launchers.slots import (
-    Slot,
-    find_gpus,
-    make_slots,
-)
+from i2i_prior.sweeps.launchers.slots import Slot, find_gpus, make_slots
 from i2i_prior.sweeps.pool_view import View
-from i2i_prior.sweeps.run import (
-    events,
-    lock,
-    outcome,
-)
+from i2i_prior.sweeps.run import events, lock, outcome
 from i2i_prior.sweeps.run.progress import read_progress
-from i2i_prior.sweeps.run.state import (
-    ENDED,
-    WAITING,
-    RunState,
-    states,
-)
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-    open_sweep,
-)
+from i2i_prior.sweeps.run.state import ENDED, WAITING, RunState, states
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 from i2i_prior.sweeps.submit import counts
-from i2i_prior.training.resilience.restarts import (
-    caught,
-    with_parent,
-)
+from i2i_prior.training.resilience.restarts import caught, with_parent
 
 OPTIONS = {
     "slots": 0,  # runs at once; 0: one a GPU, else one

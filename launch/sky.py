@@ -22,10 +22,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.launchers import engines
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 OPTIONS = {
     "accelerators": "",  # H100:8, tpu-v5e-16; "" for a CPU machine

@@ -22,10 +22,7 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.launchers import engines
 from i2i_prior.sweeps.launchers.slurm_task import Task
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 OPTIONS = {
     "partition": "",

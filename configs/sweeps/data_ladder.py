@@ -19,11 +19,7 @@ images=1e7+5e7+2e8,steps=195312,batch=1024 \\
 from pathlib import Path
 
 from i2i_prior.config import load_config, parse_arg
-from i2i_prior.sweeps.spec.algebra import (
-    axis,
-    derived,
-    listed,
-)
+from i2i_prior.sweeps.spec.algebra import axis, derived, listed
 from i2i_prior.sweeps.spec.plan import SweepSpec
 from i2i_prior.sweeps.spec.rules import Proportions
 

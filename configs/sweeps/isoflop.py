@@ -27,21 +27,9 @@ from pathlib import Path
 from i2i_prior.config import load_config, parse_arg
 from i2i_prior.errors import UserError
 from i2i_prior.flops.cost import run_cost
-from i2i_prior.sweeps.spec.algebra import (
-    axis,
-    chain,
-    derived,
-    listed,
-    product,
-)
-from i2i_prior.sweeps.spec.plan import (
-    SweepSpec,
-    configured,
-)
-from i2i_prior.sweeps.spec.rules import (
-    Proportions,
-    of_flops,
-)
+from i2i_prior.sweeps.spec.algebra import axis, chain, derived, listed, product
+from i2i_prior.sweeps.spec.plan import SweepSpec, configured
+from i2i_prior.sweeps.spec.rules import Proportions, of_flops
 
 CONFIGS = Path(__file__).parent.parent
 HEAD = 8  # width of a head, at every size

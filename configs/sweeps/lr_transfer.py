@@ -15,12 +15,7 @@ smaller ones with the width without.
 from pathlib import Path
 
 from i2i_prior.config import load_config, parse_arg
-from i2i_prior.sweeps.spec.algebra import (
-    axis,
-    derived,
-    listed,
-    product,
-)
+from i2i_prior.sweeps.spec.algebra import axis, derived, listed, product
 from i2i_prior.sweeps.spec.plan import SweepSpec
 from i2i_prior.sweeps.spec.rules import Proportions
 

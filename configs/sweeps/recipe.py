@@ -16,13 +16,7 @@ from pathlib import Path
 
 from i2i_prior.config import load_config, parse_arg
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.spec.algebra import (
-    axis,
-    chain,
-    derived,
-    listed,
-    product,
-)
+from i2i_prior.sweeps.spec.algebra import axis, chain, derived, listed, product
 from i2i_prior.sweeps.spec.plan import SweepSpec
 from i2i_prior.sweeps.spec.rules import Proportions
 

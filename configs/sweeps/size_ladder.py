@@ -16,16 +16,9 @@ from pathlib import Path
 
 from i2i_prior.config import load_config, parse_arg
 from i2i_prior.models.presets import preset
-from i2i_prior.sweeps.spec.algebra import (
-    axis,
-    derived,
-    listed,
-)
+from i2i_prior.sweeps.spec.algebra import axis, derived, listed
 from i2i_prior.sweeps.spec.plan import SweepSpec
-from i2i_prior.sweeps.spec.rules import (
-    Proportions,
-    of_tokens,
-)
+from i2i_prior.sweeps.spec.rules import Proportions, of_tokens
 
 CONFIGS = Path(__file__).parent.parent
 HEAD = 64  # width of a head under muP, which keeps it

@@ -13,9 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from i2i_prior.aot.topologies import (
-    Topology,
-)
+from i2i_prior.aot.topologies import Topology
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from i2i_prior.commands.sweep_plan_options import (
-    add_collect,
-    add_plan,
-)
+from i2i_prior.commands.sweep_plan_options import add_collect, add_plan
 
 _EXAMPLES = {
     "plan": "i2i-prior sweep plan --config configs/sweeps/isoflop.py "

@@ -13,16 +13,8 @@ from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
-from i2i_prior.sweeps.run.state import (
-    ENDED,
-    RunState,
-    result,
-    states,
-)
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    open_sweep,
-)
+from i2i_prior.sweeps.run.state import ENDED, RunState, result, states
+from i2i_prior.sweeps.run.store import Sweep, open_sweep
 from i2i_prior.sweeps.spec.plan import METRIC
 
 FILE = "results.csv"

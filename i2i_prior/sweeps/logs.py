@@ -10,15 +10,8 @@ from pathlib import Path
 
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.run.state import states
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-    open_sweep,
-)
-from i2i_prior.sweeps.submit import (
-    UNDER_WAY,
-    named,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
+from i2i_prior.sweeps.submit import UNDER_WAY, named
 
 _TICK = 0.5  # seconds between looks at a log
 

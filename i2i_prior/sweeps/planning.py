@@ -16,16 +16,9 @@ from i2i_prior.config import flatten, override
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
 from i2i_prior.sweeps.launchers.base import read_launch
-from i2i_prior.sweeps.run.folder import (
-    AS_BEFORE,
-    write,
-)
+from i2i_prior.sweeps.run.folder import AS_BEFORE, write
 from i2i_prior.sweeps.run.store import Sweep
-from i2i_prior.sweeps.spec.plan import (
-    Plan,
-    SweepSpec,
-    make_plan,
-)
+from i2i_prior.sweeps.spec.plan import Plan, SweepSpec, make_plan
 from i2i_prior.version import __version__
 
 # Sources whose images are counted for epochs: those that are here, and fast.

@@ -8,13 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from i2i_prior.sweeps.run.progress import (
-    duration,
-)
-from i2i_prior.sweeps.run.state import (
-    RunState,
-    seconds_left,
-)
+from i2i_prior.sweeps.run.progress import duration
+from i2i_prior.sweeps.run.state import RunState, seconds_left
 
 _PLAIN = 60.0  # seconds between lines that are no bar
 

@@ -25,11 +25,7 @@ from i2i_prior.sweeps.run.state import (
     states,
     with_hints,
 )
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-    open_sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 
 _SUBMITTED = ("planned", "stopped")
 UNDER_WAY = ("queued", "retrying", "running")

@@ -12,20 +12,9 @@ from collections.abc import Sequence
 
 from i2i_prior.sweeps.columns import aligned
 from i2i_prior.sweeps.run.progress import duration
-from i2i_prior.sweeps.run.state import (
-    OVER,
-    STATES,
-    RunState,
-    seconds_left,
-)
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    open_sweep,
-)
-from i2i_prior.sweeps.submit import (
-    counts,
-    look,
-)
+from i2i_prior.sweeps.run.state import OVER, STATES, RunState, seconds_left
+from i2i_prior.sweeps.run.store import Sweep, open_sweep
+from i2i_prior.sweeps.submit import counts, look
 
 _EVERY = 3.0  # seconds between two pictures of --watch
 LONG = 40  # runs above which those that need no eye are counted only

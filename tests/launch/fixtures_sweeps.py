@@ -6,10 +6,7 @@ import json
 import stat
 from pathlib import Path
 
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

@@ -19,7 +19,7 @@ from tests.launch.fixtures_sweeps import ROOT
 
 RUN_TASK = """
 import sys
-from i2i_prior.sweeps.slurm_task import Task
+from i2i_prior.sweeps.launchers.slurm_task import Task
 Task(["sh", "-c", sys.argv[1]])()
 """
 

@@ -11,11 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-    save_sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep, save_sweep
 
 STEPS = 20
 # Writes metrics and logs, then ends as its attempt's word in the plan says.

@@ -15,8 +15,8 @@ from i2i_prior.training.telemetry.run_result import write_result
 
 SWEEP = """
 from i2i_prior.config import load_config
-from i2i_prior.sweeps.algebra import axis, product
-from i2i_prior.sweeps.plan import SweepSpec
+from i2i_prior.sweeps.spec.algebra import axis, product
+from i2i_prior.sweeps.spec.plan import SweepSpec
 
 def get_sweep(arg=""):
     base = load_config({tiny!r})

@@ -17,16 +17,10 @@ import pytest
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers.slots import (
-    find_gpus,
-    make_slots,
-)
+from i2i_prior.sweeps.launchers.slots import find_gpus, make_slots
 from i2i_prior.sweeps.run import lock
 from i2i_prior.sweeps.run.state import states
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    save_sweep,
-)
+from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from launch import local
 from tests.sweeps import fixtures_sweeps
@@ -183,7 +177,7 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
 KILLED_ONCE = """
 import os, shutil, signal, sys
 from pathlib import Path
-from i2i_prior.sweeps.store import Sweep
+from i2i_prior.sweeps.run.store import Sweep
 
 half = Path(__file__).with_name("half")
 def killed_once(self, run_id, real=Sweep.train_command):

@@ -28,10 +28,7 @@ from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.config import parse_arg
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 FILE = "launch.json"
 _NEEDED = ("OPTIONS", "submit", "poll", "cancel")

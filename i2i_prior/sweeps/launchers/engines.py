@@ -16,10 +16,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
 from i2i_prior.sweeps.run import events
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 # Kubernetes adds "-run-0-0-xxxxx" to it, and stops at 63.
 LONGEST = 40

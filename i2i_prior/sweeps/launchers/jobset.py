@@ -14,10 +14,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.launchers import engines
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 SWEEP, RUN = "i2i-prior/sweep", "i2i-prior/run"  # labels
 _PORT = 8476

@@ -20,22 +20,10 @@ from typing import Any
 from i2i_prior.config import config_hash, frozen_config
 from i2i_prior.distributed import cluster
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers.base import (
-    Launch,
-    read_launch,
-)
-from i2i_prior.sweeps.run import (
-    child,
-    events,
-    lock,
-    outcome,
-)
+from i2i_prior.sweeps.launchers.base import Launch, read_launch
+from i2i_prior.sweeps.run import child, events, lock, outcome
 from i2i_prior.sweeps.run.state import result
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-    open_sweep,
-)
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 
 # Seconds for an attempt before this one, whose launcher was killed, to save.
 _LET_GO = child.ASKED_GRACE + 60.0

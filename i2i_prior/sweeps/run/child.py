@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from i2i_prior.training.resilience.restarts import (
-    caught,
-    with_parent,
-)
+from i2i_prior.training.resilience.restarts import caught, with_parent
 
 _TICK = 1.0  # seconds between looks at what makes no sound
 _BLOCK = 1 << 16

@@ -23,23 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from i2i_prior.sweeps.launchers.base import (
-    Launch,
-    read_launch,
-)
-from i2i_prior.sweeps.run import (
-    events,
-    lock,
-    outcome,
-)
-from i2i_prior.sweeps.run.progress import (
-    Progress,
-    read_progress,
-)
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    Sweep,
-)
+from i2i_prior.sweeps.launchers.base import Launch, read_launch
+from i2i_prior.sweeps.run import events, lock, outcome
+from i2i_prior.sweeps.run.progress import Progress, read_progress
+from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 # In the order in which a person wants to see them.
 STATES = (

@@ -272,10 +272,7 @@ def _validate(
 ) -> None:
     from i2i_prior.models import encoder_families
     from i2i_prior.models.dit_config import check_config
-    from i2i_prior.tasks.network import (
-        dit_config,
-        encoder_config,
-    )
+    from i2i_prior.tasks.network import dit_config, encoder_config
     from i2i_prior.training.validate import validate
 
     for run in _telling(runs, configs):

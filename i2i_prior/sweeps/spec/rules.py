@@ -12,11 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i2i_prior.sweeps.spec.algebra import (
-    Draft,
-    LeftOutError,
-    Rule,
-)
+from i2i_prior.sweeps.spec.algebra import Draft, LeftOutError, Rule
 
 TOLERANCE = 0.01  # of a budget, that rounding to whole steps may cost
 

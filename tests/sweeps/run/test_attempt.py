@@ -16,24 +16,10 @@ from pathlib import Path
 import pytest
 
 from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.sweeps.launchers.base import (
-    Launch,
-    write_launch,
-)
-from i2i_prior.sweeps.run import (
-    child,
-    events,
-    lock,
-    outcome,
-)
-from i2i_prior.sweeps.run.attempt import (
-    attempt,
-    follow,
-)
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    open_sweep,
-)
+from i2i_prior.sweeps.launchers.base import Launch, write_launch
+from i2i_prior.sweeps.run import child, events, lock, outcome
+from i2i_prior.sweeps.run.attempt import attempt, follow
+from i2i_prior.sweeps.run.store import Sweep, open_sweep
 from tests.sweeps import fixtures_sweeps
 
 

@@ -16,27 +16,12 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps import submit
-from i2i_prior.sweeps.launchers.base import (
-    Launch,
-    write_launch,
-)
-from i2i_prior.sweeps.run import (
-    events,
-    lock,
-)
+from i2i_prior.sweeps.launchers.base import Launch, write_launch
+from i2i_prior.sweeps.run import events, lock
 from i2i_prior.sweeps.run.progress import read_progress
-from i2i_prior.sweeps.run.state import (
-    seconds_left,
-    states,
-    with_hints,
-)
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    save_sweep,
-)
-from i2i_prior.sweeps.watching import (
-    as_text,
-)
+from i2i_prior.sweeps.run.state import seconds_left, states, with_hints
+from i2i_prior.sweeps.run.store import Sweep, save_sweep
+from i2i_prior.sweeps.watching import as_text
 from tests.sweeps import fixtures_sweeps
 
 HERE = socket.gethostname()
@@ -278,7 +263,7 @@ def test_logs_are_of_the_last_attempt_or_the_one_asked_for(run, sweep):
 
 
 ENGINE = """
-from i2i_prior.sweeps import events
+from i2i_prior.sweeps.run import events
 OPTIONS = {"queue": "low", "fail": False}
 def submit(sweep, runs, options, dry_run):
     print("engine", options.queue, *[run.name for run in runs])

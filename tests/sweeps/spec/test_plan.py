@@ -18,28 +18,15 @@ from i2i_prior.flops.cost import run_cost
 from i2i_prior.parallel.chips import CHIPS
 from i2i_prior.sweeps.planning import plan_folder
 from i2i_prior.sweeps.run.store import open_sweep
-from i2i_prior.sweeps.spec.algebra import (
-    axis,
-    chain,
-    derived,
-    product,
-)
-from i2i_prior.sweeps.spec.plan import (
-    SweepSpec,
-    make_plan,
-    run_name,
-)
-from i2i_prior.sweeps.spec.rules import (
-    Proportions,
-    of_flops,
-    of_tokens,
-)
+from i2i_prior.sweeps.spec.algebra import axis, chain, derived, product
+from i2i_prior.sweeps.spec.plan import SweepSpec, make_plan, run_name
+from i2i_prior.sweeps.spec.rules import Proportions, of_flops, of_tokens
 from i2i_prior.sweeps.table import as_text
 
 FILE = """
 from i2i_prior.config import load_config, parse_arg
-from i2i_prior.sweeps.algebra import axis, listed, product
-from i2i_prior.sweeps.plan import SweepSpec
+from i2i_prior.sweeps.spec.algebra import axis, listed, product
+from i2i_prior.sweeps.spec.plan import SweepSpec
 
 def get_sweep(arg=""):
     options = parse_arg(arg, rates="1e-3+2e-3", depths="1")

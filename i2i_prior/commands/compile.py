@@ -1,38 +1,67 @@
-"""`i2i-prior compile`: asks a child process to compile, tells what it found."""
+"""`i2i-prior compile`: compiles a step in a child process."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from i2i_prior.aot.child import compile_in_child
-from i2i_prior.aot.compile import assume_weights
-from i2i_prior.aot.report import (
-    candidate_table,
-    report,
-)
-from i2i_prior.aot.topologies import (
-    check_compiler,
-    parse_topology,
-)
-from i2i_prior.checkpoint.run_dir import write_json
-from i2i_prior.config import load_config
+from i2i_prior.commands import common
 from i2i_prior.errors import UserError
-from i2i_prior.training.validate import validate
+
+HELP = "Compile for a machine that is not here."
+EXAMPLE = (
+    "i2i-prior compile --config configs/lumos_xl2.py --topology v5e:16x16 "
+    "--mesh replica=16,fsdp=16"
+)
+OVERRIDES = True
 
 
-def compile_(options: argparse.Namespace, overrides: list[str]) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
+    common.add_config(parser)
+    parser.add_argument(
+        "--topology",
+        required=True,
+        help="as v5e:16x16, v5p:8x8x4*2 (two slices), h100x16",
+    )
+    parser.add_argument(
+        "--mesh", help="as replica=16,fsdp=16, else the config's"
+    )
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="search mesh, remat policy and micro-batch",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="less effort of the compiler"
+    )
+    parser.add_argument("--json", metavar="OUT", help="write the result here")
+    parser.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Compiles, or with --auto searches; prints, and writes --json.
 
     Returns:
-      0 where the program compiled and fits into every chip's memory, else 1.
+      0 if the program compiled and fits into every chip's memory, else 1.
 
     Raises:
-      UserError: for a mistake in config, topology or mesh, or where the
+      UserError: for a mistake in config, topology or mesh, or if the
         platform's compiler is not installed.
     """
+    # Before JAX is imported: this process only counts, its children compile.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from i2i_prior.aot.child import compile_in_child
+    from i2i_prior.aot.compile import assume_weights
+    from i2i_prior.aot.report import candidate_table, report
+    from i2i_prior.aot.topologies import check_compiler, parse_topology
+    from i2i_prior.checkpoint.run_dir import write_json
+    from i2i_prior.config import load_config
+    from i2i_prior.training.validate import validate
+
     for file in filter(None, (options.json, options.hlo)):
-        _make_way(Path(file))
+        _clear_output(Path(file))
     topology = parse_topology(options.topology)
     check_compiler(topology)
     mesh = mesh_overrides(options.mesh)
@@ -56,11 +85,11 @@ def compile_(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def mesh_overrides(text: str | None) -> list[str]:
-    """`fsdp=16,tensor=2` -> config overrides, mesh.fsdp=16 and so on.
+    """Config overrides (mesh.fsdp=16, ...) of `fsdp=16,tensor=2`.
 
     Raises:
-      UserError: for a pair without a sign; names and numbers are checked as
-        any override.
+      UserError: for a pair without "="; names and sizes are checked like
+        those of any override.
     """
     pairs = [pair.strip() for pair in (text or "").split(",") if pair.strip()]
     for pair in pairs:
@@ -71,9 +100,9 @@ def mesh_overrides(text: str | None) -> list[str]:
     return [f"mesh.{pair}" for pair in pairs]
 
 
-def _make_way(path: Path) -> None:
-    """For a file to come: that of an earlier call would pass for this one's
-    where this one ends without a result."""
+def _clear_output(path: Path) -> None:
+    """Removes the file of an earlier call, which would pass for the result of
+    this one if this one fails."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file to write")
     if not path.absolute().parent.is_dir():

@@ -1,279 +1,54 @@
-"""`i2i-prior coordinates`: does what a step changes grow with the width?
-
-The coordinate check of muP (arXiv 2203.03466, appendix D.1): models of several
-widths and one head width train a few steps on the config's data, in the
-standard parametrisation and in muP. How far activations of a fixed batch have
-moved since the start grows with the width in the one and not in the other,
-if all of it is right.
-"""
+"""`i2i-prior coordinates`: checks that muP keeps updates equal over widths."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from ml_collections import ConfigDict
+from i2i_prior.commands import common
 
-from i2i_prior.checkpoint.run_dir import write_json
-from i2i_prior.config import config_hash, load_config
-from i2i_prior.errors import UserError
-from i2i_prior.interop.load_frozen import load_frozen
-from i2i_prior.io.disk import write_errors
-from i2i_prior.io.progress import (
-    Progress,
+HELP = "Check muP at several widths."
+EXAMPLE = (
+    "i2i-prior coordinates --config configs/quickstart.py "
+    "--widths 80,160,320 --out checked"
 )
-from i2i_prior.models.activation_taps import (
-    PLACES,
-    Watched,
-)
-from i2i_prior.scaling_laws.coord_check_plot import draw
-from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.inputs import read
-from i2i_prior.training.input_pipeline import (
-    make_pipeline,
-    open_training,
-)
-from i2i_prior.training.optimizer import make_optimizer
-from i2i_prior.training.train_step import (
-    init_state,
-    make_train_step,
-)
-from i2i_prior.training.validate import validate
-
-# Exponents of the width up to this size count as none. In muP they are zero
-# but for what a few seeds and finite widths leave of chance; without it half
-# a power and more.
-FLAT = 0.25
-PARAMETRISATIONS = ("standard", "mup")
-
-Batch = dict[str, Any]
+OVERRIDES = True
 
 
-def coordinates(options: argparse.Namespace, overrides: list[str]) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
+    common.add_config(parser)
+    parser.add_argument(
+        "--widths",
+        type=_widths,
+        required=True,
+        help="channels by commas, multiples of the config's head width",
+    )
+    parser.add_argument("--steps", type=int, default=10, help="updates each")
+    parser.add_argument("--seeds", type=int, default=3, help="models of each")
+    parser.add_argument("--out", required=True, help="folder of the result")
+
+
+def _widths(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Checks, prints a line, writes coordinates.json and coordinates.png."""
+    common.before_jax()
+    from i2i_prior.checkpoint.run_dir import write_json
+    from i2i_prior.config import load_config
+    from i2i_prior.io.disk import write_errors
+    from i2i_prior.scaling_laws.coord_check import as_json, check, verdict
+    from i2i_prior.scaling_laws.coord_check_plot import draw
+
     config = load_config(options.config, overrides)
     result = check(config, options.widths, options.steps, options.seeds)
     out = Path(options.out)
-    write_json(out / "coordinates.json", _plain(result))
+    write_json(out / "coordinates.json", as_json(result))
     picture = out / "coordinates.png"
     with write_errors(picture, "choose another --out"):
         draw(result, picture)
     print(verdict(result))
     print(picture)
     return 0
-
-
-def check(
-    config: ConfigDict,
-    widths: Sequence[int],
-    steps: int,
-    seeds: int,
-) -> dict[str, Any]:
-    """Trains every width in both parametrisations.
-
-    Args:
-      config: data, task, depth and learning rate; the head width is its
-        model's. It runs in float32, at a constant learning rate, on one
-        device.
-      widths: of the models; muP's base is the config's, or the least of
-        these.
-      steps: updates each makes, all on the same batches.
-      seeds: models of each kind, drawn from the config's seed and those
-        after it.
-
-    Returns:
-      what coordinates.json holds: `rows` of each model and step with its
-      loss on the fixed batch and, by a name of `PLACES`, the RMS of the
-      activations' change since the start; `slopes` of log change over log
-      width after the last step, and whether all of them are `flat`, by
-      parametrisation.
-
-    Raises:
-      UserError: for widths that no model of this head width can have.
-    """
-    model = config.model
-    validate(_config(config, model.width, model.heads, 0), 1)
-    head = model.width // model.heads
-    widths = sorted(set(widths))
-    if len(widths) < 2 or any(w < 1 or w % head for w in widths):
-        raise UserError(
-            f"--widths {','.join(map(str, widths))} must be two or more "
-            f"multiples of the head width {head} (model.width / model.heads), "
-            "which muP keeps"
-        )
-    if steps < 1 or seeds < 1:
-        raise UserError("--steps and --seeds must be 1 or more")
-    base = model.mup_base_width or widths[0]
-    configs = {
-        (width, name): _config(config, width, width // head, own_base)
-        for width in widths
-        for name, own_base in zip(PARAMETRISATIONS, (0, base), strict=True)
-        # At the base width muP is the standard parametrisation.
-        if (width, name) != (base, "mup")
-    }
-    for one in configs.values():
-        validate(one, 1)
-    batches = _batches(config, steps + 1)
-    progress = Progress(len(configs) * seeds, description="models")
-    rows: list[dict[str, Any]] = []
-    for number, ((width, name), one) in enumerate(configs.items()):
-        run = _trainer(one, batches)
-        for seed in range(config.seed, config.seed + seeds):
-            facts = {"parametrisation": name, "width": width, "seed": seed}
-            rows += [facts | row for row in run(seed)]
-            progress.update(number * seeds + seed - config.seed + 1)
-    progress.close()
-    rows += [
-        row | {"parametrisation": "mup"} for row in rows if row["width"] == base
-    ]
-    fitted = {name: slopes(rows, name) for name in PARAMETRISATIONS}
-    return {
-        "config_hash": config_hash(config),
-        "widths": widths,
-        "base_width": base,
-        "head_width": head,
-        "steps": steps,
-        "seeds": seeds,
-        "learning_rate": config.optim.learning_rate,
-        "slopes": fitted,
-        "flat": {
-            name: all(abs(slope) <= FLAT for slope in found.values())
-            for name, found in fitted.items()
-        },
-        "rows": rows,
-    }
-
-
-def slopes(
-    rows: Sequence[dict[str, Any]], parametrisation: str
-) -> dict[str, float]:
-    """The power of the width that each place's change goes with, after the
-    last step: a least-squares line through the logs. NaN where a change is
-    zero or no number."""
-    last = max(row["step"] for row in rows)
-    rows = [
-        row
-        for row in rows
-        if row["step"] == last and row["parametrisation"] == parametrisation
-    ]
-    widths = np.log([row["width"] for row in rows])
-    found = {}
-    for place in PLACES:
-        if place in rows[0]:
-            changes = np.array([row[place] for row in rows])
-            good = np.isfinite(changes).all() and (changes > 0).all()
-            found[place] = (
-                float(np.polyfit(widths, np.log(changes), 1)[0])
-                if good
-                else float("nan")
-            )
-    return found
-
-
-def verdict(result: dict[str, Any]) -> str:
-    """One line: how what has changed goes with the width."""
-    parts = []
-    for name, label in zip(PARAMETRISATIONS, ("standard", "muP"), strict=True):
-        found = result["slopes"][name]
-        # NaN, of a model that diverged, is the steepest of all.
-        place = max(found, key=lambda p: np.nan_to_num(abs(found[p]), nan=9e9))
-        flat = "flat" if result["flat"][name] else "NOT flat"
-        parts.append(f"{label} {flat} (steepest {place}: {found[place]:+.2f})")
-    return (
-        f"changes over width after {result['steps']} steps: "
-        f"{'; '.join(parts)}; flat is within {FLAT:g}"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _config(
-    config: ConfigDict, width: int, heads: int, base: int
-) -> ConfigDict:
-    """The config of one model, of all that is not for its few steps bare."""
-    config = config.copy_and_resolve_references()
-    config.model.width = width
-    config.model.heads = heads
-    config.model.mup_base_width = base
-    config.model.precision = "float32"
-    config.model.scan_unroll = 1  # compiles faster
-    config.optim.moment_dtype = "float32"
-    config.optim.schedule = "constant"
-    config.optim.warmup_steps = 0
-    config.train.sample_every = config.train.evaluate_every = 0
-    config.validation.every = 0
-    config.mesh.update({"replica": 1, "fsdp": 1, "context": 1, "tensor": 1})
-    return config
-
-
-def _batches(config: ConfigDict, count: int) -> list[Batch]:
-    """The first ones of training; the last is looked at and not learned."""
-    pipeline = make_pipeline(
-        config, open_training(config), range(config.data.batch_size)
-    )
-    return [
-        {
-            name: jnp.asarray(array)
-            for name, array in pipeline.batch(step).items()
-            if name not in ("index", "broken")
-        }
-        for step in range(count)
-    ]
-
-
-def _trainer(
-    config: ConfigDict, batches: list[Batch]
-) -> Callable[[int], list[dict[str, Any]]]:
-    """A function of a seed that trains one model: a row for each step."""
-    task = I2ITask(config)
-    *training, fixed = batches
-    transform = make_optimizer(config.optim, len(training), task.dit.ratio)
-    keys = jax.random.split(jax.random.key(config.seed))
-    draws = task.draw(keys[0], task.shape_of(fixed))
-    step = make_train_step(
-        task, transform, run_key=keys[1], ema_limit=config.train.ema_decay
-    )
-    step = jax.jit(step, donate_argnums=0)
-
-    @jax.jit
-    def look(parameters):
-        model = task.merged(parameters)
-        x0, embeddings = read(config, model, fixed, draws.get("posterior"))
-        tokens = model.conditioner(embeddings, draws["drop"])
-        model.dit = watched = Watched(model.dit)
-        loss, _ = task.score(model, x0, tokens, fixed, draws)
-        return loss.mean(), watched.seen
-
-    def run(seed: int) -> list[dict[str, Any]]:
-        state = init_state(task, transform, jax.random.key(seed))
-        frozen = load_frozen(state.frozen, config)
-        state = dataclasses.replace(state, frozen=frozen)
-        before = jax.device_get(look({**state.params, **frozen})[1])
-        rows = []
-        for number, batch in enumerate(training, 1):
-            state, _ = step(state, batch)
-            loss, now = look({**state.params, **state.frozen})
-            moved = {
-                name: float(np.sqrt(np.square(new - before[name]).mean()))
-                for name, new in jax.device_get(now).items()
-            }
-            rows.append({"step": number, "loss": float(loss), **moved})
-        return rows
-
-    return run

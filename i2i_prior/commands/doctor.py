@@ -1,25 +1,32 @@
-"""What this machine has, and what would run on it."""
+"""`i2i-prior doctor`: reports what this machine has and could train."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import time
 
-from i2i_prior.config import default_config
-from i2i_prior.flops.step_flops import step_flops
-from i2i_prior.training.metadata import versions
+HELP = "What this machine has."
+EXAMPLE = "i2i-prior doctor"
+OVERRIDES = False
 
 
-def doctor() -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds no options."""
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Prints versions, devices, memory and disk; runs one real matmul.
 
     Returns:
-      0 where a training step can run here, 1 otherwise.
+      0 if a training step can run here, 1 otherwise.
     """
+    from i2i_prior.training.metadata import versions
+
     for name, version in versions().items():
         print(f"{name:18} {version}")
-    _compiler()
+    _print_compiler()
     import jax
 
     from i2i_prior.training.telemetry.throughput import peak_flops
@@ -40,13 +47,13 @@ def doctor() -> int:
     disk = shutil.disk_usage(".").free
     print(f"{'memory':18} {_memory() / 2**30:.1f} GiB available")
     print(f"{'disk here':18} {disk / 2**30:.1f} GiB free")
-    _photos()
-    _forecast(max(rates.values()) * len(devices))
+    _print_photos()
+    _print_forecast(max(rates.values()) * len(devices))
     return 0
 
 
-def _compiler() -> None:
-    """Flags and cache that `i2i-prior train` would use."""
+def _print_compiler() -> None:
+    """Prints the flags and the cache that `i2i-prior train` would use."""
     from i2i_prior.parallel.xla_flags import flags_for, guess_backend
     from i2i_prior.training.resilience.compile_cache import cache_directory
 
@@ -60,6 +67,7 @@ def _compiler() -> None:
 
 
 def _matmul_rate(dtype: str, size: int = 1024) -> float:
+    """Measured FLOP/s of a square product."""
     import jax
     import jax.numpy as jnp
 
@@ -77,6 +85,7 @@ def _matmul_rate(dtype: str, size: int = 1024) -> float:
 
 
 def _memory() -> int:
+    """Available memory, bytes; 0 if unknown."""
     try:
         pages = os.sysconf("SC_AVPHYS_PAGES")
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -84,7 +93,7 @@ def _memory() -> int:
         return 0
 
 
-def _photos() -> None:
+def _print_photos() -> None:
     from i2i_prior.data.sources import open_source
     from i2i_prior.errors import UserError
 
@@ -95,8 +104,10 @@ def _photos() -> None:
     print(f"{'built-in photos':18} {found}")
 
 
-def _forecast(rate: float) -> None:
-    """Steps a second of two sizes, at half the measured matmul rate."""
+def _print_forecast(rate: float) -> None:
+    """Prints examples/s of two models, at half the measured matmul rate."""
+    from i2i_prior.config import default_config
+    from i2i_prior.flops.step_flops import step_flops
     from i2i_prior.models.presets import preset
 
     print()

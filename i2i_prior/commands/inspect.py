@@ -1,40 +1,60 @@
-"""`i2i-prior inspect` and `i2i-prior curate`."""
+"""`i2i-prior inspect`: shows data before training on them."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import (
-    check_output,
-    write_errors,
-)
-from i2i_prior.io.progress import (
-    Progress,
-)
+
+HELP = "Look at data before training on them."
+EXAMPLE = "i2i-prior inspect 'tar:/data/*.tar' --out looked_at"
+OVERRIDES = True
 
 
-def inspect(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Looks at a source, or with --config at what a model is given."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
+    parser.add_argument(
+        "spec", nargs="?", metavar="SPEC", help="source, as tar:/data/*.tar"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE[:ARGS]",
+        help="instead of SPEC: show the batch that training with it is given",
+    )
+    parser.add_argument(
+        "--step", type=int, default=0, help="of the batch, with --config"
+    )
+    parser.add_argument("--out", metavar="DIR", help="for inspect.html")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="records of SPEC that are read, drawn at random",
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Describes a source, or with --config the batch of a step."""
     if bool(options.spec) == bool(options.config):
         raise UserError(
             "inspect takes a SPEC, as in i2i-prior inspect folder:/data, or "
             "--config FILE for the batch of a step: give one of both"
         )
     if options.config:
-        return _batch(options, overrides)
+        return _inspect_batch(options, overrides)
     if overrides:
         raise UserError(
             f"--config.{overrides[0]} means nothing to a SPEC: leave it out"
         )
-    return _source(options)
+    return _inspect_source(options)
 
 
-def _batch(options: argparse.Namespace, overrides: list[str]) -> int:
+def _inspect_batch(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.config import load_config
     from i2i_prior.inspection import batch
+    from i2i_prior.io.disk import check_output, write_errors
 
     if not options.out:
         raise UserError(
@@ -54,11 +74,13 @@ def _batch(options: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _source(options: argparse.Namespace) -> int:
+def _inspect_source(options: argparse.Namespace) -> int:
     from i2i_prior.data.sources import open_source
     from i2i_prior.inspection import describe
     from i2i_prior.inspection.speed import measure
     from i2i_prior.inspection.survey import survey
+    from i2i_prior.io.disk import check_output, write_errors
+    from i2i_prior.io.progress import Progress
 
     if options.out:
         check_output(Path(options.out) / "inspect.html")
@@ -77,47 +99,5 @@ def _source(options: argparse.Namespace) -> int:
         folder = Path(options.out)
         with write_errors(folder):
             page = describe.write_page(found, speeds, source, folder)
-        print(page)
-    return 0
-
-
-def curate(options: argparse.Namespace) -> int:
-    """Writes a selection of a source, and with --report what it dropped."""
-    from i2i_prior.data.curation.options import CurateOptions
-    from i2i_prior.data.curation.passes import curate as run
-    from i2i_prior.data.curation.report import write_curation_report
-    from i2i_prior.data.sources import open_source
-    from i2i_prior.data.sources.selected import refuse_mixture
-
-    wanted = CurateOptions(
-        min_side=options.min_side,
-        max_aspect=options.max_aspect,
-        min_entropy=options.min_entropy,
-        near_duplicates=options.near_duplicates or "",
-        threshold=options.threshold,
-        filters=tuple(options.filter),
-        max_broken=options.max_broken,
-    )
-    refuse_mixture(options.source)
-    check_output(Path(options.out).expanduser())
-    if options.report:
-        check_output(Path(options.report) / "curation.html")
-    source = open_source(options.source)
-    for note in getattr(source, "notes", ()):
-        print(f"note: {note}", file=sys.stderr)
-    progress = Progress(len(source), description="curating")
-    try:
-        dropped = run(
-            source, options.source, wanted, options.out, progress.update
-        )
-    finally:
-        progress.close()
-    kept = len(source) - sum(dropped.values())
-    for reason, count in sorted(dropped.items(), key=lambda item: -item[1]):
-        print(f"{count:>12,} dropped: {reason}")
-    print(f"{kept:>12,} of {len(source):,} kept: select:{options.out}")
-    if options.report:
-        with write_errors(options.report):
-            page = write_curation_report(options.out, source, options.report)
         print(page)
     return 0

@@ -1,278 +1,174 @@
-"""`i2i-prior prepare`: the command, told top to bottom."""
+"""`i2i-prior prepare`: makes a sharded data set of a source."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from i2i_prior.commands.prepare_options import (
-    BATCH_SIZE,
-    DTYPE,
-    check_stored,
-    pictures_of,
+from i2i_prior.commands import common
+from i2i_prior.errors import UserError
+
+if TYPE_CHECKING:
+    from i2i_prior.data.prepare.examples import Pictures
+
+HELP = "Make a sharded data set of a source."
+EXAMPLE = (
+    "i2i-prior prepare --source 'tar:/data/*.tar' --out latents --size 256 "
+    "--latents sd --latent-weights sd-vae/ --embeddings dino=dino.pth:cls "
+    "--flip"
 )
-from i2i_prior.data.prepare.encode import Encoding
-from i2i_prior.data.prepare.examples import Maker, Pictures, probe
-from i2i_prior.data.prepare.finalize import (
-    Tally,
-    finish,
-    tidy,
-)
-from i2i_prior.data.prepare.plan import Plan, claim, fields_of
-from i2i_prior.data.prepare.shards import read_outcome
-from i2i_prior.data.prepare.write_shards import make_shards
-from i2i_prior.data.record import Source
-from i2i_prior.data.sources import open_source
-from i2i_prior.distributed import runtime
-from i2i_prior.errors import FullDiskError, UserError
-from i2i_prior.io import disk, files
-from i2i_prior.io.progress import (
-    Progress,
-)
-from i2i_prior.training.resilience.preemption import (
-    DONE,
-    REQUEUE,
-    Interrupted,
-    Preemption,
-)
-from i2i_prior.version import __version__
+OVERRIDES = False
 
-_WEEKS = 1e7  # seconds that a host waits for the others; deaths are noticed
+DTYPE, BATCH_SIZE = "float16", 32  # if the options are left out
 
 
-def prepare(options: argparse.Namespace) -> int:
-    """Makes the shards, or what is left of them.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
+    parser.add_argument("--source", required=True, help="SPEC")
+    parser.add_argument("--out", required=True, help="new folder")
+    parser.add_argument(
+        "--examples-per-shard", type=int, default=4096, help="records a file"
+    )
+    group = parser.add_argument_group("pixels")
+    group.add_argument(
+        "--size", type=int, default=0, help="side, pixels; 0 leaves it"
+    )
+    group.add_argument(
+        "--crop",
+        choices=("center", "none"),
+        help="with --size: to the central square (default), or the whole "
+        "image with --size its shorter side at most",
+    )
+    group.add_argument(
+        "--encode",
+        choices=("keep", "jpeg", "png"),
+        help="the bytes as they are, or anew; else jpeg with --size",
+    )
+    group.add_argument("--quality", type=int, help="of a jpeg, else 95")
+    group.add_argument(
+        "--min-side", type=int, default=0, help="drop smaller images, pixels"
+    )
+    group = parser.add_argument_group("networks")
+    group.add_argument(
+        "--latents", metavar="KIND", help="as sd, flux2: instead of images"
+    )
+    group.add_argument(
+        "--latent-weights",
+        metavar="FILE",
+        help="of the autoencoder; a tiny pair as ENCODER,DECODER",
+    )
+    group.add_argument(
+        "--embeddings",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE[:cls|patches]",
+        help="of image encoders",
+    )
+    group.add_argument(
+        "--flip", action="store_true", help="encode mirrored images too"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16"),
+        help=f"of latents and embeddings, else {DTYPE}",
+    )
+    group.add_argument(
+        "--batch-size",
+        type=int,
+        help=f"images encoded at once on each device, else {BATCH_SIZE}",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes on this machine (threads, with networks), else one a "
+        "core",
+    )
+    parser.add_argument(
+        "--max-broken",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of records that may be broken",
+    )
+    common.add_processes(parser)
 
-    Returns:
-      0 when all is there, 75 after a signal: the same command goes on.
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Makes the shards, or those that are missing."""
+    common.before_jax()
+    from i2i_prior.commands.prepare_shards import prepare
+
+    with common.session(options):
+        return prepare(options)
+
+
+def pictures_of(options: argparse.Namespace) -> Pictures:
+    """The work on pixels that the options name, checked without files.
 
     Raises:
-      UserError: for options that do not fit together or to the folder, too
-        many broken records, a full disk, or a worker that died.
+      UserError: for options out of range, that do not go together, or that
+        would have no effect.
     """
-    pictures = pictures_of(options)
-    folder = Path(options.out)
-    source = open_source(options.source)
-    notes = list(getattr(source, "notes", ()))
-    further, decided = probe(source)
-    check_stored(options, further)
-    networks = _networks(options)
-    plan = _plan(options, pictures, source, further, networks)
-    encoding = networks.encoding
-    make = Maker(
-        source,
-        pictures,
-        further,
-        image=plan.kind == "images",
-        look=encoding.look if encoding else None,
-    )
-    index, count = _place()
-    for note in [*notes, *filter(None, [decided])]:
-        _say(index, f"note: {note}")
-    runtime.assert_equal("preparing", _shared(plan))
-    alone = nullcontext() if index else files.exclusive(folder)
-    with _disk(folder), alone, Preemption() as preemption:
-        done = index == 0 and claim(folder, plan)
-        if done:
-            tidy(folder)
-        elif index == 0:
-            files.remove_partial(folder)
-        if runtime.allgather_text("claiming", str(int(done)))[0] == "1":
-            _say(index, f"nothing to do: {folder} is complete")
-            return DONE
-        mine = range(index, plan.shards, count)
-        try:
-            _make(folder, plan, make, mine, options, preemption, encoding)
-        except Interrupted as signal:
-            return _interrupted(folder, str(signal))
-        finally:
-            if count == 1:  # or others may be writing
-                files.remove_partial(folder)
-        runtime.allgather_text("finishing shards", "", _WEEKS)
-        total = 0
-        if index == 0:
-            total = finish(folder, plan, options.max_broken, notes)
-        runtime.allgather_text("writing the manifest")
-    left = plan.records - total
-    dropped = f"{left} left out (dropped.jsonl)" if left else "none left out"
-    _say(index, f"done: {total} examples, {dropped}, in {folder}")
-    return DONE
+    from i2i_prior.data.prepare.examples import Pictures
 
-
-def _make(
-    folder: Path,
-    plan: Plan,
-    make: Maker,
-    mine: Sequence[int],
-    options: argparse.Namespace,
-    preemption: Preemption,
-    encoding: Encoding | None,
-) -> None:
-    """Makes the shards of this process that are not there yet.
-
-    Raises:
-      Interrupted: by a signal.
-    """
-    tally, missing = Tally(options.max_broken, plan.records), []
-    for shard in mine:
-        outcome = read_outcome(folder, plan, shard)
-        if outcome is None:
-            missing.append(shard)
-        else:
-            tally.add(outcome)
-    tally.check()
-    total = sum(len(plan.indices(shard)) for shard in mine)
-    begun, step = time.monotonic(), tally.records
-    progress = Progress(total, step, "preparing", write=0 in mine)
-
-    def tick(records: int) -> None:
-        nonlocal step
-        step += records
-        progress.update(step)
-        # Each process of several by itself: they share no step.
-        if preemption.requested:
-            raise Interrupted(preemption.requested)
-
-    before = step
-    shards = make_shards(
-        folder, plan, make, missing, _workers(options), tick, encoding
-    )
-    with closing(shards):  # at once, which ends its processes
-        for outcome in shards:
-            tally.add(outcome)
-            tally.check()
-    rate = (step - before) / max(time.monotonic() - begun, 1e-9)
-    if missing:
-        progress.update(step, examples_per_second=rate)
-    progress.close()
-
-
-@dataclass(frozen=True)
-class _Networks:
-    autoencoder: dict[str, Any] | None  # what the manifest says of them
-    encoders: dict[str, dict[str, Any]]
-    encoding: Encoding | None
-
-
-def _networks(options: argparse.Namespace) -> _Networks:
-    """Opens the networks, if any, and tells what was assumed."""
-    if not (options.latents or options.embeddings):
-        return _Networks(None, {}, None)
-    # Late: without networks JAX is not asked for its devices.
-    from i2i_prior.inference import frozen_encoders as encoding
-
-    found = {}
-    if options.latents:
-        found["latent"] = encoding.open_autoencoder(
-            options.latents, options.latent_weights, options.size
-        )
-    for text in options.embeddings:
-        network = encoding.open_encoder(text)
-        if network.name in found:
-            raise UserError("--embeddings has one name twice; choose another")
-        found[network.name] = network
-    for note in (note for network in found.values() for note in network.notes):
-        print(f"note: {note}", file=sys.stderr)
-    together = encoding.encoding_of(
-        list(found.values()),
-        options.batch_size or BATCH_SIZE,
-        options.dtype or DTYPE,
-        options.flip,
-    )
-    said = {name: network.said for name, network in found.items()}
-    autoencoder = said.pop("latent", None)
-    encoders = {n.removeprefix("embedding/"): v for n, v in said.items()}
-    return _Networks(autoencoder, encoders, together)
-
-
-def _plan(
-    options: argparse.Namespace,
-    pictures: Pictures,
-    source: Source,
-    further: tuple[str, ...],
-    networks: _Networks,
-) -> Plan:
-    encoding, image = networks.encoding, networks.autoencoder is None
-    preprocessing = pictures.to_json(bool(further) or image)
-    if encoding:
-        preprocessing |= {
-            "flip": options.flip,
-            "dtype": options.dtype or DTYPE,
-            "batch_size": options.batch_size or BATCH_SIZE,
-        }
-    return Plan(
-        kind="images" if image else "latents",
-        fields=fields_of(encoding.fields if encoding else (), image, further),
-        source=options.source,
-        source_fingerprint=source.fingerprint(),
-        records=len(source),
-        examples_per_shard=options.examples_per_shard,
-        preprocessing=preprocessing,
-        autoencoder=networks.autoencoder,
-        encoders=networks.encoders,
-        version=__version__,
-    )
-
-
-def _place() -> tuple[int, int]:
-    """Which process this is, from 0, and of how many."""
-    count = runtime.count()
-    if count == 1:
-        return 0, 1  # without JAX, which would take a GPU for it
-    import jax
-
-    return jax.process_index(), count
-
-
-def _workers(options: argparse.Namespace) -> int:
-    return options.workers or len(os.sched_getaffinity(0))
-
-
-def _shared(plan: Plan) -> dict[str, str]:
-    """What all processes must have in common, in plain values."""
-    return {
-        name: json.dumps(value)
-        for name, value in plan.to_json().items()
-        if name != "source"
-    }
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """Tells an error of the disk in one sentence."""
-    try:
-        yield
-    except OSError as error:
-        again = "run the same command again, which goes on"
-        if disk.is_full(error):
-            raise FullDiskError(
-                f"no space left in {folder}: free some and {again}"
-            ) from error
+    if bool(options.latents) != bool(options.latent_weights):
+        raise UserError("--latents and --latent-weights belong together")
+    if options.latents and options.crop == "none":
+        raise UserError("--latents needs squares: leave --crop none out")
+    networks = options.latents or options.embeddings
+    if options.flip and not networks:
         raise UserError(
-            f"cannot write into {folder} ({error.strerror or error}): mend "
-            f"that and {again}"
-        ) from error
-
-
-def _interrupted(folder: Path, signal: str) -> int:
-    message = (
-        f"{signal}: finished shards are in {folder}; run the same command to "
-        "go on"
+            "--flip mirrors what --latents and --embeddings encode, and "
+            "neither is there: leave it out (training mirrors images itself)"
+        )
+    for name in ("dtype", "batch_size"):
+        if getattr(options, name) is not None and not networks:
+            raise UserError(
+                f"{_flag(name)} is of what --latents and --embeddings encode, "
+                "and neither is there: leave it out"
+            )
+    if options.crop and not options.size:
+        raise UserError("--crop has no effect without --size: add it")
+    for name in ("examples_per_shard", "batch_size", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"{_flag(name)} must be 1 or more")
+    if not 0 <= options.max_broken <= 1:
+        raise UserError("--max-broken is a share, from 0 to 1")
+    encode = options.encode or ("jpeg" if options.size else "keep")
+    if options.quality is not None and encode != "jpeg":
+        raise UserError(
+            f"--quality is of a jpeg, and --encode is {encode}: choose jpeg, "
+            "or leave --quality out"
+        )
+    given = {"crop": options.crop, "quality": options.quality}
+    return Pictures(
+        size=options.size,
+        encode=encode,
+        min_side=options.min_side,
+        **{name: v for name, v in given.items() if v is not None},
     )
-    print(message, file=sys.stderr, flush=True)
-    if runtime.count() == 1:
-        return REQUEUE
-    runtime.abort(message, REQUEUE)
 
 
-def _say(index: int, text: str) -> None:
-    if index == 0:
-        print(text, file=sys.stderr, flush=True)
+def check_stored(options: argparse.Namespace, further: tuple[str, ...]) -> None:
+    """Checks that options of stored images come with stored images.
+
+    Args:
+      options: of the command.
+      further: names of the further images, which are stored with latents.
+
+    Raises:
+      UserError: names the option.
+    """
+    if not options.latents or further:
+        return
+    for name in ("encode", "quality"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"{_flag(name)} has no effect with --latents, which stores no "
+                "image: leave it out"
+            )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

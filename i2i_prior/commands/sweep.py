@@ -1,12 +1,183 @@
-"""Which function a verb of `i2i-prior sweep` is; heavy imports inside."""
+"""`i2i-prior sweep VERB`: plans many runs, starts, watches, collects them."""
 
 from __future__ import annotations
 
 import argparse
 
+from i2i_prior.commands import common
+
+HELP = "Plan many runs, start, watch and collect them."
+EXAMPLE = (
+    "i2i-prior sweep submit sweeps/isoflop --config configs/sweeps/isoflop.py "
+    "--backend local:slots=2"
+)
+OVERRIDES = True
+
+_EXAMPLES = {
+    "plan": "i2i-prior sweep plan --config configs/sweeps/isoflop.py "
+    "--out sweeps/isoflop --accelerator h100x8 --mfu 0.4",
+    "submit": "i2i-prior sweep submit sweeps/isoflop --backend local:slots=2",
+    "status": "i2i-prior sweep status sweeps/isoflop --watch",
+    "retry": "i2i-prior sweep retry sweeps/isoflop --failed",
+    "cancel": "i2i-prior sweep cancel sweeps/isoflop w192-1e13",
+    "logs": "i2i-prior sweep logs sweeps/isoflop w192-1e13 --follow",
+    "collect": "i2i-prior sweep collect sweeps/isoflop",
+    "run": "i2i-prior sweep run sweeps/isoflop w192-1e13-0c1f2e3d",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the verbs with their options."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add(name: str, help_text: str) -> argparse.ArgumentParser:
+        return common.add_command(verbs, name, help_text, _EXAMPLES[name])
+
+    _add_plan(add("plan", "Say what a sweep would cost, and write its folder."))
+    _add_submit(add("submit", "Start what is neither done nor under way."))
+    command = add("status", "Where each run stands, by its files.")
+    _add_folder(command)
+    command.add_argument(
+        "--watch", action="store_true", help="until it is over, or Ctrl-C"
+    )
+    command.add_argument(
+        "--all", action="store_true", help="list every run of a large sweep"
+    )
+    command.add_argument(
+        "--html", action="store_true", help="write SWEEP/status.html, too"
+    )
+    command.add_argument("--json", action="store_true", help="for scripts")
+    command = add("retry", "Start runs again that failed or were cancelled.")
+    _add_folder(command)
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--failed", action="store_true", help="all that failed for good"
+    )
+    which.add_argument(
+        "--ids", nargs="+", metavar="RUN", help="ids, or how they begin"
+    )
+    _add_backend(command, "else as they were submitted")
+    command = add("cancel", "Stop runs, which save first; none starts again.")
+    _add_folder(command)
+    command.add_argument(
+        "ids", nargs="*", metavar="RUN", help="else all that have not ended"
+    )
+    command = add("logs", "What a run said.")
+    _add_folder(command)
+    command.add_argument("run", metavar="RUN", help="id, or how it begins")
+    command.add_argument(
+        "--follow", action="store_true", help="go on until it ends, or Ctrl-C"
+    )
+    command.add_argument("--attempt", type=int, metavar="N", help="else last")
+    command.add_argument("--lines", type=int, default=40, help="from the end")
+    _add_collect(add("collect", "Write results.csv of a sweep."))
+    command = add("run", "One attempt at a run: engines start this.")
+    _add_folder(command)
+    command.add_argument("run", metavar="RUN", help="id")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:ARGS]",
+        help="sweep file, as configs/sweeps/isoflop.py:budgets=1e12+2e12",
+    )
+    parser.add_argument(
+        "--out", metavar="SWEEP", help="its folder; without it, only print"
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="drop planned runs that the plan has no more, if none of them "
+        "was submitted",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="print every run of a long plan"
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        help="unique training images, else counted where they are here",
+    )
+    group = parser.add_argument_group("hours and cost")
+    group.add_argument(
+        "--accelerator", help="one run's machine, as h100x8 or v5e:4x4"
+    )
+    group.add_argument(
+        "--mfu", type=float, default=0.4, help="share of its bf16 peak"
+    )
+    group.add_argument(
+        "--flops-per-second",
+        type=float,
+        metavar="F",
+        help="that it was seen to reach, instead of peak and MFU",
+    )
+    group.add_argument(
+        "--price-per-chip-hour",
+        type=float,
+        metavar="P",
+        help="for a cost beside the chip-hours",
+    )
+
+
+def _add_submit(command: argparse.ArgumentParser) -> None:
+    _add_folder(command)
+    command.add_argument(
+        "--config",
+        metavar="FILE[:ARGS]",
+        help="plan this sweep file into SWEEP first",
+    )
+    _add_backend(command, "else the one before")
+    command.add_argument(
+        "--only", metavar="PATTERN", help="names like it, as 'w192-*'"
+    )
+    command.add_argument(
+        "--max-attempts",
+        type=int,
+        metavar="N",
+        help="failures after which a run is given up, else 3 or as before",
+    )
+    command.add_argument(
+        "--hang-minutes",
+        type=float,
+        metavar="M",
+        help="of silence after which a run is started again, else 30 or as "
+        "before; a long compilation is silent, too",
+    )
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be started; a --config is planned all the same",
+    )
+
+
+def _add_collect(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    parser.add_argument(
+        "--out", metavar="FILE.csv", help="else SWEEP/results.csv"
+    )
+    parser.add_argument(
+        "--metric", help="of the loss column, else the sweep's own"
+    )
+
+
+def _add_folder(command: argparse.ArgumentParser) -> None:
+    command.add_argument("sweep", metavar="SWEEP", help="its folder")
+
+
+def _add_backend(command: argparse.ArgumentParser, otherwise: str) -> None:
+    command.add_argument(
+        "--backend",
+        metavar="NAME[:KEY=VALUE,...]",
+        help=f"local, slurm, gke, tpu_vm, sky or a launch FILE.py, {otherwise}",
+    )
+
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Runs `options.verb`; overrides are those of plan and submit."""
+    """Runs `options.verb`; plan and submit take overrides."""
+    if options.verb not in ("plan", "submit"):
+        common.refuse_overrides(overrides)
     if options.verb == "plan":
         from i2i_prior.sweeps.planning import plan
 
@@ -16,9 +187,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
         return collect(options)
     if options.verb == "run":
-        from i2i_prior.sweeps.run.attempt import run as attempt
+        from i2i_prior.sweeps.run.attempt import run as run_attempt
 
-        return attempt(options)
+        return run_attempt(options)
     if options.verb == "status":
         from i2i_prior.sweeps.watching import status
 

@@ -6,6 +6,7 @@ published checkpoint of a known layout.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,3 +194,13 @@ def _check(loaded: Loaded, path: Path) -> None:
         # One at a time, and waited for: until a copy is done its source
         # stays in memory too, and models are large.
         parameters[name] = jnp.asarray(parameters[name]).block_until_ready()
+
+
+def count_parameters(parameters: Flat, config: ConfigDict) -> int:
+    """Total size of the arrays, without an untrained null token."""
+    trained = config.conditioner.null == "trained"
+    return sum(
+        math.prod(array.shape)
+        for name, array in parameters.items()
+        if trained or name != "conditioner/null"
+    )

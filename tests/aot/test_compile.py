@@ -142,7 +142,7 @@ def test_meshes_on_the_command_line():
 )
 def test_mistakes(command, tiny_spec, monkeypatch, arguments, said):
     monkeypatch.setattr(
-        "i2i_prior.commands.compile.check_compiler", lambda topology: None
+        "i2i_prior.aot.topologies.check_compiler", lambda topology: None
     )
     ended = command("compile", "--config", tiny_spec, *arguments)
     assert ended.code == 1

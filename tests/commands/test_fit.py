@@ -174,7 +174,7 @@ def test_bad_options_get_one_sentence(
 
 def test_fitting_imports_no_jax():
     code = (
-        "import sys, i2i_prior.commands.fit, "
+        "import sys, i2i_prior.scaling_laws.fit_runs, "
         "i2i_prior.scaling_laws.plots, i2i_prior.scaling_laws.report\n"
         "print({'jax', 'scipy', 'matplotlib', 'torch'} & set(sys.modules))"
     )

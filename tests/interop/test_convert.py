@@ -402,7 +402,7 @@ def test_hostile_files(command, tmp_path, name, said):
 
 
 def test_the_command_line_knows_every_layout():
-    from i2i_prior.commands import arguments
+    from i2i_prior.commands import common
     from i2i_prior.interop.layouts.detect import LAYOUTS
 
-    assert tuple(LAYOUTS) == arguments.LAYOUTS
+    assert tuple(LAYOUTS) == common.LAYOUTS

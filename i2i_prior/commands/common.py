@@ -1,0 +1,125 @@
+"""Options and preparations that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import Any
+
+from i2i_prior.errors import UserError
+
+# Names of `interop.layouts.detect.LAYOUTS`, which is slow to import.
+LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
+
+
+def add_command(
+    commands: Any, name: str, help_text: str, example: str
+) -> argparse.ArgumentParser:
+    """Adds a parser to what `add_subparsers` returned."""
+    return commands.add_parser(
+        name,
+        help=help_text,
+        allow_abbrev=False,
+        description=help_text,
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds --step: int, "best", or None for the newest checkpoint."""
+    parser.add_argument(
+        "--step", type=_step, help='checkpoint or "best", else newest'
+    )
+
+
+def _step(text: str) -> int | str:
+    if text == "best" or text.isdecimal():
+        return text if text == "best" else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor best")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds --config, required."""
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:ARGS]", help="config file"
+    )
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds --weights: "ema" or "raw"."""
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        default="ema",
+        help="which, where both are there",
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds the run to draw from, and the sampler's options."""
+    parser.add_argument(
+        "--workdir", required=True, help="run directory or safetensors file"
+    )
+    add_step(parser)
+    parser.add_argument("--steps", type=int, help="solver steps")
+    parser.add_argument("--guidance", type=float, help="guidance scale")
+    parser.add_argument("--solver", help="as dpmpp_2m, ddim, euler, heun")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `session` reads."""
+    group = parser.add_argument_group(
+        "several processes",
+        "SLURM, Kubernetes, MPI and TPU pods are recognised; without one:",
+    )
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where process 0 runs"
+    )
+    group.add_argument("--processes", type=int, help="how many there are")
+    group.add_argument("--process-id", type=int, help="this one, from 0")
+    group.add_argument(
+        "--startup-timeout",
+        type=float,
+        default=300.0,
+        help="seconds for all processes to come",
+    )
+    group.add_argument(
+        "--heartbeat-timeout",
+        type=float,
+        default=100.0,
+        help="seconds of silence after which a process counts as gone",
+    )
+
+
+def session(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Joins the processes that the options or the environment name."""
+    from i2i_prior.distributed import runtime
+
+    given = options.coordinator, options.processes, options.process_id
+    return runtime.session(
+        runtime.find(*given),
+        options.startup_timeout,
+        options.heartbeat_timeout,
+    )
+
+
+def before_jax() -> None:
+    """Sets what JAX reads once, when it is imported."""
+    from i2i_prior.parallel import xla_flags
+    from i2i_prior.training.resilience.compile_cache import use_cache
+    from i2i_prior.training.resilience.cpu_allocator import keep_memory
+
+    use_cache()
+    xla_flags.apply()
+    keep_memory()
+
+
+def refuse_overrides(overrides: list[str]) -> None:
+    """Raises a UserError for overrides that would have no effect."""
+    if overrides:
+        raise UserError(
+            f"--config.{overrides[0]} only applies where a config is read: "
+            "train, compile, flops, evaluate and inspect --config"
+        )

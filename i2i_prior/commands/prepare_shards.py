@@ -1,0 +1,278 @@
+"""`i2i-prior prepare`: the command, told top to bottom."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.commands.prepare import (
+    BATCH_SIZE,
+    DTYPE,
+    check_stored,
+    pictures_of,
+)
+from i2i_prior.data.prepare.encode import Encoding
+from i2i_prior.data.prepare.examples import Maker, Pictures, probe
+from i2i_prior.data.prepare.finalize import (
+    Tally,
+    finish,
+    tidy,
+)
+from i2i_prior.data.prepare.plan import Plan, claim, fields_of
+from i2i_prior.data.prepare.shards import read_outcome
+from i2i_prior.data.prepare.write_shards import make_shards
+from i2i_prior.data.record import Source
+from i2i_prior.data.sources import open_source
+from i2i_prior.distributed import runtime
+from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.io import disk, files
+from i2i_prior.io.progress import (
+    Progress,
+)
+from i2i_prior.training.resilience.preemption import (
+    DONE,
+    REQUEUE,
+    Interrupted,
+    Preemption,
+)
+from i2i_prior.version import __version__
+
+_WEEKS = 1e7  # seconds that a host waits for the others; deaths are noticed
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Makes the shards, or what is left of them.
+
+    Returns:
+      0 when all is there, 75 after a signal: the same command goes on.
+
+    Raises:
+      UserError: for options that do not fit together or to the folder, too
+        many broken records, a full disk, or a worker that died.
+    """
+    pictures = pictures_of(options)
+    folder = Path(options.out)
+    source = open_source(options.source)
+    notes = list(getattr(source, "notes", ()))
+    further, decided = probe(source)
+    check_stored(options, further)
+    networks = _networks(options)
+    plan = _plan(options, pictures, source, further, networks)
+    encoding = networks.encoding
+    make = Maker(
+        source,
+        pictures,
+        further,
+        image=plan.kind == "images",
+        look=encoding.look if encoding else None,
+    )
+    index, count = _place()
+    for note in [*notes, *filter(None, [decided])]:
+        _say(index, f"note: {note}")
+    runtime.assert_equal("preparing", _shared(plan))
+    alone = nullcontext() if index else files.exclusive(folder)
+    with _disk(folder), alone, Preemption() as preemption:
+        done = index == 0 and claim(folder, plan)
+        if done:
+            tidy(folder)
+        elif index == 0:
+            files.remove_partial(folder)
+        if runtime.allgather_text("claiming", str(int(done)))[0] == "1":
+            _say(index, f"nothing to do: {folder} is complete")
+            return DONE
+        mine = range(index, plan.shards, count)
+        try:
+            _make(folder, plan, make, mine, options, preemption, encoding)
+        except Interrupted as signal:
+            return _interrupted(folder, str(signal))
+        finally:
+            if count == 1:  # or others may be writing
+                files.remove_partial(folder)
+        runtime.allgather_text("finishing shards", "", _WEEKS)
+        total = 0
+        if index == 0:
+            total = finish(folder, plan, options.max_broken, notes)
+        runtime.allgather_text("writing the manifest")
+    left = plan.records - total
+    dropped = f"{left} left out (dropped.jsonl)" if left else "none left out"
+    _say(index, f"done: {total} examples, {dropped}, in {folder}")
+    return DONE
+
+
+def _make(
+    folder: Path,
+    plan: Plan,
+    make: Maker,
+    mine: Sequence[int],
+    options: argparse.Namespace,
+    preemption: Preemption,
+    encoding: Encoding | None,
+) -> None:
+    """Makes the shards of this process that are not there yet.
+
+    Raises:
+      Interrupted: by a signal.
+    """
+    tally, missing = Tally(options.max_broken, plan.records), []
+    for shard in mine:
+        outcome = read_outcome(folder, plan, shard)
+        if outcome is None:
+            missing.append(shard)
+        else:
+            tally.add(outcome)
+    tally.check()
+    total = sum(len(plan.indices(shard)) for shard in mine)
+    begun, step = time.monotonic(), tally.records
+    progress = Progress(total, step, "preparing", write=0 in mine)
+
+    def tick(records: int) -> None:
+        nonlocal step
+        step += records
+        progress.update(step)
+        # Each process of several by itself: they share no step.
+        if preemption.requested:
+            raise Interrupted(preemption.requested)
+
+    before = step
+    shards = make_shards(
+        folder, plan, make, missing, _workers(options), tick, encoding
+    )
+    with closing(shards):  # at once, which ends its processes
+        for outcome in shards:
+            tally.add(outcome)
+            tally.check()
+    rate = (step - before) / max(time.monotonic() - begun, 1e-9)
+    if missing:
+        progress.update(step, examples_per_second=rate)
+    progress.close()
+
+
+@dataclass(frozen=True)
+class _Networks:
+    autoencoder: dict[str, Any] | None  # what the manifest says of them
+    encoders: dict[str, dict[str, Any]]
+    encoding: Encoding | None
+
+
+def _networks(options: argparse.Namespace) -> _Networks:
+    """Opens the networks, if any, and tells what was assumed."""
+    if not (options.latents or options.embeddings):
+        return _Networks(None, {}, None)
+    # Late: without networks JAX is not asked for its devices.
+    from i2i_prior.inference import frozen_encoders as encoding
+
+    found = {}
+    if options.latents:
+        found["latent"] = encoding.open_autoencoder(
+            options.latents, options.latent_weights, options.size
+        )
+    for text in options.embeddings:
+        network = encoding.open_encoder(text)
+        if network.name in found:
+            raise UserError("--embeddings has one name twice; choose another")
+        found[network.name] = network
+    for note in (note for network in found.values() for note in network.notes):
+        print(f"note: {note}", file=sys.stderr)
+    together = encoding.encoding_of(
+        list(found.values()),
+        options.batch_size or BATCH_SIZE,
+        options.dtype or DTYPE,
+        options.flip,
+    )
+    said = {name: network.said for name, network in found.items()}
+    autoencoder = said.pop("latent", None)
+    encoders = {n.removeprefix("embedding/"): v for n, v in said.items()}
+    return _Networks(autoencoder, encoders, together)
+
+
+def _plan(
+    options: argparse.Namespace,
+    pictures: Pictures,
+    source: Source,
+    further: tuple[str, ...],
+    networks: _Networks,
+) -> Plan:
+    encoding, image = networks.encoding, networks.autoencoder is None
+    preprocessing = pictures.to_json(bool(further) or image)
+    if encoding:
+        preprocessing |= {
+            "flip": options.flip,
+            "dtype": options.dtype or DTYPE,
+            "batch_size": options.batch_size or BATCH_SIZE,
+        }
+    return Plan(
+        kind="images" if image else "latents",
+        fields=fields_of(encoding.fields if encoding else (), image, further),
+        source=options.source,
+        source_fingerprint=source.fingerprint(),
+        records=len(source),
+        examples_per_shard=options.examples_per_shard,
+        preprocessing=preprocessing,
+        autoencoder=networks.autoencoder,
+        encoders=networks.encoders,
+        version=__version__,
+    )
+
+
+def _place() -> tuple[int, int]:
+    """Which process this is, from 0, and of how many."""
+    count = runtime.count()
+    if count == 1:
+        return 0, 1  # without JAX, which would take a GPU for it
+    import jax
+
+    return jax.process_index(), count
+
+
+def _workers(options: argparse.Namespace) -> int:
+    return options.workers or len(os.sched_getaffinity(0))
+
+
+def _shared(plan: Plan) -> dict[str, str]:
+    """What all processes must have in common, in plain values."""
+    return {
+        name: json.dumps(value)
+        for name, value in plan.to_json().items()
+        if name != "source"
+    }
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Tells an error of the disk in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        again = "run the same command again, which goes on"
+        if disk.is_full(error):
+            raise FullDiskError(
+                f"no space left in {folder}: free some and {again}"
+            ) from error
+        raise UserError(
+            f"cannot write into {folder} ({error.strerror or error}): mend "
+            f"that and {again}"
+        ) from error
+
+
+def _interrupted(folder: Path, signal: str) -> int:
+    message = (
+        f"{signal}: finished shards are in {folder}; run the same command to "
+        "go on"
+    )
+    print(message, file=sys.stderr, flush=True)
+    if runtime.count() == 1:
+        return REQUEUE
+    runtime.abort(message, REQUEUE)
+
+
+def _say(index: int, text: str) -> None:
+    if index == 0:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,23 @@
+"""`i2i-prior report`: writes report.html of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "Write report.html of a run."
+EXAMPLE = "i2i-prior report --workdir runs/quickstart"
+OVERRIDES = False
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
+    parser.add_argument("--workdir", required=True, help="run directory")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Writes the report and prints its path."""
+    from i2i_prior.training.telemetry.run_report import write_report
+
+    print(write_report(Path(options.workdir)))
+    return 0

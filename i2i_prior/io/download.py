@@ -1,0 +1,73 @@
+"""Download of one file, with a progress bar."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from i2i_prior.errors import UserError
+
+_PART = 2**20  # bytes
+_TIMEOUT = 30  # seconds without a byte
+
+
+def download(url: str, folder: Path, largest: int) -> Path:
+    """Downloads a file into a folder, under the name that its URL has.
+
+    Args:
+      url: http or https.
+      folder: exists.
+      largest: size in bytes, above which the download ends.
+
+    Raises:
+      UserError: if it cannot be downloaded, is larger, or ends too early.
+    """
+    name = Path(urllib.parse.urlparse(url).path).name or "weights"
+    target = folder / name
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
+            target.open("wb") as file,
+        ):
+            promised = int(answer.headers.get("Content-Length") or 0)
+            got = _copy(answer, file, promised, name, largest)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason: object = error
+        # The number of an HTTPError says more than its reason.
+        if type(error) is urllib.error.URLError:
+            reason = error.reason
+        raise UserError(
+            f"cannot fetch {url} ({reason}); where there is no network, fetch "
+            "it elsewhere and give the file: i2i-prior weights inception "
+            "--from FILE."
+        ) from error
+    if promised and got != promised:
+        raise UserError(
+            f"{url} ended after {got} of {promised} bytes; try again."
+        )
+    return target
+
+
+def _copy(
+    answer: IO[bytes], file: IO[bytes], total: int, name: str, largest: int
+) -> int:
+    got = 0
+    with tqdm(
+        desc=name, total=total or None, unit="B", unit_scale=True, delay=2
+    ) as bar:
+        while part := answer.read(_PART):
+            got += len(part)
+            if got > largest:
+                raise UserError(
+                    f"{name} is larger than {largest >> 30} GiB; give the "
+                    "URL of Inception's weights."
+                )
+            file.write(part)
+            bar.update(len(part))
+    return got

@@ -8,7 +8,7 @@ ROOMS = (
     *("version", "errors", "io", "config", "report", "parallel"),
     *("distributed", "diffusion", "models", "data", "tasks", "flops"),
     *("interop", "checkpoint", "inference", "evaluation", "training"),
-    *("inspection", "aot", "sweeps", "scaling_laws", "commands", "train"),
+    *("inspection", "aot", "sweeps", "scaling_laws", "train", "commands"),
     *("cli", "__init__"),
 )
 

@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     config = load_config(options.config, overrides)
     _check(config, there.chips if there else None)
     model, cost = networks(config), run_cost(config)
-    result = totals(config, cost)
+    result: dict[str, Any] = dict(totals(config, cost))
     if there:
         # Recomputed FLOPs are part of the utilisation.
         hours = there.hours(result["model_flops"])

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.commands.prepare import (
-    BATCH_SIZE,
-    DTYPE,
-    check_stored,
-    pictures_of,
-)
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.data.prepare.examples import Maker, Pictures, probe
 from i2i_prior.data.prepare.finalize import (
     Tally,
     finish,
     tidy,
+)
+from i2i_prior.data.prepare.options import (
+    BATCH_SIZE,
+    DTYPE,
+    check_stored,
+    pictures_of,
 )
 from i2i_prior.data.prepare.plan import Plan, claim, fields_of
 from i2i_prior.data.prepare.shards import read_outcome

@@ -71,7 +71,7 @@ def our_batches(folder: Path, workers: int) -> Iterator:
     from i2i_prior.data.pipeline import DataOptions, Pipeline
     from i2i_prior.data.sources import open_source
 
-    options = DataOptions(
+    options = DataOptions.of(
         SIDE,
         BATCH,
         threads=1 if workers else 2,

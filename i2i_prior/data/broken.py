@@ -11,7 +11,7 @@ from i2i_prior.data.decode_image import (
     BrokenImage,
     Picture,
 )
-from i2i_prior.data.sources import Source
+from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -20,18 +20,22 @@ _MIN_SEEN = 100  # examples before a share of broken ones means anything
 _NAMED = 3  # files named in an error
 
 
+def read_record(source: Source, index: int) -> Record:
+    """Record `index`; raises BrokenImage where it cannot be read."""
+    try:
+        return source[index]
+    except OSError as error:
+        reason = error.strerror or error
+        raise BrokenImage(f"cannot be read ({reason})") from error
+
+
 def open_picture(source: Source, index: int) -> Picture:
     """Record `index`, of which no pixel is decoded yet.
 
     Raises:
         BrokenImage: it cannot be read, is no image, or too large.
     """
-    try:
-        record = source[index]
-    except OSError as error:
-        reason = error.strerror or error
-        raise BrokenImage(f"cannot be read ({reason})") from error
-    return Picture(record)
+    return Picture(read_record(source, index))
 
 
 def read(source: Source, index: int) -> np.ndarray:
@@ -53,8 +57,11 @@ def describe(source: Source, index: int) -> str:
         read(source, index)
     except BrokenImage as broken:
         return f"{name} ({broken.reason})"
-    # It was read just now: too small then, or there again.
-    return f"{name} (is smaller than data.min_side, or could not be read)"
+    # Its first image was read just now.
+    return (
+        f"{name} (is smaller than data.min_side, lacks an image of its pair, "
+        "or could not be read)"
+    )
 
 
 class BrokenTally:

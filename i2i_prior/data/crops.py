@@ -195,23 +195,16 @@ def flip(image: np.ndarray) -> np.ndarray:
     return cv2.flip(image, 1)
 
 
-def jitter(
-    image: np.ndarray, rng: np.random.Generator, strength: float
-) -> np.ndarray:
-    """Changes brightness, contrast and saturation of (H, W, 3) uint8.
+def jitter(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Changes brightness, contrast and saturation.
 
     Args:
         image: (H, W, 3) uint8.
-        rng: draws three factors, each uniform in [1 - strength, 1 +
-            strength]; none at strength 0, which changes nothing.
-        strength: in [0, 1].
+        factors: (3,), of each; 1 changes nothing.
 
     Returns:
         (H, W, 3) uint8.
     """
-    if strength <= 0:
-        return image
-    factors = rng.uniform(1 - strength, 1 + strength, 3)
     brightness, contrast, saturation = factors.astype(np.float32)
     pixels = image.astype(np.float32) * brightness
     luma = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601

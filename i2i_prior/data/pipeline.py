@@ -11,28 +11,35 @@ that its devices hold.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.broken import Batch, BrokenTally, describe, open_picture
+from i2i_prior.data.broken import (
+    Batch,
+    BrokenTally,
+    describe,
+    read_record,
+)
 from i2i_prior.data.buckets import Buckets
-from i2i_prior.data.crops import (
-    Size,
-    center_box,
-    flip,
-    jitter,
-    random_box,
-    view_box,
-)
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-)
+from i2i_prior.data.crops import Size
+from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.held_out import evaluation_crops
 from i2i_prior.data.order import order_of
 from i2i_prior.data.prefetch import batches_from
 from i2i_prior.data.record import Source
+from i2i_prior.data.transforms import (
+    OPTIONS,
+    Draft,
+    Transform,
+    apply,
+    make_transforms,
+    open_image,
+    render,
+    require,
+    require_share,
+)
 from i2i_prior.errors import UserError
 
 __all__ = [
@@ -48,45 +55,47 @@ _MAX_SUBSTITUTES = 64
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How images become batches; sides in pixels, probabilities in [0, 1].
+    """Options of the batches; sides in pixels, shares in [0, 1].
 
     Raises:
         UserError: a value is out of its range.
     """
 
-    image_size: int  # side of the target crop
+    image_size: int  # side of the target
     batch_size: int  # global, over all hosts
     seed: int = 0  # of order, crops and every other draw; not negative
-    crop: str = "random"  # "random" (resized) or "center"
-    min_scale: float = 0.25  # least share of the image's area in the crop
-    flip: float = 0.5  # probability of mirroring target and view together
-    view_size: int = 0  # side of the second view; 0 = no view
-    view_min_scale: float = 1.0  # least share of the target's box in the view
-    view_flip: float = 0.0  # probability of mirroring the view alone
-    view_jitter: float = 0.0  # strength of brightness, contrast, saturation
+    transforms: tuple[Transform, ...] = make_transforms()
     min_side: int = 0  # smaller images count as broken; 0 = scale them up
-    threads: int = 4  # that make batches ahead, in each process
-    workers: int = 0  # processes that make batches; 0 = this one
+    threads: int = 4  # in each process
+    workers: int = 0  # processes; 0 = this one
     prefetch: int = 8  # batches made ahead on this host
     shuffle: bool = True  # anew each epoch; False = the source's order
-    max_broken: float = 0.01  # share of broken images a run puts up with
+    max_broken: float = 0.01  # greatest share of broken images of a run
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "threads", "prefetch"):
-            _require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("seed", "view_size", "min_side", "workers"):
-            _require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("min_scale", "view_min_scale"):
-            _require(0 < getattr(self, name) <= 1, name, "above 0, at most 1")
-        for name in ("flip", "view_flip", "view_jitter", "max_broken"):
-            _require(0 <= getattr(self, name) <= 1, name, "from 0 to 1")
-        known = self.crop in ("random", "center")
-        _require(known, "crop", '"random" or "center"')
+            require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("seed", "min_side", "workers"):
+            require(getattr(self, name) >= 0, name, "0 or more")
+        require_share(self.max_broken, "max_broken")
 
+    @classmethod
+    def names(cls) -> set[str]:
+        """Names of all options, those of the transforms among them."""
+        own = {field.name for field in fields(cls)} - {"transforms"}
+        return own | set(OPTIONS)
 
-def _require(holds: bool, name: str, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"Data option {name} must be {wanted}: set it so.")
+    @classmethod
+    def of(cls, **options: Any) -> DataOptions:
+        """Options by name, those of the transforms among them.
+
+        Raises:
+            TypeError: an option is unknown.
+            UserError: a value is out of its range.
+        """
+        own = {n: v for n, v in options.items() if n not in OPTIONS}
+        drawn = {n: v for n, v in options.items() if n in OPTIONS}
+        return cls(**own, transforms=make_transforms(**drawn))
 
 
 class Pipeline:
@@ -96,6 +105,7 @@ class Pipeline:
         image: (b, S, S, 3) uint8, the target crop; with buckets (b, H, W, 3)
             of the size of this batch.
         view: (b, V, V, 3) uint8, only with `view_size`.
+        source_image: as `image`, only with `pair`; see `transforms`.
         index: (b,) int32, the record that is shown.
         broken: (b,) int32, the record that should have been shown but could
             not be read, or -1. The one shown instead is drawn by the
@@ -176,8 +186,15 @@ class Pipeline:
         for _ in range(_MAX_SUBSTITUTES + 1):
             before = rng.bit_generator.state
             try:
-                picture = open_picture(self._source, index)
-                example = self._crops(picture, rng, shape)
+                record = read_record(self._source, index)
+                picture = open_image(record)
+                height, width = picture.height, picture.width
+                if min(height, width) < options.min_side:
+                    raise BrokenImage("is smaller than the crop")
+                draft = Draft(height, width, shape)
+                key = options.seed, number
+                draft = apply(options.transforms, draft, rng, key)
+                example = render(draft, record, picture)
             except BrokenImage:
                 # A broken image takes no draws, wherever it breaks. Drawn,
                 # not the next in order: damage comes in runs, as when a
@@ -187,9 +204,8 @@ class Pipeline:
                 continue
             broken = -1 if index == first else first
             if self._buckets is not None:
-                original = picture.height, picture.width
                 ratio = self._buckets.ratio(shape)
-                example["size"] = np.array(original, np.float32)
+                example["size"] = np.array((height, width), np.float32)
                 example["aspect"] = np.array([ratio], np.float32)
             return example | {
                 "index": np.array(index, np.int32),
@@ -198,39 +214,5 @@ class Pipeline:
         raise UserError(
             f"There is no readable image: {_MAX_SUBSTITUTES} substitutes for "
             f"{describe(self._source, first)} were broken too, so check the "
-            "image source and data option min_side."
+            "image source and data options min_side and pair."
         )
-
-    def _crops(
-        self, picture: Picture, rng: np.random.Generator, shape: Size
-    ) -> dict[str, np.ndarray]:
-        """Target and view of one image; draws crop, flip, view, in order.
-
-        The boxes are drawn before a pixel is decoded, so that a JPEG need
-        not be at more than their scale.
-        """
-        options = self._options
-        height, width = picture.height, picture.width
-        if min(height, width) < options.min_side:
-            raise BrokenImage("is smaller than the crop")
-        aspect = None if isinstance(shape, int) else shape[1] / shape[0]
-        exact = options.crop != "random"
-        if not exact:
-            ratio = (aspect, aspect) if aspect else (3 / 4, 4 / 3)
-            scale = (options.min_scale, 1.0)
-            box = random_box(height, width, rng, scale, ratio)
-        else:
-            box = center_box(height, width, aspect or 1.0)
-        mirrored = rng.random() < options.flip
-        if not options.view_size:
-            (target,) = picture.cut([(box, shape)], exact)
-            return {"image": flip(target) if mirrored else target}
-        seen = view_box(box, rng, options.view_min_scale)
-        view_mirrored = rng.random() < options.view_flip
-        parts = [(box, shape), (seen, options.view_size)]
-        target, view = picture.cut(parts, exact)
-        view = jitter(view, rng, options.view_jitter)
-        return {
-            "image": flip(target) if mirrored else target,
-            "view": flip(view) if mirrored != view_mirrored else view,
-        }

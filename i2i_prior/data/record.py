@@ -1,4 +1,15 @@
-"""One stored example, and what every source of them can do."""
+"""Records, and the protocol of the sources that hold them.
+
+A record is one stored example: an image, or several of one key. In tar
+archives, and in folders with the option `image`, files that agree up to the
+first dot of their names are one record:
+
+    facades/0001.photo.jpg  facades/0001.labels.jpg  facades/0001.json
+
+Its first image is `Record.data` (chosen by `#image=photo.jpg` in the SPEC,
+otherwise the first in the archive); `Record.image("labels.jpg")` finds any of
+them. Training on pairs of them is described in `transforms`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +23,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Record:
-    """One stored image and what came with it.
+    """One stored image and the fields stored with it.
 
     Attributes:
         name: relative to the source (path in the folder, member of the tar).
@@ -29,6 +40,19 @@ class Record:
     name: str
     data: bytes | np.ndarray
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def image(self, ending: str = "") -> bytes | np.ndarray:
+        """One of the images, by what its name ends in after the key.
+
+        Args:
+            ending: in small letters, as "labels.jpg"; "" for `data`.
+
+        Raises:
+            KeyError: there is no such image.
+        """
+        if ending in ("", split_name(self.name)[1]):
+            return self.data
+        return self.fields.get("images", {})[ending]
 
 
 class Source(Protocol):
@@ -53,6 +77,13 @@ class Source(Protocol):
         folder mounted elsewhere has the same fingerprint.
         """
         ...
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and ending of a file: `a/b.seg.PNG` -> (`a/b`, `seg.png`)."""
+    folder, slash, base = name.rpartition("/")
+    key, _, ending = base.partition(".")
+    return f"{folder}{slash}{key}", ending.lower()
 
 
 def fingerprint_of(

@@ -103,25 +103,11 @@ def _with_frozen(state: TrainState, config: ConfigDict) -> TrainState:
 
 
 def data_options(config: ConfigDict) -> DataOptions:
-    """The data section as the pipeline wants it."""
-    data = config.data
-    return DataOptions(
-        image_size=data.image_size,
-        batch_size=data.batch_size,
-        seed=config.seed,
-        crop=data.crop,
-        min_scale=data.min_scale,
-        flip=data.flip,
-        view_size=view_size(config),
-        view_min_scale=data.view_min_scale,
-        view_flip=data.view_flip,
-        view_jitter=data.view_jitter,
-        min_side=data.min_side,
-        threads=data.threads,
-        workers=data.workers,
-        prefetch=data.prefetch,
-        max_broken=data.max_broken,
-    )
+    """Options of the pipeline, by the names of the data section."""
+    names = DataOptions.names() & set(config.data)
+    section = {name: config.data[name] for name in names}
+    own = {"seed": config.seed, "view_size": view_size(config)}
+    return DataOptions.of(**{**section, **own})
 
 
 def explain_sharding(config: ConfigDict) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ class Coloured:
     view=st.sampled_from([0, 6]),
 )
 def test_hosts_see_parts_of_one_batch(seed, step, hosts, rows, crop, view):
-    options = DataOptions(
+    options = DataOptions.of(
         image_size=8,
         batch_size=hosts * rows,
         seed=seed,
@@ -58,7 +60,7 @@ def test_hosts_see_parts_of_one_batch(seed, step, hosts, rows, crop, view):
         assert together.tobytes() == array.tobytes()
         assert together.dtype == array.dtype
     # Example n of a run is the same in whatever batches it is cut.
-    single = DataOptions(**{**vars(options), "batch_size": 1})
+    single = dataclasses.replace(options, batch_size=1)
     number = step * hosts * rows + hosts * rows - 1
     last = Pipeline(Coloured(), single).batch(number)
     for name, array in whole.items():

@@ -14,7 +14,7 @@ from i2i_prior.data.pipeline import BrokenTally, DataOptions, Pipeline
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
 
-OPTIONS = DataOptions(image_size=8, batch_size=20)
+OPTIONS = DataOptions.of(image_size=8, batch_size=20)
 
 
 def jpeg(index: int, side: int = 16) -> bytes:
@@ -62,7 +62,7 @@ def test_files_that_vanish_are_broken_too(source, tmp_path):
 
 def test_too_small_counts_as_broken(source, tmp_path):
     (tmp_path / "0.jpg").write_bytes(jpeg(0, side=12))
-    options = DataOptions(image_size=8, batch_size=20, min_side=13)
+    options = DataOptions.of(image_size=8, batch_size=20, min_side=13)
     assert 0 in Pipeline(source, options).batch(0)["broken"]
     assert 0 not in Pipeline(source, OPTIONS).batch(0)["broken"]
 
@@ -72,7 +72,7 @@ def test_nothing_readable_ends_at_once(tmp_path, crop):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(b"junk")
     source = open_source(f"folder:{tmp_path}")
-    options = DataOptions(image_size=8, batch_size=2, crop=crop)
+    options = DataOptions.of(image_size=8, batch_size=2, crop=crop)
     with pytest.raises(UserError, match=r"no readable image.*\d\.jpg"):
         Pipeline(source, options).batch(0)
     iterator = Pipeline(source, options).batches_from(0)

@@ -11,16 +11,24 @@ from i2i_prior.data.crops import (
     center_box,
     center_crop,
     flip,
-    jitter,
     random_resized_crop,
     resize,
     view_box,
 )
 from i2i_prior.data.sources import open_source
+from i2i_prior.data.transforms import Cut, Draft, Jitter
 
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def jitter(image, generator, strength) -> np.ndarray:
+    """The image as a view that `Jitter` changes."""
+    draft = Draft(1, 1, 1, {"view": Cut((0, 0, 1, 1), 1)})
+    for adjust in Jitter(strength)(draft, generator).cuts["view"].adjust:
+        image = adjust(image)
+    return image
 
 
 @pytest.fixture(scope="module")

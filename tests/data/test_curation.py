@@ -316,7 +316,7 @@ def test_a_selection_feeds_the_pipeline_alike_from_any_process(
     selected = open_selection(out, open_source)
     again = pickle.loads(pickle.dumps(selected))
     assert selected.fingerprint() == again.fingerprint()
-    options = DataOptions(image_size=8, batch_size=8)
+    options = DataOptions.of(image_size=8, batch_size=8)
     batch = Pipeline(selected, options).batch(3)
     other = Pipeline(again, options).batch(3)
     assert all((batch[name] == other[name]).all() for name in batch)

@@ -233,11 +233,11 @@ def test_batches_are_uint8_and_small_images_are_refused(tmp_path):
         image = Image.new("RGB", (side, 64), (side, 0, 0))
         (tmp_path / f"{name}.jpg").write_bytes(encoded(image).data)
     source = open_source(f"folder:{tmp_path}")
-    options = DataOptions(image_size=32, batch_size=8, view_size=16)
+    options = DataOptions.of(image_size=32, batch_size=8, view_size=16)
     batch = Pipeline(source, options).batch(0)
     assert batch["image"].dtype == batch["view"].dtype == np.uint8
     assert (batch["broken"] < 0).all()
-    options = DataOptions(image_size=32, batch_size=8, min_side=30)
+    options = DataOptions.of(image_size=32, batch_size=8, min_side=30)
     batch = Pipeline(source, options).batch(0)
     assert (batch["broken"] >= 0).sum() == 4
     assert (np.abs(batch["image"][..., 0].astype(int) - 40) < 4).all()

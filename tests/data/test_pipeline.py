@@ -33,18 +33,19 @@ class Planes:
         return "0" * 16
 
 
-OPTIONS = DataOptions(
-    image_size=8,
-    batch_size=12,
-    view_size=6,
-    view_min_scale=0.5,
-    view_flip=0.5,
-    view_jitter=0.1,
-)
-
-
 def options(**changes) -> DataOptions:
-    return dataclasses.replace(OPTIONS, **changes)
+    plain = {
+        "image_size": 8,
+        "batch_size": 12,
+        "view_size": 6,
+        "view_min_scale": 0.5,
+        "view_flip": 0.5,
+        "view_jitter": 0.1,
+    }
+    return DataOptions.of(**{**plain, **changes})
+
+
+OPTIONS = options()
 
 
 def assert_same(first, second):
@@ -144,7 +145,7 @@ def test_every_epoch_shows_every_image_once_in_a_new_order(length, batch):
         def __getitem__(self, index):
             return Record(str(index), np.zeros((1, 1, 3), np.uint8))
 
-    small = DataOptions(image_size=1, batch_size=batch)
+    small = DataOptions.of(image_size=1, batch_size=batch)
     pipeline = Pipeline(Counted(length), small)
     steps = -(-2 * length // batch)
     shown = np.concatenate([pipeline.batch(k)["index"] for k in range(steps)])
@@ -160,7 +161,7 @@ def test_every_epoch_shows_every_image_once_in_a_new_order(length, batch):
 
 
 def test_small_orders_are_uniform():
-    small = DataOptions(image_size=1, batch_size=3, crop="center")
+    small = DataOptions.of(image_size=1, batch_size=3, crop="center")
     pipeline = Pipeline(Planes(3), small)
     orders = [tuple(pipeline.batch(k)["index"].tolist()) for k in range(600)]
     counts = [orders.count(p) for p in itertools.permutations(range(3))]
@@ -208,7 +209,7 @@ def test_flips_come_at_their_rate(probability):
             row = np.arange(32, dtype=np.uint8)
             return Record("r", np.tile(row[None, :, None], (32, 1, 3)))
 
-    plain = DataOptions(
+    plain = DataOptions.of(
         image_size=8, batch_size=400, crop="center", flip=probability
     )
     image = Pipeline(Ramp(3), plain).batch(0)["image"].astype(int)

@@ -81,7 +81,7 @@ def test_an_image_that_is_there_again_is_not_forgotten(shapes):
 @pytest.mark.parametrize("crop", ["random", "center"])
 def test_a_batch_has_one_shape_and_says_which(shapes, crop):
     source = open_source(f"folder:{shapes}")
-    options = DataOptions(SIDE, 4, seed=2, crop=crop, flip=0.0, view_size=8)
+    options = DataOptions.of(SIDE, 4, seed=2, crop=crop, flip=0.0, view_size=8)
     table = training_sizes(SIDE)
     buckets = Buckets(image_sizes(source), table, 4, seed=2)
     whole = Pipeline(source, options, buckets=buckets)

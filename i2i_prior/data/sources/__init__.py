@@ -22,7 +22,7 @@ def open_source(spec: str) -> Source:
 
     Args:
         spec: `scheme:place`, and `#option=value,option=value` after it:
-            `folder:PLACE` (recursive),
+            `folder:PLACE#image=ENDING` (recursive),
             `tar:PATTERN#image=ENDING` (WebDataset shards),
             `arrayrecord:FOLDER` or a pattern,
             `tfds:NAME/SPLIT#data_dir=FOLDER,image=KEY`,
@@ -83,7 +83,7 @@ def _opener(path: str) -> Callable[..., Source]:
 
 # scheme -> what opens it, and its options
 _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "folder": ("sources.folder:FolderSource", ()),
+    "folder": ("sources.folder:FolderSource", ("image",)),
     "tar": ("sources.tar:TarSource", ("image",)),
     "arrayrecord": ("sources.arrayrecord:ArrayRecordSource", ()),
     "tfds": ("sources.tfds:TfdsSource", ("data_dir", "image")),

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from i2i_prior.data import index_cache
-from i2i_prior.data.record import Record, fingerprint_of
+from i2i_prior.data.record import Record, fingerprint_of, split_name
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
 from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS, fields_of
@@ -36,15 +36,21 @@ class FolderSource:
     when files come or go. A file that is overwritten in place is read as it
     is now.
 
+    With `image`, the images of a folder that agree up to the first dot of
+    their names are one record, as in tar archives: `x.photo.jpg` with
+    `image="photo.jpg"` has `x.labels.jpg` among its further images.
+
     Args:
         place: path, or a URL that fsspec reads, as `gs://bucket/images`.
+        image: end of the names that are records, after the key; "" for
+            every image by itself.
 
     Raises:
         UserError: the folder or one below it is missing or unreadable, or
             there is no image.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, image: str = "") -> None:
         self._root = places.absolute(place)
         listed = _list_remote if places.is_url(self._root) else _list_local
         arrays = listed(self._root)
@@ -52,11 +58,33 @@ class FolderSource:
         self._beside = arrays["beside"]
         # None on this machine, where each file can be asked.
         self._sizes: np.ndarray | None = arrays.get("sizes")
+        self._further: list[list[str]] | None = None
+        if image:
+            self._group(image.lower())
         if not self.names:
+            what = f"no image {image}" if image else "no image"
             raise UserError(
-                f"Folder {place} holds no image: put files ending in "
-                f"{', '.join(EXTENSIONS)} in it or below it."
+                f"Folder {place} holds {what}: put files ending in "
+                f"{image or ', '.join(EXTENSIONS)} in it or below it."
             )
+
+    def _group(self, image: str) -> None:
+        """Keeps the records of one ending; the others are their images."""
+        names = list(self.names)
+        by_key: dict[str, list[str]] = {}
+        for name in names:
+            by_key.setdefault(split_name(name)[0], []).append(name)
+        chosen = [
+            n for n, name in enumerate(names) if split_name(name)[1] == image
+        ]
+        self.names = Names.of(names[n] for n in chosen)
+        self._beside = self._beside[chosen]
+        if self._sizes is not None:
+            self._sizes = self._sizes[chosen]
+        self._further = [
+            [other for other in by_key[split_name(name)[0]] if other != name]
+            for name in self.names
+        ]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,7 +98,13 @@ class FolderSource:
             for bit, ending in enumerate(SIDECARS)
             if bits >> bit & 1
         }
-        return Record(name, data, fields_of(beside))
+        fields = fields_of(beside)
+        if self._further is not None and self._further[index]:
+            fields["images"] = {
+                split_name(other)[1]: places.read(f"{self._root}/{other}")
+                for other in self._further[index]
+            }
+        return Record(name, data, fields)
 
     def fingerprint(self) -> str:
         """As every source; on this machine each file is looked at anew.

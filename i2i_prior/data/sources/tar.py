@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, fingerprint_of
+from i2i_prior.data.record import Record, fingerprint_of, split_name
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
 from i2i_prior.data.sources.sidecars import fields_of
-from i2i_prior.data.sources.tar_index import TarIndex, index_of, split
+from i2i_prior.data.sources.tar_index import TarIndex, index_of
 from i2i_prior.errors import UserError
 
 # Open archives per process: a training set of thousands of shards must not
@@ -87,9 +87,9 @@ class TarSource:
             if member == chosen:
                 chosen_name = name
             elif is_image_name(name):
-                further[split(name)[1]] = data
+                further[split_name(name)[1]] = data
             else:
-                beside[split(name)[1]] = data
+                beside[split_name(name)[1]] = data
         fields = fields_of(beside)
         if further:
             fields["images"] = further
@@ -182,7 +182,7 @@ def _examples(
     tables, base = [], 0
     for index in indices:
         right = [
-            is_image_name(name) and image in ("", split(name)[1])
+            is_image_name(name) and image in ("", split_name(name)[1])
             for name in index.names
         ]
         chosen = np.flatnonzero(np.array(right, bool))

@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from i2i_prior.data import index_cache
+from i2i_prior.data.record import split_name
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import Names, is_image_name
 from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS
@@ -95,13 +96,6 @@ def index_of(path: str) -> TarIndex:
     return index
 
 
-def split(name: str) -> tuple[str, str]:
-    """Key and ending of a member: `a/b.seg.png` -> (`a/b`, `seg.png`)."""
-    folder, slash, base = name.rpartition("/")
-    key, _, ending = base.partition(".")
-    return f"{folder}{slash}{key}", ending.lower()
-
-
 class _Links:
     """Finds among the names so far what a hard link leads to.
 
@@ -133,7 +127,7 @@ def _read(path: str, size: int) -> TarIndex:
     try:
         for member in _members(path, size):
             name = member.name.removeprefix("./")
-            its_key, ending = split(name)
+            its_key, ending = split_name(name)
             span = member.offset_data, member.size
             if member.islnk() and _is_wanted(name, ending, 0):
                 number = links.number(member.linkname)

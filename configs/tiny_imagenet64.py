@@ -39,7 +39,7 @@ def get_config(arg=""):
     config.encoder.heads = 4
     config.encoder.patch = 8
     config.encoder.image_size = options.res
-    config.conditioner.choice = "patches"
+    config.conditioner.tokens_from = "patches"
     config.conditioner.expand = 1
     config.conditioner.normalize = False
 

@@ -41,7 +41,7 @@ def get_config(arg=""):
     config.encoder.heads = 4
     config.encoder.patch = 8
     config.encoder.image_size = 32
-    config.conditioner.choice = "patches"
+    config.conditioner.tokens_from = "patches"
     config.conditioner.expand = 1
     config.conditioner.normalize = False
 

@@ -35,8 +35,8 @@ FACTORS = {
         },
     },
     "condition": {
-        "cls": {"conditioner.choice": "cls", "conditioner.expand": 4},
-        "pyramid": {"conditioner.choice": "pyramid"},
+        "cls": {"conditioner.tokens_from": "cls", "conditioner.expand": 4},
+        "pyramid": {"conditioner.tokens_from": "pyramid"},
         "normalized": {"conditioner.normalize": True},
     },
     "block": {

@@ -1,6 +1,7 @@
 """The config of a run: fields, defaults, files, overrides, hash."""
 
 from i2i_prior.config.config import (
+    check_fields,
     config_hash,
     default_config,
     explain,
@@ -12,11 +13,13 @@ from i2i_prior.config.config import (
     parse_arg,
     set_field,
 )
-from i2i_prior.config.fields import FIELDS, RESUMABLE
+from i2i_prior.config.fields import FIELDS, HOST_LOCAL, RESUMABLE, recorded
 
 __all__ = [
     "FIELDS",
+    "HOST_LOCAL",
     "RESUMABLE",
+    "check_fields",
     "config_hash",
     "default_config",
     "explain",
@@ -26,5 +29,6 @@ __all__ = [
     "load_config",
     "override",
     "parse_arg",
+    "recorded",
     "set_field",
 ]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from ml_collections import ConfigDict
 
 from i2i_prior.config.fields import (
     FIELDS,
+    RENAMED,
     RESUMABLE,
+    current,
+    recorded,
 )
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
@@ -28,15 +32,16 @@ from i2i_prior.io.python_files import running
 def default_config() -> ConfigDict:
     """A locked ConfigDict of every field at its default."""
     config = ConfigDict()
-    for name, default, _ in FIELDS:
-        node = config
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            if parent not in node:
-                node[parent] = ConfigDict()
-            node = node[parent]
-        node[leaf] = default
+    for name, field in FIELDS.items():
+        section, _, leaf = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        _section(config, section)[leaf] = field.default
     return config.lock()
+
+
+def _section(config: ConfigDict, name: str) -> ConfigDict:
+    return config[name] if name else config
 
 
 def parse_arg(arg: str, **defaults: Any) -> ConfigDict:
@@ -79,12 +84,33 @@ def load_config(spec: str, overrides: list[str] | None = None) -> ConfigDict:
         raise UserError(
             f"no config file {file}; give a path like configs/quickstart.py"
         )
-    with running("config file", file) as module:
-        config = module.get_config(arg)
-        if not isinstance(config, ConfigDict):
-            raise TypeError("get_config returned no ConfigDict")
-        flatten(config)
+    try:
+        with running("config file", file) as module:
+            config = _call(module.get_config, arg)
+            if not isinstance(config, ConfigDict):
+                raise TypeError("get_config returned no ConfigDict")
+            flatten(config)
+    except UserError as error:
+        raise UserError(f"{error}{_renamed(file)}") from error
     return override(config, overrides or [])
+
+
+def _renamed(file: Path) -> str:
+    """Old field names that stand in a config file, as a hint."""
+    text = file.read_text(errors="replace")
+    return "".join(
+        f"; {old} is called {new} now"
+        for old, new in RENAMED.items()
+        if f"config.{old}" in text
+    )
+
+
+def _call(get_config: Callable[..., Any], arg: str) -> Any:
+    if inspect.signature(get_config).parameters:
+        return get_config(arg)
+    if arg:
+        raise UserError(f"this config file takes no argument, not {arg!r}")
+    return get_config()
 
 
 def frozen_config(file: Path) -> ConfigDict:
@@ -124,16 +150,14 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
 
 def set_field(config: ConfigDict, name: str, text: str) -> None:
     """Sets one dotted field from text, in the type of its default."""
-    known = dict((n, d) for n, d, _ in FIELDS)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 1, 0.5)
+    name, text = current(name, text)
+    if name not in FIELDS:
+        close = difflib.get_close_matches(name, FIELDS, 1, 0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"config has no field {name}{hint}")
-    node = config
-    *parents, leaf = name.split(".")
-    for parent in parents:
-        node = node[parent]
-    node[leaf] = _typed(f"field {name}", text, known[name])
+    section, _, leaf = name.rpartition(".")
+    value = _typed(f"field {name}", text, FIELDS[name].default)
+    _section(config, section)[leaf] = value
 
 
 def _typed(what: str, text: str, default: Any) -> Any:
@@ -168,28 +192,37 @@ def _article(kind: str) -> str:
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """Dotted names to values, in the order of `FIELDS`."""
     flat = {}
-    for name, _, _ in FIELDS:
-        node = config
-        for part in name.split("."):
-            node = node[part]
-        flat[name] = node
+    for name in FIELDS:
+        section, _, leaf = name.rpartition(".")
+        flat[name] = _section(config, section)[leaf]
     return flat
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Checks every field by itself: type, bounds, choices.
+
+    Raises:
+      UserError: at the first mistake.
+    """
+    for name, value in flatten(config).items():
+        FIELDS[name].check(value)
 
 
 def config_hash(config: ConfigDict) -> str:
     """12 hex digits over every field that shapes what is learned."""
     shaping = {k: v for k, v in flatten(config).items() if k not in RESUMABLE}
-    text = json.dumps(shaping, sort_keys=True)
+    text = json.dumps(recorded(shaping), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def from_flat(flat: dict[str, Any]) -> ConfigDict:
-    """The inverse of `flatten`, for config.json; unknown names are errors."""
+    """The inverse of `flatten`; names of earlier versions are read.
+
+    Raises:
+      UserError: for an unknown name or a wrong type.
+    """
     config = default_config()
     for name, value in flat.items():
-        # Runs from before there were other families than DINO say imagenet.
-        if (name, value) == ("encoder.pixels", "imagenet"):
-            value = "family"
         set_field(config, name, str(value))
     return config
 
@@ -198,6 +231,6 @@ def explain(config: ConfigDict) -> str:
     """One line a field: name, value, meaning."""
     values = flatten(config)
     return "\n".join(
-        f"{name:28} {values[name]!r:28} {meaning}"
-        for name, _, meaning in FIELDS
+        f"{name:28} {values[name]!r:28} {field.help}"
+        for name, field in FIELDS.items()
     )

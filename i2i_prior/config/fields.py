@@ -1,193 +1,77 @@
-"""Every config field with its default, unit and meaning."""
+"""All config fields, and the names that they had in earlier versions."""
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import Any
 
-# name, default, meaning with its unit.
-FIELDS: tuple[tuple[str, Any, str], ...] = (
-    ("name", "run", "what the run is called in reports"),
-    ("seed", 0, "seed of parameters, data order and every random draw"),
-    # data
-    ("data.source", "builtin:photos", "SPEC of the training images"),
-    ("data.held_out", "builtin:photos/heldout", "SPEC of evaluation images"),
-    ("data.cached", False, "the source holds prepared latents, not images"),
-    ("data.embedding", "", 'which prepared embeddings; "" for the only ones'),
-    ("data.image_size", 256, "side of a training image, pixels"),
-    ("data.batch_size", 256, "global batch, examples a step"),
-    ("data.aspect_buckets", False, "keep aspect ratios, one a batch"),
-    ("data.crop", "random", "random (resized crop) or center"),
-    ("data.min_scale", 0.25, "least share of the area a random crop keeps"),
-    ("data.flip", 0.5, "probability of a horizontal flip"),
-    ("data.view_min_scale", 0.5, "least share of the crop the encoder sees"),
-    ("data.view_flip", 0.0, "probability that the encoder's view is flipped"),
-    ("data.view_jitter", 0.0, "colour jitter of the encoder's view, 0 to 1"),
-    ("data.min_side", 0, "smaller images count as broken, pixels; 0 upscales"),
-    ("data.max_broken", 0.01, "share of unreadable images that ends a run"),
-    ("data.threads", 4, "reading threads a host"),
-    ("data.workers", 0, "reading processes a host, 0 for threads only"),
-    ("data.prefetch", 8, "batches made ahead a host"),
-    # autoencoder
-    ("autoencoder.kind", "pixels", "latent space: pixels, sd, flux2, ..."),
-    ("autoencoder.weights", "", "file or folder of the frozen autoencoder"),
-    ("autoencoder.shape", "", "JSON of a shape that no kind names"),
-    # model: see models.dit.DiTConfig
-    ("model.block", "lumos", "block family: lumos, dit, pixart or modern"),
-    ("model.depth", 28, "layers"),
-    ("model.width", 1152, "channels D"),
-    ("model.heads", 16, "attention heads"),
-    ("model.patch", 2, "side of a patch, latent pixels"),
-    ("model.mlp_ratio", 4.0, "hidden width of the MLP over D"),
-    ("model.qk_norm", False, "normed queries and keys in self-attention"),
-    ("model.classes", 0, "class labels through the pooled door, 0 for none"),
-    ("model.size_conditions", False, "image size and aspect as conditions"),
-    ("model.base_size", 0, "tokens a side positions count in, 0: the grid's"),
-    ("model.position_scale", 1.0, "division of the positions (lewei_scale)"),
-    ("model.mup_base_width", 0, "width whose start and rates muP keeps, 0: no"),
-    ("model.precision", "bfloat16", "float32, bfloat16 or bfloat16_matmul"),
-    ("model.remat", "none", "recompute: none, dots, hidden, attention, full"),
-    (
-        "model.attention",
-        "auto",
-        "auto, batched (CPU), xla, cudnn (GPU) or splash (TPU)",
-    ),
-    ("model.scan_unroll", 1, "layers per scan iteration"),
-    ("model.one_token", False, "accept one condition token (no q, k training)"),
-    # conditioner: see models.conditioner.ConditionerConfig
-    (
-        "conditioner.choice",
-        "cls",
-        "embeddings: cls, patches, pyramid, tokens (given) or none",
-    ),
-    ("conditioner.length", 0, "embeddings a condition where they are given"),
-    ("conditioner.embedding_width", 0, "their channels; 0: the encoder's"),
-    ("conditioner.expand", 4, "tokens made of each embedding"),
-    ("conditioner.null", "trained", "null token: trained or random (fixed)"),
-    ("conditioner.normalize", True, "divide embeddings by their L2 norm"),
-    ("conditioner.scale", 1.0, "factor after it; 0 means sqrt(width)"),
-    ("conditioner.positions", True, "patch and pyramid tokens say where"),
-    ("conditioner.drop_rate", 0.1, "share of conditions replaced by the null"),
-    ("conditioner.noise", 0.0, "std of embedding noise over embedding RMS"),
-    ("conditioner.mask_rate", 0.0, "share of condition tokens masked out"),
-    # encoder: see models.vit.ViTConfig
-    ("encoder.kind", "joint", "joint (trained along), frozen or none"),
-    ("encoder.weights", "", "weights of a frozen encoder, or 'random'"),
-    ("encoder.family", "dino", "dino, dinov2, clip, siglip, mae, ijepa"),
-    ("encoder.depth", 12, "layers"),
-    ("encoder.width", 768, "channels"),
-    ("encoder.heads", 12, "attention heads"),
-    ("encoder.patch", 16, "side of a patch, pixels"),
-    ("encoder.image_size", 224, "side that its positions are for, pixels"),
-    ("encoder.mlp_width", 0, "hidden width of its MLPs, 0 for 4 x width"),
-    ("encoder.registers", 0, "register tokens"),
-    ("encoder.swiglu", False, "SwiGLU MLPs (DINOv2 giant)"),
-    ("encoder.projection", 0, "width of a projected pooled output, 0: none"),
-    ("encoder.epsilon", 0.0, "of its layer norms, 0 for the family's"),
-    ("encoder.view_size", 0, "side of the view in pixels, 0: image_size"),
-    ("encoder.pixels", "symmetric", "values it reads: symmetric or family"),
-    # diffusion
-    ("diffusion.path", "flow", "ddpm_linear, ddpm_cosine or flow"),
-    ("diffusion.prediction", "velocity", "eps, x0, v or velocity"),
-    ("diffusion.convention", "own", "time and sign: own, sit or unit"),
-    ("diffusion.learn_sigma", False, "learn the posterior variance (DDPM)"),
-    ("diffusion.vlb_weight", 1.0, "weight of the VLB term beside the MSE"),
-    ("diffusion.weighting", "none", "loss weights: none or min_snr"),
-    ("diffusion.time", "logit_normal", "time draw: uniform or logit_normal"),
-    ("diffusion.time_mean", 0.0, "mean of the logit-normal"),
-    ("diffusion.time_std", 1.0, "std of the logit-normal"),
-    ("diffusion.shift", 1.0, "resolution shift of flow times, 1 for none"),
-    # optim
-    ("optim.learning_rate", 1e-4, "peak learning rate of AdamW"),
-    ("optim.warmup_steps", 1000, "steps of linear warm-up"),
-    ("optim.schedule", "constant", "after warm-up: constant, cosine, linear"),
-    ("optim.final_ratio", 0.0, "last learning rate over the peak"),
-    ("optim.beta1", 0.9, "Adam's first decay"),
-    ("optim.beta2", 0.999, "Adam's second decay"),
-    ("optim.epsilon", 1e-8, "Adam's epsilon"),
-    ("optim.weight_decay", 0.0, "decoupled decay, on kernels only"),
-    ("optim.moment_dtype", "float32", "kept moments: float32 or bfloat16"),
-    ("optim.clip_norm", 1.0, "global gradient norm limit, 0 for none"),
-    # train
-    ("train.steps", 400_000, "optimizer updates"),
-    ("train.accumulate", 1, "micro-batches a step"),
-    ("train.ema_decay", 0.9999, "EMA decay after its warm-up"),
-    ("train.ema_dtype", "float32", "kept EMA: float32 or bfloat16"),
-    ("train.log_every", 50, "steps between log lines"),
-    ("train.checkpoint_every", 5000, "steps between checkpoints"),
-    ("train.checkpoint_minutes", 0.0, "and minutes between them, 0 for never"),
-    ("train.checkpoint_keep", 3, "newest checkpoints kept"),
-    ("train.device_prefetch", 2, "batches put on the devices ahead"),
-    ("train.loss_spike", 10.0, "loss over the usual that is bad, 0: none is"),
-    ("train.max_rollbacks", 3, "returns to a checkpoint from a bad loss"),
-    ("train.sample_every", 5000, "steps between sample grids, 0 for never"),
-    ("train.evaluate_every", 0, "steps between evaluations, 0 for never"),
-    ("train.init_from", "", "run or exported file whose EMA to start from"),
-    ("train.tensorboard", True, "write TensorBoard events"),
-    # sample
-    ("sample.solver", "dpmpp_2m", "see diffusion.samplers.SOLVERS"),
-    ("sample.steps", 20, "network evaluations"),
-    ("sample.guidance", 4.5, "classifier-free guidance scale, 1 for none"),
-    ("sample.guidance_low", 0.0, "guide from this time on, 0 to 1"),
-    ("sample.guidance_high", 1.0, "guide up to this time, 0 to 1"),
-    ("sample.null_mask", "full", "null tokens seen: full or caption's mask"),
-    ("sample.clip", 0.0, "hold x0 in [-clip, clip], 1 for pixels, 0 for none"),
-    ("sample.lower_order_final", True, "first-order last step"),
-    ("sample.conditions", 8, "held-out images in a sample grid"),
-    ("sample.variations", 4, "variations of each"),
-    # evaluate
-    ("evaluate.num_samples", 256, "generated images"),
-    ("evaluate.batch_size", 64, "images generated at once"),
-    ("evaluate.per_condition", 1, "samples for each held-out image"),
-    ("evaluate.metrics", "fd,match,fidelity", "see evaluation.evaluate"),
-    (
-        "evaluate.features",
-        "colour_texture",
-        "feature set, see evaluation.networks.features",
-    ),
-    ("evaluate.preset", "adm", "protocol, see evaluation.networks.presets"),
-    ("evaluate.weights", "", "file of the features' network"),
-    ("evaluate.reference", "", "statistics file instead of held-out images"),
-    ("evaluate.best_metric", "", "keeps the best checkpoint by this metric"),
-    # validation: the loss that scaling laws are fitted to, see loop.validation
-    ("validation.every", 0, "steps between losses, also at the end; 0: never"),
-    ("validation.source", "", 'SPEC of its images; "" for data.held_out'),
-    ("validation.examples", 256, "held-out images, the same in all runs"),
-    ("validation.times", 16, "noise levels each is shown at"),
-    ("validation.batch_size", 64, "images at once"),
-    # mesh: product = device count; -1 takes what is left
-    ("mesh.replica", 1, "data-parallel copies over slow links"),
-    ("mesh.fsdp", -1, "data-parallel shards of the parameters"),
-    ("mesh.context", 1, "shards of one image's tokens"),
-    ("mesh.tensor", 1, "shards of heads and hidden channels"),
-)
+# Imported in the order in which a config lists its sections.
+from i2i_prior.config.sections import data, networks, training  # isort: skip
+from i2i_prior.config.sections import measurement  # isort: skip
+from i2i_prior.config.options import Field, declared
+
+__all__ = ["FIELDS", "HOST_LOCAL", "RESUMABLE", "current", "recorded"]
+
+SECTIONS = (data, networks, training, measurement)
+FIELDS: dict[str, Field] = {field.name: field for field in declared()}
 
 # Fields that each process of a run may set for its own machine.
-HOST_LOCAL = frozenset({"data.threads", "data.workers", "data.prefetch"})
-
+HOST_LOCAL = frozenset(f.name for f in FIELDS.values() if f.host_local)
 # Fields that do not change what is learned; they may differ on resume.
-RESUMABLE = frozenset(
-    name
-    for name, _, _ in FIELDS
-    if name.startswith(("mesh.", "sample.", "evaluate.", "validation."))
-) | {
-    "name",
-    "data.held_out",
-    "data.threads",
-    "data.workers",
-    "data.prefetch",
-    "data.max_broken",
-    "model.remat",
-    "model.attention",
-    "model.scan_unroll",
-    "train.steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.checkpoint_minutes",
-    "train.checkpoint_keep",
-    "train.device_prefetch",
-    "train.loss_spike",
-    "train.max_rollbacks",
-    "train.sample_every",
-    "train.evaluate_every",
-    "train.tensorboard",
+RESUMABLE = frozenset(f.name for f in FIELDS.values() if f.resumable)
+
+RENAMED = {
+    "conditioner.choice": "conditioner.tokens_from",
+    "diffusion.convention": "diffusion.time_convention",
 }
+# (name, value of earlier versions) -> value.
+_VALUES = {
+    ("diffusion.time_convention", "own"): "native",
+    ("diffusion.time_convention", "unit"): "repa",
+    ("encoder.pixels", "imagenet"): "family",
+}
+
+
+def current(name: str, value: Any) -> tuple[str, Any]:
+    """A field and its value under the names of this version.
+
+    A renamed field is noted on stderr, once a process.
+
+    Args:
+      name: of this version or an earlier one, or unknown.
+      value: of any type.
+    """
+    if name in RENAMED:
+        _note(name)
+    name = RENAMED.get(name, name)
+    if isinstance(value, str):
+        value = _VALUES.get((name, value), value)
+    return name, value
+
+
+def recorded(flat: dict[str, Any]) -> dict[str, Any]:
+    """Fields as the first version would name them, for hashes that last.
+
+    Args:
+      flat: dotted names to values, all or some fields.
+
+    Returns:
+      a copy; fields that a later version added are left out where they have
+      their default.
+    """
+    names = {new: old for old, new in RENAMED.items()}
+    values = {("native",): "own", ("repa",): "unit"}
+    found = {}
+    for name, value in flat.items():
+        if FIELDS[name].added and value == FIELDS[name].default:
+            continue
+        if name == "diffusion.time_convention":
+            value = values.get((value,), value)
+        found[names.get(name, name)] = value
+    return found
+
+
+@functools.cache
+def _note(name: str) -> None:
+    print(f"note: {name} is called {RENAMED[name]} now", file=sys.stderr)

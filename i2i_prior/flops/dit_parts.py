@@ -114,7 +114,7 @@ def conditioner_parts(config: ConditionerConfig) -> Parts:
     if config.null != "given":
         null = Part(config.embeddings * c)
         parts["null"] = untrained(null) if config.null == "random" else null
-    if config.choice == "pyramid":  # averages, as a product with a matrix
+    if config.tokens_from == "pyramid":  # averages, as a product with a matrix
         cells = sum(side**2 for side in PYRAMID)
         parts["pyramid"] = Part(0, cells * config.patches * c)
     if config.expand > 1:

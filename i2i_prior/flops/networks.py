@@ -80,7 +80,7 @@ def _encoder(config: ConfigDict) -> Network:
     # What no condition is made of is not computed: CLIP's projection never,
     # SigLIP's pooled output where patches are chosen.
     idle = {"projection"}
-    if config.conditioner.choice != "cls":
+    if config.conditioner.tokens_from != "cls":
         idle.add("pool")
     trained = config.encoder.kind == "joint"
     for name, part in parts.items():

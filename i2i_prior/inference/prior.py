@@ -357,7 +357,7 @@ class Prior:
         )
         if lower_order_final is None:
             # The official text-to-image samplers take one below 10 steps.
-            text = self.config.conditioner.choice == "tokens"
+            text = self.config.conditioner.tokens_from == "tokens"
             few = text and options.steps < 10
             lower_order_final = options.lower_order_final or few
         return dataclasses.replace(

@@ -49,7 +49,7 @@ def draw(
         it.
     """
     config = prior.config
-    if config.conditioner.choice != "tokens":
+    if config.conditioner.tokens_from != "tokens":
         raise UserError(
             "this model is conditioned on images or labels, not on captions; "
             "load one with text tokens"

@@ -42,7 +42,8 @@ def check_format(config: ConfigDict, layout: str) -> None:
             f"its blocks are {model.block}, not {_BLOCKS[layout]}",
         ),
         (
-            classes != (conditioner.choice == "none" and model.classes > 0),
+            classes
+            != (conditioner.tokens_from == "none" and model.classes > 0),
             f"the layout takes {doors}, and this model does not",
         ),
         (
@@ -52,7 +53,7 @@ def check_format(config: ConfigDict, layout: str) -> None:
         ),
         (
             bool(conditioner.positions)
-            and conditioner.choice in ("patches", "pyramid"),
+            and conditioner.tokens_from in ("patches", "pyramid"),
             "its condition tokens carry positions",
         ),
         (
@@ -137,7 +138,7 @@ def caveats(config: ConfigDict, layout: str) -> list[str]:
             "eps",
         )
     )
-    convention = {"sit": "sit", "repa": "unit"}.get(layout, "own")
+    convention = {"sit": "sit", "repa": "repa"}.get(layout, "native")
     section = config.diffusion
     return [
         f"the official sampler of {LAYOUTS[layout]} assumes {name}={wanted}, "
@@ -145,7 +146,7 @@ def caveats(config: ConfigDict, layout: str) -> list[str]:
         for name, wanted in (
             ("path", path),
             ("prediction", prediction),
-            ("convention", convention),
+            ("time_convention", convention),
         )
         if section[name] != wanted
     ]

@@ -53,7 +53,7 @@ def attach_encoder(
         read_state_dict(path), heads=heads, family=family
     )
     section = config.encoder
-    if config.conditioner.choice not in ("cls", "patches", "pyramid"):
+    if config.conditioner.tokens_from not in ("cls", "patches", "pyramid"):
         raise UserError(
             "this model is not conditioned on images, so it takes no image "
             "encoder; load it without encoder"

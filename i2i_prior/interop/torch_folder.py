@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.config import flatten, from_flat
-from i2i_prior.config.fields import FIELDS
+from i2i_prior.config.fields import FIELDS, RENAMED
 from i2i_prior.errors import UserError
 from i2i_prior.interop import autoencoders
 from i2i_prior.interop.files.state_dicts import (
@@ -154,7 +154,7 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
             f"{path} has the format {version[0]} {version[1]}, this version "
             f"reads {FORMAT} {FORMAT_VERSION}; install a matching i2i-prior"
         )
-    known = {name for name, _, _ in FIELDS}
+    known = {*FIELDS, *RENAMED}
     config = from_flat({k: v for k, v in description.items() if k in known})
     described = network.parameter_shapes(config)
     shapes = {name: s.shape for name, s in described.items()}
@@ -214,7 +214,7 @@ def module_shapes(config: ConfigDict) -> dict[str, Any]:
     the model has no such network.
     """
     conditioner = encoder = None
-    if config.conditioner.choice != "none":
+    if config.conditioner.tokens_from != "none":
         shape = network.conditioner_config(config)
         conditioner = {**_fields(shape), "embeddings": shape.embeddings}
     if config.encoder.kind != "none":
@@ -256,7 +256,7 @@ def model_card(config: ConfigDict, facts: dict[str, Any], folder: str) -> str:
     )
     encoder, kind = config.encoder, config.autoencoder.kind
     embeds = encoder.kind != "none" and encoder.family == "dino"
-    labels = config.conditioner.choice == "none"
+    labels = config.conditioner.tokens_from == "none"
     condition = "class labels" if labels else "tokens given to it"
     if encoder.kind != "none":
         condition = "the embedding of an image"

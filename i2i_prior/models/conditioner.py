@@ -32,7 +32,7 @@ class ConditionerConfig:
     Attributes:
       embedding_width: C, channels of one embedding.
       width: D of the DiT.
-      choice: "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2 and
+      tokens_from: "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2 and
         4x4 averages of the patch grid: 21), or "tokens" (`length` given by
         the caller, such as a caption's).
       patches: N, patch tokens of the encoder.
@@ -52,7 +52,7 @@ class ConditionerConfig:
 
     embedding_width: int = 768
     width: int = 1152
-    choice: str = "cls"
+    tokens_from: str = "cls"
     patches: int = 0
     length: int = 0
     expand: int = 1
@@ -65,11 +65,11 @@ class ConditionerConfig:
     @property
     def embeddings(self) -> int:
         """M0, embeddings an image is described by."""
-        if self.choice == "cls":
+        if self.tokens_from == "cls":
             return 1
-        if self.choice == "patches":
+        if self.tokens_from == "patches":
             return self.patches
-        if self.choice == "tokens":
+        if self.tokens_from == "tokens":
             return self.length
         return sum(n * n for n in PYRAMID)
 
@@ -97,9 +97,9 @@ class Conditioner(nnx.Module):
         rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
     ):
-        if config.choice not in ("cls", "patches", "pyramid", "tokens"):
+        if config.tokens_from not in ("cls", "patches", "pyramid", "tokens"):
             raise UserError(
-                f"conditioner.choice {config.choice!r} is unknown; choose "
+                f"conditioner.tokens_from {config.tokens_from!r} is unknown; choose "
                 "cls, patches, pyramid or tokens"
             )
         if config.null not in ("random", "trained", "given"):
@@ -133,10 +133,10 @@ class Conditioner(nnx.Module):
 
     def choose(self, features: Features) -> Array:
         """Encoder features -> normalised embeddings, float32 (B, M0, C)."""
-        choice = self.config.choice
-        if choice == "cls":
+        tokens_from = self.config.tokens_from
+        if tokens_from == "cls":
             chosen = features.cls[:, None]
-        elif choice == "patches":
+        elif tokens_from == "patches":
             chosen = features.patches
         else:
             chosen = pyramid(features.patches)
@@ -166,7 +166,10 @@ class Conditioner(nnx.Module):
                 embeddings.shape[0], -1, embeddings.shape[-1]
             )
         tokens = self.project(embeddings)
-        if self.config.grid and self.config.choice in ("patches", "pyramid"):
+        if self.config.grid and self.config.tokens_from in (
+            "patches",
+            "pyramid",
+        ):
             tokens = tokens + token_positions(self.config)
         return tokens
 
@@ -188,7 +191,7 @@ class Conditioner(nnx.Module):
 
 def token_positions(config: ConditionerConfig) -> np.ndarray:
     """Where each token's patch or cell is centred, float32 (M, D)."""
-    if config.choice == "pyramid":
+    if config.tokens_from == "pyramid":
         sides: tuple[int, ...] = PYRAMID
     else:
         sides = (round(config.patches**0.5),)

@@ -70,7 +70,7 @@ def check_conditions(
             raise UserError(
                 f"tokens are ({batch}, M, {width}) here, not {tokens.shape}"
             )
-        placed = conditioner.choice in ("patches", "pyramid")
+        placed = conditioner.tokens_from in ("patches", "pyramid")
         if placed and count != conditioner.embeddings:
             raise UserError(
                 f"this model takes {conditioner.embeddings} tokens, each of "

@@ -216,8 +216,8 @@ class I2ITask:
         to data at 1 and answers data - noise; REPA keeps the clock and only
         counts to 1 instead of 1000 ("unit").
         """
-        convention = self.config.diffusion.convention
-        if convention == "own":
+        convention = self.config.diffusion.time_convention
+        if convention == "native":
             time = self.path.network_time(t)
         else:
             time = 1 - t if convention == "sit" else t

@@ -56,7 +56,7 @@ def conditioner_config(config: ConfigDict) -> ConditionerConfig:
     return ConditionerConfig(
         embedding_width=width,
         width=config.model.width,
-        choice=section.choice,
+        tokens_from=section.tokens_from,
         patches=(view_size(config) // encoder.patch) ** 2,
         length=section.length,
         expand=section.expand,
@@ -82,7 +82,7 @@ def dit_config(config: ConfigDict) -> DiTConfig:
         channels=autoencoder.channels,
         learn_sigma=config.diffusion.learn_sigma,
         mlp_ratio=model.mlp_ratio,
-        cross_attention=config.conditioner.choice != "none",
+        cross_attention=config.conditioner.tokens_from != "none",
         qk_norm=model.qk_norm,
         classes=model.classes,
         size_conditions=model.size_conditions,
@@ -131,7 +131,7 @@ def example_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     side = config.data.image_size // latent.factor
     channels = latent.channels * (2 if is_gaussian(config) else 1)
     conditioner = conditioner_config(config)
-    length = 1 if conditioner.choice == "cls" else conditioner.patches
+    length = 1 if conditioner.tokens_from == "cls" else conditioner.patches
     width = conditioner.embedding_width
     return {
         "latent": jax.ShapeDtypeStruct((side, side, channels), jnp.float16),
@@ -167,7 +167,7 @@ class I2IModel(nnx.Module):
                 rngs=rngs,
                 precision=PRECISIONS[precision],
             )
-            if config.conditioner.choice != "none"
+            if config.conditioner.tokens_from != "none"
             else None
         )
         self.encoder = (

@@ -191,7 +191,7 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
         yield "autoencoder.kind", there, config.autoencoder.kind
     latent = _shape(manifest, "latent")
     yield "latents of shape", latent[1:], wanted["latent"].shape
-    here = "cls" if config.conditioner.choice == "cls" else "patches"
+    here = "cls" if config.conditioner.tokens_from == "cls" else "patches"
     yield "embeddings that are", encoder["choice"], here
     embedding = _shape(manifest, f"embedding/{name}")
     yield "embeddings of shape", embedding[1:], wanted["embedding"].shape

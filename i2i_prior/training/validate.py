@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
 from i2i_prior.checkpoint.stochastic_rounding import STATE_DTYPES
-from i2i_prior.config import FIELDS, flatten
+from i2i_prior.config import check_fields, flatten
 from i2i_prior.diffusion.objectives import DISTRIBUTIONS, WEIGHTINGS
 from i2i_prior.diffusion.paths import PATHS
 from i2i_prior.diffusion.predictions import PREDICTIONS
@@ -28,88 +28,20 @@ from i2i_prior.tasks.network import (
     dit_config,
 )
 
-_CHOICES = {
-    "data.crop": ("random", "center"),
-    "autoencoder.kind": tuple(AUTOENCODERS),
-    "model.precision": tuple(PRECISIONS),
-    "encoder.kind": ("joint", "frozen", "none"),
-    "encoder.family": tuple(FAMILIES),
-    "encoder.pixels": ("symmetric", "family"),
-    # Training conditions on images; tokens and labels come from elsewhere.
-    "conditioner.choice": ("cls", "patches", "pyramid"),
-    "conditioner.null": ("trained", "random"),
-    "diffusion.path": tuple(PATHS),
+# Fields whose values are the names of a registry.
+_REGISTRIES: dict[str, Iterable[str]] = {
+    "autoencoder.kind": AUTOENCODERS,
+    "model.precision": PRECISIONS,
+    "encoder.family": FAMILIES,
+    "diffusion.path": PATHS,
     "diffusion.prediction": PREDICTIONS,
-    "diffusion.convention": ("own", "sit", "unit"),
     "diffusion.weighting": WEIGHTINGS,
     "diffusion.time": DISTRIBUTIONS,
     "optim.moment_dtype": STATE_DTYPES,
     "train.ema_dtype": STATE_DTYPES,
-    "optim.schedule": ("constant", "cosine", "linear"),
-    "sample.solver": tuple(SOLVERS),
-    "sample.null_mask": ("full", "caption"),
-    "evaluate.preset": tuple(PRESETS),
+    "sample.solver": SOLVERS,
+    "evaluate.preset": PRESETS,
 }
-_LEAST = {
-    "seed": 0,
-    "data.image_size": 1,
-    "data.batch_size": 1,
-    "data.threads": 1,
-    "data.workers": 0,
-    "data.prefetch": 1,
-    "model.depth": 1,
-    "model.width": 1,
-    "model.heads": 1,
-    "model.patch": 1,
-    "model.scan_unroll": 1,
-    "model.mup_base_width": 0,
-    "encoder.depth": 1,
-    "encoder.width": 1,
-    "encoder.heads": 1,
-    "encoder.patch": 1,
-    "encoder.image_size": 1,
-    "encoder.view_size": 0,
-    "conditioner.expand": 1,
-    "conditioner.noise": 0,
-    "optim.learning_rate": 0,
-    "optim.warmup_steps": 0,
-    "optim.epsilon": 0,
-    "optim.weight_decay": 0,
-    "optim.clip_norm": 0,
-    "train.steps": 1,
-    "train.accumulate": 1,
-    "train.log_every": 1,
-    "train.checkpoint_every": 1,
-    "train.checkpoint_minutes": 0,
-    "train.checkpoint_keep": 1,
-    "train.device_prefetch": 1,
-    "train.loss_spike": 0,
-    "train.max_rollbacks": 0,
-    "train.sample_every": 0,
-    "train.evaluate_every": 0,
-    "sample.steps": 1,
-    "sample.clip": 0,
-    "sample.conditions": 1,
-    "sample.variations": 1,
-    "evaluate.num_samples": 2,  # a covariance needs two
-    "evaluate.batch_size": 1,
-    "evaluate.per_condition": 1,
-    "validation.every": 0,
-    "validation.examples": 2,  # a standard error needs two
-    "validation.times": 1,
-    "validation.batch_size": 1,
-}
-_SHARES = (
-    "data.flip",
-    "data.view_flip",
-    "data.max_broken",
-    "conditioner.drop_rate",
-    "conditioner.mask_rate",
-    "train.ema_decay",
-    "sample.guidance_low",
-    "sample.guidance_high",
-)
-_BELOW_ONE = ("optim.beta1", "optim.beta2")
 
 
 def validate(config: ConfigDict, devices: int) -> None:
@@ -121,38 +53,13 @@ def validate(config: ConfigDict, devices: int) -> None:
     Raises:
       UserError: at the first mistake.
     """
+    check_fields(config)
     flat = flatten(config)
-    for name, default, _ in FIELDS:
-        value = flat[name]
-        if type(value) is not type(default):
-            raise UserError(
-                f"config field {name} takes {type(default).__name__}, not "
-                f"{value!r}"
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"config field {name} is {value}; give a number")
-    for name, known in _CHOICES.items():
+    for name, known in _REGISTRIES.items():
         if flat[name] not in known:
             raise UserError(
                 f"config field {name} is {flat[name]!r}; choose "
                 f"{' or '.join(known)}"
-            )
-    for name, least in _LEAST.items():
-        if flat[name] < least:
-            raise UserError(
-                f"config field {name} is {flat[name]}; it must be {least} or "
-                "more"
-            )
-    for name in _SHARES:
-        if not 0 <= flat[name] <= 1:
-            raise UserError(
-                f"config field {name} is {flat[name]}; it must be 0 to 1"
-            )
-    for name in _BELOW_ONE:
-        if not 0 <= flat[name] < 1:
-            raise UserError(
-                f"config field {name} is {flat[name]}; it must be 0 or more, "
-                "and below 1"
             )
     if 0 < config.train.loss_spike <= 1:
         raise UserError(

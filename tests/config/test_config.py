@@ -18,7 +18,7 @@ from i2i_prior.config import (
 )
 from i2i_prior.errors import UserError
 
-NAMES = [name for name, _, _ in FIELDS]
+NAMES = list(FIELDS)
 # Another value of the same type for every field.
 OTHERS = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5}
 
@@ -34,19 +34,20 @@ def changed(name: str):
 
 def test_fields_are_documented_once_and_of_plain_types():
     assert len(set(NAMES)) == len(NAMES)
-    for name, default, meaning in FIELDS:
-        assert type(default) in (bool, int, float, str), name
-        assert len(meaning) >= 5, name
+    for name, field in FIELDS.items():
+        assert type(field.default) in (bool, int, float, str), name
+        assert len(field.help) >= 5, name
+        field.check(field.default)
     assert set(NAMES) >= RESUMABLE
 
 
 def test_explain_has_one_line_a_field_with_its_meaning():
     lines = explain(default_config()).splitlines()
     assert len(lines) == len(FIELDS)
-    for line, (name, default, meaning) in zip(lines, FIELDS, strict=True):
-        assert line.split()[0] == name
-        assert repr(default) in line
-        assert line.endswith(meaning)
+    for line, field in zip(lines, FIELDS.values(), strict=True):
+        assert line.split()[0] == field.name
+        assert repr(field.default) in line
+        assert line.endswith(field.help)
 
 
 def test_default_config_is_locked_and_typed():

@@ -33,7 +33,7 @@ LATENTS = (
 )
 FROZEN = ("encoder.kind=frozen", "encoder.weights=random")
 CONFIGS = {
-    "joint": ("conditioner.choice=pyramid", "encoder.view_size=8"),
+    "joint": ("conditioner.tokens_from=pyramid", "encoder.view_size=8"),
     "one_token": (
         *FROZEN,
         *LATENTS,
@@ -109,7 +109,7 @@ def test_a_config(tiny, name):
     unneeded = 256 * dit.width + cost.tokens * patch * dit.width
     if encoder.kind == "joint":
         unneeded += 4 * 3 * encoder.patch**2 * encoder.width
-    if config.conditioner.choice == "pyramid":
+    if config.conditioner.tokens_from == "pyramid":
         unneeded += 21 * 4 * encoder.width
     elif encoder.kind != "joint" and config.conditioner.null == "random":
         unneeded += encoder.width * dit.width

@@ -113,7 +113,7 @@ def test_conditioner(choice, expand, null):
     config = ConditionerConfig(
         embedding_width=8,
         width=12,
-        choice=choice,
+        tokens_from=choice,
         patches=16,
         length=6,
         expand=expand,

@@ -33,7 +33,7 @@ PROVENANCE = {
 # and a condition each.
 RUNS = {
     "modern": (
-        "conditioner.choice=pyramid",
+        "conditioner.tokens_from=pyramid",
         "encoder.image_size=12",  # 3 x 3 patches: cells overlap
         "sample.guidance_low=0.1",  # a time of the grid, in float32
         "sample.guidance_high=0.9",
@@ -56,7 +56,7 @@ RUNS = {
         "model.qk_norm=true",
         "model.base_size=3",
         "model.position_scale=2.0",
-        "conditioner.choice=tokens",
+        "conditioner.tokens_from=tokens",
         "conditioner.length=5",
         "conditioner.embedding_width=24",
         "conditioner.expand=1",

@@ -137,10 +137,12 @@ def test_doors_of_the_dit(name, pairs):
             )
 
 
-@pytest.mark.parametrize("convention", ["sit", "unit"])
+@pytest.mark.parametrize("convention", ["sit", "repa"])
 def test_conventions_of_time_and_sign(convention, pairs, tiny, tmp_path):
     config = tiny(
-        *RUNS["modern"], f"diffusion.convention={convention}", "model.depth=1"
+        *RUNS["modern"],
+        f"diffusion.time_convention={convention}",
+        "model.depth=1",
     )
     ours, theirs = exported(config, tmp_path / "folder")
     tokens, _ = conditions("modern", pairs["modern"][0])
@@ -246,7 +248,7 @@ def test_guided_classes(tiny, tmp_path):
     config = tiny(
         "model.block=dit",
         "model.classes=4",
-        "conditioner.choice=none",
+        "conditioner.tokens_from=none",
         "encoder.kind=none",
     )
     ours, theirs = exported(config, tmp_path / "folder")

@@ -53,7 +53,7 @@ def test_pyramid_is_adaptive_average_pooling(side):
 )
 @pytest.mark.parametrize("expand", [1, 3])
 def test_choices_and_token_counts(choice, patches, embeddings, expand):
-    model = make(choice=choice, patches=patches, expand=expand, scale=2.0)
+    model = make(tokens_from=choice, patches=patches, expand=expand, scale=2.0)
     chosen = model.choose(features())
     assert chosen.shape == (3, embeddings, 8)
     length = np.linalg.norm(chosen, axis=-1)
@@ -65,7 +65,7 @@ def test_choices_and_token_counts(choice, patches, embeddings, expand):
 
 def test_expansion_is_a_learned_map_of_each_embedding():
     """Tokens of one embedding lie together and depend on it alone."""
-    model = make(choice="patches", patches=2, expand=3)
+    model = make(tokens_from="patches", patches=2, expand=3)
     embeddings = features(2).patches
     changed = embeddings.copy()
     changed[:, 1] += 1
@@ -78,14 +78,14 @@ def test_choice_takes_what_it_says():
     given = features()
     plain = {"normalize": False}
     np.testing.assert_array_equal(make(**plain).choose(given)[:, 0], given.cls)
-    patches = make(choice="patches", patches=16, **plain)
+    patches = make(tokens_from="patches", patches=16, **plain)
     np.testing.assert_array_equal(patches.choose(given), given.patches)
     empty = Features(cls=np.zeros((1, 8), "f4"), patches=given.patches)
     assert not np.asarray(make().choose(empty)).any()  # and no NaN
 
 
 def test_drop_puts_the_null_token_in():
-    model = make(choice="patches", patches=4)
+    model = make(tokens_from="patches", patches=4)
     embeddings = features(4).patches
     kept = np.asarray(model(embeddings))
     null = np.asarray(model(model.null_embeddings(3)))
@@ -125,6 +125,6 @@ def test_unknown_names_are_refused():
     with pytest.raises(
         UserError, match="choose cls, patches, pyramid or tokens"
     ):
-        make(choice="all")
+        make(tokens_from="all")
     with pytest.raises(UserError, match="choose random or trained"):
         make(null="zero")

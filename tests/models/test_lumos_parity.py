@@ -45,7 +45,7 @@ class Lumos(nnx.Module):
             ConditionerConfig(
                 embedding_width=CONDITION,
                 width=config.width,
-                choice="patches",
+                tokens_from="patches",
                 patches=tokens,
             ),
             rngs=rngs,

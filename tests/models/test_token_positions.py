@@ -53,14 +53,14 @@ def test_same_grid_gives_the_dit_table():
 
 
 def test_pyramid_and_expansion_have_a_row_each():
-    pyramid = config(choice="pyramid", expand=2)
+    pyramid = config(tokens_from="pyramid", expand=2)
     assert token_positions(pyramid).shape == (pyramid.tokens, 32) == (42, 32)
 
 
 @pytest.mark.parametrize(("choice", "carries"), [("patches", 1), ("cls", 0)])
 def test_positions_are_added_to_patches_only(choice, carries):
-    shape = config(choice=choice)
-    plain = config(choice=choice, grid=0)
+    shape = config(tokens_from=choice)
+    plain = config(tokens_from=choice, grid=0)
     make = lambda c: Conditioner(c, rngs=nnx.Rngs(params=0))  # noqa: E731
     embeddings = jnp.ones((2, shape.embeddings, 8))
     difference = make(shape)(embeddings) - make(plain)(embeddings)

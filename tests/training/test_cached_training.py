@@ -160,7 +160,7 @@ def test_a_run_trains_and_resumes(command, tiny_spec, prepared, tmp_path):
             "autoencoder.weights=random",
             "holds prepared latents and no images",
         ),
-        ("conditioner.choice=patches", "embeddings that are cls, but"),
+        ("conditioner.tokens_from=patches", "embeddings that are cls, but"),
         ("data.view_jitter=0.5", "data.view_jitter is for images"),
         ("seed=-1", "config field seed is -1; it must be 0 or more"),
     ],

@@ -75,7 +75,7 @@ def test_mistakes(tiny, overrides, said):
     "overrides",
     [
         ["conditioner.expand=1", "model.one_token=true"],
-        ["conditioner.expand=1", "conditioner.choice=pyramid"],
+        ["conditioner.expand=1", "conditioner.tokens_from=pyramid"],
         ["encoder.kind=frozen", "encoder.weights=random"],
         ["diffusion.path=ddpm_linear", "diffusion.learn_sigma=true"],
         ["train.accumulate=2"],

@@ -198,7 +198,7 @@ def _set_latents(
 def _set_classes(config: ConfigDict, shapes: Any, layout: str) -> None:
     table = shapes["y_embedder.embedding_table.weight"]
     config.model.classes = table[0] - 1
-    config.conditioner.choice = "none"
+    config.conditioner.tokens_from = "none"
     config.conditioner.expand = 1
     sample, diffusion = config.sample, config.diffusion
     sample.guidance = 4.0
@@ -206,7 +206,7 @@ def _set_classes(config: ConfigDict, shapes: Any, layout: str) -> None:
         diffusion.path, diffusion.prediction = "ddpm_linear", "eps"
     else:
         diffusion.path, diffusion.prediction = "flow", "velocity"
-        diffusion.convention = "sit" if layout == "sit" else "unit"
+        diffusion.time_convention = "sit" if layout == "sit" else "repa"
         sample.solver, sample.steps = "heun", 50
 
 
@@ -225,13 +225,13 @@ def _set_tokens(config: ConfigDict, shapes: Any, layout: str) -> None:
         length, width = shapes["y_embedder.y_embedding"]
         config.sample.null_mask = "caption"
     if length == 1:
-        conditioner.choice = "cls"
+        conditioner.tokens_from = "cls"
         config.encoder.width = width
         config.encoder.heads = max(1, width // 64)
         config.encoder.pixels = "family"
         config.model.one_token = True
         return
-    conditioner.choice = "tokens"
+    conditioner.tokens_from = "tokens"
     conditioner.length, conditioner.embedding_width = length, width
     conditioner.normalize = False
     # The official text-to-image samplers take a second-order last step from

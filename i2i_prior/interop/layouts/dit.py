@@ -38,7 +38,7 @@ def official_rules(config: ConfigDict) -> list[Rule]:
     if model.classes:
         table = "y_embedder.embedding_table.weight"
         rules.append(same("dit/pooled_embed/table", table))
-    if config.conditioner.choice != "none":
+    if config.conditioner.tokens_from != "none":
         name = "y_embedder.y_proj"
         rules += _mlp("conditioner/project", f"{name}.fc1", f"{name}.fc2")
         rules.append(same("conditioner/null", "y_embedder.y_embedding"))
@@ -59,7 +59,7 @@ def official_rules(config: ConfigDict) -> list[Rule]:
             ours = f"dit/blocks/attention/{part}_norm"
             theirs = f"blocks.{{i}}.attn.{part}_norm"
             rules += norm(ours, theirs, layers=layers)
-    if config.conditioner.choice != "none":
+    if config.conditioner.tokens_from != "none":
         fused = ("cross_attention/k", "cross_attention/v")
         rules += block("cross_attention/q", "cross_attn.q_linear")
         rules += block(fused, "cross_attn.kv_linear")

@@ -456,8 +456,10 @@ class Conditioner(nn.Module):
 
     def choose(self, cls: Tensor, patches: Tensor) -> Tensor:
         """Encoder features -> normalised embeddings, float32 (B, M0, C)."""
-        chosen = cls[:, None] if self.config["choice"] == "cls" else patches
-        if self.config["choice"] == "pyramid":
+        chosen = (
+            cls[:, None] if self.config["tokens_from"] == "cls" else patches
+        )
+        if self.config["tokens_from"] == "pyramid":
             side = round(patches.shape[1] ** 0.5)
             image = patches.mT.unflatten(2, (side, side))
             levels = [F.adaptive_avg_pool2d(image, n) for n in PYRAMID]
@@ -475,8 +477,8 @@ class Conditioner(nn.Module):
         tokens = self.project(h)
         c = self.config
         grids = {"patches": (round(c["patches"] ** 0.5),), "pyramid": PYRAMID}
-        if c["grid"] and c["choice"] in grids:
-            tokens = tokens + self.positions(grids[c["choice"]]).to(tokens)
+        if c["grid"] and c["tokens_from"] in grids:
+            tokens = tokens + self.positions(grids[c["tokens_from"]]).to(tokens)
         return tokens
 
     def positions(self, sides: Sequence[int]) -> Tensor:
@@ -720,8 +722,8 @@ class Prior(nn.Module):
         unit: t; sit: 1 - t, and it answers data - noise.
         """
         time = torch.full((len(x_t),), t, device=x_t.device)
-        convention = self.config.get("diffusion.convention") or "own"
-        if convention == "own":
+        convention = self.config.get("diffusion.time_convention") or "native"
+        if convention == "native":
             time = 1000 * time - int(self.path.discrete)
         elif convention == "sit":
             time = 1 - time
@@ -762,7 +764,10 @@ class Prior(nn.Module):
         scale, steps = chosen("guidance", guidance), chosen("steps", steps)
         if lower_order_final is None:
             # The official text-to-image samplers take one below 10 steps.
-            few = self.config["conditioner.choice"] == "tokens" and steps < 10
+            few = (
+                self.config["conditioner.tokens_from"] == "tokens"
+                and steps < 10
+            )
             lower_order_final = chosen("lower_order_final") or few
         low, high = chosen("guidance_low"), chosen("guidance_high")
         doors = {"tokens": self._project(tokens), **conditions}

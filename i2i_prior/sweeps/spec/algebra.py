@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from i2i_prior.flops.cost import Cost
 
 ROLES = ("fit", "holdout", "tune")
-_DEFAULTS = {name: default for name, default, _ in FIELDS}
+_DEFAULTS = {name: field.default for name, field in FIELDS.items()}
 
 
 class LeftOutError(Exception):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from i2i_prior.config import flatten
-from i2i_prior.config.fields import FIELDS
+from i2i_prior.config.fields import FIELDS, recorded
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.run.store import PlannedRun
 from i2i_prior.sweeps.spec.algebra import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 METRIC = "validation/ema_uniform"
 LONGEST_NAME = 48  # characters, so that an id fits where engines want 63
-_DEFAULTS = {name: default for name, default, _ in FIELDS}
+_DEFAULTS = {name: field.default for name, field in FIELDS.items()}
 # Fields that a `Cost` does not hang on: sections but for their dtypes, fields.
 _COSTLESS = ("optim.", "train.", "sample.", "evaluate.", "validation.")
 _COSTLESS_TOO = ("name", "seed", "data.source", "data.held_out")
@@ -170,7 +170,7 @@ def config_digest(flat: Mapping[str, Any]) -> str:
     leaves the ids of a sweep as they are.
     """
     own = {k: v for k, v in flat.items() if v != _DEFAULTS[k] and k != "name"}
-    text = json.dumps(own, sort_keys=True)
+    text = json.dumps(recorded(own), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -1,0 +1,67 @@
+"""Fields of the data: sources, crops, batches."""
+
+from i2i_prior.config.options import (
+    host_local,
+    option,
+    resumable,
+    section,
+    share,
+)
+
+
+@section("")
+class RunSection:
+    """Fields of a run beside its sections."""
+
+    name: str = resumable("run", "what the run is called in reports")
+    seed: int = option(
+        0, "seed of parameters, data order and every random draw", 0
+    )
+
+
+@section("data")
+class DataSection:
+    """Training and held-out images."""
+
+    source: str = option("builtin:photos", "SPEC of the training images")
+    held_out: str = resumable(
+        "builtin:photos/heldout", "SPEC of evaluation images"
+    )
+    cached: bool = option(
+        False, "the source holds prepared latents, not images"
+    )
+    embedding: str = option(
+        "", 'which prepared embeddings; "" for the only ones'
+    )
+    image_size: int = option(256, "side of a training image, pixels", 1)
+    batch_size: int = option(256, "global batch, examples a step", 1)
+    aspect_buckets: bool = option(False, "keep aspect ratios, one a batch")
+    crop: str = option(
+        "random",
+        "random (resized crop) or center",
+        choices=("random", "center"),
+    )
+    min_scale: float = option(
+        0.25, "least share of the area a random crop keeps"
+    )
+    flip: float = share(0.5, "probability of a horizontal flip")
+    view_min_scale: float = option(
+        0.5, "least share of the crop the encoder sees"
+    )
+    view_flip: float = share(
+        0.0, "probability that the encoder's view is flipped"
+    )
+    view_jitter: float = option(
+        0.0, "colour jitter of the encoder's view, 0 to 1"
+    )
+    min_side: int = option(
+        0, "smaller images count as broken, pixels; 0 upscales"
+    )
+    max_broken: float = share(
+        0.01, "share of unreadable images that ends a run", resumable=True
+    )
+    threads: int = host_local(4, "reading threads a host", 1)
+    workers: int = host_local(
+        0, "reading processes a host, 0 for threads only", 0
+    )
+    prefetch: int = host_local(8, "batches made ahead a host", 1)

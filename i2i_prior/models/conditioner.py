@@ -32,9 +32,9 @@ class ConditionerConfig:
     Attributes:
       embedding_width: C, channels of one embedding.
       width: D of the DiT.
-      tokens_from: "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2 and
-        4x4 averages of the patch grid: 21), or "tokens" (`length` given by
-        the caller, such as a caption's).
+      tokens_from: "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2
+        and 4x4 averages of the patch grid: 21), or "tokens" (`length` given
+        by the caller, such as a caption's).
       patches: N, patch tokens of the encoder.
       length: M0 of "tokens".
       expand: tokens made of each embedding by a learned linear map; 1 adds
@@ -99,8 +99,8 @@ class Conditioner(nnx.Module):
     ):
         if config.tokens_from not in ("cls", "patches", "pyramid", "tokens"):
             raise UserError(
-                f"conditioner.tokens_from {config.tokens_from!r} is unknown; choose "
-                "cls, patches, pyramid or tokens"
+                f"conditioner.tokens_from {config.tokens_from!r} is unknown; "
+                "choose cls, patches, pyramid or tokens"
             )
         if config.null not in ("random", "trained", "given"):
             raise UserError(

@@ -93,5 +93,7 @@ def test_a_value_of_another_type_put_there_by_force(tiny):
     config = tiny()
     with config.ignore_type():
         config.model.heads = "many"
-    with pytest.raises(UserError, match=r"model\.heads takes int, not 'many'"):
+    with pytest.raises(
+        UserError, match=r"model\.heads takes an integer, not 'many'"
+    ):
         validate(config, 4)

@@ -37,7 +37,7 @@ from i2i_prior.config import config_hash, from_flat
 from i2i_prior.errors import UserError
 from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.parallel import mesh as meshes
-from i2i_prior.tasks.network import example_shapes
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.setup import (
     Program,
     build,
@@ -66,7 +66,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct(
             (images, *one.shape), one.dtype, sharding=sharding
         )
-        for name, one in example_shapes(config).items()
+        for name, one in make_task(config).example_spec.items()
     }
 
 

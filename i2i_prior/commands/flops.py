@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 def _check(config: ConfigDict, chips: int | None) -> None:
     """Checks that the config could be trained once its weights are there."""
     from i2i_prior.models import dit_config, encoder_families
-    from i2i_prior.tasks import network as modules
+    from i2i_prior.tasks.resolve import resolve
     from i2i_prior.training.validate import validate
 
     if config.encoder.kind == "frozen" and not config.encoder.weights:
@@ -86,5 +86,7 @@ def _check(config: ConfigDict, chips: int | None) -> None:
         config.autoencoder.weights = "random"
     fixed = (size for size in config.mesh.values() if size > 0)
     validate(config, chips or math.prod(fixed))
-    dit_config.check_config(modules.dit_config(config))
-    encoder_families.check(modules.encoder_config(config))
+    shapes = resolve(config)
+    dit_config.check_config(shapes.dit)
+    if shapes.encoder is not None:
+        encoder_families.check(shapes.encoder)

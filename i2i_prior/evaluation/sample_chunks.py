@@ -24,7 +24,7 @@ from i2i_prior.inference.generator import (
     generate_for,
 )
 from i2i_prior.models.functional import Flat
-from i2i_prior.tasks.network import view_size
+from i2i_prior.tasks.resolve import resolve
 
 Done = Callable[[int], Any]  # called with the number of samples so far
 
@@ -114,7 +114,8 @@ def held_out(
     Raises:
       UserError: where the source is unusable.
     """
-    sides = list(dict.fromkeys((config.data.image_size, view_size(config))))
+    shapes = resolve(config)
+    sides = list(dict.fromkeys((shapes.image_size, shapes.view_size)))
     crops = each_crop(
         source, count, sides, seed=0, min_scale=config.data.min_scale
     )

@@ -67,8 +67,8 @@ from i2i_prior.io.progress import (
 from i2i_prior.models.functional import Flat
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.parallel.sharding import parameter_shardings
-from i2i_prior.tasks.i2i import I2ITask
 from i2i_prior.tasks.network import parameter_shapes
+from i2i_prior.tasks.registry import make_task
 
 
 def score_run(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -125,7 +125,7 @@ def _conditioned(
     source = open_source(config.data.held_out or config.data.source)
     mesh = _mesh(config)
     parameters, step = _parameters(options, config, mesh)
-    generator = Generator(I2ITask(config), mesh, wanted.truncate)
+    generator = Generator(make_task(config), mesh, wanted.truncate)
     samples = _samples(
         options, config, step, sample_chunks.of_source(config, source), wanted
     )

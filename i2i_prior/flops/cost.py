@@ -16,7 +16,7 @@ from i2i_prior.flops.networks import networks
 from i2i_prior.flops.parts import Part
 from i2i_prior.flops.recomputed import recomputed_macs
 from i2i_prior.models.dit_config import token_count
-from i2i_prior.tasks import network as modules
+from i2i_prior.tasks.registry import make_task
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -100,7 +100,7 @@ def run_cost(config: ConfigDict) -> Cost:
         gradient_bytes=4 * parameters,
         data_bytes=sum(
             math.prod(array.shape) * array.dtype.itemsize
-            for array in modules.example_shapes(config).values()
+            for array in make_task(config).example_spec.values()
         ),
     )
 

@@ -20,7 +20,7 @@ from i2i_prior.flops.parts import (
     unused,
 )
 from i2i_prior.models.dit_config import DiTConfig
-from i2i_prior.tasks import network
+from i2i_prior.tasks.resolve import Resolved, resolve
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,24 @@ class Networks:
 
 def networks(config: ConfigDict) -> Networks:
     """The networks of a config; no arrays are made."""
-    dit = network.dit_config(config)
+    shapes = resolve(config)
+    dit, conditioner = shapes.dit, shapes.conditioner
     found, tokens = {}, 0
-    if dit.cross_attention:
-        conditioner = network.conditioner_config(config)
+    if conditioner is not None:
         tokens = conditioner.tokens
         found["conditioner"] = Network(conditioner_parts(conditioner), True)
     found["dit"] = Network(dit_parts(dit, tokens), True)
-    if config.encoder.kind != "none":
-        found["encoder"] = _encoder(config)
+    if shapes.encoder is not None:
+        found["encoder"] = _encoder(config, shapes)
     if config.autoencoder.kind != "pixels":
-        found["autoencoder"] = _autoencoder(config)
+        found["autoencoder"] = _autoencoder(config, shapes)
     return Networks(dit, tokens, found)
 
 
-def _encoder(config: ConfigDict) -> Network:
-    size, cached = network.view_size(config), config.data.cached
-    parts = vit_parts(network.encoder_config(config), size)
+def _encoder(config: ConfigDict, shapes: Resolved) -> Network:
+    assert shapes.encoder is not None
+    cached = config.data.cached
+    parts = vit_parts(shapes.encoder, shapes.view_size)
     # What no condition is made of is not computed: CLIP's projection never,
     # SigLIP's pooled output where patches are chosen.
     idle = {"projection"}
@@ -90,10 +91,9 @@ def _encoder(config: ConfigDict) -> Network:
     return Network(parts, trained)
 
 
-def _autoencoder(config: ConfigDict) -> Network:
-    latent = network.autoencoder_config(config)
-    parts = autoencoder_parts(latent, config.data.image_size)
-    carried = network.has_autoencoder(config)
+def _autoencoder(config: ConfigDict, shapes: Resolved) -> Network:
+    parts = autoencoder_parts(shapes.latent, shapes.image_size)
+    carried = shapes.has_autoencoder
     encodes = not config.data.cached
     for name, part in parts.items():
         if name != "encoder" or not encodes:

@@ -19,7 +19,7 @@ from i2i_prior.models.functional import Flat, make_functional
 from i2i_prior.models.precision import PRECISIONS
 from i2i_prior.models.preprocess import PREPROCESSING, preprocess
 from i2i_prior.models.vit import Features, ViT, ViTConfig
-from i2i_prior.tasks.network import encoder_config
+from i2i_prior.tasks.resolve import resolve
 
 Preprocess = Callable[[Sequence[np.ndarray]], np.ndarray]
 
@@ -167,7 +167,8 @@ def _native(
     parameters, run = native.read(path, "encoder/")
     if not parameters:
         raise UserError(f"{path} holds no encoder")
-    config = encoder_config(run)
+    config = resolve(run).encoder
+    assert config is not None
     config = replace(config, precision=precision or config.precision)
     pixels = run.encoder.pixels
     make = _published if pixels == "family" else _symmetric

@@ -20,8 +20,8 @@ from i2i_prior.parallel.constraints import (
     shard_batch,
     whole,
 )
+from i2i_prior.tasks.base import Task
 from i2i_prior.tasks.conditions import Conditions
-from i2i_prior.tasks.i2i import I2ITask
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Generator:
     """
 
     def __init__(
-        self, task: I2ITask, mesh: Mesh | None = None, truncate: bool = False
+        self, task: Task, mesh: Mesh | None = None, truncate: bool = False
     ):
         self.task, self.mesh = task, mesh
         self.truncate = truncate

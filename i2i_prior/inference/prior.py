@@ -43,8 +43,7 @@ from i2i_prior.tasks.checks import (
     check_timestep,
 )
 from i2i_prior.tasks.conditions import Conditions
-from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.network import view_size
+from i2i_prior.tasks.registry import make_task
 
 __all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
 
@@ -74,7 +73,7 @@ class Prior:
         self.config = config
         self.parameters = parameters
         self.step = step
-        self.task = I2ITask(config)
+        self.task = make_task(config)
         self.layout = "run"
         self.notes: list[str] = []
         self._generator = Generator(self.task, truncate=truncate)
@@ -113,7 +112,7 @@ class Prior:
 
     def views(self, images: Sequence[Image]) -> np.ndarray:
         """Central squares as the encoder sees them, uint8 (B, V, V, 3)."""
-        size = view_size(self.config)
+        size = self.task.shapes.view_size
         if self.config.encoder.pixels == "family":
             record = PREPROCESSING[self.config.encoder.family]
             return np.stack(
@@ -257,10 +256,10 @@ class Prior:
     ) -> jax.Array | None:
         """The tokens as an array, once everything fits the model."""
         tokens = None if tokens is None else jnp.asarray(tokens)
-        shape = self.task.dit
+        shape = self.task.shapes.dit
         check_latents(shape, x)
         check_conditions(
-            shape, self.task.conditioner, len(x), tokens, conditions
+            shape, self.task.shapes.conditioner, len(x), tokens, conditions
         )
         return tokens
 

@@ -64,7 +64,7 @@ def draw(
         count = len(captions)
         conditions["size"] = np.tile(np.asarray(size, np.float32), (count, 1))
         conditions["aspect"] = np.full((count, 1), ratio, np.float32)
-    step = prior.task.latent.factor * config.model.patch
+    step = prior.task.shapes.latent.factor * config.model.patch
     if size[0] % step or size[1] % step:
         raise UserError(
             f"an image of {size[0]} x {size[1]} does not split into patches; "
@@ -73,7 +73,10 @@ def draw(
     texts = clean_captions(captions) if clean else list(captions)
     length = config.conditioner.length
     tokens, mask = text_encoder.encode(texts, length=length)
-    factor, channels = prior.task.latent.factor, prior.task.latent.channels
+    factor, channels = (
+        prior.task.shapes.latent.factor,
+        prior.task.shapes.latent.channels,
+    )
     shape = (size[0] // factor, size[1] // factor, channels)
     latents = prior.sample(
         draw_noise(seed, range(first, first + len(texts)), shape),

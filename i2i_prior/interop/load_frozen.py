@@ -19,10 +19,7 @@ from i2i_prior.interop.files.state_dicts import read_state_dict
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.preprocess import PREPROCESSING
 from i2i_prior.parallel.global_arrays import place
-from i2i_prior.tasks.network import (
-    autoencoder_config,
-    encoder_config,
-)
+from i2i_prior.tasks.resolve import resolve
 
 Flat = dict[str, np.ndarray]
 
@@ -100,7 +97,7 @@ def attach_autoencoder(
     Raises:
       UserError: where it is none, or its latents are not the model's.
     """
-    before = autoencoder_config(config)
+    before = resolve(config).latent
     shape, loaded, notes = _read_autoencoder(path, preset)
     if (shape.channels, shape.factor) != (before.channels, before.factor):
         raise UserError(
@@ -147,7 +144,7 @@ def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
     if autoencoder.weights not in ("", "random"):
         preset = None if autoencoder.shape else autoencoder.kind
         shape, loaded, _ = _read_autoencoder(autoencoder.weights, preset)
-        _compare(autoencoder.weights, shape, autoencoder_config(config))
+        _compare(autoencoder.weights, shape, resolve(config).latent)
         frozen = _placed(frozen, "autoencoder/", loaded)
     return frozen
 
@@ -163,7 +160,7 @@ def _load_encoder(frozen: dict[str, Any], config: ConfigDict):
         heads=section.heads,
         family=section.family,
     )
-    wanted = encoder_config(config)
+    wanted = resolve(config).encoder
     _compare(section.weights, shape, wanted, ("precision", "mlp_ratio"))
     return _placed(frozen, "encoder/", loaded)
 

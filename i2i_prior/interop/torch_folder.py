@@ -29,7 +29,9 @@ from i2i_prior.interop.files.state_dicts import (
 )
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.autoencoder_detection import diffusers_config
+from i2i_prior.models.autoencoder import Pixels
 from i2i_prior.tasks import network
+from i2i_prior.tasks.resolve import resolve
 from i2i_prior.version import __version__
 
 FORMAT = "i2i_prior/torch"
@@ -176,9 +178,10 @@ def _diffusers_layout(config: ConfigDict) -> Layout | None:
     It lies in a folder of its own, for diffusers to run; any other stays
     among our weights.
     """
-    if not network.has_autoencoder(config):
+    shapes = resolve(config)
+    shape = shapes.latent
+    if not shapes.has_autoencoder or isinstance(shape, Pixels):
         return None
-    shape = network.autoencoder_config(config)
     if shape.kind != "kl" or shape.batch_norm:
         return None
     try:
@@ -213,18 +216,16 @@ def module_shapes(config: ConfigDict) -> dict[str, Any]:
     package derives them from the run's, and of the latent space. None where
     the model has no such network.
     """
-    conditioner = encoder = None
-    if config.conditioner.tokens_from != "none":
-        shape = network.conditioner_config(config)
+    shapes, conditioner, encoder = resolve(config), None, None
+    if (shape := shapes.conditioner) is not None:
         conditioner = {**_fields(shape), "embeddings": shape.embeddings}
-    if config.encoder.kind != "none":
-        vit = network.encoder_config(config)
+    if (vit := shapes.encoder) is not None:
         encoder = {**_fields(vit), "hidden": vit.hidden}
     return {
-        "dit": _fields(network.dit_config(config)),
+        "dit": _fields(shapes.dit),
         "conditioner": conditioner,
         "encoder": encoder,
-        "latent": _fields(network.autoencoder_config(config)),
+        "latent": _fields(shapes.latent),
     }
 
 

@@ -29,8 +29,7 @@ from i2i_prior.models.activation_taps import (
     PLACES,
     Watched,
 )
-from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.inputs import read
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.input_pipeline import (
     make_pipeline,
     open_training,
@@ -222,9 +221,10 @@ def _trainer(
     config: ConfigDict, batches: list[Batch]
 ) -> Callable[[int], list[dict[str, Any]]]:
     """A function of a seed that trains one model: a row for each step."""
-    task = I2ITask(config)
+    task = make_task(config)
     *training, fixed = batches
-    transform = make_optimizer(config.optim, len(training), task.dit.ratio)
+    ratio = task.shapes.dit.ratio
+    transform = make_optimizer(config.optim, len(training), ratio)
     keys = jax.random.split(jax.random.key(config.seed))
     draws = task.draw(keys[0], task.shape_of(fixed))
     step = make_train_step(
@@ -235,10 +235,10 @@ def _trainer(
     @jax.jit
     def look(parameters):
         model = task.merged(parameters)
-        x0, embeddings = read(config, model, fixed, draws.get("posterior"))
-        tokens = model.conditioner(embeddings, draws["drop"])
+        inputs = task.read(model, fixed, draws.get("posterior"))
+        doors = task.doors(model, inputs, fixed, draws)
         model.dit = watched = Watched(model.dit)
-        loss, _ = task.score(model, x0, tokens, fixed, draws)
+        loss, _ = task.denoising_loss(model, inputs.x0, doors, draws)
         return loss.mean(), watched.seen
 
     def run(seed: int) -> list[dict[str, Any]]:

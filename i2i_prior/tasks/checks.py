@@ -42,7 +42,7 @@ def check_timestep(timestep: Array, batch: int) -> None:
 
 def check_conditions(
     config: DiTConfig,
-    conditioner: ConditionerConfig,
+    conditioner: ConditionerConfig | None,
     batch: int,
     tokens: Array | None,
     conditions: dict[str, Any],
@@ -63,7 +63,7 @@ def check_conditions(
     check_inputs(config, tokens, *(conditions.get(name) for name in names))
     shapes: dict[str, tuple[int, ...]] = {"size": (batch, 2)}
     shapes["aspect"] = (batch, 1)
-    if tokens is not None:
+    if tokens is not None and conditioner is not None:
         width = conditioner.embedding_width
         count = tokens.shape[1] if tokens.ndim == 3 else 0
         if tokens.shape != (batch, count, width):

@@ -57,6 +57,7 @@ def with_null(
       conditions, tokens: of the conditional half, tokens (B, M, D).
       null: (B, M, D), the projected null tokens.
       classes: number of classes; the label `classes` is the null class.
+        The null of the concat door is zero.
       null_mask: "full", the null half sees all null tokens; "caption", it
         sees as many as the caption has, as the official text-to-image
         sampler of Lumos and PixArt-alpha does.
@@ -69,9 +70,11 @@ def with_null(
         no null.
     """
     doors = conditions.doors()
-    for name in ("concat", "size", "aspect"):
+    for name in ("size", "aspect"):
         value = doors[name]
         doors[name] = None if value is None else jnp.concatenate([value] * 2)
+    if (concat := conditions.concat) is not None:
+        doors["concat"] = jnp.concatenate([concat, jnp.zeros_like(concat)])
     mask = conditions.mask
     if mask is not None or conditions.null_mask is not None:
         assert tokens is not None

@@ -13,15 +13,14 @@ from i2i_prior.parallel.constraints import (
     shard_batch,
     whole,
 )
-from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.inputs import read
+from i2i_prior.tasks.base import Task
 
 # No run's seed: runs of other seeds are compared on the same noise.
 _SEED = 0
 
 
 def losses(
-    task: I2ITask,
+    task: Task,
     parameters: Flat,
     batch: dict[str, Array],
     numbers: Array,
@@ -35,7 +34,7 @@ def losses(
     Args:
       task: of the run.
       parameters: all of them, by name.
-      batch: see `modules.example_shapes`.
+      batch: see `Task.example_spec`.
       numbers: int32 (B,), which examples they are.
       times: (T,), path times.
 
@@ -56,20 +55,20 @@ def losses(
     model = task.merged(parameters)
     # The autoencoder's draw comes after the last time's.
     posterior = noise(len(times)) if task.draws_latents else None
-    x0, embeddings = read(task.config, model, batch, posterior)
-    tokens = model.conditioner(embeddings)
+    inputs = task.read(model, batch, posterior)
+    doors = task.doors(model, inputs, batch, {})
 
     def at(place: Array) -> tuple[Array, Array]:
         time = jnp.asarray(times, jnp.float32)[place]
         draws = {"noise": noise(place), "t": jnp.full(shape[0], time)}
-        loss, parts = task.score(model, x0, tokens, batch, draws)
+        loss, parts = task.denoising_loss(model, inputs.x0, doors, draws)
         return loss, parts["mse"]
 
     loss, mse = jax.lax.map(at, jnp.arange(len(times)))
     return whole(loss.T), whole(mse.T)
 
 
-def compiled(task: I2ITask, times: np.ndarray, mesh):
+def compiled(task: Task, times: np.ndarray, mesh):
     """`losses` of (parameters, batch, numbers), jitted for a mesh."""
 
     @jax.jit

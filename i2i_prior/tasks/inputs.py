@@ -1,9 +1,10 @@
-"""From a batch to latents and embeddings: what of an example is read."""
+"""Batch -> latents and conditions: what the networks read of an example."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -15,6 +16,67 @@ from i2i_prior.parallel.constraints import (
     shard_all,
     shard_batch,
 )
+from i2i_prior.tasks.resolve import Resolved
+
+
+class Inputs(NamedTuple):
+    """What is learned, and what it is conditioned on.
+
+    Attributes:
+      x0: latents (B, H, W, C), float32.
+      embeddings: (B, M0, C_e), float32; None without the tokens door.
+      concat: latents (B, H, W, K) of the source image; None without the
+        concat door.
+    """
+
+    x0: Array
+    embeddings: Array | None = None
+    concat: Array | None = None
+
+
+def example_spec(
+    config: ConfigDict, shapes: Resolved
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Arrays of one example: images as bytes, or prepared latents.
+
+    Returns:
+      image (S, S, 3) and, with an encoder, view (V, V, 3), uint8; or with
+      `data.cached` latent (h, w, c), where c is twice the channels for a
+      Gaussian, and embedding (M, C), which may come in bfloat16 as well.
+      With `data.aspect_buckets` an image is about as large as this square,
+      and size (2,) and aspect (1,), float32, say what it was. With classes
+      label (), int32; with a concat door source_image (S, S, 3), uint8.
+    """
+    if config.data.cached:
+        return _cached_spec(shapes)
+    sides = {"image": shapes.image_size}
+    if shapes.conditioner is not None:
+        sides["view"] = shapes.view_size
+    if shapes.dit.concat_channels:
+        sides["source_image"] = shapes.image_size
+    spec = {
+        name: jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)
+        for name, side in sides.items()
+    }
+    if shapes.dit.classes:
+        spec["label"] = jax.ShapeDtypeStruct((), jnp.int32)
+    if config.data.aspect_buckets:
+        spec["size"] = jax.ShapeDtypeStruct((2,), jnp.float32)
+        spec["aspect"] = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return spec
+
+
+def _cached_spec(shapes: Resolved) -> dict[str, jax.ShapeDtypeStruct]:
+    latent, conditioner = shapes.latent, shapes.conditioner
+    side = shapes.image_size // latent.factor
+    channels = latent.channels * (2 if shapes.is_gaussian else 1)
+    spec = {"latent": jax.ShapeDtypeStruct((side, side, channels), jnp.float16)}
+    if conditioner is not None:
+        stored = {"cls": 1, "tokens": conditioner.length}
+        length = stored.get(conditioner.tokens_from, conditioner.patches)
+        size = (length, conditioner.embedding_width)
+        spec["embedding"] = jax.ShapeDtypeStruct(size, jnp.float16)
+    return spec
 
 
 def read(
@@ -22,31 +84,38 @@ def read(
     model: Any,
     batch: dict[str, Array],
     noise: Array | None,
-) -> tuple[Array, Array]:
-    """Latents and embeddings.
+) -> Inputs:
+    """Latents and conditions of a batch.
 
     Each device reads images of its own, so that context and tensor shards do
     not read the same ones.
 
     Args:
       config: of the run.
-      model: of `I2ITask.merged`.
-      batch: see `modules.example_shapes`.
+      model: of `Task.merged`.
+      batch: see `example_spec`.
       noise: (B, H, W, C) of the draw from the autoencoder's Gaussian; None
         where it gives none, or its mean is meant.
-
-    Returns:
-      latents (B, H, W, C) and embeddings (B, M0, C), float32.
     """
     if "latent" in batch:
         return _read_cached(model, batch, noise)
     if noise is not None:
         noise = shard_all(noise)
-    images, views = shard_all(batch["image"]), shard_all(batch["view"])
+    # In the order in which the examples are listed, for a stable program.
+    names = ("image", "view", "source_image")
+    arrays = {name: shard_all(batch[name]) for name in names if name in batch}
     with data_parallel_only():
-        x0 = _encode(model, images, noise)
-        embeddings = embed(config, model, views)
-    return shard_batch(x0), shard_batch(embeddings)
+        x0 = _encode(model, arrays["image"], noise)
+        embeddings = concat = None
+        if model.conditioner is not None:
+            embeddings = embed(config, model, arrays["view"])
+        if "source_image" in arrays:
+            concat = encode_mean(model, arrays["source_image"])
+    return Inputs(
+        shard_batch(x0),
+        None if embeddings is None else shard_batch(embeddings),
+        None if concat is None else shard_batch(concat),
+    )
 
 
 def embed(config: ConfigDict, model: Any, views: Array) -> Array:
@@ -55,6 +124,11 @@ def embed(config: ConfigDict, model: Any, views: Array) -> Array:
     if config.encoder.pixels == "family":
         pixels = normalise((pixels + 1) / 2, config.encoder.family)
     return model.conditioner.choose(model.encoder(pixels))
+
+
+def encode_mean(model: Any, images: Array) -> Array:
+    """images uint8 (B, S, S, 3) -> latents, nothing drawn, (B, H, W, C)."""
+    return _encode(model, images, None)
 
 
 def to_float(images: Array) -> Array:
@@ -66,13 +140,18 @@ def to_float(images: Array) -> Array:
 
 def _read_cached(
     model: Any, batch: dict[str, Array], noise: Array | None
-) -> tuple[Array, Array]:
+) -> Inputs:
     x0 = batch["latent"].astype(jnp.float32)
     if noise is not None:
         mean, log_variance = jnp.split(x0, 2, axis=-1)
         x0 = mean + jnp.exp(0.5 * log_variance) * noise
+    if model.conditioner is None:
+        return Inputs(x0)
     features = batch["embedding"]
-    return x0, model.conditioner.choose(Features(features[:, 0], features))
+    if model.conditioner.config.tokens_from == "tokens":
+        return Inputs(x0, features.astype(jnp.float32))
+    chosen = Features(features[:, 0], features)
+    return Inputs(x0, model.conditioner.choose(chosen))
 
 
 def _encode(model: Any, images: Array, noise: Array | None) -> Array:

@@ -26,11 +26,7 @@ from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.io.progress import (
     Progress,
 )
-from i2i_prior.tasks.network import (
-    autoencoder_config,
-    example_shapes,
-    view_size,
-)
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.setup import data_options
 
 _SCHEME = "arrayrecord:"
@@ -178,28 +174,30 @@ def check(manifest: Manifest, config: ConfigDict) -> None:
 
 def _pairs(manifest: Manifest, config: ConfigDict, name: str):
     """What is compared: its name, as prepared, as configured."""
-    wanted = example_shapes(config)
+    task = make_task(config)
+    spec, shapes = task.example_spec, task.shapes
     encoder, section = manifest.encoders[name], config.encoder
     autoencoder = manifest.autoencoder or {}
     yield "size", manifest.preprocessing["size"], config.data.image_size
     if autoencoder.get("shape"):
-        shape = autoencoder_config(config)
-        here = getattr(shape, "to_json", lambda: "")()
+        here = getattr(shapes.latent, "to_json", lambda: "")()
         yield "an autoencoder of shape", autoencoder["shape"], here
     else:
         there = autoencoder.get("kind")
         yield "autoencoder.kind", there, config.autoencoder.kind
     latent = _shape(manifest, "latent")
-    yield "latents of shape", latent[1:], wanted["latent"].shape
-    here = "cls" if config.conditioner.tokens_from == "cls" else "patches"
-    yield "embeddings that are", encoder["choice"], here
+    yield "latents of shape", latent[1:], spec["latent"].shape
+    tokens_from = config.conditioner.tokens_from
+    if tokens_from != "tokens":
+        here = "cls" if tokens_from == "cls" else "patches"
+        yield "embeddings that are", encoder["choice"], here
     embedding = _shape(manifest, f"embedding/{name}")
-    yield "embeddings of shape", embedding[1:], wanted["embedding"].shape
+    yield "embeddings of shape", embedding[1:], spec["embedding"].shape
     if section.kind == "frozen":
         yield "encoder.family", encoder["family"], section.family
         there = encoder.get("pixels", section.pixels)  # older ones say nothing
         yield "encoder.pixels", there, section.pixels
-        yield "a view of", encoder["view_size"], view_size(config)
+        yield "a view of", encoder["view_size"], shapes.view_size
     # One reader of gigabytes is enough; the others hear of its refusal.
     if not runtime.is_primary():
         return

@@ -23,8 +23,9 @@ from i2i_prior.parallel.global_arrays import (
 )
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.parallel.sharding import check
-from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.network import view_size
+from i2i_prior.tasks.base import Task
+from i2i_prior.tasks.registry import make_task
+from i2i_prior.tasks.resolve import resolve
 from i2i_prior.training.optimizer import (
     make_optimizer,
     make_schedule,
@@ -47,7 +48,7 @@ class Program:
       step: (state, batch) -> (state, metrics), jitted, state donated.
     """
 
-    task: I2ITask
+    task: Task
     mesh: Mesh
     abstract: TrainState
     initialise: Any
@@ -61,8 +62,9 @@ def build(config: ConfigDict, mesh: Mesh) -> Program:
     Raises:
       UserError: where the mesh would leave the model unsharded.
     """
-    task = I2ITask(config)
-    transform = make_optimizer(config.optim, config.train.steps, task.dit.ratio)
+    task = make_task(config)
+    ratio = task.shapes.dit.ratio
+    transform = make_optimizer(config.optim, config.train.steps, ratio)
     init_key, run_key = jax.random.split(jax.random.key(config.seed))
 
     def init(key: jax.Array) -> TrainState:
@@ -106,7 +108,7 @@ def data_options(config: ConfigDict) -> DataOptions:
     """Options of the pipeline, by the names of the data section."""
     names = DataOptions.names() & set(config.data)
     section = {name: config.data[name] for name in names}
-    own = {"seed": config.seed, "view_size": view_size(config)}
+    own = {"seed": config.seed, "view_size": resolve(config).view_size}
     return DataOptions.of(**{**section, **own})
 
 

@@ -20,7 +20,7 @@ from i2i_prior.parallel.sharding import (
     optimizer_shardings,
     parameter_shardings,
 )
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.base import Task
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -31,7 +31,7 @@ _ROUNDING = 1 << 16
 
 
 def init_state(
-    task: I2ITask,
+    task: Task,
     transform: optax.GradientTransformation,
     key: jax.Array,
     ema_dtype: str = "float32",
@@ -77,7 +77,7 @@ def ema_decay(step: jax.Array, limit: float) -> jax.Array:
 
 
 def make_train_step(
-    task: I2ITask,
+    task: Task,
     transform: optax.GradientTransformation,
     *,
     run_key: jax.Array,

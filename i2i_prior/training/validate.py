@@ -22,14 +22,12 @@ from i2i_prior.models.dit_config import token_count
 from i2i_prior.models.encoder_families import FAMILIES
 from i2i_prior.models.precision import PRECISIONS
 from i2i_prior.parallel.mesh import mesh_shape
-from i2i_prior.tasks.network import (
-    autoencoder_config,
-    conditioner_config,
-    dit_config,
-)
+from i2i_prior.tasks.registry import TASKS
+from i2i_prior.tasks.resolve import Resolved, resolve
 
 # Fields whose values are the names of a registry.
 _REGISTRIES: dict[str, Iterable[str]] = {
+    "task": TASKS,
     "autoencoder.kind": AUTOENCODERS,
     "model.precision": PRECISIONS,
     "encoder.family": FAMILIES,
@@ -69,10 +67,12 @@ def validate(config: ConfigDict, devices: int) -> None:
     _validate_evaluation(config)
     _validate_losses(config)
     _validate_cached(config)
-    _validate_buckets(config)
-    _validate_condition(config)
+    shapes = resolve(config)
+    _validate_buckets(config, shapes)
+    _validate_condition(config, shapes)
+    _validate_patches(config, shapes)
     _validate_mup(config)
-    _validate_batch(config, devices)
+    _validate_batch(config, shapes, devices)
 
 
 def _validate_evaluation(config: ConfigDict) -> None:
@@ -107,7 +107,7 @@ def _validate_losses(config: ConfigDict) -> None:
         )
 
 
-def _validate_batch(config: ConfigDict, devices: int) -> None:
+def _validate_batch(config: ConfigDict, shapes: Resolved, devices: int) -> None:
     batch, accumulate = config.data.batch_size, config.train.accumulate
     if batch % accumulate:
         raise UserError(
@@ -128,7 +128,7 @@ def _validate_batch(config: ConfigDict, devices: int) -> None:
             f"mesh.tensor {tensor} does not divide model.heads "
             f"{config.model.heads}; choose a divisor of it"
         )
-    tokens = token_count(dit_config(config))
+    tokens = token_count(shapes.dit)
     if tokens % (context * tensor):
         raise UserError(
             f"mesh.context {context} x mesh.tensor {tensor} does not divide "
@@ -139,7 +139,7 @@ def _validate_batch(config: ConfigDict, devices: int) -> None:
 def _validate_cached(config: ConfigDict) -> None:
     kind = config.encoder.kind
     if not config.data.cached:
-        if kind == "none":
+        if kind == "none" and config.conditioner.tokens_from != "none":
             raise UserError(
                 "encoder.kind is none, but images need an encoder; choose "
                 "joint or frozen, or data.cached=true with prepared embeddings"
@@ -170,7 +170,7 @@ def _validate_cached(config: ConfigDict) -> None:
         )
 
 
-def _validate_buckets(config: ConfigDict) -> None:
+def _validate_buckets(config: ConfigDict, shapes: Resolved) -> None:
     if config.model.size_conditions and not config.data.aspect_buckets:
         raise UserError(
             "model.size_conditions tells the model the size of images, which "
@@ -183,7 +183,7 @@ def _validate_buckets(config: ConfigDict) -> None:
             "data.aspect_buckets needs images, and data.cached reads prepared "
             "squares; set one of them to false"
         )
-    step = 16 * autoencoder_config(config).factor * config.model.patch
+    step = 16 * shapes.latent.factor * config.model.patch
     if config.data.image_size % step:
         raise UserError(
             f"data.image_size {config.data.image_size} is no multiple of "
@@ -207,8 +207,22 @@ def _validate_mup(config: ConfigDict) -> None:
         )
 
 
-def _validate_condition(config: ConfigDict) -> None:
-    tokens = conditioner_config(config).tokens
+def _validate_condition(config: ConfigDict, shapes: Resolved) -> None:
+    if shapes.conditioner is None:
+        _validate_no_tokens(config)
+        return
+    tokens = shapes.conditioner.tokens
+    if config.conditioner.tokens_from == "tokens":
+        if not config.data.cached:
+            raise UserError(
+                "conditioner.tokens_from=tokens reads prepared embeddings; set "
+                "data.cached=true, or choose cls, patches or pyramid"
+            )
+        if not config.conditioner.length:
+            raise UserError(
+                "conditioner.tokens_from=tokens needs conditioner.length, the "
+                "number of prepared embeddings of an example"
+            )
     if tokens == 1 and not config.model.one_token:
         raise UserError(
             "one condition token makes cross-attention a constant and leaves "
@@ -236,6 +250,24 @@ def _validate_condition(config: ConfigDict) -> None:
             "export --part encoder` wrote, published weights (DINO, DINOv2, "
             "CLIP, ...), or 'random' to say that random features are meant"
         )
+
+
+def _validate_no_tokens(config: ConfigDict) -> None:
+    section = config.conditioner
+    for name in ("noise", "mask_rate"):
+        if section[name]:
+            raise UserError(
+                f"conditioner.{name} is for tokens, and "
+                "conditioner.tokens_from is none; set it to 0"
+            )
+    if config.encoder.kind != "none":
+        raise UserError(
+            "conditioner.tokens_from is none, so nothing reads an encoder; "
+            "set encoder.kind to none"
+        )
+
+
+def _validate_patches(config: ConfigDict, shapes: Resolved) -> None:
     latents = config.autoencoder.kind != "pixels" and not config.data.cached
     if latents and not config.autoencoder.weights:
         raise UserError(
@@ -243,12 +275,12 @@ def _validate_condition(config: ConfigDict) -> None:
             "autoencoder.weights: a file or a folder, or 'random' to say that "
             "a random one is meant"
         )
-    autoencoder = autoencoder_config(config)
-    if config.data.image_size % (autoencoder.factor * config.model.patch):
+    factor = shapes.latent.factor
+    if config.data.image_size % (factor * config.model.patch):
         raise UserError(
             f"data.image_size {config.data.image_size} does not split into "
             f"patches of {config.model.patch} latent pixels of "
-            f"{autoencoder.factor} image pixels; change one of them"
+            f"{factor} image pixels; change one of them"
         )
     if config.diffusion.learn_sigma and config.diffusion.path == "flow":
         raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.config import load_config
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.validate import validate
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -22,7 +22,7 @@ def test_config_builds(path):
         random.append("autoencoder.weights=random")
     config = load_config(str(path), random)
     validate(config, devices=1)
-    task = I2ITask(config)
+    task = make_task(config)
     params, frozen = jax.eval_shape(task.init, jax.random.key(0))
     assert sum(np.prod(p.shape) for p in params.values()) > 2e5
     assert not set(params) & set(frozen)

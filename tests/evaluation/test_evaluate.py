@@ -38,7 +38,7 @@ from i2i_prior.evaluation.sample_store import Samples
 from i2i_prior.evaluation.sets.collect import collect
 from i2i_prior.evaluation.sets.statistics_files import save_statistics
 from i2i_prior.inference.generator import Generator
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.registry import make_task
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -197,7 +197,7 @@ def test_grey_levels_are_rounded_or_cut_off(tiny):
     latents = np.array([0.0, 254.9 / 127.5 - 1, 0.4 / 127.5 - 1, 2, -2])
     latents = np.broadcast_to(latents[:, None, None, None], (5, 8, 8, 3))
     for truncate, levels in ((False, 255), (True, 254)):
-        generator = Generator(I2ITask(tiny()), truncate=truncate)
+        generator = Generator(make_task(tiny()), truncate=truncate)
         found = generator.decode({}, latents)[:, 0, 0, 0].tolist()
         assert found == [128 - truncate, levels, 0, 255, 0]
 

@@ -29,8 +29,8 @@ from i2i_prior.evaluation.sample_store import (
 from i2i_prior.inference.generator import Generator
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.parallel.sharding import parameter_shardings
-from i2i_prior.tasks.i2i import I2ITask
 from i2i_prior.tasks.network import parameter_shapes
+from i2i_prior.tasks.registry import make_task
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def source(config):
 @pytest.fixture(scope="module")
 def draw(config, source, run_directory):
     """draw(samples, devices, batch size) -> uint8 (10, 8, 8, 3)."""
-    task = I2ITask(config)
+    task = make_task(config)
 
     @functools.cache
     def model(devices: int):

@@ -15,8 +15,7 @@ from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.config import from_flat, load_config
 from i2i_prior.flops.cost import run_cost
 from i2i_prior.flops.step_flops import step_flops
-from i2i_prior.tasks.i2i import I2ITask
-from i2i_prior.tasks.network import example_shapes
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.optimizer import make_optimizer
 from i2i_prior.training.train_step import init_state
 from tests.conftest import ROOT
@@ -66,7 +65,7 @@ def example(config):
     """One example, as a step reads it, batched."""
     return {
         name: jax.ShapeDtypeStruct((1, *one.shape), one.dtype)
-        for name, one in example_shapes(config).items()
+        for name, one in make_task(config).example_spec.items()
     }
 
 
@@ -81,7 +80,7 @@ def nbytes(tree) -> int:
 def test_a_config(tiny, name):
     """Numbers, bytes and products, equal to the last one."""
     config = tiny(*CONFIGS[name])
-    cost, task, key = run_cost(config), I2ITask(config), jax.random.key(0)
+    cost, task, key = run_cost(config), make_task(config), jax.random.key(0)
     transform = make_optimizer(config.optim, config.train.steps)
     state = jax.eval_shape(
         lambda: init_state(task, transform, key, config.train.ema_dtype)
@@ -105,7 +104,7 @@ def test_a_config(tiny, name):
     # noisy latent, and of the image where the encoder is trained, whose
     # average pyramid is a product with what is no parameter either.
     dit, encoder = config.model, config.encoder
-    patch = dit.patch**2 * task.latent.channels
+    patch = dit.patch**2 * task.shapes.latent.channels
     unneeded = 256 * dit.width + cost.tokens * patch * dit.width
     if encoder.kind == "joint":
         unneeded += 4 * 3 * encoder.patch**2 * encoder.width

@@ -17,7 +17,7 @@ from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.scan import REMAT_POLICIES
-from i2i_prior.tasks.network import encoder_config
+from i2i_prior.tasks.resolve import resolve
 from tests.flops.products import (
     dit_inputs,
     traced_macs,
@@ -82,7 +82,7 @@ def test_a_frozen_encoder_costs_one_pass(tiny):
     frozen = step_flops(
         tiny("encoder.kind=frozen", "encoder.weights=random")
     ).model
-    encoder = vit_macs(encoder_config(tiny()))
+    encoder = vit_macs(resolve(tiny()).encoder)
     assert joint - frozen == pytest.approx(8 * 2 * 2 * encoder)
     half = step_flops(tiny("data.batch_size=4")).model
     assert joint == pytest.approx(2 * half)

@@ -15,7 +15,7 @@ import pytest
 
 from i2i_prior.inference.prior import Prior
 from i2i_prior.interop import torch_folder
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.registry import make_task
 
 torch = pytest.importorskip("torch")
 
@@ -94,7 +94,7 @@ def open_module(folder):
 
 def exported(config, folder, seed=0):
     """A prior of random weights, and what torch makes of its folder."""
-    shapes = I2ITask(config).functional.shapes()
+    shapes = make_task(config).functional.shapes()
     parameters = randomised(shapes, seed)
     size = torch_folder.write_torch_folder(
         folder, parameters, config, PROVENANCE

@@ -30,7 +30,7 @@ from i2i_prior.models.encoder_families import FAMILIES
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
 from i2i_prior.parallel.sharding import parameter_shardings
-from i2i_prior.tasks.network import encoder_config
+from i2i_prior.tasks.resolve import resolve
 from tests.interop.fixtures_encoders import (
     HEADS,
     LIMIT,
@@ -281,7 +281,7 @@ def test_which_encoder_is_loaded(folders, tmp_path):
 
 def test_an_export_of_a_run_sees_what_the_run_saw(tiny, tmp_path):
     config = tiny("encoder.pixels=symmetric")
-    shape = encoder_config(config)
+    shape = resolve(config).encoder
     _, init = make_functional(lambda rngs: ViT(shape, rngs=rngs))
     parameters = {f"encoder/{k}": v for k, v in init(jax.random.key(0)).items()}
     path = tmp_path / "run.safetensors"

@@ -17,8 +17,8 @@ from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.mup import gradient_factor, update_factor, width_ratio
 from i2i_prior.parallel.mesh import make_mesh
-from i2i_prior.tasks.i2i import I2ITask
 from i2i_prior.tasks.network import parameter_shapes
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.optimizer import (
     decay_mask,
     make_optimizer,
@@ -231,9 +231,9 @@ def test_it_trains_as_a_network_with_a_multiplier_and_rates_of_its_own():
 def test_state_and_its_shardings_are_the_same_tree(moments):
     section = settings(moment_dtype=moments)
     trees = []
-    task = I2ITask(tiny(96, 48))
+    task = make_task(tiny(96, 48))
     mesh = make_mesh(replica=1, fsdp=4, context=1, tensor=1)
-    for ratio in (1.0, task.dit.ratio):
+    for ratio in (1.0, task.shapes.dit.ratio):
         transform = make_optimizer(section, 10, ratio)
         shapes = jax.eval_shape(
             lambda key, t=transform: init_state(task, t, key), jax.random.key(0)

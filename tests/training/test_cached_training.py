@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from i2i_prior.evaluation import validation_losses
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.base import Task
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.fixtures_prepared import write_prepared
 
@@ -37,7 +38,7 @@ CACHED = (
 )
 
 
-def inputs(task: I2ITask, parameters: dict, batch: dict) -> dict:
+def inputs(task: Task, parameters: dict, batch: dict) -> dict:
     """What `i2i-prior prepare` would store of a batch, in float32."""
 
     @jax.jit
@@ -55,7 +56,7 @@ def inputs(task: I2ITask, parameters: dict, batch: dict) -> dict:
 @pytest.fixture(scope="module")
 def prepared(tiny, batches, tmp_path_factory):
     """The first batches of the tiny run as a prepared folder."""
-    task = I2ITask(tiny(*FROZEN))
+    task = make_task(tiny(*FROZEN))
     parameters = _all(task)
     found = [inputs(task, parameters, batch) for batch in batches[:4]]
     arrays = {
@@ -69,7 +70,7 @@ def prepared(tiny, batches, tmp_path_factory):
         preprocessing={"size": 8},
         autoencoder={
             "kind": "sd",
-            "shape": task.latent.to_json(),
+            "shape": task.shapes.latent.to_json(),
             "sha256": "a",
         },
         encoders={
@@ -83,14 +84,14 @@ def prepared(tiny, batches, tmp_path_factory):
     )
 
 
-def _all(task: I2ITask) -> dict:
+def _all(task: Task) -> dict:
     trained, frozen = task.init(jax.random.key(1))
     return {**trained, **frozen}
 
 
 def test_the_loss_is_that_of_images(tiny, batches):
     """The same draws, latents and embeddings: only where they come from."""
-    online, cached = I2ITask(tiny(*FROZEN)), I2ITask(tiny(*CACHED))
+    online, cached = make_task(tiny(*FROZEN)), make_task(tiny(*CACHED))
     parameters = _all(online)
     batch = {name: batches[0][name] for name in ("image", "view")}
     stored = inputs(online, parameters, batch)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from i2i_prior.config import default_config
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.optimizer import (
     decay_mask,
     make_optimizer,
@@ -65,7 +65,7 @@ def names(tiny):
     """Trained and frozen names of a run that freezes all that can be."""
 
     def split(*overrides):
-        task = I2ITask(tiny(*overrides))
+        task = make_task(tiny(*overrides))
         return jax.eval_shape(task.init, jax.random.key(0))
 
     return split
@@ -104,7 +104,7 @@ def test_what_gets_no_gradient_is_in_no_optimizer_state(
     tiny, names, overrides, patterns
 ):
     config = tiny(*overrides)
-    task = I2ITask(config)
+    task = make_task(config)
     transform = make_optimizer(config.optim, 10)
     state = jax.eval_shape(
         lambda key: init_state(task, transform, key), jax.random.key(0)

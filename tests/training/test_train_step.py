@@ -130,9 +130,9 @@ def test_the_loss_falls_on_one_batch_and_one_draw(
 
 
 def test_draws_depend_on_key_and_step_alone(tiny):
-    from i2i_prior.tasks.i2i import I2ITask
+    from i2i_prior.tasks.registry import make_task
 
-    task = I2ITask(tiny("conditioner.noise=0.1", "conditioner.mask_rate=0.5"))
+    task = make_task(tiny("conditioner.noise=0.1", "conditioner.mask_rate=0.5"))
     run_key = jax.random.key(3)
 
     def draws(step, key=run_key):
@@ -154,9 +154,9 @@ def test_draws_depend_on_key_and_step_alone(tiny):
 
 
 def test_draws_have_the_configured_distributions(tiny):
-    from i2i_prior.tasks.i2i import I2ITask
+    from i2i_prior.tasks.registry import make_task
 
-    task = I2ITask(
+    task = make_task(
         tiny("conditioner.drop_rate=0.2", "conditioner.mask_rate=0.5")
     )
     draws = jax.device_get(

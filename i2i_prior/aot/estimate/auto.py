@@ -26,6 +26,7 @@ from i2i_prior.io.progress import (
 )
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.tasks import network
+from i2i_prior.tasks.resolve import resolve
 from i2i_prior.training.validate import validate
 
 TRIES = 6
@@ -137,8 +138,8 @@ def _row(
 
 def workload(config: ConfigDict, topology: Topology) -> model.Workload:
     """The config in the numbers of the rough model."""
-    dit = network.dit_config(config)
-    latent = network.autoencoder_config(config)
+    shapes = resolve(config)
+    dit, latent = shapes.dit, shapes.latent
     sizes = {
         name: int(np.prod(shape.shape))
         for name, shape in network.parameter_shapes(config).items()

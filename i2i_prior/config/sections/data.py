@@ -14,6 +14,7 @@ class RunSection:
     """Fields of a run beside its sections."""
 
     name: str = resumable("run", "what the run is called in reports")
+    task: str = option("i2i", "what is learned, see tasks.TASKS", added=True)
     seed: int = option(
         0, "seed of parameters, data order and every random draw", 0
     )

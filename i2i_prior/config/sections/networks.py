@@ -56,6 +56,12 @@ class ConditionerSection:
         "embeddings: cls, patches, pyramid, tokens (given) or none",
         choices=("cls", "patches", "pyramid", "tokens", "none"),
     )
+    concat_from: str = option(
+        "none",
+        "latent stacked on the noisy one: none or source (of a pair)",
+        choices=("none", "source"),
+        added=True,
+    )
     length: int = option(0, "embeddings a condition where they are given")
     embedding_width: int = option(0, "their channels; 0: the encoder's")
     expand: int = option(4, "tokens made of each embedding", 1)

@@ -19,7 +19,7 @@ from i2i_prior.interop.layouts.mapping import (
     same,
 )
 from i2i_prior.models.positions import sincos_2d
-from i2i_prior.tasks.network import dit_config
+from i2i_prior.tasks.resolve import resolve
 
 
 def official_rules(config: ConfigDict) -> list[Rule]:
@@ -130,7 +130,7 @@ def _pair(ours: str, theirs: str) -> list[Rule]:
 
 def position_table(config: ConfigDict) -> np.ndarray:
     """The official `pos_embed` buffer, float32 (1, N, D)."""
-    shape = dit_config(config)
+    shape = resolve(config).dit
     side = shape.input_size // shape.patch
     base = shape.base_size or side
     table = sincos_2d(shape.width, (side, side), base, shape.position_scale)

@@ -272,7 +272,7 @@ def _validate(
 ) -> None:
     from i2i_prior.models import encoder_families
     from i2i_prior.models.dit_config import check_config
-    from i2i_prior.tasks.network import dit_config, encoder_config
+    from i2i_prior.tasks.resolve import resolve
     from i2i_prior.training.validate import validate
 
     for run in _telling(runs, configs):
@@ -280,9 +280,10 @@ def _validate(
             config = configured(base, run.overrides)
             validate(config, devices)
             # Else heads that do not fit would show when the run is started.
-            check_config(dit_config(config))
-            if config.encoder.kind != "none":
-                encoder_families.check(encoder_config(config))
+            shapes = resolve(config)
+            check_config(shapes.dit)
+            if shapes.encoder is not None:
+                encoder_families.check(shapes.encoder)
         except UserError as error:
             raise UserError(f"run {run.name} of the sweep: {error}") from error
 

@@ -44,7 +44,7 @@ from i2i_prior.io.progress import (
 )
 from i2i_prior.models.functional import Flat
 from i2i_prior.report import image_grid
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.base import Task
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
 )
@@ -66,7 +66,7 @@ class SampleEvaluator:
     def __init__(
         self,
         config: ConfigDict,
-        task: I2ITask,
+        task: Task,
         source: Source,
         directory: Path,
         check: Callable[[], None] = lambda: None,

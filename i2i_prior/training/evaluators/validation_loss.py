@@ -41,7 +41,7 @@ from i2i_prior.io.progress import (
     Progress,
 )
 from i2i_prior.tasks import fixed_noise
-from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.base import Task
 from i2i_prior.training.input_pipeline import embedding_name
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
@@ -67,7 +67,7 @@ class Validation:
     def __init__(
         self,
         config: ConfigDict,
-        task: I2ITask,
+        task: Task,
         source: Source | CachedSource,
         directory: Path,
         check: Callable[[], None],

@@ -11,20 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
-from i2i_prior.data.contact_sheet import (
-    document,
-    fit,
-)
+from i2i_prior.data.contact_sheet import fit
 from i2i_prior.data.pipeline import Batch
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import write_bytes
-from i2i_prior.report import image_grid
-from i2i_prior.report.html import (
-    embedded,
-    section,
-)
+from i2i_prior.report import html, image_grid
+from i2i_prior.report.html import section
 from i2i_prior.training.input_pipeline import make_pipeline
 
 _SHOWN = 32  # examples
@@ -114,31 +107,26 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
     """
     picture, page = folder / "batch.png", folder / "inspect.html"
     image_grid.save_png(picture, contact_sheet(shown))
-    rows = "".join(
-        f"<tr><th>{title} {channel}</th>"
-        f'<td class="number">{mean:.3f}</td><td class="number">{std:.3f}</td>'
-        f'<td class="number">{ends:.1%}</td></tr>'
+    rows = [
+        (f"{title} {channel}", f"{mean:.3f}", f"{std:.3f}", f"{ends:.1%}")
         for title, channel, mean, std, ends in statistics(shown.batch)
-    )
-    head = "<tr><th></th><th>mean</th><th>std</th><th>at 0 or 255</th></tr>"
-    figure = embedded(picture, f"examples of step {shown.step}")
+    ]
+    image = html.embedded(picture, f"examples of step {shown.step}")
     body = section(
         "Target beside the encoder's view"
         if "view" in shown.batch
         else "Targets",
-        f'<figure class="wide">{figure}</figure>',
+        f'<figure class="wide">{image}</figure>',
     )
     body += section(
         "Channels, levels scaled to [-1, 1]",
-        f'<div class="scroll"><table>{head}{rows}</table></div>',
+        html.table(("", "mean", "std", "at 0 or 255"), rows),
     )
     below = (
         f"The first {len(shown.names)} of {shown.total} examples of step "
         f"{shown.step}, after crop, flip and augmentation"
     )
-    document_ = document(name, below, body)
-    write_bytes(page, document_.encode("utf-8", "replace"))
-    return [picture, page]
+    return [picture, html.write_page(page, name, below, body)]
 
 
 def contact_sheet(shown: Shown) -> np.ndarray:

@@ -10,24 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i_prior.data.contact_sheet import (
-    bars,
-    document,
-    thumbnail,
-    tile,
-    tiles,
-)
+from i2i_prior.data.contact_sheet import STYLE, thumbnail, tile, tiles
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Source
 from i2i_prior.inspection.speed import Speed
 from i2i_prior.inspection.survey import Seen, Survey
-from i2i_prior.io.files import (
-    write_bytes,
-)
-from i2i_prior.report.html import (
-    escape,
-    section,
-)
+from i2i_prior.report import html
+from i2i_prior.report.charts import bars
+from i2i_prior.report.html import escape, section
 
 _NAMED = 20  # broken records of each class in the text
 _SHOWN = 60  # pictures on the contact sheet
@@ -66,11 +56,7 @@ def write_page(
     Returns:
         Its path.
     """
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
-        for name, value in _facts(survey, speeds)
-    )
-    body = f'<p></p><div class="scroll"><table>{rows}</table></div>'
+    body = "<p></p>" + html.table((), _facts(survey, speeds))
     plots = "".join(
         bars(plot.title, plot.bounds(), plot.counts)
         for plot in _histograms(survey)
@@ -91,9 +77,7 @@ def write_page(
         f"records (seed {survey.seed})"
     )
     path = folder / "inspect.html"
-    page = document(survey.spec, below, body)
-    write_bytes(path, page.encode("utf-8", "replace"))
-    return path
+    return html.write_page(path, survey.spec, below, body, STYLE)
 
 
 def _facts(

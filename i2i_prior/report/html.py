@@ -1,6 +1,7 @@
-"""The pieces a report page is made of: style, sections, tables, pictures.
+"""Pages of reports: one file with its style, tables and pictures inside.
 
-Whatever comes from a run passes `escape` on its way into the page.
+No page links to another file or address. Text of a run passes `escape` on its
+way into the page.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from i2i_prior.report.curves import short
+from i2i_prior.io.files import write_bytes
 
 STYLE = """
 :root{--ink:#1c2430;--soft:#647084;--line:#dfe4ec;--card:#fff;--page:#f5f7fa;
@@ -46,6 +51,7 @@ svg text{fill:var(--soft);font-size:12px}
 .smooth{stroke:var(--accent);stroke-width:2.2}
 .dot{fill:var(--accent)}
 .band{fill:var(--accent);fill-opacity:.16}
+rect.bar{fill:var(--accent)}
 img{max-width:100%;height:auto;border-radius:4px;display:block}
 .strip{display:flex;gap:12px;overflow-x:auto;padding:12px 0}
 .strip figure{margin:0;flex:0 0 210px}
@@ -55,17 +61,131 @@ th,td{padding:7px 12px;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}
 th{color:var(--soft);font-weight:600;white-space:nowrap}
-td.number{text-align:right;font-variant-numeric:tabular-nums}
+.number{text-align:right;font-variant-numeric:tabular-nums}
 td.value{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px;
 overflow-wrap:anywhere}
 pre.scroll{padding:12px 14px;font-size:13px}
 details{margin:12px 0}summary{cursor:pointer;padding:6px 0;font-weight:600}
 """
 
+# A number, perhaps with an error and a unit.
+_NUMBER = re.compile(
+    r"nan|[-+]?([\d.,]+(e[-+]?\d+)?|inf)( ± [\d.e+-]+)?( ?[%a-zA-Z]{1,2})?"
+)
+_UNITS = (("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15))
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    title: str,
+    subtitle: str,
+    body: str,
+    style: str = "",
+) -> Path:
+    """Writes a whole page, or nothing; returns its path.
+
+    Args:
+      path: of the file.
+      title: also of the window.
+      subtitle: one line of plain text under the title; the time is added.
+      body: HTML.
+      style: CSS besides `STYLE`.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
+        f"<body><main><h1>{escape(title)}</h1>"
+        f'<div class="soft">{escape(subtitle)}, written {written}</div>'
+        f"{body}</main></body></html>\n"
+    )
+    # Names of files may hold bytes that are no text.
+    write_bytes(path, page.encode("utf-8", "replace"))
+    return Path(path)
+
 
 def section(title: str, body: str) -> str:
-    """A headed part of the page; nothing where `body` is nothing."""
+    """A headed part of the page, or "" if `body` is empty."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def cards(values: Mapping[str, Any]) -> str:
+    """Names and values, each pair on a card; None is left out."""
+    boxes = "".join(
+        f'<div class="card"><span>{escape(name)}</span>'
+        f"<b>{escape(short(value))}</b></div>"
+        for name, value in values.items()
+        if value is not None
+    )
+    return boxes and f'<div class="cards">{boxes}</div>'
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    whole: Sequence[str] = (),
+    css_class: str = "",
+) -> str:
+    """A table that scrolls sideways, or "" without rows.
+
+    Args:
+      head: names of the columns; without them the first cell of a row is its
+        name.
+      rows: values. Numbers are shown in four digits; None is an empty cell. A
+        column of numbers, or of text that looks like them, is aligned to the
+        right.
+      whole: names of the columns whose numbers are shown in all digits.
+      css_class: of the box around it.
+    """
+    texts = [
+        [
+            _text(value, place < len(head) and head[place] in whole)
+            for place, value in enumerate(row)
+        ]
+        for row in rows
+    ]
+    if not texts:
+        return ""
+    classes = [
+        ' class="number"' * all(_NUMBER.fullmatch(t) for t in column if t)
+        for column in zip(*texts, strict=True)
+    ]
+
+    def line(cells: Iterable[str], tags: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{kind}>{text}</{tag}>"
+            for text, tag, kind in zip(cells, tags, classes, strict=True)
+        )
+
+    tags = ["td" if head else "th", *["td"] * (len(classes) - 1)]
+    lines = [line(map(escape, head), ["th"] * len(head))] if head else []
+    lines += [line(row, tags) for row in texts]
+    body = "".join(f"<tr>{cells}</tr>" for cells in lines)
+    box = f"scroll {css_class}".rstrip()
+    return f'<div class="{box}"><table>{body}</table></div>'
+
+
+def cell(value: Any, whole: bool = False) -> str:
+    """A table cell; numbers in four digits, or in all with `whole`."""
+    text = _text(value, whole)
+    kind = ' class="number"' if _NUMBER.fullmatch(text) else ""
+    return f"<td{kind}>{text}</td>"
+
+
+def _text(value: Any, whole: bool) -> str:
+    """HTML text of a table cell."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        value = ", ".join(f"{k} {short(v)}" for k, v in value.items())
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = f"{value:,}" if whole else f"{value:.4g}"
+    return escape(value)
 
 
 def folded(title: str, values: Mapping[str, Any]) -> str:
@@ -74,24 +194,10 @@ def folded(title: str, values: Mapping[str, Any]) -> str:
         f'<tr><th>{escape(key)}</th><td class="value">{escape(value)}</td></tr>'
         for key, value in flatten(values)
     )
-    if not rows:
-        return ""
-    return (
+    return rows and (
         f"<details><summary>{escape(title)}</summary>"
         f'<div class="scroll"><table>{rows}</table></div></details>'
     )
-
-
-def cell(value: Any, whole: bool = False) -> str:
-    """A table cell; numbers in four digits, or in all with `whole`."""
-    if value is None:
-        return "<td></td>"
-    if isinstance(value, dict):
-        value = ", ".join(f"{k} {short(v)}" for k, v in value.items())
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        text = f"{value:,}" if whole else f"{value:.4g}"
-        return f'<td class="number">{escape(text)}</td>'
-    return f"<td>{escape(value)}</td>"
 
 
 def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -106,7 +212,7 @@ def flatten(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def embedded(path: Path, alt: str, width: int | None = None) -> str:
-    """An <img> with its bytes inside, shrunk to `width` pixels if wider."""
+    """An <img> of a file, shrunk to `width` pixels if wider."""
     content = path.read_bytes()
     with Image.open(path) as image:
         kind = "gif" if image.format == "GIF" else "png"
@@ -115,12 +221,25 @@ def embedded(path: Path, alt: str, width: int | None = None) -> str:
             small = io.BytesIO()
             image.convert("RGB").resize(size).save(small, "PNG")
             content, kind = small.getvalue(), "png"
+    return picture(content, alt, kind)
+
+
+def picture(content: bytes, alt: str, kind: str = "png") -> str:
+    """An <img> with the bytes of a picture inside."""
     data = base64.b64encode(content).decode()
     return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{data}">'
 
 
+def figure(caption: str, body: str, css_class: str = "wide") -> str:
+    """A figure with HTML in it and plain text above it."""
+    return (
+        f'<figure class="{css_class}"><figcaption>{escape(caption)}'
+        f"</figcaption>{body}</figure>"
+    )
+
+
 def readable(path: Path) -> bool:
-    """Whether Pillow reads it to the end (a run may just be writing it)."""
+    """Returns True if Pillow reads all of it (a run may be writing it)."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -130,14 +249,27 @@ def readable(path: Path) -> bool:
 
 
 def escape(value: object) -> str:
-    """Any value as text that HTML shows as it is, quotes included."""
+    """Text of any value for HTML, quotes included."""
     return html.escape(str(value))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none to read."""
+    """The object in a JSON file; empty if it cannot be read."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def short(value: Any) -> str:
+    """A number in few characters (1234567 -> "1.235 M"), or str(value)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    size = abs(value)
+    if size != size or size == math.inf or 1e-3 <= size < 1e4 or not size:
+        return f"{value:.4g}"
+    for name, unit in _UNITS:
+        if unit <= size < 1000 * unit:
+            return f"{value / unit:.4g} {name}"
+    return f"{value:.3g}"

@@ -17,8 +17,7 @@ import numpy as np
 
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import write_bytes
-from i2i_prior.report.curves import short
-from i2i_prior.report.html import STYLE, escape, section
+from i2i_prior.report.html import STYLE, escape, section, short
 from i2i_prior.sweeps.run.progress import duration
 from i2i_prior.sweeps.run.state import STATES, RunState, seconds_left
 from i2i_prior.sweeps.run.store import Sweep

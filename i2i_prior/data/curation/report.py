@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.data.contact_sheet import (
-    bars,
-    cards,
-    document,
+    STYLE,
     group,
     thumbnail,
     tile,
@@ -27,13 +25,13 @@ from i2i_prior.data.sources.selected import (
     read_dropped,
     read_selection,
 )
-from i2i_prior.io.files import (
-    write_bytes,
-)
+from i2i_prior.report.charts import bars
 from i2i_prior.report.html import (
+    cards,
     escape,
     folded,
     section,
+    write_page,
 )
 
 _SHOWN = 40  # records a reason
@@ -66,11 +64,11 @@ def write_curation_report(
     counts = dict(sorted(header["dropped"].items(), key=lambda item: -item[1]))
     records, kept = header["records"], header["kept"]
     body = cards(
-        [
-            ("records", f"{records:,}"),
-            ("kept", f"{kept:,} ({kept / records:.1%})"),
-            ("dropped", f"{records - kept:,}"),
-        ]
+        {
+            "records": f"{records:,}",
+            "kept": f"{kept:,} ({kept / records:.1%})",
+            "dropped": f"{records - kept:,}",
+        }
     )
     if counts:
         plot = bars("Dropped, by reason", list(counts), list(counts.values()))
@@ -83,12 +81,9 @@ def write_curation_report(
             _groups(lines, source) if near else _tiles(lines, source),
         )
     body += folded("Options", {"source": header["source"], **header["options"]})
-    page = document(
-        f"Curation of {header['source']}", "What was dropped, and why", body
-    )
+    title = f"Curation of {header['source']}"
     path = Path(folder) / "curation.html"
-    write_bytes(path, page.encode("utf-8", "replace"))
-    return path
+    return write_page(path, title, "What was dropped, and why", body, STYLE)
 
 
 def _sampled(

@@ -9,12 +9,12 @@ from i2i_prior.evaluation.validation_losses import (
     FOLDER,
     KINDS,
 )
+from i2i_prior.report.charts import plots
 from i2i_prior.report.html import (
     cell,
     read_json,
     section,
 )
-from i2i_prior.report.plots import plots
 
 _CURVES = tuple(
     (f"{FOLDER}/{kind}_{name}", f"{title}, {weights}")

@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.report.curves import short
+from i2i_prior.report.charts import plots
 from i2i_prior.report.html import (
     cell,
     escape,
     read_json,
     section,
+    short,
 )
-from i2i_prior.report.plots import plots
 
 # What two results must have alike to be points of one curve.
 _ALIKE = ("num_samples", "per_condition", "solver", "steps", "guidance", "seed")

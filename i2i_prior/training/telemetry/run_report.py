@@ -19,7 +19,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.io.files import (
     write_bytes,
 )
-from i2i_prior.report.curves import short
+from i2i_prior.report.charts import plots
 from i2i_prior.report.html import (
     STYLE,
     embedded,
@@ -29,8 +29,8 @@ from i2i_prior.report.html import (
     read_json,
     readable,
     section,
+    short,
 )
-from i2i_prior.report.plots import plots
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from i2i_prior.training.telemetry.report_losses import losses_section
 from i2i_prior.training.telemetry.report_scores import (

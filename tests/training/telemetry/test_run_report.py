@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 
 from i2i_prior.errors import UserError
-from i2i_prior.report.curves import (
-    curve,
-    short,
-)
+from i2i_prior.report.charts import curve
+from i2i_prior.report.html import short
 from i2i_prior.report.image_grid import (
     save_gif,
     save_png,

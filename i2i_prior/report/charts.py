@@ -1,20 +1,59 @@
-"""Curves as inline SVG, in the colours of the page around them.
+"""Charts as inline SVG, in the colours of the page around them.
 
-The page styles the classes `rule` (grid), `raw`, `smooth` (lines), `dot` and
-`band`.
+`html.STYLE` has the classes `rule` (grid), `raw`, `smooth` (lines), `dot`,
+`band` and `bar`. A curve takes some kilobytes, follows dark mode and needs no
+other file; matplotlib's SVG has links, clip paths and fixed colours.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from i2i_prior.report.html import escape, figure, short
+
 _WIDTH, _HEIGHT = 560, 250  # in SVG units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 10, 30
-_UNITS = (("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15))
+_BAR_HEIGHT, _BAR_MARGIN, _BAR_TOP = 220, 24, 22
+
+
+def plots(
+    lines: Sequence[Mapping[str, Any]],
+    wanted: Iterable[tuple[str, str]],
+    linear: Collection[str] = (),
+) -> str:
+    """Curves over the steps, of each key that has two values or more.
+
+    Args:
+      lines: with "step", and (low, high) of an interval under KEY/interval.
+      wanted: (key, title) of each.
+      linear: keys whose axis is never logarithmic.
+    """
+    figures = []
+    for key, title in wanted:
+        points = [
+            (
+                line["step"],
+                line[key],
+                *line.get(f"{key}/interval", (math.nan, math.nan)),
+            )
+            for line in lines
+            if isinstance(line.get(key), float | int)
+        ]
+        finite = [point[1] for point in points if math.isfinite(point[1])]
+        if len(finite) >= 2:
+            steps, values, *band = np.array(points, float).T
+            figures.append(
+                f'<figure class="plot"><figcaption>{escape(title)}'
+                f"<b>{escape(short(finite[-1]))}</b></figcaption>"
+                f"{curve(steps, values, key in linear, np.array(band))}"
+                "</figure>"
+            )
+    return f'<div class="plots">{"".join(figures)}</div>' if figures else ""
 
 
 def curve(
@@ -57,10 +96,9 @@ def curve(
         share = (scale(value) - scale(bottom)) / (scale(top) - scale(bottom))
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _BOTTOM - _TOP)
 
-    marks = [_row(float(y_of(tick)), short(tick)) for tick in ticks]
+    marks = [_grid_line(float(y_of(tick)), short(tick)) for tick in ticks]
     marks += [
-        f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 9}" '
-        f'text-anchor="middle">{short(tick)}</text>'
+        _text(float(x_of(tick)), _HEIGHT - 9, short(tick))
         for tick in _ticks(first, last)
         if first <= tick <= last
     ]
@@ -75,8 +113,7 @@ def curve(
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
             for x, y in zip(xs[known], ys[known], strict=True)
         ]
-    box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-    return f'<svg {box} role="img">{"".join(marks)}</svg>'
+    return _svg(_HEIGHT, marks)
 
 
 def _band(xs: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[str]:
@@ -95,19 +132,18 @@ def _band(xs: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> list[str]:
     return marks if len(known) > 1 else []
 
 
-def _row(y: float, label: str) -> str:
+def _grid_line(y: float, label: str) -> str:
     """A horizontal grid line and its label."""
-    return (
+    line = (
         f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
         f'y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" '
-        f'text-anchor="end">{label}</text>'
     )
+    return line + _text(_LEFT - 8, y + 4, label, "end")
 
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers that cover [low, high], about five of them."""
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # but for rounding
         margin = abs(low) / 10 or 1.0
         low, high = low - margin, high + margin
     raw = (high - low) / 4
@@ -171,14 +207,45 @@ def _path(
     return f'<path class="{css_class}" d="{"".join(words)}"/>'
 
 
-def short(value: Any) -> str:
-    """A number in few characters (1234567 -> "1.235 M"); others as they are."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    size = abs(value)
-    if size != size or size == math.inf or 1e-3 <= size < 1e4 or not size:
-        return f"{value:.4g}"
-    for name, unit in _UNITS:
-        if unit <= size < 1000 * unit:
-            return f"{value / unit:.4g} {name}"
-    return f"{value:.3g}"
+def bars(title: str, labels: Sequence[str], counts: Sequence[int]) -> str:
+    """A bar chart as a figure, with the counts above the bars.
+
+    Args:
+        title: above it.
+        labels: below the bars; where there is one more, at their edges.
+        counts: not negative, at least one.
+    """
+    slot = (_WIDTH - 2 * _BAR_MARGIN) / len(counts)
+    highest = max(*counts, 1)
+    floor = _BAR_HEIGHT - _BOTTOM
+    first = 0.5 if len(labels) == len(counts) else 0.0
+    marks = [
+        f'<line class="rule" x1="0" x2="{_WIDTH}" y1="{floor}" y2="{floor}"/>'
+    ]
+    for place, label in enumerate(labels):
+        x = _BAR_MARGIN + (place + first) * slot
+        marks.append(_text(x, _BAR_HEIGHT - 10, label))
+    for place, count in enumerate(counts):
+        height = count / highest * (floor - _BAR_TOP)
+        left = _BAR_MARGIN + (place + 0.06) * slot
+        marks.append(
+            f'<rect class="bar" x="{left:.1f}" y="{floor - height:.1f}" '
+            f'width="{0.88 * slot:.1f}" height="{height:.1f}"/>'
+        )
+        if count:
+            text = f"{count:,}" if count < 100_000 else short(count)
+            middle = _BAR_MARGIN + (place + 0.5) * slot
+            marks.append(_text(middle, floor - height - 6, text))
+    return figure(title, _svg(_BAR_HEIGHT, marks), "plot")
+
+
+def _svg(height: int, marks: Iterable[str]) -> str:
+    box = f'viewBox="0 0 {_WIDTH} {height}"'
+    return f'<svg {box} role="img">{"".join(marks)}</svg>'
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+        f"{escape(text)}</text>"
+    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from i2i_prior.data.broken import read
-from i2i_prior.data.crops import center_crop, random_resized_crop, resize
+from i2i_prior.data.broken import read_record
+from i2i_prior.data.crops import center_crop, random_box, resize
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.sources import Source
+from i2i_prior.data.transforms import label_of, open_image
 from i2i_prior.errors import UserError
 
 
@@ -50,27 +51,52 @@ def each_crop(
     seed: int = 0,
     min_scale: float = 0.25,
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields crops to measure on, fixed and spread evenly over the images.
+    """Yields the same box as uint8 (size, size, 3) for each size.
 
-    With at least `count` images, the central squares of the first `count`
+    Args and errors as `each_example`, of the first image of each record.
+    """
+    cuts = {str(number): ("", size) for number, size in enumerate(sizes)}
+    for example in each_example(source, count, cuts, False, seed, min_scale):
+        yield tuple(example.values())
+
+
+def each_example(
+    source: Source,
+    count: int,
+    cuts: Mapping[str, tuple[str, int]],
+    labels: bool = False,
+    seed: int = 0,
+    min_scale: float = 0.25,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields crops to measure on, fixed and spread evenly over the records.
+
+    With at least `count` records, the central squares of the first `count`
     readable ones in a seeded order; otherwise random crops, equally many of
-    each readable image (to one), image after image.
+    each readable record (to one), record after record.
 
     Args:
-        sizes: sides in pixels; every crop comes once in each of them.
-        source, count, seed, min_scale: as `evaluation_crops`.
+        source: the held-out images.
+        count: number of crops.
+        cuts: name -> image of the record (see `Record.image`) and side in
+            pixels; all show the same box.
+        labels: whether `label`, int32 (), comes with them.
+        seed: of order and boxes.
+        min_scale: least share of an image's area in a random crop.
 
     Yields:
-        the same box as uint8 (size, size, 3) for each size.
+        (size, size, 3) uint8 by the names of the cuts.
 
     Raises:
         UserError: too few images are readable.
     """
-    images = _readable(source, seed)
+    examples = _readable(source, seed, cuts, labels)
     if len(source) >= count:
         done = 0
-        for _, image in itertools.islice(images, count):
-            yield tuple(center_crop(image, size) for size in sizes)
+        for _, images, label in itertools.islice(examples, count):
+            yield label | {
+                name: center_crop(images[image], size)
+                for name, (image, size) in cuts.items()
+            }
             done += 1
         if done < count:
             raise UserError(
@@ -79,24 +105,48 @@ def each_crop(
             )
         return
     # Twice decoded rather than all kept: megapixels add up.
-    readable = [index for index, _ in images]
+    readable = [index for index, _, _ in examples]
     if not readable:
         raise UserError("There is no readable image: check the image source.")
     shares = np.array_split(np.arange(count), len(readable))
     for share, index in zip(shares, readable, strict=True):
-        image = read(source, index)
+        images, label = _decode(source, index, cuts, labels)
         rng = np.random.default_rng((seed, index))
+        height, width = next(iter(images.values())).shape[:2]
         for _ in share:
-            crop, box = random_resized_crop(
-                image, sizes[0], rng, (min_scale, 1.0)
-            )
-            yield crop, *(resize(image, box, size) for size in sizes[1:])
+            box = random_box(height, width, rng, (min_scale, 1.0))
+            yield label | {
+                name: resize(images[image], box, size)
+                for name, (image, size) in cuts.items()
+            }
 
 
-def _readable(source: Source, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (index, pixels) of the readable images in a seeded order."""
+def _decode(
+    source: Source,
+    index: int,
+    cuts: Mapping[str, tuple[str, int]],
+    labels: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Pixels by the images of the cuts, and the label where asked for."""
+    record = read_record(source, index)
+    images = {
+        name: open_image(record, name).pixels()
+        for name in dict.fromkeys(image for image, _ in cuts.values())
+    }
+    if len({pixels.shape for pixels in images.values()}) > 1:
+        raise BrokenImage("has images of several sizes")
+    return images, {"label": label_of(record)} if labels else {}
+
+
+def _readable(
+    source: Source,
+    seed: int,
+    cuts: Mapping[str, tuple[str, int]],
+    labels: bool,
+) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Yields number, images and label of readable records, in seeded order."""
     for index in np.random.default_rng(seed).permutation(len(source)).tolist():
         try:
-            yield index, read(source, index)
+            yield index, *_decode(source, index, cuts, labels)
         except BrokenImage:
             continue

@@ -34,6 +34,7 @@ from i2i_prior.data.transforms import (
     Draft,
     Transform,
     apply,
+    label_of,
     make_transforms,
     open_image,
     render,
@@ -65,6 +66,7 @@ class DataOptions:
     batch_size: int  # global, over all hosts
     seed: int = 0  # of order, crops and every other draw; not negative
     transforms: tuple[Transform, ...] = make_transforms()
+    labels: bool = False  # the batch holds the records' class labels
     min_side: int = 0  # smaller images count as broken; 0 = scale them up
     threads: int = 4  # in each process
     workers: int = 0  # processes; 0 = this one
@@ -106,6 +108,7 @@ class Pipeline:
             of the size of this batch.
         view: (b, V, V, 3) uint8, only with `view_size`.
         source_image: as `image`, only with `pair`; see `transforms`.
+        label: (b,) int32, only with `labels`.
         index: (b,) int32, the record that is shown.
         broken: (b,) int32, the record that should have been shown but could
             not be read, or -1. The one shown instead is drawn by the
@@ -195,6 +198,8 @@ class Pipeline:
                 key = options.seed, number
                 draft = apply(options.transforms, draft, rng, key)
                 example = render(draft, record, picture)
+                if options.labels:
+                    example["label"] = label_of(record)
             except BrokenImage:
                 # A broken image takes no draws, wherever it breaks. Drawn,
                 # not the next in order: damage comes in runs, as when a

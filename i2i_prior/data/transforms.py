@@ -192,6 +192,8 @@ class Pair:
 class View:
     """Adds `view`, what an encoder sees: a box inside the target's box.
 
+    Of a pair it shows the source, otherwise the target.
+
     Attributes:
         view_size: side in pixels; 0 for no view.
         view_min_scale: least share of the target's box.
@@ -211,10 +213,10 @@ class View:
     def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
         if not self.view_size:
             return draft
-        target = draft.cuts["image"]
-        box = view_box(target.box, rng, self.view_min_scale)
-        flipped = target.flipped != (rng.random() < self.view_flip)
-        view = replace(target, box=box, size=self.view_size, flipped=flipped)
+        seen = draft.cuts.get("source_image", draft.cuts["image"])
+        box = view_box(seen.box, rng, self.view_min_scale)
+        flipped = seen.flipped != (rng.random() < self.view_flip)
+        view = replace(seen, box=box, size=self.view_size, flipped=flipped)
         return draft.with_cuts(view=view)
 
 
@@ -330,6 +332,18 @@ def open_image(record: Record, image: str = "") -> Picture:
     except KeyError:
         raise BrokenImage(f"has no {image} next to it") from None
     return Picture(Record(record.name, data))
+
+
+def label_of(record: Record) -> np.ndarray:
+    """The class of a record, int32 ().
+
+    Raises:
+        BrokenImage: it has none.
+    """
+    label = record.fields.get("label")
+    if label is None:
+        raise BrokenImage("has no class label")
+    return np.array(label, np.int32)
 
 
 def require(holds: bool, name: str, wanted: str) -> None:

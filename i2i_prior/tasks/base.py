@@ -9,7 +9,7 @@ that the config opens: tokens (`conditioner.tokens_from`), pooled
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from i2i_prior.tasks.inputs import (
     embed,
     encode_mean,
     example_spec,
+    image_sides,
     read,
 )
 from i2i_prior.tasks.network import make_networks
@@ -46,7 +47,18 @@ class Task:
       shapes: of the networks, see `Resolved`.
       path: the noise path.
       functional: the networks as functions over named arrays.
+      columns: of a sample grid: arrays of a held-out example, and "samples".
     """
+
+    columns: ClassVar[tuple[str, ...]] = ("image", "samples")
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Checks the fields of a config that this task alone understands.
+
+        Raises:
+          UserError: at the first mistake.
+        """
 
     def __init__(self, config: ConfigDict):
         self.config = config
@@ -61,6 +73,20 @@ class Task:
     def example_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one example; see `inputs.example_spec`."""
         return example_spec(self.config, self.shapes)
+
+    @property
+    def cuts(self) -> dict[str, tuple[str, int]]:
+        """Images of a held-out example: name -> image of the record, side.
+
+        `image` is the target; the others are conditions, by the names of
+        `example_spec`.
+        """
+        source, _, target = self.config.data.pair.lower().partition(":")
+        conditions = {"view": source, "source_image": source}
+        return {
+            name: (conditions.get(name, target), side)
+            for name, side in image_sides(self.shapes).items()
+        }
 
     def _frozen_patterns(self) -> tuple[str, ...]:
         patterns = list(frozen_names(self.shapes.dit))

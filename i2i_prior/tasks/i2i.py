@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ml_collections import ConfigDict
+
+from i2i_prior.errors import UserError
 from i2i_prior.tasks.base import Task
 
 
@@ -11,3 +14,18 @@ class I2ITask(Task):
     The encoder sees a view of the image, its embedding goes through the
     tokens door.
     """
+
+    columns = ("image", "samples")
+
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Checks that nothing but the image itself is a condition.
+
+        Raises:
+          UserError: where a field is for pairs.
+        """
+        if config.data.pair or config.conditioner.concat_from != "none":
+            raise UserError(
+                "data.pair and conditioner.concat_from are for pairs; set "
+                "task=paired, or leave them out"
+            )

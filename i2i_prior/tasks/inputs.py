@@ -49,14 +49,9 @@ def example_spec(
     """
     if config.data.cached:
         return _cached_spec(shapes)
-    sides = {"image": shapes.image_size}
-    if shapes.conditioner is not None:
-        sides["view"] = shapes.view_size
-    if shapes.dit.concat_channels:
-        sides["source_image"] = shapes.image_size
     spec = {
         name: jax.ShapeDtypeStruct((side, side, 3), jnp.uint8)
-        for name, side in sides.items()
+        for name, side in image_sides(shapes).items()
     }
     if shapes.dit.classes:
         spec["label"] = jax.ShapeDtypeStruct((), jnp.int32)
@@ -64,6 +59,16 @@ def example_spec(
         spec["size"] = jax.ShapeDtypeStruct((2,), jnp.float32)
         spec["aspect"] = jax.ShapeDtypeStruct((1,), jnp.float32)
     return spec
+
+
+def image_sides(shapes: Resolved) -> dict[str, int]:
+    """Sides of the images of an example, pixels, by their names."""
+    sides = {"image": shapes.image_size}
+    if shapes.conditioner is not None:
+        sides["view"] = shapes.view_size
+    if shapes.dit.concat_channels:
+        sides["source_image"] = shapes.image_size
+    return sides
 
 
 def _cached_spec(shapes: Resolved) -> dict[str, jax.ShapeDtypeStruct]:

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.tasks.base import Task
 from i2i_prior.tasks.i2i import I2ITask
+from i2i_prior.tasks.paired import PairedTask
 
-TASKS: dict[str, type[Task]] = {"i2i": I2ITask}
+TASKS: dict[str, type[Task]] = {"i2i": I2ITask, "paired": PairedTask}
 
 
 def make_task(config: ConfigDict) -> Task:

@@ -108,7 +108,12 @@ def data_options(config: ConfigDict) -> DataOptions:
     """Options of the pipeline, by the names of the data section."""
     names = DataOptions.names() & set(config.data)
     section = {name: config.data[name] for name in names}
-    own = {"seed": config.seed, "view_size": resolve(config).view_size}
+    shapes = resolve(config)
+    own = {
+        "seed": config.seed,
+        "view_size": shapes.view_size if shapes.conditioner else 0,
+        "labels": shapes.dit.classes > 0,
+    }
     return DataOptions.of(**{**section, **own})
 
 

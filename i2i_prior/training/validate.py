@@ -64,6 +64,7 @@ def validate(config: ConfigDict, devices: int) -> None:
             f"config field train.loss_spike is {config.train.loss_spike}; it "
             "is a multiple of the usual loss: more than 1, or 0 for off"
         )
+    TASKS[config.task].check(config)
     _validate_evaluation(config)
     _validate_losses(config)
     _validate_cached(config)

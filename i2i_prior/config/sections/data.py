@@ -37,6 +37,9 @@ class DataSection:
     image_size: int = option(256, "side of a training image, pixels", 1)
     batch_size: int = option(256, "global batch, examples a step", 1)
     aspect_buckets: bool = option(False, "keep aspect ratios, one a batch")
+    pair: str = option(
+        "", 'images of a record, "SOURCE:TARGET" by their ends', added=True
+    )
     crop: str = option(
         "random",
         "random (resized crop) or center",

@@ -17,9 +17,10 @@ from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.inference.generator import Generator
 from i2i_prior.parallel.mesh import batch_sharding
+from i2i_prior.training import loop_state
 from i2i_prior.training.resilience.preemption import Preemption
 from i2i_prior.training.setup import to_device
-from i2i_prior.training.telemetry.metric_buffer import Journal
+from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.conftest import TINY
 
@@ -59,15 +60,15 @@ KILLED = """
 import os, signal, sys
 from i2i_prior import cli, train
 
-look = train.look
-def die(run, state, step, save):
-    seen = look(run, state, step, save)
+run_due = train.run_due
+def die(evaluators, state, step, buffer):
+    evaluated = run_due(evaluators, state, step, buffer)
     if step == 2:
-        run.checkpoints.wait()
+        evaluators[0].context.checkpoints.wait()
     if step == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    return seen
-train.look = die
+    return evaluated
+train.run_due = die
 cli.main(sys.argv[1:])
 """
 
@@ -162,14 +163,14 @@ def test_a_second_ctrl_c_aborts():
 
 @pytest.mark.parametrize(
     ("place", "saved"),
-    # After the looking at step 1; after the dispatch of step 3; when the
+    # After the evaluation of step 1; after the dispatch of step 3; when the
     # line of step 2 is written, two steps later.
-    [("look", 1), ("_dispatch", 3), ("_log", 4)],
+    [("run_due", 1), ("_dispatch", 3), ("_log", 4)],
 )
 def test_a_signal_at_any_line_saves_what_it_says(
     train, monkeypatch, tmp_path, place, saved
 ):
-    owner = Journal if place == "_log" else i2i_prior.train
+    owner = MetricBuffer if place == "_log" else i2i_prior.train
     function = getattr(owner, place)
     calls = []
 
@@ -239,7 +240,7 @@ def inject(monkeypatch, at: int, value: float) -> None:
 def test_checkpoints_by_the_clock(train, monkeypatch, tmp_path):
     """Half a minute apart, where every step takes eleven seconds."""
     dispatch, passed = i2i_prior.train._dispatch, []
-    monkeypatch.setattr(i2i_prior.train, "monotonic", lambda: sum(passed))
+    monkeypatch.setattr(loop_state, "monotonic", lambda: sum(passed))
 
     def slow(*arguments):
         passed.append(11.0)
@@ -369,7 +370,10 @@ def test_divergence_before_any_checkpoint(train, monkeypatch, tmp_path):
             "train.max_rollbacks=0",
         )
     assert ended.code == 65
-    assert "not finite at step 2; there is no good checkpoint" in ended.err
+    assert (
+        "not finite at step 2; rollbacks: 0; there is no good checkpoint"
+        in ended.err
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert lines[-1]["loss"] is None
@@ -434,7 +438,7 @@ def test_what_a_run_leaves(run_directory, tiny):
     rates = {"examples_per_second", "goodput", "data_wait"}
     assert all(rates <= set(line) for line in steps[1:])
     spent = json.loads((run_directory / "goodput.json").read_text())["seconds"]
-    kinds = {"step", "start", "compile", "checkpoint", "looking", "data_wait"}
+    kinds = {"step", "start", "compile", "checkpoint", "eval", "data_wait"}
     assert set(spent) == kinds
     rates = [line["learning_rate"] for line in steps]
     assert rates == pytest.approx([5e-3, 7.5e-3] + [1e-2] * 4)

@@ -141,6 +141,12 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+def print_once(text: str) -> None:
+    """Prints a line on stderr, from the first process only."""
+    if is_primary():
+        print(text, file=sys.stderr, flush=True)
+
+
 def allgather_text(
     name: str, text: str = "", seconds: float = 600.0
 ) -> list[str]:

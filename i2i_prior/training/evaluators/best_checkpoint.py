@@ -1,27 +1,33 @@
-"""The best checkpoint of a run by one metric: never removed, and named.
+"""Best checkpoint of a run by one metric: never removed, and recorded.
 
-RUN/best.json says which it is: step, metric, value and where the whole result
-stands. It is written once that checkpoint is on disk, and the one before is
-kept until then, so that it always names one that is there.
+RUN/best.json holds its step, metric and value. It is written once that
+checkpoint is on disk, and the one before is kept until then, so that it
+always names a checkpoint that is there.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.checkpoint.restore import BEST
-from i2i_prior.checkpoint.run_dir import (
-    read_json,
-    write_json,
-)
+from i2i_prior.checkpoint.run_dir import read_json, write_json
+from i2i_prior.checkpoint.train_state import TrainState
+from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.directions import lower_is_better
+from i2i_prior.evaluation.score_files import scores_path
+from i2i_prior.training.evaluators.base import (
+    Evaluator,
+    EvaluatorContext,
+    Images,
+    Scalars,
+)
 
-_ALIKE = (
+# Settings that two results share if their metrics can be compared.
+_SETTINGS = (
     "num_samples",
     "per_condition",
     "extractor",
@@ -32,52 +38,58 @@ _ALIKE = (
 )
 
 
-class Best:
-    """Keeps the best checkpoint so far; without a metric it does nothing.
+class BestCheckpoint(Evaluator):
+    """Keeps the best checkpoint so far by `evaluate.best_metric`.
 
-    All processes of a run call alike, with the same results.
-
-    Args:
-      workdir: the run directory.
-      checkpoints: of the run.
-      metric: a name in the results' metrics, "" for none.
-      write: whether this process writes.
+    Runs after each evaluation, and also if the metrics of a step were there:
+    the run that left them may have been cut before it saved the checkpoint.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        checkpoints: Checkpoints,
-        metric: str,
-        write: bool = True,
-    ):
-        self._file = Path(workdir) / BEST
-        self._checkpoints = checkpoints
-        self.metric, self._write = metric, write
+    name = "best_checkpoint"
+    at_start = True  # an unknown metric is refused before hours of training
+    timed_as = "checkpoint"
+
+    def __init__(self, context: EvaluatorContext) -> None:
+        config = context.config
+        self.metric = config.evaluate.best_metric
+        super().__init__(
+            context, config.train.evaluate_every if self.metric else 0
+        )
+        self._file = context.workdir / BEST
         self._record: dict[str, Any] = (
             read_json(self._file) if self._file.exists() else {}
         )
-        # Also where the metric is another now, until one is better by it.
-        checkpoints.protect(self._record.get("step"))
+        # Also if the metric is another now, until one is better by it.
+        context.checkpoints.protect(self._record.get("step"))
+
+    def done(self, step: int) -> bool:
+        return False
+
+    def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
+        text = "{}"
+        if runtime.is_primary():
+            spec = self.context.eval_spec
+            path = scores_path(self.context.workdir, step, spec)
+            text = json.dumps(read_json(path))
+        result = json.loads(runtime.allgather_text("scores", text)[0])
+        self.consider(result, lambda: self.context.save(state, step))
+        return {}, {}
 
     def consider(
         self, result: Mapping[str, Any], save: Callable[[], None]
     ) -> bool:
-        """Keeps the checkpoint of this result, if it is the best so far.
+        """Keeps the checkpoint of a result if it is the best so far.
 
         Args:
-          result: with step, metrics and settings; asked about twice, it
-            makes no difference.
+          result: with step, metrics and settings; the same on all processes.
           save: saves the state that the result is of.
 
         Returns:
-          whether it is the best.
+          True if it is the best; a result that is considered twice is not.
 
         Raises:
-          UserError: where the result has no such metric.
+          UserError: if the result has no such metric.
         """
-        if not self.metric:
-            return False
         metrics = result["metrics"]
         if self.metric not in metrics:
             raise UserError(
@@ -86,43 +98,44 @@ class Best:
             )
         value = metrics[self.metric]
         # Step 0 has learnt nothing and has no checkpoint.
-        if not result["step"] or not self._better(value, result):
+        if not result["step"] or not self._is_better(value, result):
             return False
         save()
-        self._checkpoints.wait()
+        self.context.checkpoints.wait()
         self._record = {
             "step": result["step"],
             "metric": self.metric,
             "value": value,
-            "comparable": _comparable(result),
+            "comparable": _settings(result),
         }
-        if self._write:
+        if runtime.is_primary():
             write_json(self._file, self._record)
-        self._checkpoints.protect(result["step"])
+        self.context.checkpoints.protect(result["step"])
         return True
 
-    def rewind(self, step: int) -> None:
-        """Forgets a best one after `step`, to which the run went back."""
+    def forget_after(self, step: int) -> None:
+        """Forgets a best checkpoint after the step of a rollback."""
         if self._record.get("step", 0) > step:
             self._record = {}
-            self._checkpoints.protect(None)
-            if self._write:
+            self.context.checkpoints.protect(None)
+            if runtime.is_primary():
                 self._file.unlink(missing_ok=True)
 
-    def _better(self, value: float | None, result: Mapping[str, Any]) -> bool:
+    def _is_better(
+        self, value: float | None, result: Mapping[str, Any]
+    ) -> bool:
         if value is None or not math.isfinite(value):
             return False
-        before = self._record
-        alike = self.metric, _comparable(result)
-        if alike != (before.get("metric"), before.get("comparable")):
+        best = self._record
+        compared = self.metric, _settings(result)
+        if compared != (best.get("metric"), best.get("comparable")):
             return True  # of other samples or features: nothing to compare
-        if result["step"] == before["step"]:
+        if result["step"] == best["step"]:
             return False
         sign = -1 if lower_is_better(self.metric) else 1
-        return sign * value > sign * before["value"]
+        return sign * value > sign * best["value"]
 
 
-def _comparable(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What two results must have alike to be compared."""
-    found = {name: result.get(name) for name in _ALIKE}
+def _settings(result: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: result.get(name) for name in _SETTINGS}
     return found | {"reference": result.get("reference", {}).get("hash")}

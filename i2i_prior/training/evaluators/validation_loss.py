@@ -1,33 +1,29 @@
-"""The validation loss: fixed held-out images under fixed noise.
+"""Validation loss: fixed held-out images under fixed noise.
 
 A training loss wanders with its draws by more than two model sizes differ.
 Here every run of a sweep sees the same images, the same noise and the same
 times, so that differences are the models' own. Raw and EMA weights are both
-scored: after few steps the EMA lags, after many it leads.
+measured: after few steps the EMA lags, after many it leads.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from i2i_prior.checkpoint.run_dir import read_json
-from i2i_prior.checkpoint.train_state import (
-    TrainState,
-)
+from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.data.cached import CachedPipeline, CachedSource
-from i2i_prior.data.sources import Source
-from i2i_prior.diffusion.stratified_times import (
-    stratified_times,
-    stratum_shares,
-)
+from i2i_prior.diffusion.paths import Path
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import validation_losses
@@ -37,128 +33,117 @@ from i2i_prior.evaluation.validation_losses import (
     KINDS,
     Losses,
 )
-from i2i_prior.io.progress import (
-    Progress,
+from i2i_prior.io.progress import Progress
+from i2i_prior.models.functional import Flat
+from i2i_prior.models.precision import Array
+from i2i_prior.parallel.constraints import (
+    on_mesh,
+    shard_batch,
+    whole,
 )
-from i2i_prior.tasks import fixed_noise
 from i2i_prior.tasks.base import Task
-from i2i_prior.training.input_pipeline import embedding_name
-from i2i_prior.training.telemetry.metric_writer import (
-    MetricWriter,
-    read_metrics,
+from i2i_prior.training.evaluators.base import (
+    Evaluator,
+    EvaluatorContext,
+    Images,
+    Scalars,
 )
+from i2i_prior.training.input_pipeline import embedding_name, open_validation
 
 Batch = dict[str, np.ndarray]
 
+# No run's seed: runs of other seeds are compared on the same noise.
+_SEED = 0
 
-class Validation:
-    """Measures the validation losses of a run's checkpoints.
 
-    All processes of a run do so together; the first writes what comes out.
+class ValidationLoss(Evaluator):
+    """Writes validation/STEP.json and .npz every `validation.every` steps."""
 
-    Args:
-      config, task: of the run.
-      source: held-out images, or held-out latents of a cached run.
-      directory: the run directory.
-      check: called between batches; raises to stop there.
-      mesh: of the parameters.
-    """
+    name = "validation_loss"
+    files = (f"{FOLDER}/*.json", f"{FOLDER}/*.npz")
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        task: Task,
-        source: Source | CachedSource,
-        directory: Path,
-        check: Callable[[], None],
-        mesh: Mesh,
-    ) -> None:
+    def __init__(self, context: EvaluatorContext) -> None:
+        config, path = context.config, context.task.path
         section, diffusion = config.validation, config.diffusion
-        self._config, self._source, self._check = config, source, check
-        self._directory = directory
-        self._times = stratified_times(section.times, task.path)
+        super().__init__(context, section.every)
+        self._source = open_validation(config)
+        self._times = stratified_times(section.times, path)
         self._shares = stratum_shares(
             section.times,
-            task.path,
+            path,
             diffusion.time,
             diffusion.time_mean,
             diffusion.time_std,
         )
-        self._losses = fixed_noise.compiled(task, self._times, mesh)
+        self._losses = compile_losses(context.task, self._times, context.mesh)
 
-    def path(self, step: int) -> Path:
-        """Where the losses of a step are."""
-        return validation_losses.document(self._directory, step)
+    def done(self, step: int) -> bool:
+        return self._path(step).exists()
 
-    def measure(self, state: TrainState, step: int, writer: MetricWriter):
-        """Writes validation/STEP.json and .npz, and logs the means."""
+    def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
+        config = self.context.config
         weights = {
             "ema": state.ema_parameters(),
             "raw": {**state.params, **state.frozen},
         }
         progress = Progress(
-            self._config.validation.examples,
+            config.validation.examples,
             description="validating",
             write=runtime.is_primary(),
         )
         rows: dict[str, list[Any]] = {kind: [] for kind in KINDS}
         first = 0
         for batch, count in self._batches:
-            self._check()
-            numbers = np.arange(first, first + len(batch[next(iter(batch))]))
+            self.context.check()
+            size = len(next(iter(batch.values())))
+            numbers = np.arange(first, first + size, dtype=np.int32)
             for kind, parameters in weights.items():
-                pair = self._losses(parameters, batch, numbers.astype(np.int32))
+                pair = self._losses(parameters, batch, numbers)
                 rows[kind].append([np.asarray(a)[:count] for a in pair])
             first += count
             progress.update(first)
         progress.close()
+        if not runtime.is_primary():
+            return {}, {}
         tables = {
             kind: Losses(*map(np.concatenate, zip(*found, strict=True)))
             for kind, found in rows.items()
         }
-        if not runtime.is_primary():
-            return
         about = {
-            "source": self._config.validation.source
-            or self._config.data.held_out,
+            "source": config.validation.source or config.data.held_out,
             "fingerprint": self._source.fingerprint(),
             "examples": first,
         }
-        found = validation_losses.write(
-            self._directory, step, tables, self._times, self._shares, about
+        scalars = validation_losses.write(
+            self.context.workdir, step, tables, self._times, self._shares, about
         )
-        writer.scalars(step, found)
+        return scalars, {}
 
-    def log_again(self, step: int, writer: MetricWriter) -> None:
-        """Logs what is on disk, where a resumed run has forgotten the line."""
-        if not runtime.is_primary():
-            return
-        lines = read_metrics(self._directory)
-        key = f"{FOLDER}/ema_uniform"
-        if not any(line["step"] == step and key in line for line in lines):
-            writer.scalars(step, read_json(self.path(step))["losses"])
+    def stored(self, step: int) -> Scalars:
+        return read_json(self._path(step))["losses"]
+
+    def _path(self, step: int) -> FilePath:
+        return validation_losses.document(self.context.workdir, step)
 
     @functools.cached_property
     def _batches(self) -> list[tuple[Batch, int]]:
-        """The examples, decoded once a run: batches of one size, and how many
-        rows of each count (the last one is filled up)."""
-        size = min(
-            self._config.validation.batch_size,
-            self._config.validation.examples,
-        )
-        size = -(-size // jax.device_count()) * jax.device_count()
+        """Examples, decoded once a run: batches of one size, and how many of
+        the rows of each count (the last batch is filled up)."""
+        section = self.context.config.validation
+        devices = jax.device_count()
+        size = min(section.batch_size, section.examples)
+        size = -(-size // devices) * devices
         return [
-            ({name: _filled(a, size) for name, a in batch.items()}, count)
-            for batch, count in self._examples(size)
+            ({name: _fill(a, size) for name, a in batch.items()}, count)
+            for batch, count in self._examples(section.examples, size)
         ]
 
-    def _examples(self, size: int) -> Iterator[tuple[Batch, int]]:
-        config, source = self._config, self._source
-        examples = config.validation.examples
+    def _examples(self, count: int, size: int) -> Iterator[tuple[Batch, int]]:
+        config, source = self.context.config, self._source
         if isinstance(source, CachedSource):
-            yield from _prepared(config, source, examples, size)
+            yield from _cached_examples(config, source, count, size)
             return
-        for images, views in held_out(config, source, examples, size):
+        for images, views in held_out(config, source, count, size):
             batch = {"image": images, "view": views}
             if config.model.size_conditions:
                 side = np.float32(config.data.image_size)
@@ -167,23 +152,111 @@ class Validation:
             yield batch, len(images)
 
 
-def _prepared(
-    config: ConfigDict, source: CachedSource, examples: int, size: int
+def compile_losses(task: Task, times: np.ndarray, mesh: Mesh) -> Callable:
+    """Jits `losses` as a function of (parameters, batch, numbers)."""
+
+    @jax.jit
+    def run(parameters: Flat, batch: dict[str, Array], numbers: Array):
+        with on_mesh(mesh):
+            batch = {name: shard_batch(a) for name, a in batch.items()}
+            return losses(task, parameters, batch, numbers, times)
+
+    return run
+
+
+def losses(
+    task: Task,
+    parameters: Flat,
+    batch: dict[str, Array],
+    numbers: Array,
+    times: np.ndarray,
+) -> tuple[Array, Array]:
+    """Losses of each example at each time; no condition is dropped or masked.
+
+    The noise of an example is a function of its number, the index of the
+    time and the shape of the latent alone.
+
+    Args:
+      task: of the run.
+      parameters: all of them, by name.
+      batch: see `Task.example_spec`.
+      numbers: int32 (B,), the examples' numbers.
+      times: (T,), path times.
+
+    Returns:
+      loss and mean squared error, float32 (B, T).
+    """
+    shape = task.shape_of(batch)
+    key = jax.random.key(_SEED)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+    def noise(index: Array | int) -> Array:
+        def one(key: Array) -> Array:
+            key = jax.random.fold_in(key, index)
+            return jax.random.normal(key, shape[1:])
+
+        return shard_batch(jax.vmap(one)(keys))
+
+    model = task.merged(parameters)
+    # The autoencoder's draw comes after the last time's.
+    posterior = noise(len(times)) if task.draws_latents else None
+    inputs = task.read(model, batch, posterior)
+    doors = task.doors(model, inputs, batch, {})
+
+    def at(index: Array) -> tuple[Array, Array]:
+        time = jnp.asarray(times, jnp.float32)[index]
+        draws = {"noise": noise(index), "t": jnp.full(shape[0], time)}
+        loss, parts = task.denoising_loss(model, inputs.x0, doors, draws)
+        return loss, parts["mse"]
+
+    loss, mse = jax.lax.map(at, jnp.arange(len(times)))
+    return whole(loss.T), whole(mse.T)
+
+
+def stratified_times(count: int, path: Path) -> np.ndarray:
+    """Middles of `count` equal strata of [0, 1], float64 (count,).
+
+    On ddpm paths the nearest table entries, on flow held above t_min.
+    """
+    middles = (np.arange(count) + 0.5) / count
+    if path.is_discrete:
+        steps = path.num_timesteps
+        return np.clip(np.round(middles * steps), 1, steps) / steps
+    return np.clip(middles, path.t_min, path.t_max)
+
+
+def stratum_shares(
+    count: int, path: Path, distribution: str, mean: float, std: float
+) -> np.ndarray:
+    """Probabilities that `objectives.draw_times` falls into each of `count`
+    equal strata of [0, 1]: float64 (count,), sums to 1. Arguments as there."""
+    edges = np.linspace(0.0, 1.0, count + 1)
+    if not path.is_discrete:
+        edges = edges / (path.shift - (path.shift - 1.0) * edges)
+    if distribution == "logit_normal":
+        with np.errstate(divide="ignore"):
+            normal = (np.log(edges) - np.log1p(-edges) - mean) / std
+        edges = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in normal])
+    return np.diff(edges)
+
+
+def _cached_examples(
+    config: ConfigDict, source: CachedSource, count: int, size: int
 ) -> Iterator[tuple[Batch, int]]:
-    if len(source) < examples:
+    if len(source) < count:
         raise UserError(
             f"{config.validation.source} holds {len(source)} examples, but "
-            f"validation.examples is {examples}; ask for fewer"
+            f"validation.examples is {count}; ask for fewer"
         )
     pipeline = CachedPipeline(
         source, embedding_name(source.manifest, config), size, threads=1
     )
-    for step, start in enumerate(range(0, examples, size)):
+    for step, start in enumerate(range(0, count, size)):
         batch = pipeline.batch(step)
         kept = {name: batch[name] for name in ("latent", "embedding")}
-        yield kept, min(size, examples - start)
+        yield kept, min(size, count - start)
 
 
-def _filled(array: np.ndarray, size: int) -> np.ndarray:
+def _fill(array: np.ndarray, size: int) -> np.ndarray:
     """(n, ...) -> (size, ...), the last row repeated."""
     return array[np.minimum(np.arange(size), len(array) - 1)]

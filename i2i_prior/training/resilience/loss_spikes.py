@@ -1,4 +1,4 @@
-"""Which losses are not those of a healthy run."""
+"""Loss spikes: losses that a healthy run does not have."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 _WINDOW = 50  # logged losses that the median is of
 
 
-class LossSpike(Exception):  # noqa: N818 - no error until it cannot be mended
-    """The loss of a step is not to be trusted.
+class LossSpike(Exception):  # noqa: N818 - a rollback can recover from it
+    """Loss or gradient norm of a step is not finite, or the loss too large.
 
     Attributes:
       step: the update whose metrics are bad, from 1.
@@ -23,30 +23,27 @@ class LossSpike(Exception):  # noqa: N818 - no error until it cannot be mended
 
 
 class SpikeDetector:
-    """Judges every step's loss by the logged ones before it.
+    """Compares every step's loss with the logged losses before it.
 
     A spike is a loss above `factor` times the median of the last 50 logged
     losses: the median, because it does not move with a few wild values.
-    Logged ones, because they are in metrics.jsonl: a run that resumes judges
-    as one that was never cut. The first loss, of a network that knows
-    nothing, is there from the start.
+    Logged ones, because they are in metrics.jsonl: a run that resumes decides
+    as one that was never cut.
 
     Args:
       factor: of the median; 0 lets every finite loss pass.
-      logged: (step, loss) of the log lines so far, in order.
+      logged: losses of the log lines so far, in order.
     """
 
-    def __init__(
-        self, factor: float, logged: Iterable[tuple[int, float]] = ()
-    ) -> None:
+    def __init__(self, factor: float, logged: Iterable[float] = ()) -> None:
         self._factor = factor
-        self._logged = deque((loss for _, loss in logged), maxlen=_WINDOW)
+        self._logged = deque(logged, maxlen=_WINDOW)
 
     def check(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Raises LossSpike where loss or gradient norm is not one to keep.
+        """Raises LossSpike if loss or gradient norm of a step are bad.
 
         Args:
-          step: whose they are.
+          step: the update, from 1.
           metrics: with `loss` and `grad_norm`.
         """
         loss = metrics["loss"]
@@ -62,6 +59,6 @@ class SpikeDetector:
                 f"{self._factor:g} times the usual {median:.4g},",
             )
 
-    def note(self, loss: float) -> None:
-        """A healthy loss was logged."""
+    def add(self, loss: float) -> None:
+        """Adds a healthy loss that was logged."""
         self._logged.append(loss)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave, and the exit codes it gives."""
+"""Preemption: signals upon which a run saves and ends, and exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SAVE = "save"
 
 
 class Interrupted(Exception):  # noqa: N818 - no error
-    """A signal came during something that can be done again."""
+    """Raised by work that can be repeated, when a signal has come."""
 
 
 class Preemption:
@@ -24,7 +24,7 @@ class Preemption:
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
     def __init__(self) -> None:
-        self.requested = self._agreed = ""
+        self.requested = self._polled = ""
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Preemption:
@@ -36,34 +36,32 @@ class Preemption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def agree(self, save: bool = False) -> tuple[str, bool]:
-        """What all processes of the run do now; all ask at the same places.
+    def poll(self, save: bool = False) -> tuple[str, bool]:
+        """Returns the signal to stop for ("" for none), and True to save.
 
-        One process agrees with itself. Of several, any signal and the first
-        process's clock count, at the same call on each: no message is sent
-        before one of them asks (see `parallel.member`).
+        All processes of a run call it at the same places and get the same.
+        A signal to any of them counts, and the clock of the first one: no
+        message is sent before one of them has a request (see
+        `distributed.client`).
 
         Args:
-          save: whether the clock here says that a checkpoint is due.
-
-        Returns:
-          the signal to stop for, "" for none, and whether to save.
+          save: True if a checkpoint is due by the clock of this process.
         """
         if runtime.count() == 1:
             return self.requested, save
-        if self._agreed:
-            return self._agreed, False
+        if self._polled:
+            return self._polled, False
         if self.requested:
             runtime.request_stop(self.requested)
         if save and runtime.is_primary():
             runtime.request_stop(_SAVE)
-        reached = runtime.stop_requests()
-        self._agreed = next((text for text in reached if text != _SAVE), "")
-        return self._agreed, _SAVE in reached
+        requests = runtime.stop_requests()
+        self._polled = next((text for text in requests if text != _SAVE), "")
+        return self._polled, _SAVE in requests
 
     def check(self) -> None:
         """Raises Interrupted once a signal has come: polled by long work."""
-        stop, _ = self.agree()
+        stop, _ = self.poll()
         if stop:
             raise Interrupted(stop)
 

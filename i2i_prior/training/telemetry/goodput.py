@@ -1,18 +1,19 @@
-"""Where the wall time of a run went, from its first start on.
+"""Goodput: wall time of a run by kind, from its first start on.
 
 `goodput.json` in the run directory outlives restarts, so that time in which
-nothing ran and work that had to be done again count too. Goodput is the share
-that went into steps that stayed (the word is Google's: "ML Productivity
-Goodput", cloud.google.com/blog, 2024).
+no process ran and steps that were repeated count too. Goodput is the share
+of time spent in steps that were kept ("ML Productivity Goodput",
+cloud.google.com/blog, 2024).
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from i2i_prior.checkpoint.run_dir import write_json
 
@@ -20,26 +21,27 @@ STEP, DATA_WAIT, START, DOWN, LOST = KINDS = (
     "step",  # training steps that count
     "data_wait",  # the loop waited for a batch
     "start",  # building and restoring, until the first step
-    "down",  # no process ran (or its last words were not written)
+    "down",  # no process ran (or its last seconds were not written)
     "lost",  # steps that a crash or a rollback made undone
 )
+_RENAMED = {"looking": "eval"}  # kinds of files that older versions wrote
 _WRITE_SECONDS = 10.0  # between writes, so that quick steps stay quick
 
 
-class Ledger:
-    """Every second since the run's first start belongs to one kind.
+class GoodputTimer:
+    """Books every second since the run's first start on one kind.
 
-    ledger = Ledger(workdir / "goodput.json")    # the kind is "start"
-    ledger.begin(step)                           # now it is "step"
-    with ledger.spend("checkpoint"):
+    timer = GoodputTimer(workdir / "goodput.json")    # the kind is "start"
+    timer.begin(step)                                 # now it is "step"
+    with timer.timed("checkpoint"):
         ...
-    ledger.save()
+    timer.save()
 
-    Besides `KINDS`, callers name their own: compile, checkpoint, looking.
-    Time inside of `spend` within another `spend` belongs to the outer one.
+    Besides `KINDS` there are those of the callers: compile, checkpoint, eval,
+    profile. Time in a `timed` within another one is booked on the outer one.
 
     Args:
-      path: where it is kept; None keeps it nowhere (other hosts).
+      path: file that it is kept in; None for none (other hosts).
       clock: Unix seconds.
     """
 
@@ -59,12 +61,12 @@ class Ledger:
         self._marks = {int(k): v for k, v in stored.get("marks", {}).items()}
         if stored and not stored.get("done"):
             self._add(DOWN, self._since - stored["written"])
-        elif stored:  # nobody waited for a run that was done
+        elif stored:  # time after the end of a run is not down time
             self.began += self._since - stored["written"]
 
     def begin(self, step: int) -> None:
-        """Steps go on from `step`; what was done after it counts as lost."""
-        self._turn(STEP)
+        """Starts to book steps from `step`; those done after it are lost."""
+        self._switch(STEP)
         kept = self._marks.get(step, 0.0 if step == 0 else None)
         if kept is not None:
             self._add(LOST, self.seconds[STEP] - kept)
@@ -72,44 +74,44 @@ class Ledger:
         self._marks = {k: v for k, v in self._marks.items() if k <= step}
 
     def restart(self) -> None:
-        """Back to "start": a rollback restores before it steps again."""
-        self._turn(START)
+        """Goes back to "start": a rollback restores before it steps again."""
+        self._switch(START)
 
     @contextmanager
-    def spend(self, kind: str) -> Iterator[None]:
-        """Time inside counts as `kind`."""
+    def timed(self, kind: str) -> Iterator[None]:
+        """Books time inside on `kind`."""
         if self._kind not in (STEP, START):
             yield
             return
         before = self._kind
-        self._turn(kind)
+        self._switch(kind)
         try:
             yield
         finally:
-            self._turn(before)
+            self._switch(before)
 
     def mark(self, step: int) -> None:
-        """A checkpoint of `step` is made: work up to here is safe."""
-        self._turn(self._kind)
+        """Notes a checkpoint of `step`: no step before it can be lost."""
+        self._switch(self._kind)
         self._marks[step] = self.seconds[STEP]
 
     def spent(self, *kinds: str) -> float:
         """Seconds of these kinds so far."""
-        self._turn(self._kind)
+        self._switch(self._kind)
         return sum(self.seconds.get(kind, 0.0) for kind in kinds)
 
     @property
     def goodput(self) -> float:
-        """Share of the wall time since `began` that is "step", 0..1."""
+        """Share of the wall time since `began` that is "step", 0 to 1."""
         steps = self.spent(STEP)
         wall = self._since - self.began
         return min(steps / wall, 1.0) if wall > 0 else 1.0
 
     def save(self, *, now: bool = True, done: bool = False) -> None:
-        """Writes it; not now means at most once in ten seconds.
+        """Writes the file; without `now` at most once in ten seconds.
 
         Raises:
-          UserError: where the disk is full.
+          UserError: if the disk is full.
         """
         if self._path is None:
             return
@@ -129,8 +131,8 @@ class Ledger:
             },
         )
 
-    def _turn(self, kind: str) -> None:
-        """What passed since the last turn belongs to the kind until now."""
+    def _switch(self, kind: str) -> None:
+        """Books the time since the last switch, and goes over to `kind`."""
         now = self._clock()
         self._add(self._kind, now - self._since)
         self._kind, self._since = kind, now
@@ -140,10 +142,21 @@ class Ledger:
             self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
 
 
-def _read(path: Path | None) -> dict:
-    """What an earlier process left; empty where there is nothing to read."""
+def merge_kinds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by kind, with the kinds of older versions under today's name."""
+    merged: dict[str, float] = {}
+    for kind, value in seconds.items():
+        kind = _RENAMED.get(kind, kind)
+        merged[kind] = merged.get(kind, 0.0) + value
+    return merged
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """Reads the file of an earlier process; empty if there is none to read."""
     try:
         stored = json.loads(path.read_text()) if path else {}
-        return stored if {"began", "written", "seconds"} <= set(stored) else {}
-    except (OSError, ValueError, TypeError):
+        if not {"began", "written", "seconds"} <= set(stored):
+            return {}
+        return stored | {"seconds": merge_kinds(stored["seconds"])}
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}

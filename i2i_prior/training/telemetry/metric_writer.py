@@ -1,7 +1,4 @@
-"""Numbers of a run while it runs: writers and progress.
-
-Only the first process of a run should write (`jax.process_index() == 0`).
-"""
+"""Metrics of a run: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -15,34 +12,56 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from i2i_prior.io.files import write_bytes
+
 
 class MetricWriter:
     """metrics.jsonl and TensorBoard events in the run directory `workdir`.
 
-    Opening repairs metrics.jsonl: a last line that a killed run left half
-    written is cut off. With `images=False`, `image` does nothing; with
-    `write=False`, as on other processes than the first, nothing does.
+    Nothing is on disk before `open`.
+
+    Args:
+      workdir: the run directory, made if absent.
+      tensorboard: write events too.
+      write: False on all processes but the first: every method does nothing.
     """
 
     def __init__(
         self,
         workdir: str | os.PathLike[str],
         tensorboard: bool = True,
-        images: bool = True,
         write: bool = True,
     ) -> None:
         self.workdir = Path(workdir)
         self.path = self.workdir / "metrics.jsonl"
-        self._tensorboard = tensorboard and write
-        self._images = images
+        self._write, self._tensorboard = write, tensorboard and write
         self._purge_step: int | None = None
         self._events: Any = None
         self._opened = 0
         self._lines: TextIO | None = None
-        if write:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            _repair(self.path)
-            self._lines = self.path.open("a", encoding="utf-8")
+
+    def open(self, last_step: int | None = None) -> None:
+        """Opens the files, and cuts off a line that a killed run left torn.
+
+        Args:
+          last_step: of the checkpoint that the run goes on from: what was
+            logged after it is dropped, since it comes again. None keeps all.
+        """
+        if not self._write:
+            return
+        self.close()
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            old = self.path.read_bytes()
+            kept = b"".join(
+                text
+                for text, line in _parse(old)
+                if last_step is None or line.get("step", 0) <= last_step
+            )
+            if kept != old:
+                write_bytes(self.path, kept)
+        self._lines = self.path.open("a", encoding="utf-8")
+        self._purge_step = None if last_step is None else last_step + 1
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one line {"step", "time" (Unix seconds), **values}.
@@ -66,45 +85,25 @@ class MetricWriter:
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Shows one image, uint8 (H, W, 3), in TensorBoard."""
-        if self._tensorboard and self._images:
+        if self._tensorboard:
             self._event_writer().add_image(
                 name, image, int(step), dataformats="HWC"
             )
 
-    def rewind(self, step: int) -> None:
-        """Forgets what was logged after `step`, which will come again.
-
-        Called when a run resumes from a checkpoint of `step`; TensorBoard is
-        told to hide its events after that step.
-        """
-        if self._lines is None:
-            return
-        self._lines.close()
-        kept = [
-            json.dumps(line)
-            for line in _parse(self.path.read_bytes())
-            if line.get("step", 0) <= step
-        ]
-        beside = self.path.with_name(f".{self.path.name}.part")
-        beside.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-        os.replace(beside, self.path)
-        self._lines = self.path.open("a", encoding="utf-8")
-        self._close_events()
-        self._purge_step = step + 1
-
     def close(self) -> None:
         """Flushes and closes both files."""
-        if self._lines is not None:
-            self._lines.close()
-        self._close_events()
+        for file in (self._lines, self._events):
+            if file is not None:
+                file.close()
+        self._lines = self._events = None
 
     def _event_writer(self) -> Any:
         if self._events is None:
-            # tensorboardX imports torch where it finds one, so import it late
+            # Imported late: it imports torch if that is installed.
             from tensorboardX import SummaryWriter
 
-            # its file names count whole seconds: a file opened within the
-            # same one would replace the first
+            # File names count whole seconds: one more is needed for a file
+            # that is opened within the same second.
             self._opened += 1
             self._events = SummaryWriter(
                 str(self.workdir),
@@ -114,17 +113,12 @@ class MetricWriter:
             )
         return self._events
 
-    def _close_events(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl (or of the one in a run directory).
+    """Reads the lines of a metrics.jsonl (or of the one in a run directory).
 
-    A half-written last line is left out; null reads as NaN; a file that is
-    not there has no lines.
+    A torn last line is left out; null is read as NaN; a file that is not
+    there has no lines.
     """
     file = Path(path)
     file = file / "metrics.jsonl" if file.is_dir() else file
@@ -132,11 +126,12 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
         return []
     return [
         {name: math.nan if v is None else v for name, v in line.items()}
-        for line in _parse(file.read_bytes())
+        for _, line in _parse(file.read_bytes())
     ]
 
 
-def _parse(text: bytes) -> list[dict[str, Any]]:
+def _parse(text: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+    """Whole lines that hold a JSON object, as they are and parsed."""
     lines = []
     for line in text.splitlines(keepends=True):
         try:
@@ -144,17 +139,5 @@ def _parse(text: bytes) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(parsed, dict) and line.endswith(b"\n"):
-            lines.append(parsed)
+            lines.append((line, parsed))
     return lines
-
-
-def _repair(path: Path) -> None:
-    """Cuts off trailing lines of `path` that are not whole JSON objects."""
-    if not path.exists():
-        return
-    lines = path.read_bytes().splitlines(keepends=True)
-    while lines and not _parse(lines[-1]):
-        lines.pop()
-    size = sum(map(len, lines))
-    if size != path.stat().st_size:
-        os.truncate(path, size)

@@ -1,30 +1,30 @@
-"""A trace of a few steps: `--profile-steps FIRST:LAST`."""
+"""Trace of a few steps: `--profile-steps FIRST:LAST`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 
+from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
-from i2i_prior.training.telemetry.goodput import Ledger
+from i2i_prior.training.telemetry.goodput import GoodputTimer
 from i2i_prior.training.telemetry.trace_summary import summarise
 
 SUMMARY = "summary.txt"
 
 
 def parse_steps(text: str, steps: int) -> tuple[int, int]:
-    """ "10:15" -> (10, 15): the first and the last update of a trace.
+    """Parses "10:15" into (10, 15), first and last update of a trace.
 
     Args:
       text: FIRST:LAST.
       steps: updates of the run.
 
     Raises:
-      UserError: for anything else, or where the run ends before FIRST.
+      UserError: for anything else, or if the run ends before FIRST.
     """
     first, _, last = text.partition(":")
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
@@ -43,25 +43,25 @@ def parse_steps(text: str, steps: int) -> tuple[int, int]:
 class StepProfiler:
     """Traces the steps asked for, once, into folder/FIRST.
 
-    The trace is that of `jax.profiler` (open it in XProf or Perfetto); its
+    The trace is one of `jax.profiler` (open it in XProf or Perfetto); its
     summary is printed and written to folder/summary.txt.
 
     Args:
       folder: RUN/profile.
       steps: first and last update, both traced; None for no trace.
-      ledger: which time for the trace is booked on.
+      timer: where seconds of starting and stopping are booked.
     """
 
     def __init__(
-        self, folder: Path, steps: tuple[int, int] | None, ledger: Ledger
+        self, folder: Path, steps: tuple[int, int] | None, timer: GoodputTimer
     ) -> None:
-        self._folder, self._ledger = folder, ledger
+        self._folder, self._timer = folder, timer
         self._first, self._last = steps or (0, 0)
         self._begun = 0  # the step that a running trace began with
 
     @contextmanager
     def step(self, number: int, drain: Callable[[], None]) -> Iterator[None]:
-        """Around the dispatch of update `number`.
+        """Traces the dispatch of update `number`, if it was asked for.
 
         Args:
           number: from 1.
@@ -77,7 +77,7 @@ class StepProfiler:
         if not self._begun:
             drain()
             self._begun = number
-            with self._ledger.spend("profile"):
+            with self._timer.timed("profile"):
                 jax.profiler.start_trace(self._folder / str(number))
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
@@ -85,22 +85,20 @@ class StepProfiler:
     def close(self) -> None:
         """Ends a running trace and writes its summary.
 
-        Says so where none of the steps asked for was taken.
+        Prints a note if none of the steps asked for was taken.
         """
-        if self._last and not self._begun and jax.process_index() == 0:
-            print(
+        if self._last and not self._begun:
+            runtime.print_once(
                 f"--profile-steps {self._first}:{self._last}: none of them "
-                "was taken this time, so nothing is traced",
-                file=sys.stderr,
-                flush=True,
+                "was taken this time, so nothing is traced"
             )
             self._last = 0
         if not self._begun:
             return
-        place, self._begun, self._last = self._folder / str(self._begun), 0, 0
-        with self._ledger.spend("profile"):
+        folder, self._begun, self._last = self._folder / str(self._begun), 0, 0
+        with self._timer.timed("profile"):
             jax.profiler.stop_trace()
-            if jax.process_index() == 0:
-                text = summarise(place)
+            if runtime.is_primary():
+                text = summarise(folder)
                 (self._folder / SUMMARY).write_text(text + "\n")
-                print(text, file=sys.stderr, flush=True)
+                runtime.print_once(text)

@@ -1,4 +1,4 @@
-"""RUN/result.json: how a run ended, and the last of what it measured."""
+"""RUN/result.json: end of a run, and its last measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEASURED = ("validation/", "eval/")
 def write_result(
     workdir: Path, config: ConfigDict, step: int, outcome: str
 ) -> None:
-    """Writes it, beside and renamed.
+    """Writes result.json atomically.
 
     Args:
       workdir: the run directory, its metrics.jsonl whole.
@@ -29,7 +29,7 @@ def write_result(
       outcome: "done", or "diverged".
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: if it cannot be written.
     """
     document = {
         "outcome": outcome,
@@ -44,8 +44,8 @@ def write_result(
 
 
 def last_metrics(workdir: Path) -> dict[str, Any]:
-    """The last value of each validation loss and score, and `train_loss`,
-    the mean over the last tenth of the logged losses; null for NaN."""
+    """Last value of each validation loss and metric, and `train_loss`, the
+    mean over the last tenth of the logged losses; None for NaN."""
     lines = read_metrics(workdir)
     losses = [line["loss"] for line in lines if "loss" in line]
     last = losses[-max(1, len(losses) // 10) :]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-import i2i_prior.training.evaluators.sample_grid
+import i2i_prior.training.evaluators.metrics
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.directions import lower_is_better
-from i2i_prior.training.evaluators.best_checkpoint import Best
-from i2i_prior.training.evaluators.sample_grid import SampleEvaluator
+from i2i_prior.training.evaluators.best_checkpoint import BestCheckpoint
+from i2i_prior.training.evaluators.metrics import Metrics
 
 
 class Saved:
@@ -33,14 +34,32 @@ def result(step, value, metric="top1", **more):
 
 
 @pytest.fixture
-def considered(tmp_path):
-    """considered(Best or metric, (step, value), ...) -> steps saved."""
+def new_best(tiny, tmp_path):
+    """new_best(checkpoints, metric): the evaluator of a run that begins."""
+
+    def make(checkpoints, metric="top1"):
+        config = tiny(
+            "train.evaluate_every=2", f"evaluate.best_metric={metric}"
+        )
+        return BestCheckpoint(
+            SimpleNamespace(
+                config=config, workdir=tmp_path, checkpoints=checkpoints
+            )
+        )
+
+    return make
+
+
+@pytest.fixture
+def considered():
+    """considered(best, (step, value), ...) -> steps saved."""
 
     def run(best, *pairs, metric="top1", **more):
         steps = []
         for step, value in pairs:
-            found = result(step, value, metric, **more)
-            best.consider(found, lambda step=step: steps.append(step))
+            if best.due(step):
+                found = result(step, value, metric, **more)
+                best.consider(found, lambda step=step: steps.append(step))
         return steps
 
     return run
@@ -49,9 +68,11 @@ def considered(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "saved"), [("top1", [2, 6]), ("FD-thumb8hog", [2, 4])]
 )
-def test_greater_or_smaller_is_better(tmp_path, considered, metric, saved):
+def test_greater_or_smaller_is_better(
+    tmp_path, new_best, considered, metric, saved
+):
     checkpoints = Saved()
-    best = Best(tmp_path, checkpoints, metric)
+    best = new_best(checkpoints, metric)
     pairs = (0, 9.0), (2, 0.5), (4, 0.2), (6, 0.7), (8, float("nan"))
     assert considered(best, *pairs, metric=metric) == saved
     record = json.loads((tmp_path / "best.json").read_text())
@@ -60,39 +81,39 @@ def test_greater_or_smaller_is_better(tmp_path, considered, metric, saved):
     assert checkpoints.waits == 2
 
 
-def test_a_resumed_run_goes_on_from_the_best(tmp_path, considered):
-    considered(Best(tmp_path, Saved(), "top1"), (2, 0.5))
+def test_a_resumed_run_goes_on_from_the_best(tmp_path, new_best, considered):
+    considered(new_best(Saved()), (2, 0.5))
     checkpoints = Saved()
-    best = Best(tmp_path, checkpoints, "top1")
+    best = new_best(checkpoints)
     assert checkpoints.protected == 2
     assert considered(best, (2, 0.5), (4, 0.4), (6, 0.6)) == [6]
 
 
-def test_other_samples_do_not_compare(tmp_path, considered):
-    best = Best(tmp_path, Saved(), "top1")
+def test_other_samples_do_not_compare(tmp_path, new_best, considered):
+    best = new_best(Saved())
     considered(best, (2, 0.5), num_samples=8)
     assert considered(best, (4, 0.1), num_samples=16) == [4]
     assert considered(best, (6, 0.05), num_samples=16) == []
 
 
-def test_a_run_that_went_back_forgets(tmp_path, considered):
+def test_a_run_that_went_back_forgets(tmp_path, new_best, considered):
     checkpoints = Saved()
-    best = Best(tmp_path, checkpoints, "top1")
+    best = new_best(checkpoints)
     considered(best, (4, 0.5))
-    best.rewind(4)
+    best.forget_after(4)
     assert checkpoints.protected == 4
-    best.rewind(2)
+    best.forget_after(2)
     assert checkpoints.protected is None
     assert not (tmp_path / "best.json").exists()
     assert considered(best, (4, 0.1)) == [4]
 
 
-def test_mistakes(tmp_path, considered):
+def test_mistakes(tmp_path, new_best, considered):
     with pytest.raises(UserError, match=r"top5 is not evaluated.*top1, other"):
-        considered(Best(tmp_path, Saved(), "top5"), (0, 1.0))
+        considered(new_best(Saved(), "top5"), (0, 1.0))
     with pytest.raises(UserError, match="greater or a smaller other"):
         lower_is_better("other")
-    assert considered(Best(tmp_path, Saved(), ""), (2, 1.0)) == []
+    assert considered(new_best(Saved(), ""), (2, 1.0)) == []
     assert not list(tmp_path.iterdir())
 
 
@@ -103,7 +124,7 @@ def watched(monkeypatch):
     begun, during = [], {}
     opened, made = threading.Event(), threading.Event()
     batch, batches_from = Pipeline.batch, Pipeline.batches_from
-    evaluate = SampleEvaluator.evaluate
+    evaluate = Metrics.run
 
     def held(pipeline, step):
         if step > 2:  # not wanted before the evaluation of step 2
@@ -115,20 +136,20 @@ def watched(monkeypatch):
         begun.append(step)
         return batches_from(pipeline, step)
 
-    def waiting(looking, parameters, step, writer):
+    def waiting(evaluator, state, step):
         if step == 2:
             opened.set()
             during[step] = made.wait(20)
-        return evaluate(looking, parameters, step, writer)
+        return evaluate(evaluator, state, step)
 
-    def say(config, step, found):
+    def described(config, step, found):
         return result(step, values[step])
 
     monkeypatch.setattr(Pipeline, "batch", held)
     monkeypatch.setattr(Pipeline, "batches_from", counted)
-    monkeypatch.setattr(SampleEvaluator, "evaluate", waiting)
+    monkeypatch.setattr(Metrics, "run", waiting)
     monkeypatch.setattr(
-        i2i_prior.training.evaluators.sample_grid, "described", say
+        i2i_prior.training.evaluators.metrics, "described", described
     )
     return begun, during
 

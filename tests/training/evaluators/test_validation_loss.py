@@ -12,12 +12,12 @@ from scipy import stats
 
 from i2i_prior.diffusion.objectives import draw_times
 from i2i_prior.diffusion.paths import get_path
-from i2i_prior.diffusion.stratified_times import (
+from i2i_prior.evaluation import validation_losses
+from i2i_prior.training.evaluators.validation_loss import (
+    losses,
     stratified_times,
     stratum_shares,
 )
-from i2i_prior.evaluation import validation_losses
-from i2i_prior.tasks.fixed_noise import losses
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 EXAMPLES, TIMES = 10, 4

@@ -5,27 +5,28 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
-from i2i_prior.training.device_prefetch import prefetch
 from i2i_prior.training.resilience.loss_spikes import LossSpike
-from i2i_prior.training.telemetry.goodput import Ledger
-from i2i_prior.training.telemetry.metric_buffer import Journal
+from i2i_prior.training.telemetry.goodput import GoodputTimer
+from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
     read_metrics,
 )
+from i2i_prior.training.training_data import prefetch
 
 
 @pytest.fixture
-def journal(tiny, tmp_path):
-    """journal("field=value", ...): begun at step 0."""
+def new_buffer(tiny, tmp_path):
+    """new_buffer("field=value", ...): begun at step 0."""
 
     def make(*overrides):
-        ledger = Ledger(None)
-        ledger.begin(0)
+        timer = GoodputTimer(None)
+        timer.begin(0)
         writer = MetricWriter(tmp_path, tensorboard=False)
         config = tiny("train.log_every=2", *overrides)
-        made = Journal(
-            config, tmp_path, writer, ledger, lambda step: 10.0 + step, 1.0
+        writer.open()
+        made = MetricBuffer(
+            config, writer, timer, lambda step: 10.0 + step, 1.0
         )
         made.begin(0)
         return made
@@ -42,48 +43,49 @@ def lines(workdir) -> list[tuple]:
     return [tuple(x.get(n) for n in names) for x in read_metrics(workdir)]
 
 
-def test_a_step_is_read_when_two_more_are_dispatched(journal, tmp_path):
-    book = journal()
-    book.add(1, metrics(4), {"broken": 0})
-    book.add(2, metrics(2), {"broken": 1})
+def test_a_step_is_read_when_two_more_are_dispatched(new_buffer, tmp_path):
+    buffer = new_buffer()
+    buffer.add(1, metrics(4), {"broken": 0})
+    buffer.add(2, metrics(2), {"broken": 1})
     assert lines(tmp_path) == []
-    book.add(3, metrics(1), {"broken": 1})
+    buffer.add(3, metrics(1), {"broken": 1})
     assert lines(tmp_path) == [(1, 4.0, 2.0, 10.0, None)]
-    book.add(4, metrics(0.5), {"broken": 5})
+    buffer.add(4, metrics(0.5), {"broken": 5})
     # The second step's own values, not what is known by now.
     assert lines(tmp_path)[1:] == [(2, 2.0, 1.0, 11.0, 1.0)]
-    book.drain()
+    buffer.drain()
     assert lines(tmp_path)[2:] == [(4, 0.5, 0.25, 13.0, 5.0)]
-    book.close()
+    buffer.close()
 
 
-def test_a_bad_step_is_found_that_no_line_is_due_for(journal, tmp_path):
-    book = journal()
+def test_a_bad_step_is_found_that_no_line_is_due_for(new_buffer, tmp_path):
+    buffer = new_buffer()
     for step, loss in ((1, 1.0), (2, 1.0), (3, 11.0), (4, 1.0)):
-        book.add(step, metrics(loss), {"broken": 0})
+        buffer.add(step, metrics(loss), {"broken": 0})
     with pytest.raises(LossSpike, match="at step 3") as bad:
-        book.add(5, metrics(1), {"broken": 0})
+        buffer.add(5, metrics(1), {"broken": 0})
     assert bad.value.step == 3
     assert [line[0] for line in lines(tmp_path)] == [1, 2, 3]
 
 
-def test_a_resumed_run_judges_by_the_lines_that_are_there(journal, tmp_path):
-    journal().add(1, metrics(1), {"broken": 0})
+def test_a_resumed_run_judges_by_the_lines_that_are_there(new_buffer, tmp_path):
+    new_buffer().add(1, metrics(1), {"broken": 0})
     with MetricLines(tmp_path) as writer:
         # Step 5 was logged only because a process began there.
         for step, loss in ((2, 1.0), (4, 1.0), (5, 99.0), (6, 1.0)):
             writer.scalars(step, {"loss": loss})
-    book = journal()
-    book.begin(6)
-    book.add(7, metrics(9), {"broken": 0})
-    book.add(8, metrics(11), {"broken": 0})
+    buffer = new_buffer()
+    buffer.begin(6)
+    buffer.add(7, metrics(9), {"broken": 0})
+    buffer.add(8, metrics(11), {"broken": 0})
     with pytest.raises(LossSpike, match=r"more than .* the usual 1, at step 8"):
-        book.drain()
+        buffer.drain()
 
 
 class MetricLines(MetricWriter):
     def __init__(self, workdir):
         super().__init__(workdir, tensorboard=False)
+        self.open()
 
     def __enter__(self):
         return self

@@ -12,7 +12,7 @@ import pytest
 from i2i_prior.io.progress import (
     Progress,
 )
-from i2i_prior.training.telemetry.goodput import Ledger
+from i2i_prior.training.telemetry.goodput import GoodputTimer
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
     read_metrics,
@@ -40,7 +40,9 @@ class Terminal(io.StringIO):
 
 
 def writer(workdir) -> MetricWriter:
-    return MetricWriter(workdir, tensorboard=False)
+    opened = MetricWriter(workdir, tensorboard=False)
+    opened.open()
+    return opened
 
 
 def test_lines_are_appended_and_readable_at_once(tmp_path):
@@ -92,11 +94,11 @@ def test_a_whole_file_is_not_touched(tmp_path):
     assert path.stat().st_mtime_ns == before
 
 
-def test_rewind_forgets_later_steps(tmp_path):
+def test_later_steps_are_forgotten_when_opened_at_a_step(tmp_path):
     out = writer(tmp_path)
     for step in (10, 20, 30):
         out.scalars(step, {"loss": math.nan if step == 10 else step})
-    out.rewind(20)
+    out.open(20)
     out.scalars(21, {"loss": 7.0})
     out.close()
     lines = read_metrics(tmp_path)
@@ -104,7 +106,7 @@ def test_rewind_forgets_later_steps(tmp_path):
     assert math.isnan(lines[0]["loss"])
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
     fresh = writer(tmp_path / "fresh")
-    fresh.rewind(0)
+    fresh.open(0)
     fresh.close()
     assert read_metrics(tmp_path / "fresh") == []
 
@@ -120,10 +122,11 @@ def test_tensorboard_reads_the_events(tmp_path):
         reason="tensorboard is not installed",
     )
     out = MetricWriter(tmp_path)
+    out.open()
     for step in (1, 2, 3):
         out.scalars(step, {"loss": step / 2})
     out.image(3, "samples", np.full((4, 5, 3), 200, np.uint8))
-    out.rewind(2)
+    out.open(2)
     out.scalars(3, {"loss": 9.0})
     out.close()
     found = events.EventAccumulator(str(tmp_path)).Reload()
@@ -131,24 +134,24 @@ def test_tensorboard_reads_the_events(tmp_path):
     assert values == [(1, 0.5), (2, 1.0), (3, 9.0)]
 
 
-def test_tensorboard_images_are_a_choice(tmp_path):
+def test_tensorboard_shows_images(tmp_path):
     events = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator",
         reason="tensorboard is not installed",
     )
-    for name, images in (("with", True), ("without", False)):
-        out = MetricWriter(tmp_path / name, images=images)
+    for name, tensorboard in (("with", True), ("without", False)):
+        out = MetricWriter(tmp_path / name, tensorboard)
+        out.open()
         out.scalars(1, {"loss": 1.0})
         out.image(1, "samples", np.full((4, 5, 3), 200, np.uint8))
         out.close()
-        found = events.EventAccumulator(str(tmp_path / name)).Reload()
-        assert found.Tags()["images"] == (["samples"] if images else [])
-    (image,) = (
-        events.EventAccumulator(str(tmp_path / "with"))
-        .Reload()
-        .Images("samples")
-    )
+    found = events.EventAccumulator(str(tmp_path / "with")).Reload()
+    assert found.Tags()["images"] == ["samples"]
+    (image,) = found.Images("samples")
     assert (image.height, image.width) == (4, 5)
+    assert [p.name for p in (tmp_path / "without").iterdir()] == [
+        "metrics.jsonl"
+    ]
 
 
 def test_plain_lines_where_there_is_no_terminal():
@@ -182,16 +185,16 @@ def test_a_bar_on_a_terminal():
 
 def test_throughput_leaves_pauses_out():
     clock = Clock()
-    ledger = Ledger(None, clock=clock)
+    timer = GoodputTimer(None, clock=clock)
     clock.now += 30
-    ledger.begin(100)
-    throughput = Throughput(32, ledger, 100)
-    with ledger.spend("compile"):
+    timer.begin(100)
+    throughput = Throughput(32, timer, 100)
+    with timer.timed("compile"):
         clock.now += 30
     clock.now += 6
-    with ledger.spend("data_wait"):
+    with timer.timed("data_wait"):
         clock.now += 4
-    with ledger.spend("checkpoint"), ledger.spend("samples"):
+    with timer.timed("checkpoint"), timer.timed("samples"):
         clock.now += 20
     found = throughput.window(150)
     assert found == {

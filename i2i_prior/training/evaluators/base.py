@@ -1,0 +1,132 @@
+"""Protocol of evaluators: measurements of a run's state every so many steps.
+
+An evaluator is one class in a file of this folder and one entry in
+`registry.EVALUATORS`; the loop runs all that are due with one call.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from i2i_prior.checkpoint.checkpointer import Checkpoints
+from i2i_prior.checkpoint.train_state import TrainState
+from i2i_prior.data.sources import Source
+from i2i_prior.evaluation.evaluate import EvalSpec, wanted
+from i2i_prior.inference.generator import Generator
+from i2i_prior.tasks.base import Task
+from i2i_prior.training.input_pipeline import open_held_out
+
+Scalars = Mapping[str, float]
+Images = Mapping[str, np.ndarray]
+
+
+@dataclass
+class EvaluatorContext:
+    """Parts of a run that evaluators are built from.
+
+    Attributes:
+      config, task, mesh: of the run.
+      workdir: the run directory.
+      checkpoints: of the run.
+      save: saves the state of a step.
+      check: raises Interrupted once a signal has come; long work polls it.
+    """
+
+    config: ConfigDict
+    task: Task
+    mesh: Mesh
+    workdir: Path
+    checkpoints: Checkpoints
+    save: Callable[[TrainState, int], None]
+    check: Callable[[], None]
+
+    @functools.cached_property
+    def held_out(self) -> Source:
+        """Images that samples are conditioned on.
+
+        Raises:
+          UserError: if they cannot be opened.
+        """
+        return open_held_out(self.config)
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """Sampler shared by evaluators, so that it is compiled once."""
+        return Generator(self.task, self.mesh)
+
+    @functools.cached_property
+    def eval_spec(self) -> EvalSpec:
+        """Metrics and features of the `evaluate` section."""
+        return wanted(self.config)
+
+
+class Evaluator(abc.ABC):
+    """Measures the state every `every` steps and after the last one.
+
+    All processes of a run call each method alike; the first one writes.
+
+    Attributes:
+      name: key in `registry.EVALUATORS`, used in messages.
+      every: steps between two runs, 0 for never.
+      at_start: also run before the first step.
+      timed_as: kind that its seconds have in goodput.json.
+      files: glob patterns, below the run directory, of its results; their
+        names begin with the step.
+    """
+
+    name: str
+    at_start = False
+    timed_as = "eval"
+    files: tuple[str, ...] = ()
+
+    def __init__(self, context: EvaluatorContext, every: int) -> None:
+        self.context, self.every = context, every
+
+    def due(self, step: int) -> bool:
+        """Returns True if the state after `step` updates is to be measured."""
+        if not step:
+            return self.at_start and self.every > 0
+        last = self.every > 0 and step == self.context.config.train.steps
+        return last or is_due(step, self.every)
+
+    @abc.abstractmethod
+    def done(self, step: int) -> bool:
+        """Returns True if the result of a step is on disk."""
+
+    @abc.abstractmethod
+    def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
+        """Measures a state and writes the result.
+
+        Returns:
+          scalars for metrics.jsonl, and images uint8 (H, W, 3) for
+          TensorBoard, by name.
+
+        Raises:
+          Interrupted: if a signal came; nothing is written then.
+        """
+
+    def stored(self, step: int) -> Scalars:
+        """Scalars of a step that is done, read from its file."""
+        return {}
+
+    def forget_after(self, step: int) -> None:
+        """Deletes results of later steps, after a rollback to `step`."""
+        for pattern in self.files:
+            for path in self.context.workdir.glob(pattern):
+                number = re.match(r"\d+", path.name)
+                if number and int(number[0]) > step:
+                    path.unlink(missing_ok=True)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Returns True if `step` is a multiple of `every`, and `every` not 0."""
+    return every > 0 and step % every == 0

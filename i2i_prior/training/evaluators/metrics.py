@@ -1,0 +1,106 @@
+"""Metrics of EMA samples on held-out images: `evaluate.metrics`."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from pathlib import Path
+
+from i2i_prior.checkpoint.run_dir import read_json
+from i2i_prior.checkpoint.train_state import TrainState
+from i2i_prior.distributed import runtime
+from i2i_prior.evaluation.condition_matching import embedder
+from i2i_prior.evaluation.evaluate import evaluate, reference_side
+from i2i_prior.evaluation.sample_chunks import of_images
+from i2i_prior.evaluation.sample_store import Samples
+from i2i_prior.evaluation.score_files import (
+    described,
+    scores_path,
+    write_scores,
+)
+from i2i_prior.evaluation.sets.collect import Collected
+from i2i_prior.inference.generator import Generator
+from i2i_prior.io.progress import Progress
+from i2i_prior.training.evaluators.base import (
+    Evaluator,
+    EvaluatorContext,
+    Images,
+    Scalars,
+)
+
+
+class Metrics(Evaluator):
+    """Writes evaluations/STEP-FEATURES.json and .png, logs "eval/METRIC".
+
+    Runs every `train.evaluate_every` steps, from step 0 on.
+    """
+
+    name = "metrics"
+    at_start = True
+    files = ("evaluations/*.json", "evaluations/*.png")
+
+    def __init__(self, context: EvaluatorContext) -> None:
+        super().__init__(context, context.config.train.evaluate_every)
+        self._source = context.held_out
+
+    def done(self, step: int) -> bool:
+        return self._path(step).exists()
+
+    def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
+        began = time.monotonic()
+        config, spec = self.context.config, self.context.eval_spec
+        section, generator = config.evaluate, self.context.generator
+        parameters = state.ema_parameters()
+        if spec.truncate:
+            generator = Generator(generator.task, generator.mesh, truncate=True)
+        progress = Progress(
+            section.num_samples,
+            description="evaluating",
+            write=runtime.is_primary(),
+        )
+
+        def done(count: int) -> None:
+            self.context.check()
+            progress.update(count)
+
+        samples = of_images(
+            config, generator, parameters, self._source, Samples(), done
+        )
+        result, picture = evaluate(
+            samples,
+            spec,
+            lambda: self._reference,
+            embedder(generator, parameters, section.batch_size),
+            mesh=generator.mesh,
+            batch_size=section.batch_size,
+        )
+        progress.close()
+        result = described(config, step, result)
+        result["seconds"] = round(time.monotonic() - began, 1)
+        if runtime.is_primary():
+            write_scores(self._path(step), result, picture)
+        return _scalars(result["metrics"]), {}
+
+    def stored(self, step: int) -> Scalars:
+        return _scalars(read_json(self._path(step))["metrics"])
+
+    def _path(self, step: int) -> Path:
+        return scores_path(self.context.workdir, step, self.context.eval_spec)
+
+    @functools.cached_property
+    def _reference(self) -> Collected:
+        """Statistics that samples are compared with, collected once a run."""
+        return reference_side(
+            self.context.config,
+            self._source,
+            self.context.eval_spec,
+            self.context.mesh,
+        )
+
+
+def _scalars(metrics: dict[str, float | None]) -> Scalars:
+    return {
+        f"eval/{name}": math.nan if value is None else value
+        for name, value in metrics.items()
+    }

@@ -79,7 +79,7 @@ def train(
             run_dir.claim(workdir, config)
             run_dir.write_json(workdir / "metadata.json", facts)
         loop.writer.open(last_step=int(state.step))
-        runtime.print_once(metadata.headline(config, facts, origin))
+        runtime.print_once(metadata.first_lines(config, facts, origin))
         return _train_to_the_end(loop, state)
 
 

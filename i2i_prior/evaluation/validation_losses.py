@@ -1,12 +1,13 @@
-"""The validation losses of a run: tables of examples and noise levels.
+"""Files of validation losses: tables of examples and noise levels.
 
-RUN/validation/STEP.npz holds each example's losses, STEP.json what they come
-to. All runs of the same held-out images see the same noise, so two of them
-are compared example by example. Nothing here imports JAX.
+RUN/validation/STEP.npz holds each example's losses, STEP.json their means.
+All runs of the same held-out images see the same noise, so two of them are
+compared example by example. Nothing here imports JAX.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import atomic_path
+from i2i_prior.io.files import write_bytes
 
 FOLDER = "validation"
 KINDS = ("ema", "raw")
@@ -24,22 +25,23 @@ KINDS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class Losses:
-    """Of one checkpoint, raw or EMA.
+    """Validation losses of one checkpoint, raw or EMA.
 
     Attributes:
-      loss: what training minimises, float32 (N, T): N examples, T times.
-      mse: the plain mean squared error of the prediction, likewise.
+      loss: training loss, float32 (N, T): N examples, T times.
+      mse: mean squared error of the prediction, float32 (N, T).
     """
 
     loss: np.ndarray
     mse: np.ndarray
 
     def uniform(self) -> np.ndarray:
-        """Mean squared error over all times alike, float64 (N,)."""
+        """Mean squared error with all times weighted equally, float64 (N,)."""
         return self.mse.astype(np.float64).mean(axis=1)
 
     def training(self, shares: np.ndarray) -> np.ndarray:
-        """The training loss over the times that training draws, float64 (N,).
+        """Training loss with times weighted as training draws them,
+        float64 (N,).
 
         Args:
           shares: of the times in training, (T,), see `stratum_shares`.
@@ -48,18 +50,18 @@ class Losses:
 
 
 def document(workdir: Path, step: int) -> Path:
-    """Where what the losses of a step come to is."""
+    """Path of STEP.json."""
     return workdir / FOLDER / f"{step}.json"
 
 
 def estimate(values: np.ndarray) -> tuple[float, float]:
-    """Mean over examples (N,) and its standard error."""
+    """Mean of (N,) examples and its standard error."""
     spread = np.std(values, ddof=1) if len(values) > 1 else np.nan
     return float(np.mean(values)), float(spread / np.sqrt(len(values)))
 
 
 def scalars(tables: dict[str, Losses], shares: np.ndarray) -> dict[str, float]:
-    """What goes to metrics.jsonl: "validation/KIND_MEAN" and, of each,
+    """Scalars for metrics.jsonl: "validation/KIND_MEAN" and, of each,
     "..._standard_error"; KIND is ema or raw, MEAN uniform or training."""
     found = {}
     for kind, table in tables.items():
@@ -81,64 +83,50 @@ def write(
     shares: np.ndarray,
     about: dict[str, Any],
 ) -> dict[str, float]:
-    """Writes STEP.npz, then STEP.json; gives back `scalars`.
+    """Writes STEP.npz, then STEP.json; returns `scalars`.
 
     Args:
       workdir: the run directory.
       step: of the checkpoint.
       tables: "ema" and "raw".
-      times, shares: (T,) path times, and how often training draws them.
-      about: what the images were, as plain values.
+      times, shares: (T,) path times, and probabilities of their strata.
+      about: facts about the images, for STEP.json.
 
     Raises:
-      UserError: where they cannot be written.
+      UserError: if they cannot be written.
     """
-    folder = workdir / FOLDER
     arrays = {
         f"{kind}_{name}": getattr(table, name)
         for kind, table in tables.items()
         for name in ("loss", "mse")
     }
-    with write_errors(
-        f"{folder}/{step}.npz",
-        "free space and run the same command again",
-        FullDiskError,
-    ):
-        folder.mkdir(exist_ok=True)
-        with (
-            atomic_path(folder / f"{step}.npz") as beside,
-            beside.open("wb") as f,
-        ):
-            np.savez(f, times=times, shares=shares, **arrays)
+    content = io.BytesIO()
+    np.savez(content, times=times, shares=shares, **arrays)
+    file = document(workdir, step).with_suffix(".npz")
+    remedy = "free space and run the same command again"
+    with write_errors(file, remedy, FullDiskError):
+        write_bytes(file, content.getvalue())
+    levels = []
+    for index, (time, share) in enumerate(zip(times, shares, strict=True)):
+        level = {"time": float(time), "share": float(share)}
+        for kind, table in tables.items():
+            mean, error = estimate(table.mse[:, index].astype(np.float64))
+            level[f"{kind}_mse"] = mean
+            level[f"{kind}_mse_standard_error"] = error
+        levels.append(level)
     found = scalars(tables, shares)
-    levels = [
-        {
-            "time": float(time),
-            "share": float(share),
-            **{
-                f"{kind}_{name}": value
-                for kind, table in tables.items()
-                for name, value in zip(
-                    ("mse", "mse_standard_error"),
-                    estimate(table.mse[:, place].astype(np.float64)),
-                    strict=True,
-                )
-            },
-        }
-        for place, (time, share) in enumerate(zip(times, shares, strict=True))
-    ]
-    whole = {"step": step, **about, "losses": found, "levels": levels}
-    write_json(document(workdir, step), whole)
+    summary = {"step": step, **about, "losses": found, "levels": levels}
+    write_json(document(workdir, step), summary)
     return found
 
 
 def read(workdir: Path, step: int) -> dict[str, Losses]:
-    """The tables of a step, "ema" and "raw".
+    """Reads the tables of a step, "ema" and "raw".
 
     Raises:
-      UserError: where they are missing or damaged.
+      UserError: if they are missing or damaged.
     """
-    file = workdir / FOLDER / f"{step}.npz"
+    file = document(workdir, step).with_suffix(".npz")
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {
@@ -153,12 +141,12 @@ def read(workdir: Path, step: int) -> dict[str, Losses]:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error of a difference, example by example.
+    """Mean and standard error of a paired difference.
 
-    Most of the spread over examples is the images' own and the same in both
+    Most of the spread over examples is due to the images and the same in both
     runs, so this is several times sharper than two standard errors.
 
     Args:
-      ours, theirs: (N,), of `Losses.uniform` or `training`, the same images.
+      ours, theirs: (N,) of the same images, of `Losses.uniform` or `training`.
     """
     return estimate(np.asarray(ours) - np.asarray(theirs))

@@ -23,9 +23,7 @@ from i2i_prior.data.sources import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.hashing import hash_of
-from i2i_prior.io.progress import (
-    Progress,
-)
+from i2i_prior.io.progress import Progress
 from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.setup import data_options
 

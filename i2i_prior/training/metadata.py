@@ -1,10 +1,11 @@
-"""What a run is made of and runs on: metadata.json and the first line."""
+"""Metadata of a run, for metadata.json and its first lines."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a run's numbers."""
+    """Installed versions of the packages that a run's results depend on."""
     found = {"i2i_prior": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -45,15 +46,11 @@ def versions() -> dict[str, str]:
 
 
 def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
-    """Versions, devices, mesh, sizes and the data's fingerprint."""
+    """Collects versions, devices, mesh, sizes and the data's fingerprint."""
     device = jax.devices()[0]
-    count = {
-        part: int(sum(np.prod(a.shape) for a in arrays.values()))
-        for part, arrays in (
-            ("trained", program.abstract.params),
-            ("frozen", program.abstract.frozen),
-        )
-    }
+    rows = module_rows(program.abstract.params, program.abstract.frozen)
+    parameters = sum(row.parameters for row in rows)
+    trained = sum(row.trained for row in rows)
     return {
         "name": config.name,
         "config_hash": config_hash(config),
@@ -63,9 +60,10 @@ def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
         "devices": jax.device_count(),
         "hosts": jax.process_count(),
         "mesh": dict(program.mesh.shape),
-        "parameters": count["trained"] + count["frozen"],
-        "trained_parameters": count["trained"],
-        "frozen_parameters": count["frozen"],
+        "parameters": parameters,
+        "trained_parameters": trained,
+        "frozen_parameters": parameters - trained,
+        "modules": [dataclasses.asdict(row) for row in rows],
         "flops_per_step": step_flops(config).model,
         "cost": dataclasses.asdict(run_cost(config)),
         "data_source": config.data.source,
@@ -74,13 +72,52 @@ def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
     }
 
 
-def headline(config: ConfigDict, facts: dict[str, Any], origin: str) -> str:
-    """What a person wants to know before the first step, in two lines."""
+@dataclasses.dataclass(frozen=True)
+class ModuleRow:
+    """Sizes of a module of the network.
+
+    Attributes:
+      arrays: how many parameter arrays it has.
+      parameters: numbers in them.
+      trained: those of them that the optimizer changes.
+    """
+
+    module: str
+    arrays: int
+    parameters: int
+    trained: int
+
+
+def module_rows(
+    params: Mapping[str, Any], frozen: Mapping[str, Any]
+) -> list[ModuleRow]:
+    """Sizes of the modules in the first two levels of parameter names."""
+    sizes: dict[str, np.ndarray] = {}
+    for name, array in sorted({**params, **frozen}.items()):
+        size = int(np.prod(array.shape))
+        module = "/".join(name.split("/")[:-1][:2])
+        row = np.array([1, size, size * (name in params)])
+        sizes[module] = sizes.get(module, 0) + row
+    return [ModuleRow(name, *row.tolist()) for name, row in sizes.items()]
+
+
+def first_lines(config: ConfigDict, facts: dict[str, Any], origin: str) -> str:
+    """Lines to print before the first step: sizes, modules, machine.
+
+    Args:
+      config: of the run.
+      facts: of `collect`.
+      origin: of its state, see `restore_or_init`.
+    """
+    # Imported late, as it is only needed here.
+    from clu.parameter_overview import make_table
+
     mesh = " x ".join(f"{name} {size}" for name, size in facts["mesh"].items())
     return (
         f"{config.name}: {facts['parameters'] / 1e6:.1f}M parameters "
         f"({facts['trained_parameters'] / 1e6:.1f}M trained), "
         f"{facts['flops_per_step']:.3g} FLOPs a step, "
         f"{facts['data_examples']} images of {facts['data_source']}\n"
+        f"{make_table([ModuleRow(**row) for row in facts['modules']])}\n"
         f"{facts['devices']} x {facts['device_kind']}, mesh {mesh}; {origin}"
     )

@@ -12,11 +12,12 @@ from i2i_prior.models.mup import gradient_factor, update_factor
 
 
 def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
-    """Linear warm-up, then constant, cosine or linear to `final_ratio`.
+    """Makes a linear warm-up, then constant, cosine or linear decay.
 
     Args:
       optim: the `optim` section of the config.
-      steps: length of the run; only cosine and linear depend on it.
+      steps: length of the run; only cosine and linear decay, to
+        `final_ratio` of the peak, depend on it.
     """
     peak = optim.learning_rate
     warmup = optax.linear_schedule(
@@ -36,25 +37,25 @@ def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def decay_mask(parameters: dict) -> dict[str, bool]:
-    """Weight decay applies to kernels: not to biases, gains, tables."""
+    """Mask of weight decay: kernels, not biases, gains or tables."""
     return {name: name.endswith("/kernel") for name in parameters}
 
 
 def make_optimizer(
     optim: ConfigDict, steps: int, ratio: float = 1.0
 ) -> optax.GradientTransformation:
-    """Global-norm clip, then AdamW (arXiv 1711.05101) on the schedule.
+    """Makes a global-norm clip and AdamW (arXiv 1711.05101) on the schedule.
 
     With bfloat16 moments `update` takes a random `key`.
 
     Under muP each parameter has a learning rate of its own, and the weight
-    decay keeps the schedule's: a kernel forgets its past as fast in a wide
-    model as in a narrow one (arXiv 2405.13698). The state is the same tree.
+    decay keeps that of the schedule, so that the time scale of the decay is
+    the same in all widths (arXiv 2405.13698). The state is the same tree.
 
     Args:
       optim: the `optim` section of the config.
       steps: length of the run, see `make_schedule`.
-      ratio: muP's, base width / width (`models.mup`); 1 changes nothing.
+      ratio: base width / width of muP (`models.mup`), 1 for none.
     """
     adam = optax.scale_by_adam(
         b1=optim.beta1, b2=optim.beta2, eps=optim.epsilon
@@ -83,10 +84,10 @@ def _scaled(
     before: Callable[[str], float] = lambda name: 1.0,
     after: Callable[[str], float] = lambda name: 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """The same transformation, of gradients times `before` of their names,
-    its updates times `after`.
+    """Scales a transformation by parameter name: gradients by `before`,
+    updates by `after`.
 
-    Not a link of the chain, which would have a place in its state.
+    No link of the chain, which would change the tree of the state.
     """
     transform = optax.with_extra_args_support(transform)
 

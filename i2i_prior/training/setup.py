@@ -1,4 +1,4 @@
-"""What a config computes: network, optimizer, mesh and the compiled step."""
+"""Setup of a config: network, optimizer, mesh and the compiled step."""
 
 from __future__ import annotations
 
@@ -11,25 +11,17 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from i2i_prior.checkpoint.train_state import (
-    TrainState,
-)
+from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.data.pipeline import DataOptions
 from i2i_prior.interop.load_frozen import load_frozen
 from i2i_prior.parallel.explain import explain
-from i2i_prior.parallel.global_arrays import (
-    Rows,
-    to_global,
-)
+from i2i_prior.parallel.global_arrays import Rows, to_global
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.parallel.sharding import check
 from i2i_prior.tasks.base import Task
 from i2i_prior.tasks.registry import make_task
 from i2i_prior.tasks.resolve import resolve
-from i2i_prior.training.optimizer import (
-    make_optimizer,
-    make_schedule,
-)
+from i2i_prior.training.optimizer import make_optimizer, make_schedule
 from i2i_prior.training.train_step import (
     compile_step,
     init_state,
@@ -40,12 +32,13 @@ from i2i_prior.training.train_step import (
 
 @dataclass
 class Program:
-    """What is computed: task, optimizer, mesh and the compiled step.
+    """Program of a config: task, optimizer, mesh and the compiled step.
 
     Attributes:
       abstract: TrainState of shapes that carry their shardings.
-      initialise: () -> a fresh sharded TrainState.
+      initialise: () -> new sharded TrainState.
       step: (state, batch) -> (state, metrics), jitted, state donated.
+      schedule: update (from 0) -> learning rate.
     """
 
     task: Task
@@ -57,10 +50,10 @@ class Program:
 
 
 def build(config: ConfigDict, mesh: Mesh) -> Program:
-    """Describes the network and the step without allocating anything.
+    """Builds the program of a config without allocating anything.
 
     Raises:
-      UserError: where the mesh would leave the model unsharded.
+      UserError: if the mesh would leave the model unsharded.
     """
     task = make_task(config)
     ratio = task.shapes.dit.ratio
@@ -118,10 +111,10 @@ def data_options(config: ConfigDict) -> DataOptions:
 
 
 def explain_sharding(config: ConfigDict) -> str:
-    """One line an array of the state: name, shape, specs, bytes a device.
+    """Formats each array of the state: name, shape, specs, bytes a device.
 
     Raises:
-      UserError: where the mesh does not fit this machine's devices.
+      UserError: if the mesh does not fit this machine's devices.
     """
     mesh = make_mesh(**config.mesh)
     return explain(build(config, mesh).abstract)
@@ -130,14 +123,14 @@ def explain_sharding(config: ConfigDict) -> str:
 def to_device(
     batch: dict[str, np.ndarray], sharding: Any, rows: Rows | None = None
 ) -> Any:
-    """This process's rows -> global arrays; only what the step reads.
+    """Puts this process's rows into global arrays, without index and broken.
 
     Args:
       batch: of `Pipeline`.
       sharding: see `mesh.batch_sharding`.
-      rows: which rows of the global batch it holds; None for all.
+      rows: rows of the global batch that it holds; None for all.
     """
-    read = {n: a for n, a in batch.items() if n not in ("index", "broken")}
-    everything = tuple(range(len(batch["index"])))
-    rows = rows or Rows(len(everything), everything, everything)
-    return {name: to_global(a, sharding, rows) for name, a in read.items()}
+    arrays = {n: a for n, a in batch.items() if n not in ("index", "broken")}
+    numbers = tuple(range(len(batch["index"])))
+    rows = rows or Rows(len(numbers), numbers, numbers)
+    return {name: to_global(a, sharding, rows) for name, a in arrays.items()}

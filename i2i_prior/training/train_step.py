@@ -1,4 +1,4 @@
-"""TrainState and the train step: a pure function (state, batch) -> both."""
+"""Train step: a pure function (state, batch) -> (state, metrics)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from i2i_prior.checkpoint.stochastic_rounding import (
-    narrow,
-    widen,
-)
+from i2i_prior.checkpoint.stochastic_rounding import narrow, widen
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.parallel.constraints import on_mesh
-from i2i_prior.parallel.sharding import (
-    optimizer_shardings,
-    parameter_shardings,
-)
+from i2i_prior.parallel.sharding import optimizer_shardings, parameter_shardings
 from i2i_prior.tasks.base import Task
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-# Folded into a step's key: beyond what the task splits off for its draws
+# Folded into a step's key: larger than any number that the task's splits use
 # (split(key, n)[i] is fold_in(key, i)).
 _ROUNDING = 1 << 16
 
@@ -36,11 +30,11 @@ def init_state(
     key: jax.Array,
     ema_dtype: str = "float32",
 ) -> TrainState:
-    """A fresh state; jit it with `state_shardings` as out_shardings.
+    """Initialises a state; jit it with `state_shardings` as out_shardings.
 
     Args:
-      task, transform: as `make_train_step` takes them.
-      key: what the parameters are drawn from.
+      task, transform: as of `make_train_step`.
+      key: parameters are drawn from it.
       ema_dtype: float32 or bfloat16.
     """
     params, frozen = task.init(key)
@@ -57,7 +51,7 @@ def init_state(
 def state_shardings(
     abstract: TrainState, transform: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A TrainState of NamedShardings, from one of shapes."""
+    """TrainState of NamedShardings for one of shapes."""
     params = parameter_shardings(abstract.params, mesh)
     return TrainState(
         step=meshes.replicated(mesh),
@@ -71,7 +65,7 @@ def state_shardings(
 
 
 def ema_decay(step: jax.Array, limit: float) -> jax.Array:
-    """min(limit, (1 + step) / (10 + step)): short memory at the start."""
+    """EMA decay with warm-up: min(limit, (1 + step) / (10 + step))."""
     step = step.astype(jnp.float32)
     return jnp.minimum(limit, (1 + step) / (10 + step))
 
@@ -84,15 +78,15 @@ def make_train_step(
     ema_limit: float,
     accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The pure step, not yet jitted.
+    """Makes the pure step, not yet jitted.
 
     Args:
       task: draws and loss.
-      transform: the optimizer; where it keeps bfloat16, it rounds by `key`.
+      transform: the optimizer; a state kept in bfloat16 is rounded by `key`.
       run_key: step k draws from fold_in(run_key, k), and from nothing else.
       ema_limit: EMA decay after its warm-up.
-      accumulate: micro-batches; the result equals the full batch's up to
-        summation order, since everything random is drawn before the split.
+      accumulate: micro-batches; the result equals that of the full batch up
+        to summation order, since everything random is drawn before the split.
 
     Returns:
       step(state, batch) -> (state, metrics), metrics float32 scalars.
@@ -139,7 +133,7 @@ def _accumulated(gradient, state: TrainState, examples, parts: int):
     """Means of gradients and metrics over micro-batches, one at a time."""
 
     def split(array: jax.Array) -> jax.Array:
-        # Strided, so that a sharded batch axis stays where it is.
+        # Strided, so that the sharding of the batch axis stays the same.
         split = array.reshape(-1, parts, *array.shape[1:])
         return jnp.swapaxes(split, 0, 1)
 
@@ -156,7 +150,7 @@ def _accumulated(gradient, state: TrainState, examples, parts: int):
 
 
 def compile_step(step, shardings: TrainState, mesh: Mesh):
-    """`jax.jit` with shardings on both sides, the state donated."""
+    """Jits a step with the shardings of its arguments; donates the state."""
 
     def laid_out(state: TrainState, batch: Batch):
         with on_mesh(mesh):

@@ -10,10 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from i2i_prior.training.setup import (
-    build,
-    to_device,
-)
+from i2i_prior.training.setup import build, to_device
 from i2i_prior.training.train_step import ema_decay
 
 

@@ -28,19 +28,11 @@ from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import validation_losses
 from i2i_prior.evaluation.sample_chunks import held_out
-from i2i_prior.evaluation.validation_losses import (
-    FOLDER,
-    KINDS,
-    Losses,
-)
+from i2i_prior.evaluation.validation_losses import FOLDER, KINDS, Losses
 from i2i_prior.io.progress import Progress
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
-from i2i_prior.parallel.constraints import (
-    on_mesh,
-    shard_batch,
-    whole,
-)
+from i2i_prior.parallel.constraints import on_mesh, shard_batch, whole
 from i2i_prior.tasks.base import Task
 from i2i_prior.training.evaluators.base import (
     Evaluator,

@@ -1,8 +1,8 @@
-"""Compiled programs outlive the process: JAX's cache, on by default.
+"""JAX's persistent compilation cache, on by default.
 
 A run that is started again (after a preemption, or by a sweep) loads its
 programs instead of compiling them. JAX's own environment variables win:
-JAX_COMPILATION_CACHE_DIR names another place, and
+JAX_COMPILATION_CACHE_DIR names another folder, and
 JAX_ENABLE_COMPILATION_CACHE=false turns it off.
 """
 
@@ -18,10 +18,10 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """The user's own place, one per kind of processor.
+    """Folder of this user and this kind of processor.
 
     XLA's CPU programs use the instructions of the machine that compiled them,
-    and a home folder may be shared by different ones.
+    and a home folder may be shared by different machines.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     instructions = platform.machine()
@@ -37,19 +37,19 @@ def use_cache() -> Path | None:
     """Turns the cache on, before JAX is imported.
 
     Returns:
-      the directory; None where JAX's environment decides, or where it cannot
-      be written: then programs are compiled as if there were no cache.
+      the folder; None if JAX's environment decides, or if it cannot be
+      written: then programs are compiled without a cache.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     try:
-        place = cache_directory()
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
+        folder = cache_directory()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return None
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(place)
-    # Small programs are many; a second of the compiler is worth a file.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    # Of the many small programs only those worth a file are kept.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    return place
+    return folder

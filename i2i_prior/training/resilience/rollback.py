@@ -21,10 +21,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.checkpoint.run_dir import (
-    read_json,
-    write_json,
-)
+from i2i_prior.checkpoint.run_dir import read_json, write_json
 from i2i_prior.data.broken import Batch
 from i2i_prior.training.resilience.loss_spikes import LossSpike
 

@@ -15,10 +15,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.distributed import runtime
 from i2i_prior.io.progress import Progress
-from i2i_prior.training.resilience.loss_spikes import (
-    LossSpike,
-    SpikeDetector,
-)
+from i2i_prior.training.resilience.loss_spikes import LossSpike, SpikeDetector
 from i2i_prior.training.telemetry.goodput import GoodputTimer
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,

@@ -1,14 +1,12 @@
-"""report.html: what a person opens first in a run directory.
+"""RUN/report.html: overview of a run on one page.
 
-One file without network, scripts or fonts: curves are inline SVG in the
-page's own colours (light and dark), pictures are base64. What the run
-directory does not hold is left out.
+One file without network, scripts or fonts: curves and pictures are inline.
+Sections of files that are not there are left out.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,26 +14,27 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import (
-    write_bytes,
-)
 from i2i_prior.report.charts import plots
 from i2i_prior.report.html import (
-    STYLE,
+    cards,
     embedded,
     escape,
+    figure,
     flatten,
     folded,
     read_json,
     readable,
     section,
     short,
+    table,
+    write_page,
 )
+from i2i_prior.training.telemetry.goodput import merge_kinds
 from i2i_prior.training.telemetry.metric_writer import read_metrics
-from i2i_prior.training.telemetry.report_losses import losses_section
-from i2i_prior.training.telemetry.report_scores import (
+from i2i_prior.training.telemetry.report_evaluations import (
     extremes,
-    scores_section,
+    losses_section,
+    metrics_section,
 )
 
 _CURVES = (
@@ -47,61 +46,57 @@ _CURVES = (
     ("goodput", "Goodput: share of time since the first start"),
     ("data_wait", "Waiting for data, seconds a log line"),
 )
-_LINEAR = (
-    "learning_rate",
-    "examples_per_second",
-    "mfu",
-    "goodput",
-    "data_wait",
-)
+_LINEAR = tuple(key for key, _ in _CURVES if key not in ("loss", "grad_norm"))
 
 
 def write_report(workdir: str | os.PathLike[str]) -> Path:
-    """Writes `workdir`/report.html from what the run has left there so far.
+    """Writes `workdir`/report.html from the files of the run so far.
 
     Reads config.json, metadata.json, metrics.jsonl, validation/STEP.json,
     samples/STEP.png, variations/grid.png, interpolations/*.png|gif,
     evaluations/*.json|png, goodput.json and profile/summary.txt.
-    Returns the path. Raises UserError where `workdir` is no folder.
+
+    Returns:
+      the path.
+
+    Raises:
+      UserError: if `workdir` is no folder.
+      OSError: if the page cannot be written.
     """
     run = Path(workdir)
     if not run.is_dir():
-        raise UserError(f"there is no run directory {run}.")
+        raise UserError(f"there is no run directory {run}")
     saved = read_json(run / "config.json")
     config = saved.get("config", saved)
     metadata = read_json(run / "metadata.json")
+    modules = metadata.pop("modules", None)
     lines = [line for line in read_metrics(run) if "step" in line]
+    interpolations = run / "interpolations"
     sections = [
         _cards(config, metadata, lines),
         section("Training", plots(lines, _CURVES, _LINEAR)),
         losses_section(run),
         _samples(run / "samples"),
         _pictures("Variations", [run / "variations" / "grid.png"]),
-        _pictures("Interpolations", _interpolations(run / "interpolations")),
-        scores_section(run / "evaluations"),
+        _pictures(
+            "Interpolations",
+            sorted(
+                [*interpolations.glob("*.png"), *interpolations.glob("*.gif")]
+            )[:12],
+        ),
+        metrics_section(run / "evaluations"),
         _pictures("Best and worst conditions", extremes(run / "evaluations")),
         _goodput(read_json(run / "goodput.json")),
         _profile(run / "profile" / "summary.txt"),
+        _parameters(modules),
         folded("Configuration", config),
         folded("Machine and versions", metadata),
     ]
     name = str(metadata.get("name") or run.resolve().name)
-    written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    below = f"i2i_prior run report, written {written}"
+    subtitle = "i2i_prior run report"
     if saved.get("hash"):
-        below += f", configuration {saved['hash']}"
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(name)}</title><style>{STYLE}</style></head>"
-        f"<body><main><h1>{escape(name)}</h1>"
-        f'<div class="soft">{escape(below)}</div>'
-        f"{''.join(sections)}</main></body></html>\n"
-    )
-    path = run / "report.html"
-    write_bytes(path, page.encode())
-    return path
+        subtitle += f", configuration {saved['hash']}"
+    return write_page(run / "report.html", name, subtitle, "".join(sections))
 
 
 def _cards(
@@ -109,7 +104,7 @@ def _cards(
     metadata: Mapping[str, Any],
     lines: Sequence[Mapping[str, float]],
 ) -> str:
-    """The numbers one looks for first, each on a card."""
+    """Key numbers of the run, each on a card."""
 
     def last(key: str) -> float | None:
         found = (line[key] for line in reversed(lines) if key in line)
@@ -124,27 +119,22 @@ def _cards(
         parameters = f"{short(parameters)} ({short(trained)} trained)"
     utilisation, goodput = last("mfu"), last("goodput")
     step = last("step")
-    cards = {
-        "status": metadata.get("status"),
-        "steps": None if step is None else f"{int(step):,}",
-        "last loss": last("loss"),
-        "examples / s": last("examples_per_second"),
-        "goodput": None if goodput is None else f"{100 * goodput:.1f} %",
-        "MFU": None if utilisation is None else f"{100 * utilisation:.1f} %",
-        "parameters": parameters,
-        "FLOPs / step": metadata.get("flops_per_step"),
-        "devices": devices,
-        "wall time": _duration(lines),
-    }
-    if cards["status"] is None and step is not None:
-        cards["status"] = _status(config, step)
-    boxes = [
-        f'<div class="card"><span>{escape(name)}</span>'
-        f"<b>{escape(short(value))}</b></div>"
-        for name, value in cards.items()
-        if value is not None
-    ]
-    return f'<div class="cards">{"".join(boxes)}</div>' if boxes else ""
+    return cards(
+        {
+            "status": None if step is None else _status(config, step),
+            "steps": None if step is None else f"{int(step):,}",
+            "last loss": last("loss"),
+            "examples / s": last("examples_per_second"),
+            "goodput": None if goodput is None else f"{100 * goodput:.1f} %",
+            "MFU": None
+            if utilisation is None
+            else f"{100 * utilisation:.1f} %",
+            "parameters": parameters,
+            "FLOPs / step": metadata.get("flops_per_step"),
+            "devices": devices,
+            "wall time": _duration(lines),
+        }
+    )
 
 
 def _status(config: Mapping[str, Any], step: float) -> str | None:
@@ -155,7 +145,7 @@ def _status(config: Mapping[str, Any], step: float) -> str | None:
 
 
 def _duration(lines: Sequence[Mapping[str, float]]) -> str | None:
-    """Wall time between log lines; breaks of an hour and more are left out."""
+    """Wall time between log lines, without breaks of an hour and more."""
     times = [line["time"] for line in lines if "time" in line]
     if len(times) < 2:
         return None
@@ -166,64 +156,62 @@ def _duration(lines: Sequence[Mapping[str, float]]) -> str | None:
 
 
 def _samples(folder: Path) -> str:
-    """The newest sample grid large, up to eight earlier ones in a strip."""
+    """Newest sample grid, and up to eight earlier ones small in a strip."""
     found = [path for path in folder.glob("*.png") if path.stem.isdigit()]
     found.sort(key=lambda path: int(path.stem))
     pictures = [(int(path.stem), path) for path in found if readable(path)]
     if not pictures:
         return ""
-    *earlier, (step, newest) = pictures
-    body = (
-        f'<figure class="wide"><figcaption>step {step:,}</figcaption>'
-        f"{embedded(newest, f'samples at step {step}')}</figure>"
-    )
+
+    def picture(step: int, path: Path, width: int | None, kind: str) -> str:
+        image = embedded(path, f"samples at step {step}", width)
+        return figure(f"step {step:,}", image, kind)
+
+    *earlier, newest = pictures
+    body = picture(*newest, None, "wide")
     if earlier:
         chosen = np.linspace(0, len(earlier) - 1, min(8, len(earlier)))
-        figures = [
-            f"<figure>{embedded(path, f'samples at step {step}', 420)}"
-            f"<figcaption>step {step:,}</figcaption></figure>"
-            for step, path in (earlier[round(index)] for index in chosen)
-        ]
+        figures = [picture(*earlier[round(i)], 420, "small") for i in chosen]
         body += f'<div class="strip">{"".join(figures)}</div>'
     return section("Samples", body)
 
 
-def _interpolations(folder: Path) -> list[Path]:
-    """Up to twelve strips and animations between two images."""
-    return sorted([*folder.glob("*.png"), *folder.glob("*.gif")])[:12]
-
-
 def _pictures(title: str, paths: Sequence[Path]) -> str:
-    """Those of the pictures that are there, each with its name below."""
+    """Pictures that are there, each with its name."""
     figures = [
-        f'<figure class="wide">{embedded(path, path.stem)}'
-        f"<figcaption>{escape(path.stem)}</figcaption></figure>"
+        figure(path.stem, embedded(path, path.stem))
         for path in paths
         if readable(path)
     ]
     return section(title, "".join(figures))
 
 
-def _goodput(ledger: Mapping[str, Any]) -> str:
-    """Where the wall time since the run's first start went."""
-    seconds = ledger.get("seconds")
+def _goodput(stored: Mapping[str, Any]) -> str:
+    """Wall time since the run's first start by kind, of goodput.json."""
+    seconds = stored.get("seconds")
     if not isinstance(seconds, dict) or not sum(seconds.values()):
         return ""
     total = sum(seconds.values())
-    rows = "".join(
-        f"<tr><th>{escape(kind.replace('_', ' '))}</th>"
-        f'<td class="number">{value:,.1f} s</td>'
-        f'<td class="number">{value / total:.1%}</td></tr>'
-        for kind, value in sorted(seconds.items(), key=lambda item: -item[1])
-    )
-    return section(
-        "Where the time went",
-        f'<div class="scroll"><table>{rows}</table></div>',
-    )
+    kinds = sorted(merge_kinds(seconds).items(), key=lambda item: -item[1])
+    rows = [
+        (kind.replace("_", " "), f"{value:,.1f} s", f"{value / total:.1%}")
+        for kind, value in kinds
+    ]
+    return section("Where the time went", table((), rows))
+
+
+def _parameters(modules: Any) -> str:
+    """Table of the network's modules, of metadata.json."""
+    rows = [row for row in modules or [] if isinstance(row, dict)]
+    if not rows:
+        return ""
+    head = list(rows[0])
+    cells = [[row.get(name) for name in head] for row in rows]
+    return section("Parameters", table(head, cells, whole=head))
 
 
 def _profile(file: Path) -> str:
-    """The top operations of the last trace."""
+    """Top operations of the last trace."""
     try:
         text = file.read_text("utf-8")
     except OSError:

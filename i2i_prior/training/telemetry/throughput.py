@@ -5,11 +5,7 @@ from __future__ import annotations
 import re
 
 from i2i_prior.parallel.chips import PEAK_FLOPS
-from i2i_prior.training.telemetry.goodput import (
-    DATA_WAIT,
-    STEP,
-    GoodputTimer,
-)
+from i2i_prior.training.telemetry.goodput import DATA_WAIT, STEP, GoodputTimer
 
 
 def peak_flops(device_kind: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Which operations a trace's time went to: top operations, and by kind.
+"""Summary of a trace: time of the top operations, and time by kind.
 
 Reads the XSpace files (`*.xplane.pb`) that `jax.profiler` writes, through
 `jax.profiler.ProfileData`. A device is a plane: `/device:TPU:0` with its
@@ -18,8 +18,8 @@ from typing import Any
 from jax.profiler import ProfileData
 
 HOST = "host"
-OTHER = "elementwise"  # and reductions, and whatever has no name below
-# First match wins, in what the compiler or the kernel's author calls it.
+OTHER = "elementwise"  # and reductions, and all that matches nothing below
+# First match wins, in the names of compilers and of kernels' authors.
 KINDS: tuple[tuple[str, str], ...] = (
     (
         "collective",
@@ -38,16 +38,16 @@ KINDS: tuple[tuple[str, str], ...] = (
         r"|concatenate|dynamic.(update.)?slice)|data formatting",
     ),
 )
-# Their time is that of the operations inside.
+# Containers: their time is that of the operations inside.
 _CONTAINERS = re.compile(r"^(while|call|conditional|tuple|async)\b")
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One run of an operation; times in nanoseconds.
+    """One execution of an operation; times in nanoseconds.
 
     Attributes:
-      own: its duration without operations nested inside it.
+      own: duration without operations nested inside it.
     """
 
     name: str
@@ -58,11 +58,11 @@ class Operation:
 
 
 def summarise(folder: Path, top: int = 15) -> str:
-    """The text of the newest trace below a folder.
+    """Summarises the newest trace below a folder, as text.
 
     Args:
-      folder: what `jax.profiler.start_trace` was given.
-      top: operations that are named.
+      folder: argument of `jax.profiler.start_trace`.
+      top: operations in the table.
     """
     files = sorted(Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not files:
@@ -72,7 +72,7 @@ def summarise(folder: Path, top: int = 15) -> str:
 
 
 def read_devices(data: ProfileData) -> list[list[Operation]]:
-    """The operations of each device in a trace, in no order."""
+    """Reads the operations of each device in a trace, in no order."""
     planes = list(data.planes)
     accelerators = [
         [
@@ -102,9 +102,9 @@ def read_devices(data: ProfileData) -> list[list[Operation]]:
 
 
 def describe(devices: list[list[Operation]], top: int) -> str:
-    """Two tables: the top operations and the kinds, with shares of time.
+    """Formats two tables with shares of time: top operations, and kinds.
 
-    The time of `host` is that in which a device had nothing to do.
+    The time of `host` is that in which a device was idle.
     """
     if not devices:
         return "the trace holds no operations"
@@ -133,12 +133,12 @@ def describe(devices: list[list[Operation]], top: int) -> str:
 
 
 def kind_of(name: str, category: str = "", path: str = "") -> str:
-    """matmul, attention, collective, copy or elementwise.
+    """Kind of an operation: a key of KINDS, or elementwise.
 
     Args:
       name: of the operation or kernel.
-      category: XLA's `hlo_category`, where the trace has it.
-      path: where in the program it comes from (`tf_op`), where it has it.
+      category: XLA's `hlo_category`, if the trace has it.
+      path: its place in the program (`tf_op`), if the trace has it.
     """
     for kind, pattern in KINDS:
         if any(re.search(pattern, text, re.I) for text in (name, category)):
@@ -149,7 +149,7 @@ def kind_of(name: str, category: str = "", path: str = "") -> str:
 
 
 def _line(events: Iterable[Any]) -> Iterator[Operation]:
-    """The operations of one line, on which events nest but never cross."""
+    """Operations of one line, on which events nest but never cross."""
     ordered = sorted(events, key=lambda e: (e.start_ns, -e.duration_ns))
     open_: list[tuple[Any, list[float]]] = []  # event, nested nanoseconds
 
@@ -171,7 +171,7 @@ def _operation(event: Any, own: float) -> Iterator[Operation]:
     name = str(stats.get("hlo_op") or event.name)
     if _CONTAINERS.match(name):
         return
-    # A kernel's name says more of its kind than the operation's.
+    # The kernel's name is more specific than the operation's.
     kind = kind_of(
         event.name,
         str(stats.get("hlo_category", "")) or name,
@@ -181,7 +181,7 @@ def _operation(event: Any, own: float) -> Iterator[Operation]:
 
 
 def _idle(device: list[Operation]) -> float:
-    """Nanoseconds between its first and last operation without any."""
+    """Nanoseconds without an operation, between the first and the last."""
     ordered = sorted(device, key=lambda one: one.start)
     idle, reached = 0.0, ordered[0].start
     for operation in ordered:

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from i2i_prior.training.resilience.restarts import (
-    supervise,
-    without_restarts,
-)
+from i2i_prior.training.resilience.restarts import supervise, without_restarts
 
 # Makes checkpoint N at its start N, then ends as the argument after says.
 CHILD = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import importlib.metadata
 import io
 import os
@@ -222,6 +223,52 @@ def fresh(programs) -> Callable:
         )
 
     return state
+
+
+@pytest.fixture(scope="session")
+def restore(programs) -> Callable:
+    """restore(workdir, step): the whole state as NumPy arrays."""
+    import jax
+
+    from i2i_prior.checkpoint.checkpointer import Checkpoints
+
+    def read(workdir, step):
+        checkpoints = Checkpoints(workdir, read_only=True)
+        state = checkpoints.restore(programs["fsdp"].abstract, step)
+        checkpoints.close()
+        return jax.device_get(state)
+
+    return read
+
+
+@pytest.fixture
+def inject(monkeypatch) -> Callable:
+    """inject(chosen, factor): multiplies parameters before some updates.
+
+    chosen(update, batch): True if they are multiplied before that update,
+    from 1, learns from that batch.
+    """
+    import jax
+
+    from i2i_prior import train
+
+    def patch(chosen, factor, patch=monkeypatch):
+        build = train.build
+
+        def built(config, mesh):
+            program = build(config, mesh)
+
+            def step(state, batch):
+                if chosen(int(state.step) + 1, batch):
+                    params = jax.tree.map(lambda a: a * factor, state.params)
+                    state = dataclasses.replace(state, params=params)
+                return program.step(state, batch)
+
+            return dataclasses.replace(program, step=step)
+
+        patch.setattr(train, "build", built)
+
+    return patch
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
-"""The loop: exact resume, exit codes, divergence, a frozen encoder."""
+"""Training loop: exact resume, exit codes, divergence, frozen encoders."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -13,29 +12,15 @@ import numpy as np
 import pytest
 
 import i2i_prior.train
-from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.inference.generator import Generator
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.training import loop_state
-from i2i_prior.training.resilience.preemption import Preemption
+from i2i_prior.training.resilience.preemption import SIGNALS, Preemption
 from i2i_prior.training.setup import to_device
 from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.conftest import TINY
-
-
-@pytest.fixture(scope="module")
-def restore(programs):
-    """restore(workdir, step): the whole state as NumPy arrays."""
-
-    def read(workdir, step):
-        checkpoints = Checkpoints(workdir, read_only=True)
-        state = checkpoints.restore(programs["fsdp"].abstract, step)
-        checkpoints.close()
-        return jax.device_get(state)
-
-    return read
 
 
 def losses(workdir) -> dict[int, tuple[float, float]]:
@@ -144,7 +129,7 @@ def test_sigterm_saves_and_asks_to_be_queued_again(
     assert list(losses(workdir))[-3:] == [saved, saved + 1, saved + 2]
 
 
-@pytest.mark.parametrize("number", Preemption.SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_preemption_notes_the_first_signal(number):
     before = signal.getsignal(number)
     with Preemption() as preemption:
@@ -219,24 +204,6 @@ def test_a_signal_ends_an_evaluation_and_its_rerun_makes_up_for_it(
     assert steps == [0, 1, 2, 3, 4, 4, 5, 6, 6]
 
 
-def inject(monkeypatch, at: int, value: float) -> None:
-    """Multiplies the parameters by `value` before step `at` (from 1)."""
-    build = i2i_prior.train.build
-
-    def built(config, mesh):
-        program = build(config, mesh)
-
-        def step(state, batch):
-            if int(state.step) + 1 == at:
-                params = jax.tree.map(lambda a: a * value, state.params)
-                state = dataclasses.replace(state, params=params)
-            return program.step(state, batch)
-
-        return dataclasses.replace(program, step=step)
-
-    monkeypatch.setattr(i2i_prior.train, "build", built)
-
-
 def test_checkpoints_by_the_clock(train, monkeypatch, tmp_path):
     """Half a minute apart, where every step takes eleven seconds."""
     dispatch, passed = i2i_prior.train._dispatch, []
@@ -298,7 +265,7 @@ def test_profile_steps_that_make_no_sense(command, tiny_spec, tmp_path, text):
 
 
 def test_other_images_end_a_resume(command, photos, run_directory, tmp_path):
-    """Those of the run have changed since: it would learn from others."""
+    """A run whose images have changed would learn from others."""
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "00.png").unlink()
     shutil.copytree(run_directory, tmp_path / "run")
@@ -319,8 +286,8 @@ def test_other_images_end_a_resume(command, photos, run_directory, tmp_path):
 def test_profile_steps_of_another_time(
     command, tiny_spec, run_directory, tmp_path
 ):
-    """A run that ends before them is a mistake; one that is past them not,
-    since it may have been stopped and started again."""
+    """Steps after the end of a run are a mistake; steps that were done are
+    not, since the run may have been stopped and started again."""
     arguments = "--config", tiny_spec, "--workdir", tmp_path / "run"
     ended = command("train", *arguments, "--profile-steps=7:8")
     assert ended.code == 1
@@ -332,10 +299,10 @@ def test_profile_steps_of_another_time(
 
 
 def test_divergence_keeps_and_names_the_last_good_checkpoint(
-    train, monkeypatch, restore, run_directory, tmp_path
+    train, monkeypatch, inject, restore, run_directory, tmp_path
 ):
     with monkeypatch.context() as patch:
-        inject(patch, at=4, value=float("nan"))
+        inject(lambda update, _: update == 4, float("nan"), patch)
         # Seen because a checkpoint is due: nothing is logged then.
         ended = train("train.log_every=100", "train.max_rollbacks=0")
     assert ended.code == 65
@@ -361,9 +328,9 @@ def test_divergence_keeps_and_names_the_last_good_checkpoint(
     assert read_json(workdir / "result.json")["outcome"] == "done"
 
 
-def test_divergence_before_any_checkpoint(train, monkeypatch, tmp_path):
+def test_divergence_before_any_checkpoint(train, monkeypatch, inject, tmp_path):
     with monkeypatch.context() as patch:
-        inject(patch, at=2, value=float("inf"))
+        inject(lambda update, _: update == 2, float("inf"), patch)
         ended = train(
             "train.checkpoint_every=100",
             "train.evaluate_every=100",

@@ -39,7 +39,7 @@ CACHED = (
 
 
 def inputs(task: Task, parameters: dict, batch: dict) -> dict:
-    """What `i2i-prior prepare` would store of a batch, in float32."""
+    """Latents and embeddings of a batch as `prepare` stores them, float32."""
 
     @jax.jit
     def encode(parameters, images, views):

@@ -1,16 +1,26 @@
-"""Ends of a run: last files, last line, exit code."""
+"""Ends of a run: last files, last line, exit code.
+
+RUN/result.json says how the run ended, with its last measurements.
+"""
 
 from __future__ import annotations
 
+import math
+import time
+from pathlib import Path
+from typing import Any
+
 from i2i_prior.checkpoint import run_dir
+from i2i_prior.config import config_hash
 from i2i_prior.distributed import runtime
 from i2i_prior.training.loop_state import LoopState
 from i2i_prior.training.resilience.loss_spikes import LossSpike
 from i2i_prior.training.resilience.preemption import DIVERGED, DONE, REQUEUE
+from i2i_prior.training.telemetry.metric_writer import read_metrics
 from i2i_prior.training.telemetry.run_report import write_report
-from i2i_prior.training.telemetry.run_result import write_result
 
 _NAMED = 10_000  # broken images in broken.json
+_MEASURED = ("validation/", "eval/")  # metrics of result.json
 
 
 def end_done(loop: LoopState, step: int) -> int:
@@ -32,7 +42,7 @@ def end_done(loop: LoopState, step: int) -> int:
     loop.writer.close()
     loop.profiler.close()
     loop.timer.save(done=True)
-    write_result(loop.workdir, loop.config, step, "done")
+    _write_result(loop, step, "done")
     runtime.print_once(f"done, step {step}; {write_report(loop.workdir)}")
     return DONE
 
@@ -51,8 +61,7 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
     """Reports a loss that is bad after `train.max_rollbacks` rollbacks."""
     loop.checkpoints.wait()
     loop.timer.save()
-    if runtime.is_primary():
-        write_result(loop.workdir, loop.config, spike.step, "diverged")
+    _write_result(loop, spike.step, "diverged")
     steps = loop.checkpoints.steps()
     if steps and loop.rollbacks.is_checkpoint_bad(steps[-1], spike):
         steps.pop()
@@ -66,3 +75,40 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
         "optim.learning_rate or optim.clip_norm in a new workdir"
     )
     return DIVERGED
+
+
+def _write_result(loop: LoopState, step: int, outcome: str) -> None:
+    """Writes result.json, from the first process only.
+
+    Args:
+      loop: its metrics.jsonl must be whole.
+      step: the last update.
+      outcome: "done" or "diverged".
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    if not runtime.is_primary():
+        return
+    document = {
+        "outcome": outcome,
+        "step": step,
+        "steps": loop.config.train.steps,
+        "examples": step * loop.config.data.batch_size,
+        "config_hash": config_hash(loop.config),
+        "time": round(time.time(), 3),
+        "metrics": _last_metrics(loop.workdir),
+    }
+    run_dir.write_json(loop.workdir / "result.json", document)
+
+
+def _last_metrics(workdir: Path) -> dict[str, Any]:
+    """Last value of each validation loss and metric, and `train_loss`, the
+    mean over the last tenth of the logged losses; None for NaN."""
+    lines = read_metrics(workdir)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    last = losses[-max(1, len(losses) // 10) :]
+    found = {"train_loss": sum(last) / len(last)} if last else {}
+    for line in lines:
+        found |= {k: v for k, v in line.items() if k.startswith(_MEASURED)}
+    return {k: v if math.isfinite(v) else None for k, v in found.items()}

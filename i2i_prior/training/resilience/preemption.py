@@ -6,6 +6,7 @@ import signal
 from types import FrameType
 
 from i2i_prior.distributed import runtime
+from i2i_prior.training.resilience.restarts import SIGNALS
 
 DONE, DIVERGED, REQUEUE = 0, 65, 75
 _SAVE = "save"
@@ -21,14 +22,12 @@ class Preemption:
     Use as a context manager; `requested` is the signal's name or "".
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-
     def __init__(self) -> None:
         self.requested = self._polled = ""
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Preemption:
-        for number in self.SIGNALS:
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         return self
 

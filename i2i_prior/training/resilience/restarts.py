@@ -21,7 +21,7 @@ from i2i_prior.checkpoint.run_dir import newest_checkpoint
 # Done, a mistake of the user's (2 is argparse's), diverged, a full disk,
 # stopped: another start would end the same way, or was not asked for.
 FINAL = (0, 1, 2, 64, 65, 74, 75)
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _MAX_WAIT = 300.0  # seconds
 # Execs the command, which then gets a TERM if this process is killed.
 # 1 is PR_SET_PDEATHSIG, which exec keeps.
@@ -141,7 +141,7 @@ def caught(children: Sequence[subprocess.Popen] = ()) -> Iterator[list[int]]:
         for child in children:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield numbers
     finally:

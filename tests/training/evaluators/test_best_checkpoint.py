@@ -1,4 +1,4 @@
-"""The best checkpoint: kept beside the newest, named, and found by name."""
+"""Best checkpoint: kept besides the newest, recorded, and found by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation losses: the same for all runs, and what training minimises."""
+"""Validation losses: the same for all runs, and equal to those of training."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_report_shows_them(workdir):
 
 
 def test_another_batch_size_and_seed_see_the_same_noise(workdir, validated):
-    """Of a network that is the same, so that only draws could differ."""
+    """The network stays the same, so that only draws could differ."""
     still = ("optim.learning_rate=0.0", "train.steps=2")
     first = validated(*still)
     other = validated(*still, "validation.batch_size=16", "data.flip=0.0")

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and that nothing depends on it."""
+"""Compilation cache: its folder, and runs without it."""
 
 from __future__ import annotations
 

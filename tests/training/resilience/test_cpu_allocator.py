@@ -1,4 +1,4 @@
-"""The memory of a step stays with the process."""
+"""CPU allocator: the memory of a step stays with the process."""
 
 import platform
 import subprocess
@@ -10,7 +10,7 @@ from i2i_prior.training.resilience.cpu_allocator import keep_memory
 
 PROGRAM = """
 import resource, sys
-from i2i_prior.loop.allocator import keep_memory
+from i2i_prior.training.resilience.cpu_allocator import keep_memory
 if sys.argv[1] == "kept":
     assert keep_memory("cpu")
 import jax, jax.numpy as jnp

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -13,8 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-import i2i_prior.train
-from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.sources import open_source
 from i2i_prior.parallel.mesh import batch_sharding
@@ -27,7 +24,7 @@ from i2i_prior.training.telemetry.metric_writer import read_metrics
 def checked(
     watch: SpikeDetector, step: int, loss: float, norm: float = 1.0
 ) -> str:
-    """What is wrong with a loss, "" for nothing."""
+    """Message of the spike that a loss is, "" for none."""
     try:
         watch.check(step, {"loss": loss, "grad_norm": norm})
     except LossSpike as bad:
@@ -53,7 +50,7 @@ def test_what_is_a_bad_loss():
 
 
 class Numbers:
-    """A pipeline whose batches are their numbers."""
+    """Pipeline with the numbers of batches as batches."""
 
     def batches_from(self, step):
         while True:
@@ -108,60 +105,20 @@ def test_when_it_is_the_checkpoint(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def restore(programs):
-    """restore(workdir, step): the whole state as NumPy arrays."""
-
-    def read(workdir, step):
-        checkpoints = Checkpoints(workdir, read_only=True)
-        state = checkpoints.restore(programs["fsdp"].abstract, step)
-        checkpoints.close()
-        return jax.device_get(state)
-
-    return read
-
-
-@pytest.fixture(scope="module")
 def pipeline(tiny):
     config = tiny()
     return Pipeline(open_source(config.data.source), data_options(config))
 
 
-@pytest.fixture
-def inject(monkeypatch):
-    """inject(wanted, factor): spoils the updates that `wanted` names.
-
-    wanted(update, batch): whether the parameters are multiplied by `factor`
-    before that update, from 1, learns from that batch.
-    """
-
-    def patch(wanted, factor):
-        build = i2i_prior.train.build
-
-        def built(config, mesh):
-            program = build(config, mesh)
-
-            def step(state, batch):
-                if wanted(int(state.step) + 1, batch):
-                    params = jax.tree.map(lambda a: a * factor, state.params)
-                    state = dataclasses.replace(state, params=params)
-                return program.step(state, batch)
-
-            return dataclasses.replace(program, step=step)
-
-        monkeypatch.setattr(i2i_prior.train, "build", built)
-
-    return patch
-
-
 def test_a_bad_batch_is_skipped_and_a_resume_after_it_is_exact(
     train, inject, pipeline, programs, meshes, restore, run_directory, tmp_path
 ):
-    """Batch 4 spoils update 5; then a signal comes, and it resumes."""
-    spoilt, workdir = pipeline.batch(4)["image"], tmp_path / "run"
+    """Batch 4 makes update 5 bad; then a signal comes, and it resumes."""
+    bad_image, workdir = pipeline.batch(4)["image"], tmp_path / "run"
     rolled_back = []
 
     def wanted(update, batch):
-        bad = np.array_equal(batch["image"], spoilt)
+        bad = np.array_equal(batch["image"], bad_image)
         if bad:
             rolled_back.append(update)
         elif rolled_back and update == 5:

@@ -1,4 +1,4 @@
-"""Where the time of a run went, over crashes, waits and rollbacks."""
+"""Goodput of a run over crashes, waits and rollbacks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_crash_costs_what_came_after_the_checkpoint(timer, clock):
     run.mark(50)
     clock.now += 40
     run.save()  # the last line that was logged
-    clock.now += 5  # killed here: nobody knows
+    clock.now += 5  # killed here: not written
     clock.now += 55  # nothing runs
     again = timer()
     clock.now += 10

@@ -57,7 +57,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run directory with everything in it, some of it nasty."""
+    """Run directory with every file, and HTML in some names."""
     write = {
         "config.json": {
             "config": {"train": {"steps": 2000, "note": EVIL}, "seed": 7},

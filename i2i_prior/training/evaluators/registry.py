@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
@@ -16,7 +16,7 @@ from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 # In the order in which they run; the best checkpoint is chosen by metrics.
-EVALUATORS: dict[str, type[Evaluator]] = {
+EVALUATORS: dict[str, Callable[[EvaluatorContext], Evaluator]] = {
     evaluator.name: evaluator
     for evaluator in (ValidationLoss, SampleGrid, Metrics, BestCheckpoint)
 }

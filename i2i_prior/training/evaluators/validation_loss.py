@@ -58,7 +58,7 @@ class ValidationLoss(Evaluator):
         config, path = context.config, context.task.path
         section, diffusion = config.validation, config.diffusion
         super().__init__(context, section.every)
-        self._source = open_validation(config)
+        self._source: Any = open_validation(config)  # None if never run
         self._times = stratified_times(section.times, path)
         self._shares = stratum_shares(
             section.times,

@@ -14,23 +14,24 @@ DIES = """
 import os, signal, sys
 from i2i_prior import cli, train
 
-def die(run, state, step, save):
+def die(evaluators, state, step, buffer):
     if "--process-id=0" in sys.argv:
         os.kill(os.getpid(), signal.SIGKILL)
     return False
-train.look = die
+train.run_due = die
 cli.main(sys.argv[1:])
 """
 # The images of process 1 are elsewhere.
 FAILS = """
 import sys
-from i2i_prior import cli, train
+from i2i_prior import cli
 from i2i_prior.errors import UserError
+from i2i_prior.training import training_data
 
 def fail(spec):
     raise UserError("no images here; mend data.source")
 if "--process-id=1" in sys.argv:
-    train.open_training = fail
+    training_data.open_training = fail
 cli.main(sys.argv[1:])
 """
 

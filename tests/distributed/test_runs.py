@@ -136,13 +136,13 @@ DIES = """
 import os, signal, sys
 from i2i_prior import cli, train
 
-look = train.look
-def die(run, state, step, save):
+run_due = train.run_due
+def die(evaluators, state, step, buffer):
     if step == 3 and "--process-id=1" in sys.argv:
-        run.checkpoints.wait()
+        evaluators[0].context.checkpoints.wait()
         os.kill(os.getpid(), signal.SIGKILL)
-    return look(run, state, step, save)
-train.look = die
+    return run_due(evaluators, state, step, buffer)
+train.run_due = die
 cli.main(sys.argv[1:])
 """
 

@@ -11,7 +11,7 @@ from i2i_prior.config import frozen_config
 from i2i_prior.scaling_laws.points import read_csv
 from i2i_prior.sweeps.collect import rows
 from i2i_prior.sweeps.planning import plan_folder
-from i2i_prior.training.telemetry.run_result import write_result
+from i2i_prior.training.resilience.exit_status import write_result
 
 SWEEP = """
 from i2i_prior.config import load_config

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from i2i_prior.checkpoint import run_dir
 from i2i_prior.config import config_hash
 from i2i_prior.distributed import runtime
@@ -42,7 +44,7 @@ def end_done(loop: LoopState, step: int) -> int:
     loop.writer.close()
     loop.profiler.close()
     loop.timer.save(done=True)
-    _write_result(loop, step, "done")
+    write_result(loop.workdir, loop.config, step, "done")
     runtime.print_once(f"done, step {step}; {write_report(loop.workdir)}")
     return DONE
 
@@ -61,7 +63,8 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
     """Reports a loss that is bad after `train.max_rollbacks` rollbacks."""
     loop.checkpoints.wait()
     loop.timer.save()
-    _write_result(loop, spike.step, "diverged")
+    if runtime.is_primary():
+        write_result(loop.workdir, loop.config, spike.step, "diverged")
     steps = loop.checkpoints.steps()
     if steps and loop.rollbacks.is_checkpoint_bad(steps[-1], spike):
         steps.pop()
@@ -77,29 +80,30 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
     return DIVERGED
 
 
-def _write_result(loop: LoopState, step: int, outcome: str) -> None:
-    """Writes result.json, from the first process only.
+def write_result(
+    workdir: Path, config: ConfigDict, step: int, outcome: str
+) -> None:
+    """Writes result.json.
 
     Args:
-      loop: its metrics.jsonl must be whole.
+      workdir: the run directory, its metrics.jsonl whole.
+      config: of the run.
       step: the last update.
       outcome: "done" or "diverged".
 
     Raises:
       UserError: if it cannot be written.
     """
-    if not runtime.is_primary():
-        return
     document = {
         "outcome": outcome,
         "step": step,
-        "steps": loop.config.train.steps,
-        "examples": step * loop.config.data.batch_size,
-        "config_hash": config_hash(loop.config),
+        "steps": config.train.steps,
+        "examples": step * config.data.batch_size,
+        "config_hash": config_hash(config),
         "time": round(time.time(), 3),
-        "metrics": _last_metrics(loop.workdir),
+        "metrics": _last_metrics(workdir),
     }
-    run_dir.write_json(loop.workdir / "result.json", document)
+    run_dir.write_json(workdir / "result.json", document)
 
 
 def _last_metrics(workdir: Path) -> dict[str, Any]:

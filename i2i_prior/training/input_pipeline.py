@@ -1,8 +1,8 @@
-"""What a run reads: images, or with `data.cached` prepared latents.
+"""Input pipeline of a run: images, or with `data.cached` prepared latents.
 
-Prepared data were made with networks and sizes of their own, and must be those
-that the config says: the prior would learn another latent space otherwise, and
-nobody would notice.
+Prepared data were made with networks and sizes of their own, which must be
+those of the config: the prior would learn another latent space otherwise,
+without any error.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _SCHEME = "arrayrecord:"
 
 
 def open_training(config: ConfigDict) -> Source | CachedSource:
-    """The source that `data.source` names.
+    """Opens the source of `data.source`.
 
     Raises:
-      UserError: where it cannot be opened, or was prepared for another config.
+      UserError: if it cannot be opened, or was prepared for another config.
     """
     spec = config.data.source
     if not config.data.cached:
@@ -50,28 +50,28 @@ def open_training(config: ConfigDict) -> Source | CachedSource:
 
 
 def open_held_out(config: ConfigDict) -> Source:
-    """The images that samples and scores are of.
+    """Opens the images that samples are conditioned on.
 
     Raises:
-      UserError: where they cannot be opened, or are no images.
+      UserError: if they cannot be opened, or are no images.
     """
     spec = config.data.held_out or config.data.source
-    looks = config.train.sample_every or config.train.evaluate_every
+    used = config.train.sample_every or config.train.evaluate_every
     if config.data.cached and not config.data.held_out:
-        if looks:
+        if used:
             raise UserError(
                 "data.held_out is empty and data.source holds no images; set "
                 "data.held_out to the SPEC of some"
             )
-        spec = "builtin:photos/heldout"  # nobody will look at them
+        spec = "builtin:photos/heldout"  # opened, and never read
     return open_source(spec)
 
 
 def open_validation(config: ConfigDict) -> Source | CachedSource | None:
-    """What validation losses are of; None where there are none.
+    """Opens the images of validation losses; None if there are no losses.
 
     Raises:
-      UserError: where it cannot be opened, or was prepared for another config.
+      UserError: if they cannot be opened, or were prepared for another config.
     """
     section = config.validation
     if not section.every:
@@ -86,7 +86,7 @@ def open_validation(config: ConfigDict) -> Source | CachedSource | None:
 def make_pipeline(
     config: ConfigDict, source: Source | CachedSource, rows: Sequence[int]
 ) -> Pipeline | CachedPipeline:
-    """Its batches, or one host's rows of them."""
+    """Makes the pipeline of a source: batches, or one host's rows of them."""
     data = config.data
     if not isinstance(source, CachedSource):
         options = data_options(config)
@@ -106,10 +106,10 @@ def make_pipeline(
 
 
 def _buckets(config: ConfigDict, source: Source) -> Buckets:
-    """Which sizes and images the batches have.
+    """Sizes of the batches, and their images.
 
     Raises:
-      UserError: for a mixture, or where no size fills a batch.
+      UserError: for a mixture, or if no size fills a batch.
     """
     if hasattr(source, "weights"):
         raise UserError(
@@ -128,10 +128,10 @@ def _buckets(config: ConfigDict, source: Source) -> Buckets:
 
 
 def embedding_name(manifest: Manifest, config: ConfigDict) -> str:
-    """Which of the prepared embeddings the run is conditioned on.
+    """Name of the prepared embeddings that the run is conditioned on.
 
     Raises:
-      UserError: where there is none of the name, or none is named of several.
+      UserError: if there are none of the name, or several and no name.
     """
     wanted, known = config.data.embedding, list(manifest.encoders)
     if wanted in known:
@@ -150,10 +150,10 @@ def embedding_name(manifest: Manifest, config: ConfigDict) -> str:
 
 
 def check(manifest: Manifest, config: ConfigDict) -> None:
-    """Whether prepared data are what the config would make itself.
+    """Checks that prepared data are those of the config.
 
     Raises:
-      UserError: names the first thing that is another.
+      UserError: names the first difference.
     """
     name = embedding_name(manifest, config)
     for what, there, here in _pairs(manifest, config, name):
@@ -171,7 +171,7 @@ def check(manifest: Manifest, config: ConfigDict) -> None:
 
 
 def _pairs(manifest: Manifest, config: ConfigDict, name: str):
-    """What is compared: its name, as prepared, as configured."""
+    """Yields (name, as prepared, as configured) of what is compared."""
     task = make_task(config)
     spec, shapes = task.example_spec, task.shapes
     encoder, section = manifest.encoders[name], config.encoder
@@ -196,7 +196,7 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
         there = encoder.get("pixels", section.pixels)  # older ones say nothing
         yield "encoder.pixels", there, section.pixels
         yield "a view of", encoder["view_size"], shapes.view_size
-    # One reader of gigabytes is enough; the others hear of its refusal.
+    # One process reads the gigabytes; its error ends the others.
     if not runtime.is_primary():
         return
     for what, made, weights in (
@@ -208,7 +208,7 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
 
 
 def _shape(manifest: Manifest, name: str) -> tuple[int, ...]:
-    """Of a prepared array, its variants first."""
+    """Shape of a prepared array, variants first."""
     for field in manifest.layout.fields:
         if field.name == name:
             return field.shape

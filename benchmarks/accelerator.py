@@ -11,7 +11,7 @@ run, in this order:
   1. the dense bfloat16 peak, by a chain of large matmuls on both sides; the
      higher of the two is what MFU is measured against;
   2. each of --sizes at --batch: ours and --peers in turns, a process each
-     (`turns`), milliseconds a step, images/s, MFU, peak memory;
+     (`interleaved`), milliseconds a step, images/s, MFU, peak memory;
   3. the largest of --sizes over --batches, each program alone on the device,
      until one does not fit: the largest that fits, the best images/s.
 
@@ -26,12 +26,12 @@ import argparse
 import functools
 import importlib.metadata
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import interleaved
+from interleaved import Worker, compare, serve, show, to_json
 from lumos_pair import (
     CONDITION,
     Run,
@@ -41,11 +41,10 @@ from lumos_pair import (
     torch_facts,
     torch_training,
 )
-from matmul_peak import CHAIN, our_matmul, torch_matmul
-from turns import Worker, compare, serve, show, to_json
 
 from i2i_prior.models import presets
 
+CHAIN = 16  # matmuls in a row, so that their launch does not count
 SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 
@@ -66,8 +65,48 @@ def flops(setting: Setting, shortcut: bool) -> float:
     return setting.batch * training_flops(macs)
 
 
-def work(program: str, setting: Setting, size: int) -> None:
-    """A worker."""
+def our_matmul(size: int) -> Run:
+    """A chain of bfloat16 (size, size) products, as XLA does them."""
+    import jax
+    import jax.numpy as jnp
+
+    # Random, since constant data would let a GPU clock higher.
+    x, w = jax.random.normal(jax.random.key(0), (2, size, size), jnp.bfloat16)
+    w = w / size**0.5
+
+    @jax.jit
+    def chain(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, CHAIN, lambda _, x: x @ w, x)
+
+    def run(steps: int) -> float:
+        out = x
+        for _ in range(steps):
+            out = chain(out, w)
+        return float(out[0, 0])
+
+    return run
+
+
+def torch_matmul(size: int, device: str) -> Run:
+    """The same in PyTorch."""
+    import torch
+
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
+    x = torch.randn((size, size), **options)
+    w = torch.randn((size, size), **options) / size**0.5
+
+    def run(steps: int) -> float:
+        out = x
+        for _ in range(CHAIN * steps):
+            out = out @ w
+        return float(out[0, 0])
+
+    return run
+
+
+def work(program: str, text: str, side: str) -> None:
+    """Runs a worker; `side` is of the matmuls' matrices."""
+    setting, size = Setting(**json.loads(text)), int(side)
     ours = program.startswith("ours")
     if ours:  # as the command line does, before JAX is imported
         from i2i_prior.parallel import xla_flags
@@ -96,7 +135,7 @@ def work(program: str, setting: Setting, size: int) -> None:
 
 
 def start(program: str, setting: Setting, options: Any, alone: bool) -> Worker:
-    """The process of a program.
+    """Starts the process of a program.
 
     Args:
       program: ours, a peer, or one of the two matmuls.
@@ -104,13 +143,15 @@ def start(program: str, setting: Setting, options: Any, alone: bool) -> Worker:
       options: of the command line.
       alone: whether it may take the whole device's memory.
     """
-    command = [sys.executable, __file__, "--worker", program]
-    command += [to_json(setting), str(options.matmul)]
     memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     if not alone:
         # The other side needs the same memory at the same time.
         memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return Worker(command, None, {"JAX_PLATFORMS": options.platform, **memory})
+    return Worker.of_script(
+        __file__,
+        *(program, to_json(setting), options.matmul),
+        environment={"JAX_PLATFORMS": options.platform, **memory},
+    )
 
 
 def setting_of(size: str, batch: int, options: Any) -> Setting:
@@ -131,7 +172,7 @@ def setting_of(size: str, batch: int, options: Any) -> Setting:
 
 
 def timed(programs: list[str], setting: Setting, options: Any, alone=False):
-    """`turns.compare` of programs at one setting, every round kept."""
+    """`interleaved.compare` of programs at one setting, every round kept."""
     makers = {
         name: functools.partial(
             start,
@@ -231,34 +272,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that are its own."""
     add = parser.add_argument
     add("--platform", default="cuda", choices=["cuda", "tpu", "cpu"])
     add("--sizes", nargs="+", default=["s", "b", "l", "xl"], choices=SIZES)
     add("--batch", type=int, default=32, help="images a step in the turns")
     add("--batches", nargs="*", type=int, default=[32, 48, 64, 96, 128, 192])
     add("--peers", nargs="*", default=["compile"], help="compile, eager")
-    add("--rounds", type=int, default=5)
     add("--steps", type=int, default=10, help="steps a turn")
     add("--matmul", type=int, default=8192, help="side of the peak's matrices")
     add("--remat", default="none", help="of ours")
     add("--unroll", type=int, default=1, help="of ours, layers an iteration")
     add("--shortcut", action="store_true", help="torch skips q and k too")
-    add("--json", type=Path, help="also write the figures")
-    return parser.parse_args()
 
 
-def main() -> None:
-    """Parses the command line; compares, or works for a comparison."""
-    if sys.argv[1:2] == ["--worker"]:
-        program, setting, size = sys.argv[2:]
-        work(program, Setting(**json.loads(setting)), int(size))
-        return
-    options = parse()
+def measure(options: argparse.Namespace) -> dict:
+    """Figures of the peak, of each size, and of each batch size."""
     report: dict[str, Any] = {"versions": versions(), "sizes": {}}
     report["options"] = {k: v for k, v in vars(options).items() if k != "json"}
     report["peak_flops"] = measure_peak(options)
@@ -268,9 +298,8 @@ def main() -> None:
         report["sizes"][size] = per_size(size, options, peak)
     counts = report["sizes"][size]["flops_per_image"]
     report["batches"] = search(size, options, counts, peak)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    interleaved.main(__doc__, 5, measure, add_options, work)

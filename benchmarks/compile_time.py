@@ -14,17 +14,16 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
-from turns import Worker
+from interleaved import Worker, main
 
 DEPTHS = (4, 28)
 PHASES = ("trace", "lower", "compile")
 
 
-def small_config(depth: int, overrides: list[str]):
+def small_config(depth: int, overrides: Sequence[str]):
     """The config of a small Lumos run on pixels, layers scanned."""
     from i2i_prior.config import default_config, set_field
 
@@ -47,14 +46,14 @@ def small_config(depth: int, overrides: list[str]):
     return config
 
 
-def work(depth: int, overrides: list[str]) -> None:
-    """A worker: {phase: [wall seconds, CPU seconds]} as a line of JSON."""
+def work(depth: str, *overrides: str) -> None:
+    """Prints {phase: [wall seconds, CPU seconds]} as a line of JSON."""
     import jax
 
     from i2i_prior.parallel.mesh import batch_sharding, make_mesh
     from i2i_prior.training.setup import build
 
-    config = small_config(depth, overrides)
+    config = small_config(int(depth), overrides)
     program = build(config, make_mesh(**config.mesh))
     sharding = batch_sharding(program.mesh)
     shape = (config.data.batch_size, 16, 16, 3)
@@ -77,14 +76,15 @@ def work(depth: int, overrides: list[str]) -> None:
     print(json.dumps(found), flush=True)
 
 
-def measure(depth: int, overrides: list[str]) -> dict[str, list[float]]:
-    """One fresh process."""
-    command = [sys.executable, __file__, "--worker", str(depth), *overrides]
+def seconds_of(depth: int, overrides: list[str]) -> dict[str, list[float]]:
+    """Phase -> [wall seconds, CPU seconds], of a fresh process."""
     environment = {
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
     }
-    worker = Worker(command, environment=environment)
+    worker = Worker.of_script(
+        __file__, depth, *overrides, environment=environment
+    )
     found = worker.answer()
     worker.close()
     if found is None:
@@ -92,27 +92,22 @@ def measure(depth: int, overrides: list[str]) -> dict[str, list[float]]:
     return found
 
 
-def main() -> None:
-    """Parses the command line; compares, or works for a comparison."""
-    if sys.argv[1:2] == ["--worker"]:
-        work(int(sys.argv[2]), sys.argv[3:])
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="also write the figures")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that are its own."""
     parser.add_argument("overrides", nargs="*", help="as model.remat=full")
-    arguments = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Seconds by depth, and their ratios."""
     rounds = [
-        {depth: measure(depth, arguments.overrides) for depth in DEPTHS}
-        for _ in range(arguments.rounds)
+        {depth: seconds_of(depth, options.overrides) for depth in DEPTHS}
+        for _ in range(options.rounds)
     ]
 
     def seconds(depth: int, kind: int, phases=PHASES) -> list[float]:
         return [sum(r[depth][p][kind] for p in phases) for r in rounds]
 
-    report: dict = {"rounds": arguments.rounds, "depths": {}}
+    report: dict = {"rounds": options.rounds, "depths": {}}
     print("layers   wall s    CPU s   (trace, lower, compile: CPU s)")
     for depth in DEPTHS:
         wall, cpu, *parts = (
@@ -131,9 +126,8 @@ def main() -> None:
         ratio = statistics.median(deep / few for few, deep in pairs)
         report[f"{name}_ratio"] = ratio
         print(f"{DEPTHS[1]} over {DEPTHS[0]} layers, {name}: {ratio:.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 3, measure, add_options, work)

@@ -11,8 +11,8 @@ Pillow: "torch" with our filter, bicubic, and "bilinear" with torchvision's
 default, which costs less. The files are mosaics of the built-in photographs at
 their own resolution, so that every pixel has a photograph's detail.
 
-`turns` says how it is timed. Between its turns a program is stopped together
-with its workers, so that none makes batches ahead in another one's time.
+`interleaved` says how it is timed. Between its turns a program is stopped
+together with its workers, so that none makes batches in another one's time.
 "CPU s" counts the workers.
 """
 
@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from interleaved import OTHERS, Worker, compare, first_cores, main, serve, show
 from PIL import Image
-from turns import OTHERS, Worker, compare, first_cores, serve, show
 
 BATCH, SIDE = 64, 256
 TILE = 375, 250  # width and height, pixels, at most those of a photograph
@@ -72,8 +70,8 @@ def our_batches(folder: Path, workers: int) -> Iterator:
     from i2i_prior.data.sources import open_source
 
     options = DataOptions.of(
-        SIDE,
-        BATCH,
+        image_size=SIDE,
+        batch_size=BATCH,
         threads=1 if workers else 2,
         workers=workers,
         prefetch=4,
@@ -132,8 +130,9 @@ def torch_batches(folder: Path, resample: Image.Resampling) -> Iterator:
     return iter(DataLoader(files, BATCH, sampler=forever, num_workers=2))
 
 
-def work(program: str, folder: Path) -> None:
-    """A worker of the comparison."""
+def work(program: str, name: str) -> None:
+    """Runs a worker over the files of a folder."""
+    folder = Path(name)
     cpu = [0.0]
     make = {
         "ours": lambda: our_batches(folder, 0),
@@ -213,20 +212,12 @@ def _stat(pid: int) -> list[str]:
 
 
 def start(program: str, folder: Path) -> Worker:
-    """The process of a program."""
-    command = [sys.executable, __file__, "--worker", program, str(folder)]
-    return Family(command, first_cores(2), {"JAX_PLATFORMS": "cpu"})
+    """Starts the process of a program."""
+    return Family.of_script(__file__, program, folder, threads=2)
 
 
-def main() -> None:
-    """Parses the command line; compares, or works for a comparison."""
-    if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], Path(sys.argv[3]))
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=9)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that are its own."""
     names = [f"{w}x{h}" for w, h in SIZES]
     parser.add_argument("--sizes", nargs="+", choices=names, default=names)
     parser.add_argument(
@@ -236,12 +227,14 @@ def main() -> None:
         default=["ours", "torch", "bilinear"],
     )
     parser.add_argument("--others", type=float, default=OTHERS)
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    arguments = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Figures by size of the files."""
     report: dict[str, Any] = {"cores": first_cores(2), "results": {}}
     for (width, height), (count, steps) in SIZES.items():
         name = f"{width}x{height}"
-        if name not in arguments.sizes:
+        if name not in options.sizes:
             continue
         with tempfile.TemporaryDirectory() as folder:
             write_files(Path(folder), width, height, count)
@@ -249,11 +242,11 @@ def main() -> None:
             result = compare(
                 {
                     program: functools.partial(start, program, Path(folder))
-                    for program in arguments.programs
+                    for program in options.programs
                 },
-                arguments.rounds,
+                options.rounds,
                 steps,
-                arguments.others,
+                options.others,
             )
         title = f"{name}, {sum(sizes) / len(sizes) / 1e3:.0f} kB a file"
         show(f"{title}, batches of {BATCH}", result)
@@ -261,9 +254,8 @@ def main() -> None:
             row["images_per_second"] = BATCH / row["median_ms"] * 1e3
             print(f"{program:8} {row['images_per_second']:8.0f} images/s")
         report["results"][name] = result
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 9, measure, add_options, work)

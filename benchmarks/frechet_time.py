@@ -1,6 +1,6 @@
 """CPU seconds of the last step of a FID, by four ways, and their digits.
 
-`python benchmarks/frechet_time.py [--dim 2048] [--count 3000] [--rounds 2]`
+    PYTHONPATH=. python benchmarks/frechet_time.py [--dim 2048] [--rounds 2]
 
 Features of `dim` numbers with variances that fall as 1 / i, `count` of them
 against 3 x `dim` of a reference; one BLAS thread. The ways take turns in one
@@ -26,6 +26,7 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
+from interleaved import main
 from threadpoolctl import threadpool_limits
 
 from i2i_prior.evaluation import (
@@ -86,19 +87,20 @@ def timed(way: Callable[[], float]) -> tuple[float, float]:
     return time.process_time() - began, value
 
 
-def main() -> None:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that are its own."""
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """CPU seconds and values by way, with one thread."""
     warnings.simplefilter("ignore")
     with threadpool_limits(1):
-        compare(options.dim, options.count, options.rounds)
+        return compare(options.dim, options.count, options.rounds)
 
 
-def compare(dim: int, count: int, rounds: int) -> None:
+def compare(dim: int, count: int, rounds: int) -> dict:
     """Prints a line a way: median seconds, ratio to ours, error."""
     x = features(3 * dim, dim, 1)
     y = features(count, dim, 2)
@@ -131,7 +133,8 @@ def compare(dim: int, count: int, rounds: int) -> None:
             error,
             flush=True,
         )
+    return {"seconds": seconds, "values": values}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 2, measure, add_options)

@@ -1,6 +1,6 @@
 """Lumos XL/2 in and out: seconds and peak memory, beside PyTorch's own.
 
-    python benchmarks/handover.py [--rounds 3]
+    PYTHONPATH=. python benchmarks/handover.py [--rounds 3]
 
 Writes a random state dict of the full shape (822,006,176 parameters, 3.29 GB)
 into a temporary folder, then in fresh processes: `i2i-prior import` into a
@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from interleaved import main
 
 from i2i_prior.interop.files.state_dicts import (
     read_state_dict,
@@ -33,7 +34,7 @@ from i2i_prior.interop.layouts.mapping import Tensor
 PEER = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from benchmarks.torch_lumos import TorchLumos
+from tests.peers.torch_lumos import TorchLumos
 with torch.device("meta"):
     model = TorchLumos()
 model.load_state_dict(load_file(sys.argv[1]), strict=True, assign=True)
@@ -76,19 +77,14 @@ def run(*command: str) -> tuple[float, int]:
     return time.perf_counter() - began, usage.ru_maxrss * unit
 
 
-def main() -> None:
-    """Runs the rounds and prints one line a command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    folder = Path(tempfile.mkdtemp(prefix="handover-"))
-    try:
-        _measure(folder, rounds)
-    finally:
-        shutil.rmtree(folder)
+def measure(options: argparse.Namespace) -> dict:
+    """Seconds and peak bytes of each command, by round."""
+    with tempfile.TemporaryDirectory(prefix="handover-") as folder:
+        return compare(Path(folder), options.rounds)
 
 
-def _measure(folder: Path, rounds: int) -> None:
+def compare(folder: Path, rounds: int) -> dict:
+    """Runs the commands and prints one line for each."""
     first, back = folder / "xl.safetensors", folder / "back.safetensors"
     workdir, peers = folder / "run", folder / "peer.safetensors"
     write_random(first)
@@ -117,7 +113,8 @@ def _measure(folder: Path, rounds: int) -> None:
         seconds = statistics.median(seconds for seconds, _ in runs)
         memory = max(memory for _, memory in runs)
         print(f"{name:12} {seconds:6.1f} s  peak {memory / size:.2f} x file")
+    return {"file_bytes": size, "identical": same, "runs": found}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 3, measure)

@@ -5,20 +5,17 @@
 uint8 images of 256 x 256 to pool3, resizing included, float32, two threads.
 Ours is what `i2i-prior fid` runs, `collect`; the peer is torch-fidelity
 0.4.0's module over batches of 8, its fastest here, and both have the same
-random weights. `turns` says how it is timed.
+random weights. `interleaved` says how it is timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from turns import OTHERS, Worker, compare, first_cores, serve, show
+from interleaved import Worker, add_turns, compare, main, serve, show
 
 IMAGES, SIDE, BATCH = 64, 256, 8  # images a step, of the peer at once
 
@@ -72,46 +69,34 @@ def their_features(threads: int) -> Callable[[int], None]:
     return run
 
 
+def work(program: str, threads: str) -> None:
+    """Runs a worker."""
+    theirs = functools.partial(their_features, int(threads))
+    serve(our_features if program == "ours" else theirs, dict)
+
+
 def start(program: str, threads: int) -> Worker:
-    """The process of a program."""
-    command = [sys.executable, __file__, "--worker", program, str(threads)]
-    environment = {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(threads)}
-    return Worker(command, first_cores(threads), environment)
-
-
-def main() -> None:
-    """Parses the command line; compares, or works for a comparison."""
-    if sys.argv[1:2] == ["--worker"]:
-        program, threads = sys.argv[2], int(sys.argv[3])
-        build = {
-            "ours": our_features,
-            "torch": functools.partial(their_features, threads),
-        }
-        serve(build[program], dict)
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Starts the process of a program."""
+    return Worker.of_script(
+        __file__,
+        *(program, threads),
+        threads=threads,
+        environment={"OMP_NUM_THREADS": str(threads)},
     )
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--others", type=float, default=OTHERS)
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    arguments = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Figures of both programs."""
     programs = {
-        name: functools.partial(start, name, arguments.threads)
+        name: functools.partial(start, name, options.threads)
         for name in ("ours", "torch")
     }
-    result = compare(
-        programs, arguments.rounds, arguments.steps, arguments.others
-    )
+    result = compare(programs, options.rounds, options.steps, options.others)
     for row in result["programs"].values():
         row["images_per_second"] = IMAGES / row["median_ms"] * 1e3
     show(f"{IMAGES} images of {SIDE} x {SIDE} to pool3", result)
-    if arguments.json:
-        report = {"threads": arguments.threads, "result": result}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return {"threads": options.threads, "result": result}
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 9, measure, add_turns, work)

@@ -14,10 +14,13 @@ What makes it fair:
     more, a pool that spins while it waits counts as work).
 
 A program is a `run(steps)` that takes so many steps and waits for the last.
+Benchmarks share the command line of `main`, and start themselves as workers
+by `Worker.of_script`.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -104,8 +107,30 @@ class Worker:
             preexec_fn=pin,
         )
 
+    @classmethod
+    def of_script(
+        cls,
+        script: str,
+        *words: Any,
+        threads: int = 0,
+        environment: dict[str, str] | None = None,
+    ) -> Worker:
+        """A worker that calls `work(*words)` of a script, see `main`.
+
+        Args:
+          script: file of the benchmark.
+          words: become text.
+          threads: number of cores that it is pinned to; 0 for all.
+          environment: what differs from ours, and from JAX_PLATFORMS=cpu.
+        """
+        command = [sys.executable, script, "--worker", *map(str, words)]
+        cores = first_cores(threads) if threads else None
+        return cls(
+            command, cores, {"JAX_PLATFORMS": "cpu", **(environment or {})}
+        )
+
     def answer(self) -> dict | None:
-        """The next line, None where the process ended (it wrote why)."""
+        """The next line, or None if the process ended (it wrote why)."""
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
@@ -234,6 +259,55 @@ def show(title: str, result: dict) -> None:
             f"   {row['cpu_ratio']:.2f}",
             flush=True,
         )
+
+
+def parse(
+    doc: str,
+    rounds: int,
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> argparse.Namespace:
+    """Options of a benchmark: --rounds, --json, and its own."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, help="also write the figures")
+    if add_options:
+        add_options(parser)
+    return parser.parse_args()
+
+
+def add_turns(parser: argparse.ArgumentParser, steps: int = 1) -> None:
+    """Adds the options of `compare` on a CPU."""
+    add = parser.add_argument
+    add("--steps", type=int, default=steps, help="steps a turn")
+    add("--threads", type=int, default=2)
+    add("--others", type=float, default=OTHERS, help="share of the machine")
+
+
+def main(
+    doc: str,
+    rounds: int,
+    measure: Callable[[argparse.Namespace], dict],
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+    work: Callable[..., None] | None = None,
+) -> None:
+    """Runs a benchmark, or a worker of it that `Worker.of_script` started.
+
+    Args:
+      doc: docstring of the script, for --help.
+      rounds: default of --rounds.
+      measure: (options) -> figures, which are written to --json.
+      add_options: adds the options that are its own.
+      work: a worker, called with the words given to `Worker.of_script`.
+    """
+    if work and sys.argv[1:2] == ["--worker"]:
+        work(*sys.argv[2:])
+        return
+    options = parse(doc, rounds, add_options)
+    report = measure(options)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def first_cores(threads: int) -> list[int]:

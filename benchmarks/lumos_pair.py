@@ -1,9 +1,10 @@
 """One training step and one sampler of a Lumos model, here and in PyTorch.
 
-Both sides run the same mathematics on the same shapes: `torch_lumos` is the
-parity reference of tests/models/test_lumos_parity.py. One condition token of
-768 channels, MSE over all 8 output channels, AdamW. PyTorch gets its fastest
-parts: scaled_dot_product_attention (flash, on a GPU) and the fused AdamW.
+Both sides run the same mathematics on the same shapes: the peer is
+`tests/peers/torch_lumos.py`, the reference of the parity tests. One condition
+token of 768 channels, MSE over all 8 output channels, AdamW. PyTorch gets its
+fastest parts: scaled_dot_product_attention (flash, on a GPU) and the fused
+AdamW.
 
 Ours skips q and k of a cross-attention to a single token, which is exact and
 which the official PyTorch code does not do; `shortcut` gives the PyTorch
@@ -15,9 +16,10 @@ bfloat16 operands against torch.autocast in bfloat16.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 CONDITION, CHANNELS = 768, 4
@@ -26,7 +28,7 @@ Run = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed.
+    """Shape, precision and options of a timed program.
 
     Attributes:
       depth, width, heads, patch, input_size: shape of the network.
@@ -61,6 +63,31 @@ class Setting:
         """The network's own part."""
         names = ("depth", "width", "heads", "patch", "input_size")
         return {name: getattr(self, name) for name in names}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `settings` reads, besides --threads."""
+    default = ["float32", "bfloat16_matmul"]
+    parser.add_argument("--precisions", nargs="+", default=default)
+    parser.add_argument("--shortcut", action="store_true")
+
+
+def settings(
+    options: argparse.Namespace, setting: Setting
+) -> Iterator[tuple[str, dict[str, Setting]]]:
+    """Precision, and the settings of ours, of PyTorch eager and compiled."""
+    for precision in options.precisions:
+        chosen = replace(
+            setting,
+            precision=precision,
+            threads=options.threads,
+            shortcut=options.shortcut,
+        )
+        compiled = replace(chosen, compiled=True)
+        yield (
+            precision,
+            {"ours": chosen, "eager": chosen, "compile": compiled},
+        )
 
 
 def random_batch(setting: Setting) -> dict:
@@ -172,7 +199,8 @@ def _resident() -> int:
 def torch_model(setting: Setting) -> Any:
     """(module, what to call) on the setting's device."""
     import torch
-    from torch_lumos import TorchLumos
+
+    from tests.peers.torch_lumos import TorchLumos
 
     if setting.threads:
         torch.set_num_threads(setting.threads)

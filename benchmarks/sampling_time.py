@@ -6,7 +6,8 @@ DPM-Solver++(2M) with guidance 4.5 from the same noise, on the small Lumos
 model of `step_time.py` with the same random weights: 20 evaluations of a
 batch of 2 x 8. Ours is what a user calls, `Prior.load(FILE).sample(noise,
 tokens)`; PyTorch's is the loop below under inference_mode. The table says how
-far the two results are apart. `turns` says how it is timed.
+far the two results are apart. `interleaved` says how it is
+timed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lumos_pair
 import numpy as np
+from interleaved import Worker, add_turns, compare, main, serve, show, to_json
 from lumos_pair import (
     CHANNELS,
     Run,
@@ -30,7 +33,6 @@ from lumos_pair import (
     torch_fast,
     torch_model,
 )
-from turns import OTHERS, Worker, compare, first_cores, serve, show, to_json
 
 
 def schedule(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -130,8 +132,9 @@ def write_weights(setting: Setting, file: Path) -> None:
     torch.save(model.state_dict(), file)
 
 
-def work(program: str, setting: Setting, folder: Path) -> None:
-    """A worker; leaves its latents in the folder."""
+def work(program: str, text: str, name: str) -> None:
+    """Runs a worker, which leaves its latents in the folder of that name."""
+    setting, folder = Setting(**json.loads(text)), Path(name)
     weights = str(folder / "lumos.pth")
     ours = program == "ours"
     kept: list[np.ndarray] = []
@@ -148,11 +151,9 @@ def work(program: str, setting: Setting, folder: Path) -> None:
 
 
 def start(program: str, setting: Setting, folder: Path) -> Worker:
-    """The process of a program."""
-    command = [sys.executable, __file__, "--worker", program]
-    command += [to_json(setting), str(folder)]
-    cores = first_cores(setting.threads)
-    return Worker(command, cores, {"JAX_PLATFORMS": "cpu"})
+    """Starts the process of a program."""
+    words = program, to_json(setting), folder
+    return Worker.of_script(__file__, *words, threads=setting.threads)
 
 
 def differences(result: dict, folder: Path) -> None:
@@ -164,58 +165,39 @@ def differences(result: dict, folder: Path) -> None:
         row["difference"] = float(apart)
 
 
-def main() -> None:
-    """Parses the command line; compares, or works for a comparison."""
-    if sys.argv[1:2] == ["--worker"]:
-        setting = Setting(**json.loads(sys.argv[3]))
-        work(sys.argv[2], setting, Path(sys.argv[4]))
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=9)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that are its own."""
+    add_turns(parser)
+    lumos_pair.add_options(parser)
     parser.add_argument("--batch", type=int, default=8, help="images")
-    parser.add_argument("--threads", type=int, default=2)
-    default = ["float32", "bfloat16_matmul"]
-    parser.add_argument("--precisions", nargs="+", default=default)
-    parser.add_argument("--shortcut", action="store_true")
-    parser.add_argument("--others", type=float, default=OTHERS)
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    arguments = parser.parse_args()
-    report = {"threads": arguments.threads, "shortcut": arguments.shortcut}
-    report["results"] = {}
-    for precision in arguments.precisions:
-        setting = Setting(
-            batch=arguments.batch,
-            precision=precision,
-            threads=arguments.threads,
-            shortcut=arguments.shortcut,
-        )
-        programs = {
-            "ours": setting,
-            "eager": setting,
-            "compile": replace(setting, compiled=True),
-        }
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Figures by precision."""
+    results: dict[str, Any] = {}
+    base = Setting(batch=options.batch)
+    for precision, programs in lumos_pair.settings(options, base):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_weights(setting, folder / "lumos.pth")
+            write_weights(programs["ours"], folder / "lumos.pth")
+            starts = {
+                program: functools.partial(start, program, setting, folder)
+                for program, setting in programs.items()
+            }
             result = compare(
-                {
-                    program: functools.partial(start, program, chosen, folder)
-                    for program, chosen in programs.items()
-                },
-                arguments.rounds,
-                steps=1,
-                others=arguments.others,
+                starts, options.rounds, options.steps, options.others
             )
             differences(result, folder)
         show(precision, result)
         for program, row in result["programs"].items():
             print(f"{program:8} apart {row['difference']:.1e}")
-        report["results"][precision] = result
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        results[precision] = result
+    return {
+        "threads": options.threads,
+        "shortcut": options.shortcut,
+        "results": results,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 9, measure, add_options, work)

@@ -4,8 +4,8 @@
 
 The step is forward, backward and AdamW of a small Lumos model: width 256,
 depth 6, 8 heads, patch 2 on 16x16x4 latents (64 tokens), batch 32, one
-condition token of 768, MSE over all 8 output channels, two threads. `turns`
-says how it is timed, `lumos_pair` what runs.
+condition token of 768, MSE over all 8 output channels, two threads.
+`interleaved` says how it is timed, `lumos_pair` what runs.
 
 Precisions: "float32" on both sides; "bfloat16_matmul" (bfloat16 operands,
 float32 accumulation and activations) against torch.autocast in bfloat16.
@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
+import lumos_pair
+from interleaved import Worker, add_turns, compare, main, serve, show, to_json
 from lumos_pair import (
     Setting,
     our_facts,
@@ -27,11 +27,11 @@ from lumos_pair import (
     torch_facts,
     torch_training,
 )
-from turns import OTHERS, Worker, compare, first_cores, serve, show, to_json
 
 
-def work(program: str, setting: Setting) -> None:
-    """A worker."""
+def work(program: str, text: str) -> None:
+    """Runs a worker."""
+    setting = Setting(**json.loads(text))
     if program == "ours":
         serve(lambda: our_training(setting), our_facts)
     else:
@@ -39,57 +39,36 @@ def work(program: str, setting: Setting) -> None:
 
 
 def start(program: str, setting: Setting) -> Worker:
-    """The process of a program."""
-    command = [sys.executable, __file__, "--worker", program, to_json(setting)]
-    cores = first_cores(setting.threads)
-    return Worker(command, cores, {"JAX_PLATFORMS": "cpu"})
+    """Starts the process of a program."""
+    words = program, to_json(setting)
+    return Worker.of_script(__file__, *words, threads=setting.threads)
 
 
-def main() -> None:
-    """Parses the command line; compares, or works for a comparison."""
-    if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2], Setting(**json.loads(sys.argv[3])))
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=3, help="steps a turn")
-    parser.add_argument("--threads", type=int, default=2)
-    default = ["float32", "bfloat16_matmul"]
-    parser.add_argument("--precisions", nargs="+", default=default)
-    parser.add_argument("--shortcut", action="store_true")
-    parser.add_argument("--others", type=float, default=OTHERS)
-    parser.add_argument("--json", type=Path, help="also write the figures")
-    arguments = parser.parse_args()
-    report = {"threads": arguments.threads, "shortcut": arguments.shortcut}
-    report["results"] = {}
-    for precision in arguments.precisions:
-        setting = Setting(
-            precision=precision,
-            threads=arguments.threads,
-            shortcut=arguments.shortcut,
-            unroll=Setting.depth,
-        )
-        programs = {
-            "ours": setting,
-            "eager": setting,
-            "compile": replace(setting, compiled=True),
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that are its own."""
+    add_turns(parser, steps=3)
+    lumos_pair.add_options(parser)
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Figures by precision."""
+    results: dict[str, Any] = {}
+    base = Setting(unroll=Setting.depth)
+    for precision, programs in lumos_pair.settings(options, base):
+        starts = {
+            name: functools.partial(start, name, setting)
+            for name, setting in programs.items()
         }
-        result = compare(
-            {
-                name: functools.partial(start, name, chosen)
-                for name, chosen in programs.items()
-            },
-            arguments.rounds,
-            arguments.steps,
-            arguments.others,
+        results[precision] = compare(
+            starts, options.rounds, options.steps, options.others
         )
-        show(precision, result)
-        report["results"][precision] = result
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        show(precision, results[precision])
+    return {
+        "threads": options.threads,
+        "shortcut": options.shortcut,
+        "results": results,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, 15, measure, add_options, work)

@@ -71,6 +71,7 @@ def test_the_accelerators_harness_at_small_size(script):
 def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     import accelerator
+    import interleaved
 
     def timed(programs, setting, options, alone):
         if setting.batch > 4:
@@ -81,7 +82,8 @@ def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
     monkeypatch.setattr(accelerator, "timed", timed)
     words = ["x", "--platform", "cpu", "--batches", "2", "4", "8", "16"]
     monkeypatch.setattr(sys, "argv", words)
-    found = accelerator.search("s", accelerator.parse(), {"ours": 1e9}, 1e12)
+    options = interleaved.parse("", 5, accelerator.add_options)
+    found = accelerator.search("s", options, {"ours": 1e9}, 1e12)
     rows = found["ours"]["rows"]
     assert [row["batch"] for row in rows] == [2, 4, 8]
     assert "out of memory" in rows[-1]["error"]

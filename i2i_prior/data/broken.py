@@ -59,8 +59,8 @@ def describe(source: Source, index: int) -> str:
         return f"{name} ({broken.reason})"
     # Its first image was read just now.
     return (
-        f"{name} (is smaller than data.min_side, lacks an image of its pair, "
-        "or could not be read)"
+        f"{name} (is smaller than data.min_side, lacks an image of its pair or "
+        "a class label, or could not be read)"
     )
 
 

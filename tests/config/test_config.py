@@ -10,12 +10,15 @@ from i2i_prior.config import (
     config_hash,
     default_config,
     explain,
+    fields,
     flatten,
     from_flat,
     load_config,
     parse_arg,
+    recorded,
     set_field,
 )
+from i2i_prior.config.options import Field
 from i2i_prior.errors import UserError
 
 NAMES = list(FIELDS)
@@ -252,3 +255,69 @@ def test_missing_files_and_half_overrides(tmp_path):
     empty.write_text("")
     with pytest.raises(UserError, match="get_config"):
         load_config(str(empty))
+
+
+def test_names_of_earlier_versions_are_read():
+    config = default_config()
+    set_field(config, "conditioner.choice", "patches")
+    set_field(config, "diffusion.convention", "unit")
+    assert config.conditioner.tokens_from == "patches"
+    assert config.diffusion.time_convention == "repa"
+    flat = {"diffusion.convention": "own", "conditioner.choice": "pyramid"}
+    assert from_flat(flat).diffusion.time_convention == "native"
+
+
+def test_a_renamed_field_is_noted_once(capsys):
+    fields._note.cache_clear()
+    for _ in range(2):
+        from_flat({"conditioner.choice": "cls"})
+    note = "note: conditioner.choice is called conditioner.tokens_from now\n"
+    assert capsys.readouterr().err == note
+
+
+def test_the_hash_of_a_config_outlives_renamed_and_added_fields():
+    # That of the build before its fields were renamed.
+    assert config_hash(default_config()) == "98c20f498131"
+    config = default_config()
+    config.conditioner.tokens_from = "patches"
+    config.diffusion.time_convention = "repa"
+    config.train.steps = 7
+    flat = recorded(flatten(config))
+    assert flat["conditioner.choice"] == "patches"
+    assert flat["diffusion.convention"] == "unit"
+    assert "task" not in flat
+    config.task = "paired"
+    assert recorded(flatten(config))["task"] == "paired"
+
+
+def test_a_config_file_may_take_no_argument(tmp_path):
+    file = tmp_path / "plain.py"
+    file.write_text(
+        "from i2i_prior.config import default_config\n"
+        "def get_config():\n    return default_config()\n"
+    )
+    assert load_config(str(file)).train.steps == 400_000
+    with pytest.raises(UserError, match="takes no argument, not 'res=3'"):
+        load_config(f"{file}:res=3")
+
+
+def test_an_old_name_in_a_config_file_is_answered_with_the_new_one(tmp_path):
+    spec = write(tmp_path / "old.py", "    config.conditioner.choice = 'cls'")
+    with pytest.raises(UserError, match=r"is called conditioner\.tokens_from"):
+        load_config(spec)
+
+
+@pytest.mark.parametrize(
+    ("facts", "value", "says"),
+    [
+        ({"least": 1}, 0, "must be 1 or more"),
+        ({"least": 0, "most": 1}, 2, "must be 0 to 1"),
+        ({"least": 0, "below": 1}, 1, "must be 0 or more, and below 1"),
+        ({"choices": ("a", "b")}, "c", "choose a or b"),
+        ({}, float("nan"), "give a number"),
+    ],
+)
+def test_a_field_knows_its_bounds(facts, value, says):
+    field = Field("x.y", value, "for the test", **facts)
+    with pytest.raises(UserError, match=says):
+        field.check(value)

@@ -15,9 +15,9 @@ run, in this order:
   3. the largest of --sizes over --batches, each program alone on the device,
      until one does not fit: the largest that fits, the best images/s.
 
-MFU counts what a program has to do: ours 13.8 % less in XL/2 than PyTorch's,
-which computes q and k of the cross-attention to one token (--shortcut takes
-them out there too). Nothing that is computed twice is counted.
+MFU counts the FLOPs that a program needs: ours 13.8 % less in XL/2 than
+PyTorch's, which computes q and k of the cross-attention to one token
+(--shortcut takes them out there too). Nothing computed twice is counted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 
 def flops(setting: Setting, shortcut: bool) -> float:
-    """What a step needs, counted by hand (`scaling.flops`)."""
+    """FLOPs that a step needs, without recomputation."""
     from i2i_prior.flops.flops import (
         conditioner_macs,
         dit_macs,
@@ -141,7 +141,7 @@ def start(program: str, setting: Setting, options: Any, alone: bool) -> Worker:
       program: ours, a peer, or one of the two matmuls.
       setting: what it trains.
       options: of the command line.
-      alone: whether it may take the whole device's memory.
+      alone: True if it may take the whole memory of the device.
     """
     memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     if not alone:
@@ -155,7 +155,7 @@ def start(program: str, setting: Setting, options: Any, alone: bool) -> Worker:
 
 
 def setting_of(size: str, batch: int, options: Any) -> Setting:
-    """What is trained at a size."""
+    """The setting of a size and a batch."""
     depth, width, heads = SIZES[size]
     return Setting(
         depth=depth,
@@ -172,7 +172,7 @@ def setting_of(size: str, batch: int, options: Any) -> Setting:
 
 
 def timed(programs: list[str], setting: Setting, options: Any, alone=False):
-    """`interleaved.compare` of programs at one setting, every round kept."""
+    """Compares programs at one setting; every round is kept."""
     makers = {
         name: functools.partial(
             start,
@@ -207,7 +207,7 @@ def measure_peak(options: Any) -> dict[str, float]:
 
 
 def per_size(size: str, options: Any, peak: float) -> dict:
-    """Ours and the peers in turns at one size, printed."""
+    """Compares ours and the peers at one size, and prints it."""
     setting = setting_of(size, options.batch, options)
     result = timed(["ours", *options.peers], setting, options)
     show(f"{size}, batch {options.batch}", result)
@@ -262,7 +262,7 @@ def search(
 
 
 def versions() -> dict[str, str]:
-    """Of what was compared."""
+    """Versions of the compared packages."""
     found = {}
     for name in ("jax", "jaxlib", "flax", "optax", "torch"):
         try:

@@ -1,4 +1,4 @@
-"""Prepared latents and embeddings, read as training reads them.
+"""Time of reading prepared latents and embeddings for training.
 
     PYTHONPATH=. python benchmarks/cached_data.py [--examples 1000000]
 

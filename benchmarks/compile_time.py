@@ -1,4 +1,4 @@
-"""Does a deeper network take longer to compile? It should not: one scan.
+"""Compile time of a shallow and a deep network, whose layers are scanned.
 
     PYTHONPATH=. python benchmarks/compile_time.py [--json OUT] [--rounds 3]
 

@@ -81,7 +81,7 @@ def our_batches(folder: Path, workers: int) -> Iterator:
 
 
 class Files:
-    """What a torch user writes, with Pillow alone."""
+    """A data set as torch users write it, with Pillow alone."""
 
     def __init__(self, folder: Path, resample: Image.Resampling) -> None:
         self._paths = sorted(folder.iterdir())
@@ -120,7 +120,7 @@ class Files:
 
 
 def torch_batches(folder: Path, resample: Image.Resampling) -> Iterator:
-    """A DataLoader without an end."""
+    """An endless DataLoader."""
     import torch
     from torch.utils.data import DataLoader, RandomSampler
 
@@ -155,7 +155,7 @@ def work(program: str, name: str) -> None:
     serve(build, lambda: {"cpu": cpu[0]})
 
 
-class Family(Worker):
+class WorkerGroup(Worker):
     """A worker with processes of its own, all stopped between its turns."""
 
     def turn(self, steps: int) -> dict | None:
@@ -177,15 +177,15 @@ class Family(Worker):
         return seconds_of(self._process.pid)
 
     def _signal(self, number: int) -> None:
-        for pid in family(self._process.pid):
+        for pid in descendants(self._process.pid):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
 
 
-def family(pid: int) -> list[int]:
-    """A process, its children, and theirs."""
+def descendants(pid: int) -> list[int]:
+    """Ids of a process, of its children, and of theirs."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         fields = _stat(int(entry.name))
@@ -199,7 +199,7 @@ def family(pid: int) -> list[int]:
 
 def seconds_of(pid: int) -> float:
     """CPU seconds of a process and its living descendants."""
-    ticks = [sum(map(int, _stat(each)[11:13])) for each in family(pid)]
+    ticks = [sum(map(int, _stat(each)[11:13])) for each in descendants(pid)]
     return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
 
@@ -213,7 +213,7 @@ def _stat(pid: int) -> list[str]:
 
 def start(program: str, folder: Path) -> Worker:
     """Starts the process of a program."""
-    return Family.of_script(__file__, program, folder, threads=2)
+    return WorkerGroup.of_script(__file__, program, folder, threads=2)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

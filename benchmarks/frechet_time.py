@@ -46,15 +46,15 @@ def features(count: int, dim: int, seed: int) -> np.ndarray:
     return own.normal(size=(count, dim)) @ basis + 0.1 * own.normal(size=dim)
 
 
-def of(rows: np.ndarray) -> FeatureStatistics:
-    """The statistics of these rows."""
+def statistics_of(rows: np.ndarray) -> FeatureStatistics:
+    """The statistics of rows of features, (count, dim)."""
     found = FeatureStatistics(rows.shape[1])
     found.update(rows)
     return found
 
 
 def by_svd(x: np.ndarray, y: np.ndarray) -> float:
-    """From the features, by the triangular factors of the centred rows."""
+    """Frechet distance by the triangular factors of the centred features."""
     centred = [(r - r.mean(0)) / np.sqrt(len(r) - 1) for r in (x, y)]
     a, b = (np.linalg.qr(rows, mode="r") for rows in centred)
     roots = np.linalg.svd(a @ b.T, compute_uv=False).sum()
@@ -62,8 +62,8 @@ def by_svd(x: np.ndarray, y: np.ndarray) -> float:
     return float(gap + sum((r**2).sum() for r in centred) - 2 * roots)
 
 
-def straight(a: FeatureStatistics, b: FeatureStatistics, trace) -> float:
-    """With trace(S1 S2) for Tr (S1 S2)^(1/2)."""
+def by_product(a: FeatureStatistics, b: FeatureStatistics, trace) -> float:
+    """Frechet distance, with trace(S1 S2) for Tr (S1 S2)^(1/2)."""
     gap = ((a.mean - b.mean) ** 2).sum()
     cov_a, cov_b = a.cov, b.cov
     spread = np.trace(cov_a) + np.trace(cov_b)
@@ -81,7 +81,7 @@ def by_sqrtm(product: np.ndarray) -> float:
 
 
 def timed(way: Callable[[], float]) -> tuple[float, float]:
-    """CPU seconds, and the value."""
+    """CPU seconds and value of a call."""
     began = time.process_time()
     value = way()
     return time.process_time() - began, value
@@ -104,13 +104,13 @@ def compare(dim: int, count: int, rounds: int) -> dict:
     """Prints a line a way: median seconds, ratio to ours, error."""
     x = features(3 * dim, dim, 1)
     y = features(count, dim, 2)
-    a, b = of(x), of(y)
+    a, b = statistics_of(x), statistics_of(y)
     spent, factor = timed(lambda: reference_factor(a))
     print(f"reference_factor, once: {spent:.2f} CPU s")
     ways = {
         "ours": lambda: frechet_distance(factor, b),
-        "eigvals": lambda: straight(a, b, by_eigenvalues),
-        "sqrtm": lambda: straight(a, b, by_sqrtm),
+        "eigvals": lambda: by_product(a, b, by_eigenvalues),
+        "sqrtm": lambda: by_product(a, b, by_sqrtm),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     values = {}

@@ -1,4 +1,4 @@
-"""Lumos XL/2 in and out: seconds and peak memory, beside PyTorch's own.
+"""Seconds and peak memory of import and export of Lumos XL/2, and PyTorch's.
 
     PYTHONPATH=. python benchmarks/handover.py [--rounds 3]
 

@@ -21,7 +21,7 @@ IMAGES, SIDE, BATCH = 64, 256, 8  # images a step, of the peer at once
 
 
 def pixels() -> np.ndarray:
-    """uint8 (N, H, W, 3), the same on both sides."""
+    """Images of both sides, uint8 (N, H, W, 3)."""
     rng = np.random.default_rng(1)
     return rng.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
 

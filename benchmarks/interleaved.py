@@ -1,15 +1,15 @@
 """Programs that take turns on one machine, and the ratios of their times.
 
-What makes it fair:
+Conditions of a comparison:
   - Every program is a process of its own that sleeps while another one runs:
-    neither thread pool spins in the other's time, no allocator is shared. On
-    a CPU all are pinned to the same cores.
+    no thread pool spins in the time of another, no allocator is shared. On a
+    CPU all are pinned to the same cores.
   - The programs take turns (ours, eager, compile, ours, ...), a few steps a
     turn, and a ratio is the median over rounds of (peer / ours) inside one
     round. Compilation and warm-up are not timed.
   - OpenMP's barriers suffer far more from a busy machine than XLA's pool
     does (9x seen), so a round in which other processes took over 10 % of the
-    machine is thrown away, and the table says how many were kept.
+    machine is dropped, and the table has the number of those kept.
   - With one thread the ratios of CPU seconds hold on a busy machine too (with
     more, a pool that spins while it waits counts as work).
 
@@ -44,14 +44,14 @@ WARM_UP = 3  # steps
 def serve(
     build: Callable[[], Callable[[int], Any]], facts: Callable[[], dict]
 ) -> None:
-    """The worker's side: a line of JSON in, a line of JSON out.
+    """Serves turns as a worker: a line of JSON in, a line of JSON out.
 
-    What stops it before the first turn goes out as {"error": ...}. Whatever
-    is measured gets the command line's setting of malloc.
+    An error before the first turn is written as {"error": ...}. Malloc is set
+    as the command line sets it.
 
     Args:
       build: gives run(steps), which waits for the last step.
-      facts: what is known after the steps so far (peak memory, say).
+      facts: measurements after the steps so far, as peak memory.
     """
     keep_memory()
     try:
@@ -78,8 +78,8 @@ class Worker:
 
     Args:
       command: of the process.
-      cores: what it is pinned to, None for wherever it likes.
-      environment: what differs from ours.
+      cores: cores that it is pinned to; None for all.
+      environment: variables that differ from ours.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Worker:
           script: file of the benchmark.
           words: become text.
           threads: number of cores that it is pinned to; 0 for all.
-          environment: what differs from ours, and from JAX_PLATFORMS=cpu.
+          environment: variables that differ from ours and JAX_PLATFORMS=cpu.
         """
         command = [sys.executable, script, "--worker", *map(str, words)]
         cores = first_cores(threads) if threads else None
@@ -137,7 +137,7 @@ class Worker:
         return None
 
     def turn(self, steps: int) -> dict | None:
-        """`serve`'s answer with the share of the machine others took."""
+        """`serve`'s answer, with the share of the machine that others took."""
         start, busy, used = time.perf_counter(), busy_seconds(), self._own()
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
@@ -182,7 +182,7 @@ def compare(
     """Milliseconds a step of each program and the ratios to the first.
 
     Args:
-      start: name -> what starts its worker; the first is ours.
+      start: name -> function that starts its worker; the first is ours.
       rounds, steps: of turns, and of one turn.
       others: share of the machine that other processes may take in a round
         that is kept.
@@ -194,7 +194,7 @@ def compare(
       compiler, say) has written why, and the others go on.
 
     Raises:
-      SystemExit: where ours did not start, or no round was quiet.
+      SystemExit: if ours did not start, or no round was quiet.
     """
     first = next(iter(start))
     workers: dict[str, Worker] = {}
@@ -248,7 +248,7 @@ def _row(kept: list[dict[str, dict]], name: str, first: str) -> dict:
 
 
 def show(title: str, result: dict) -> None:
-    """One table."""
+    """Prints the table of a comparison."""
     print(f"\n{title}, {result['rounds']} rounds kept")
     print("program   median ms   best ms   program/ours (range)   CPU s")
     for name, row in result["programs"].items():

@@ -1,4 +1,4 @@
-"""Do 95 % intervals of scaling laws hold the truth 95 times in 100?
+"""Coverage of the 95 % intervals of scaling laws on synthetic sweeps.
 
     PYTHONPATH=. python benchmarks/law_coverage.py --trials 200
     PYTHONPATH=. python benchmarks/law_coverage.py --noise 0.003 --json OUT

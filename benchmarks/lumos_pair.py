@@ -35,8 +35,8 @@ class Setting:
       batch: examples a step.
       precision: of ours, a name of `layers.PRECISIONS`.
       remat, unroll: of ours, as `model.remat` and `model.scan_unroll`.
-      compiled: whether the peer goes through torch.compile.
-      shortcut: whether the peer skips q and k too.
+      compiled: True if the peer goes through torch.compile.
+      shortcut: True if the peer skips q and k too.
       device: of the peer, cpu or cuda.
       threads: of the peer on a CPU; 0 for its own choice.
       steps, guidance: of sampling, DPM-Solver++(2M).
@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def shape(self) -> dict[str, int]:
-        """The network's own part."""
+        """Arguments of the network."""
         names = ("depth", "width", "heads", "patch", "input_size")
         return {name: getattr(self, name) for name in names}
 
@@ -169,7 +169,7 @@ def our_training(setting: Setting) -> Run:
 
 
 def our_facts() -> dict[str, Any]:
-    """Peak device memory where the back end counts it."""
+    """Peak memory, bytes, and name of the device."""
     import jax
 
     device = jax.devices()[0]
@@ -179,7 +179,7 @@ def our_facts() -> dict[str, Any]:
 
 
 def torch_facts() -> dict[str, Any]:
-    """The same of PyTorch's allocator."""
+    """Peak memory, bytes, and name of the device, as PyTorch counts."""
     import torch
 
     if not torch.cuda.is_available():
@@ -197,7 +197,7 @@ def _resident() -> int:
 
 
 def torch_model(setting: Setting) -> Any:
-    """(module, what to call) on the setting's device."""
+    """The module, and it or its compiled form, on the setting's device."""
     import torch
 
     from tests.peers.torch_lumos import TorchLumos
@@ -216,7 +216,7 @@ def torch_model(setting: Setting) -> Any:
 
 @contextlib.contextmanager
 def torch_fast(setting: Setting):
-    """Autocast, and on a GPU flash attention, which it then must be."""
+    """Context of autocast, and on a GPU of flash attention."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -231,7 +231,7 @@ def torch_fast(setting: Setting):
 
 
 def torch_training(setting: Setting) -> Run:
-    """The same step in PyTorch."""
+    """Forward, backward and AdamW in PyTorch."""
     import torch
 
     model, call = torch_model(setting)

@@ -49,7 +49,7 @@ def schedule(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def our_sampling(setting: Setting, weights: str, kept: list) -> Run:
-    """What a user runs; the last latents are kept for comparison."""
+    """Sampling by `Prior.sample`; `kept` gets the last latents."""
     from i2i_prior import Prior
 
     prior = Prior.load(

@@ -1,4 +1,4 @@
-"""The shipped configs on the machines they are for: benchmarks/TOPOLOGIES.md.
+"""Compiles the shipped configs for their machines: benchmarks/TOPOLOGIES.md.
 
     python benchmarks/topologies.py
 
@@ -6,7 +6,7 @@ Compiles the training step of each row with `i2i-prior compile`, one after the
 other, minutes each; no accelerator is needed. Results are kept in --keep and
 reused by the next call, so that a stopped run goes on, and rows of a compiler
 that is not installed (`pip install 'i2i-prior[tpu,aot-cuda]'`) can be added
-later. Exits 1 where a row does not compile or does not fit.
+later. Exits 1 if a row does not compile or does not fit.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Row:
-    """One program.
+    """A config, a machine and a mesh.
 
     Attributes:
-      model: what readers call it.
+      model: its name in the table.
       config: as --config takes it.
       topology: as --topology takes it.
       mesh: as --mesh takes it.
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def file(self) -> str:
-        """Where its result is kept."""
+        """Name of the file of its result, without .json."""
         words = (self.config, self.topology, self.mesh, *self.overrides)
         text = "_".join(words).removeprefix("configs/")
         return "".join(c if c.isalnum() or c in "=._" else "-" for c in text)
@@ -77,7 +77,7 @@ ROWS = (
 
 
 def compiled(row: Row, keep: Path, quick: bool) -> dict[str, Any] | None:
-    """The result of a row, None where its compiler is not installed."""
+    """The result of a row, or None if its compiler is not installed."""
     file = keep / f"{row.file}.json"
     if file.exists():
         return json.loads(file.read_text())
@@ -193,7 +193,7 @@ def _traffic(result: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Parses the command line; 0 where every row compiled and fits."""
+    """Parses the command line; 0 if every row compiled and fits."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""A page to try a prior in: variations of an image, walks between two.
+"""Web page to try a prior: variations of an image, walks between two.
 
 pip install -e '.[demo]'
 python examples/demo.py runs/quickstart          # then open the printed URL
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import sys
 
-import gradio as gr
 import numpy as np
 
 from i2i_prior import Prior
 from i2i_prior.data.decode_image import center_crop
 from i2i_prior.report import image_grid
 
+try:
+    import gradio as gr
+except ModuleNotFoundError:
+    sys.exit("examples/demo.py needs gradio: pip install -e '.[demo]'")
+
 
 def build(prior: Prior) -> gr.Blocks:
-    """Two tabs over one prior; the sliders are the sampler's own settings."""
+    """Builds two tabs; the sliders start at the settings of the run."""
     sampling = prior.config.sample
 
     def enlarged(images):
@@ -75,4 +79,6 @@ def build(prior: Prior) -> gr.Blocks:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/demo.py RUN")
     build(Prior.load(sys.argv[1])).launch()

@@ -1,4 +1,4 @@
-"""The benchmarks run, and both sides of them compute the same."""
+"""Benchmarks run, and both sides of them compute the same."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Commands of `i2i-prior`.
 
-Each module but `common` is a command:
+Each module but `common` and `prepare_shards` is a command:
 
   HELP: one sentence, for `i2i-prior --help`.
   EXAMPLE: a command line that parses.

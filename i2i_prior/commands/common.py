@@ -52,7 +52,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=("ema", "raw"),
         default="ema",
-        help="which, where both are there",
+        help="EMA or raw weights, if both are there",
     )
 
 
@@ -75,7 +75,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         "SLURM, Kubernetes, MPI and TPU pods are recognised; without one:",
     )
     group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="where process 0 runs"
+        "--coordinator", metavar="HOST:PORT", help="address of process 0"
     )
     group.add_argument("--processes", type=int, help="how many there are")
     group.add_argument("--process-id", type=int, help="this one, from 0")
@@ -83,7 +83,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         "--startup-timeout",
         type=float,
         default=300.0,
-        help="seconds for all processes to come",
+        help="seconds until all processes must have joined",
     )
     group.add_argument(
         "--heartbeat-timeout",

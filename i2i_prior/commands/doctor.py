@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 
-HELP = "What this machine has."
+HELP = "Show devices, memory and disk of this machine."
 EXAMPLE = "i2i-prior doctor"
 OVERRIDES = False
 

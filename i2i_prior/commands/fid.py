@@ -39,10 +39,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="of the features")
     parser.add_argument("--lpips-weights", metavar="FILE", help="of lpips")
     parser.add_argument(
-        "--size", type=int, help="crop and resize all to so many pixels a side"
+        "--size", type=int, help="crop and resize all to this side, pixels"
     )
     parser.add_argument(
-        "--num", type=int, help="so many images a side, spread evenly, else all"
+        "--num", type=int, help="images of each side, spread evenly, else all"
     )
     parser.add_argument(
         "--skip-broken", action="store_true", help="measure without them"
@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of A, to give in its place",
     )
     parser.add_argument(
-        "--no-cache", action="store_true", help="look at all of A again"
+        "--no-cache", action="store_true", help="compute features of A again"
     )
 
 

@@ -27,29 +27,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--laws",
         metavar="DIR",
-        help="instead: what fit wrote, for --predict without fitting",
+        help="instead: --out of an earlier fit, for --predict",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="for laws.json, plots and report.html"
     )
     parser.add_argument(
         "--metric",
-        help="of result.json, a loss or what falls like one (eval/fid); else "
+        help="of result.json, lower is better (eval/fid); else "
         "the sweep's own, or validation/ema_uniform",
     )
     parser.add_argument(
         "--holdout",
         type=float,
         metavar="FLOPS",
-        help="hold runs of so many FLOPs or more out, beside those of role "
-        "holdout",
+        help="hold out runs of this many FLOPs or more, besides those of "
+        "role holdout",
     )
     parser.add_argument(
         "--predict",
         metavar="FLOPS,...",
         help="budgets to recommend size, data and learning rate for",
     )
-    group = parser.add_argument_group("hours of what is recommended")
+    group = parser.add_argument_group("hours of recommended runs")
     group.add_argument("--accelerator", help="as h100x8 or v5e:4x4")
     group.add_argument(
         "--mfu", type=float, default=0.4, help="share of its bf16 peak"
@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--flops-per-second",
         type=float,
         metavar="F",
-        help="that it was seen to reach, instead of peak and MFU",
+        help="measured FLOP/s, instead of peak and MFU",
     )
     parser.add_argument(
         "--bootstrap",
@@ -67,7 +67,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="refits behind each interval",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the random draws"
+    )
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
     common.add_config(parser)
     parser.add_argument(
-        "--accelerator", help="says hours: as h100x8, v5e:16x16, v5p:8x8x4*2"
+        "--accelerator", help="adds hours: h100x8, v5e:16x16, v5p:8x8x4*2"
     )
     parser.add_argument(
         "--mfu",

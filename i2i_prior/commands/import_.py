@@ -13,7 +13,7 @@ from i2i_prior.errors import UserError
 if TYPE_CHECKING:
     from i2i_prior.inference.load import Loaded
 
-HELP = "Read weights of others."
+HELP = "Read weights of other programs."
 EXAMPLE = (
     "i2i-prior import lumos.pth --workdir runs/lumos --encoder dino.pth "
     "--autoencoder sd-vae/"
@@ -45,12 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--autoencoder", help="of the latents; a pair as ENCODER,DECODER"
     )
     parser.add_argument(
-        "--autoencoder-kind", help="sd, sdxl, sd3, ... where it cannot tell"
+        "--autoencoder-kind", help="sd, sdxl, sd3, ... if it is not detected"
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "bfloat16_matmul"),
-        help="what the run computes in, else float32",
+        help="of the run's computation, else float32",
     )
 
 

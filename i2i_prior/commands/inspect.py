@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE[:ARGS]",
-        help="instead of SPEC: show the batch that training with it is given",
+        help="instead of SPEC: show the batch that training gets",
     )
     parser.add_argument(
         "--step", type=int, default=0, help="of the batch, with --config"

@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--encode",
         choices=("keep", "jpeg", "png"),
-        help="the bytes as they are, or anew; else jpeg with --size",
+        help="keep the bytes, or encode again; else jpeg with --size",
     )
     group.add_argument("--quality", type=int, help="of a jpeg, else 95")
     group.add_argument(

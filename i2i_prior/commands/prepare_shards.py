@@ -1,4 +1,4 @@
-"""`i2i-prior prepare`: the command, told top to bottom."""
+"""Shards of a prepared data set, made by all processes of a run."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _WEEKS = 1e7  # seconds that a host waits for the others; deaths are noticed
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Makes the shards, or what is left of them.
+    """Makes the shards that are missing, and the manifest.
 
     Returns:
-      0 when all is there, 75 after a signal: the same command goes on.
+      0 if all is done, 75 after a signal: the same command goes on.
 
     Raises:
       UserError: for options that do not fit together or to the folder, too
@@ -74,19 +74,19 @@ def prepare(options: argparse.Namespace) -> int:
         image=plan.kind == "images",
         look=encoding.look if encoding else None,
     )
-    index, count = _place()
+    index, count = _process_index()
     for note in [*notes, *filter(None, [decided])]:
-        _say(index, f"note: {note}")
+        _print_note(index, f"note: {note}")
     runtime.assert_equal("preparing", _shared(plan))
     alone = nullcontext() if index else files.exclusive(folder)
-    with _disk(folder), alone, Preemption() as preemption:
+    with _disk_errors(folder), alone, Preemption() as preemption:
         done = index == 0 and claim(folder, plan)
         if done:
             tidy(folder)
         elif index == 0:
             files.remove_partial(folder)
         if runtime.allgather_text("claiming", str(int(done)))[0] == "1":
-            _say(index, f"nothing to do: {folder} is complete")
+            _print_note(index, f"nothing to do: {folder} is complete")
             return DONE
         mine = range(index, plan.shards, count)
         try:
@@ -103,7 +103,7 @@ def prepare(options: argparse.Namespace) -> int:
         runtime.allgather_text("writing the manifest")
     left = plan.records - total
     dropped = f"{left} left out (dropped.jsonl)" if left else "none left out"
-    _say(index, f"done: {total} examples, {dropped}, in {folder}")
+    _print_note(index, f"done: {total} examples, {dropped}, in {folder}")
     return DONE
 
 
@@ -116,7 +116,7 @@ def _make(
     preemption: Preemption,
     encoding: Encoding | None,
 ) -> None:
-    """Makes the shards of this process that are not there yet.
+    """Makes the missing shards of this process.
 
     Raises:
       Interrupted: by a signal.
@@ -157,13 +157,13 @@ def _make(
 
 @dataclass(frozen=True)
 class _Networks:
-    autoencoder: dict[str, Any] | None  # what the manifest says of them
+    autoencoder: dict[str, Any] | None  # entries of the manifest
     encoders: dict[str, dict[str, Any]]
     encoding: Encoding | None
 
 
 def _networks(options: argparse.Namespace) -> _Networks:
-    """Opens the networks, if any, and tells what was assumed."""
+    """Opens the networks, if any, and prints what was assumed."""
     if not (options.latents or options.embeddings):
         return _Networks(None, {}, None)
     # Late: without networks JAX is not asked for its devices.
@@ -222,8 +222,8 @@ def _plan(
     )
 
 
-def _place() -> tuple[int, int]:
-    """Which process this is, from 0, and of how many."""
+def _process_index() -> tuple[int, int]:
+    """Index of this process, from 0, and number of processes."""
     count = runtime.count()
     if count == 1:
         return 0, 1  # without JAX, which would take a GPU for it
@@ -237,7 +237,7 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _shared(plan: Plan) -> dict[str, str]:
-    """What all processes must have in common, in plain values."""
+    """Parts of the plan that all processes must share, as JSON."""
     return {
         name: json.dumps(value)
         for name, value in plan.to_json().items()
@@ -246,8 +246,8 @@ def _shared(plan: Plan) -> dict[str, str]:
 
 
 @contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """Tells an error of the disk in one sentence."""
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turns an error of the disk into a UserError."""
     try:
         yield
     except OSError as error:
@@ -257,7 +257,7 @@ def _disk(folder: Path) -> Iterator[None]:
                 f"no space left in {folder}: free some and {again}"
             ) from error
         raise UserError(
-            f"cannot write into {folder} ({error.strerror or error}): mend "
+            f"cannot write into {folder} ({error.strerror or error}): fix "
             f"that and {again}"
         ) from error
 
@@ -273,6 +273,6 @@ def _interrupted(folder: Path, signal: str) -> int:
     runtime.abort(message, REQUEUE)
 
 
-def _say(index: int, text: str) -> None:
+def _print_note(index: int, text: str) -> None:
     if index == 0:
         print(text, file=sys.stderr, flush=True)

@@ -33,9 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     def add(name: str, help_text: str) -> argparse.ArgumentParser:
         return common.add_command(verbs, name, help_text, _EXAMPLES[name])
 
-    _add_plan(add("plan", "Say what a sweep would cost, and write its folder."))
-    _add_submit(add("submit", "Start what is neither done nor under way."))
-    command = add("status", "Where each run stands, by its files.")
+    _add_plan(add("plan", "Print the cost of a sweep, and write its folder."))
+    _add_submit(
+        add("submit", "Start the runs that are neither done nor running.")
+    )
+    command = add("status", "Show the state of each run.")
     _add_folder(command)
     command.add_argument(
         "--watch", action="store_true", help="until it is over, or Ctrl-C"
@@ -62,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     command.add_argument(
         "ids", nargs="*", metavar="RUN", help="else all that have not ended"
     )
-    command = add("logs", "What a run said.")
+    command = add("logs", "Print the log of a run.")
     _add_folder(command)
     command.add_argument("run", metavar="RUN", help="id, or how it begins")
     command.add_argument(
@@ -111,13 +113,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--flops-per-second",
         type=float,
         metavar="F",
-        help="that it was seen to reach, instead of peak and MFU",
+        help="measured FLOP/s, instead of peak and MFU",
     )
     group.add_argument(
         "--price-per-chip-hour",
         type=float,
         metavar="P",
-        help="for a cost beside the chip-hours",
+        help="adds the cost",
     )
 
 
@@ -148,7 +150,7 @@ def _add_submit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be started; a --config is planned all the same",
+        help="print what would be started; a --config is planned nevertheless",
     )
 
 

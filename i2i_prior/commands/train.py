@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain-sharding",
         action="store_true",
-        help="print where each parameter lies and exit",
+        help="print the sharding of each parameter and exit",
     )
     parser.add_argument(
         "--profile-steps",

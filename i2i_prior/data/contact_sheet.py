@@ -35,10 +35,10 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def thumbnail(record: Encoded, side: int) -> tuple[Picture, np.ndarray]:
-    """A record's picture, and it whole, its longer side at most `side`.
+    """Picture of a record, and its thumbnail of at most `side` pixels.
 
     Raises:
-        BrokenImage: it cannot be decoded.
+        BrokenImage: if it cannot be decoded.
     """
     picture = Picture(record)
     width, height = picture.width, picture.height

@@ -15,9 +15,12 @@ MOST_IMAGES = 64  # of a SPEC: conditions that fit one grid
 
 
 def find_images(text: str) -> list[tuple[str, np.ndarray]]:
-    """A path, a SPEC, or SPEC#NAME -> (name, uint8 (H, W, 3)) of each image.
+    """Finds the images of a path, a SPEC or SPEC#NAME.
 
     The text after a SPEC's `#` is a record's name unless it is options.
+
+    Returns:
+      name and pixels, uint8 (H, W, 3), of each image.
 
     Raises:
       UserError: if there is no image, one is unreadable, or the SPEC holds

@@ -62,17 +62,17 @@ def curve(
     linear: bool = False,
     band: np.ndarray | None = None,
 ) -> str:
-    """An SVG of values (n,) over steps (n,), raw and, where noisy, smoothed.
+    """SVG of values (n,) over steps (n,), raw and, if noisy, smoothed.
 
     `band` (2, n), the low and high ends of their intervals, is drawn behind
-    them; NaN where there is none. The axis is logarithmic when all values are
-    positive and span more than a factor of 5 beside their spikes, unless
+    them; NaN for none. The axis is logarithmic when all values are
+    positive and span more than a factor of 5 without spikes, unless
     `linear`. Values that are not finite leave a gap. At least two values must
     be finite.
     """
     even = _smoothed(values)
     known = np.isfinite(values)
-    # one spike must not flatten the rest: it is cut at the frame
+    # One spike must not flatten the rest: it is cut at the frame.
     framed = np.append(np.percentile(values[known], [1, 99]), even[known])
     bottom, top = float(framed.min()), float(framed.max())
     noise = float(np.median(np.abs(values[known] - even[known])))
@@ -187,7 +187,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 def _path(
     css_class: str, xs: np.ndarray, ys: np.ndarray, extremes: bool = True
 ) -> str:
-    """A line; of many points 300 are kept, or the extremes of 300 groups."""
+    """SVG path of a line; many points become 300, or extremes of 300 groups."""
     groups = np.array_split(np.arange(len(xs)), min(len(xs), 300))
     keep: list[int] = []
     for group in groups:
@@ -212,7 +212,7 @@ def bars(title: str, labels: Sequence[str], counts: Sequence[int]) -> str:
 
     Args:
         title: above it.
-        labels: below the bars; where there is one more, at their edges.
+        labels: below the bars; if there is one more, at their edges.
         counts: not negative, at least one.
     """
     slot = (_WIDTH - 2 * _BAR_MARGIN) / len(counts)

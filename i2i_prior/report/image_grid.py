@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids, condition beside variations, PNG and GIF."""
+"""Grids of images, and their files: PNG and GIF."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _HEADER = 20  # height of a line of text above a grid, in pixels
 def to_uint8(x: np.ndarray) -> np.ndarray:
     """Float in [-1, 1] -> uint8: clip(round(127.5 x + 127.5), 0, 255).
 
-    Rounded to the nearest level (halves to the even one), not cut off: cutting
-    darkens an image by half a level, which Frechet distances see. NaN gives 0.
+    Values are rounded to the nearest level (halves to even), not truncated:
+    that would darken an image by half a level, which changes Frechet distances.
+    NaN gives 0.
     """
     levels = np.rint(np.asarray(x, np.float32) * 127.5 + 127.5)
     return np.nan_to_num(np.clip(levels, 0, 255), nan=0.0).astype(np.uint8)
@@ -42,7 +43,7 @@ def grid(
     scale: int = 1,
     resample: str = "nearest",
 ) -> np.ndarray:
-    """Lays images out on one sheet, uint8 (height, width, 3).
+    """Lays images out in a grid, uint8 (height, width, 3).
 
     Args:
         images: uint8 (N, H, W, 3), filled row by row, or (R, C, H, W, 3).
@@ -89,7 +90,7 @@ def condition_grid(
     scale: int | None = None,
     pad: int = 2,
 ) -> np.ndarray:
-    """Each condition beside its variations, with a line of text on top.
+    """Grid of conditions with their variations on the right, and a header.
 
     Args:
         conditions: uint8 (N, H', W', 3), brought to the variations' size.
@@ -122,7 +123,7 @@ def condition_grid(
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes uint8 (H, W, 3) as PNG; whole or not at all."""
+    """Writes uint8 (H, W, 3) as PNG, atomically."""
     _check(np.asarray(image)[None])
     encoded = io.BytesIO()
     Image.fromarray(np.asarray(image)).save(encoded, "PNG", optimize=True)
@@ -135,7 +136,7 @@ def save_gif(
     seconds_per_frame: float = 0.1,
     boomerang: bool = True,
 ) -> None:
-    """Writes uint8 (F, H, W, 3) as an endless GIF; whole or not at all.
+    """Writes uint8 (F, H, W, 3) as an endless GIF, atomically.
 
     With `boomerang` the frames run forth and back, so that the loop has no
     jump. GIF counts in hundredths of a second and has 256 colours a frame.

@@ -1,4 +1,4 @@
-"""Every subcommand, as a person types it."""
+"""Every command, through its command line."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_mistakes_of_sample_and_interpolate(
 
 @pytest.fixture
 def copied(run_directory, tmp_path):
-    """The run, to be written to."""
+    """A copy of the run, which a test may change."""
     return shutil.copytree(run_directory, tmp_path / "run")
 
 

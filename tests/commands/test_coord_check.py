@@ -1,4 +1,4 @@
-"""The coordinate check: what it sees, and that muP passes it."""
+"""The coordinate check, and muP under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`i2i-prior fid A B`, from folders to the line, and its refusals."""
+"""`i2i-prior fid A B`: its line of results, its files, its errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def samples(tmp_path):
 
 
 def direct(photos, samples, size=16) -> float:
-    """The distance, by the functions that others have tested."""
+    """The distance by functions that have their own tests."""
     found = []
     for images in (
         [np.asarray(Image.open(p)) for p in sorted(photos.iterdir())],
@@ -102,7 +102,7 @@ def test_statistics_of_others_say_nothing(fid, samples, tmp_path):
 
 
 def test_photographs_are_nearer_to_photographs(fid, tmp_path):
-    """On the facades: photographs of others, and drawings of the same."""
+    """On the facades: other photographs, and drawings of the same ones."""
     data = Path(__file__).resolve().parents[3] / "shared/data/facades"
     if not data.is_dir():
         pytest.skip("needs ../shared/data/facades")

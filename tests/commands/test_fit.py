@@ -1,4 +1,4 @@
-"""`i2i-prior fit`: what it writes, prints and refuses."""
+"""`i2i-prior fit`: its files, its output, its errors."""
 
 from __future__ import annotations
 

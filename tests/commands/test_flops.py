@@ -1,4 +1,4 @@
-"""`i2i-prior flops`: the table a person reads, and its JSON."""
+"""`i2i-prior flops`: its table and its JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LUMOS = ROOT / "configs/lumos_xl2.py"
 
 @pytest.fixture(scope="module")
 def lumos(command, tmp_path_factory):
-    """(what was printed, what was written) of a published size."""
+    """Output and JSON of a published size."""
     out = tmp_path_factory.mktemp("flops") / "cost.json"
     ended = command(
         "flops",
@@ -29,7 +29,7 @@ def lumos(command, tmp_path_factory):
 
 
 def columns(text: str, name: str) -> list[str]:
-    """The cells behind a row's name."""
+    """Cells of a row after its name."""
     line = re.search(rf"^ *{re.escape(name)}  +(.*)$", text, re.MULTILINE)
     assert line, name
     return line[1].split()
@@ -84,7 +84,7 @@ def test_a_small_model_in_its_own_unit(command, tiny_spec):
 
 
 def test_latents_need_no_autoencoder(command, tmp_path):
-    """Prepared ones: nothing is assumed that the run would not carry."""
+    """Prepared latents: no autoencoder is counted."""
     config, out = ROOT / "configs/tiny_latents.py", tmp_path / "cost.json"
     assert command("flops", "--config", config, "--json", out).code == 0
     written = json.loads(out.read_text())["cost"]

@@ -1,4 +1,4 @@
-"""`i2i-prior inspect`: of a source, and of a config's batch."""
+"""`i2i-prior inspect` of a source, and of a batch of a config."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_the_text_has_height_and_width_of_a_bucket(tiny, tmp_path):
 
 
 def _lefts(width: int) -> list[int]:
-    """Where images of 160 pixels begin on a sheet of pairs."""
+    """Left edges of images of 160 pixels on a sheet of pairs."""
     firsts = range(12, width - 160, 12 + 2 * 160 + 4)
     return [left + shift for left in firsts for shift in (0, 164)]
 

@@ -1,4 +1,4 @@
-"""Every mistake ends in one clear sentence and leaves the workdir usable."""
+"""Mistakes end in one sentence and leave the workdir usable."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train(command, tiny_spec, tmp_path):
 
 
 def sentence(ended) -> str:
-    """The error line; checks that it is alone and no traceback."""
+    """The error line, checked to be the only one, without a traceback."""
     assert ended.code == 1, ended.err
     lines = ended.err.splitlines()
     assert sum(line.startswith("error: ") for line in lines) == 1, lines
@@ -90,10 +90,10 @@ def test_two_fields_that_do_not_go_together(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_start_can_be_mended_in_the_same_workdir(
+def test_a_wrong_start_can_be_corrected_in_the_same_workdir(
     train, tmp_path, run_directory
 ):
-    """Nothing is claimed before the first state stands."""
+    """The workdir is claimed only once there is a first state."""
     said = sentence(train("train.init_from=/no/such/run"))
     assert "/no/such/run holds no checkpoints" in said
     assert not (tmp_path / "run").exists()

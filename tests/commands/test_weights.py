@@ -1,4 +1,4 @@
-"""`i2i-prior weights`: from a file, from a server, and from nowhere."""
+"""`i2i-prior weights` from a file, from a server, and without network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Weights whose file is small, beside a file that holds none."""
+    """A folder with a small file of weights and one without any."""
     path = tmp_path_factory.mktemp("served")
     state = {
         key: torch.full((1,) * len(shape), 0.5).expand(shape)
@@ -38,7 +38,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A server of files; of `short.pth` it sends less than it says."""
+    """A server of files that sends `short.pth` in part only."""
 
     def log_message(self, *_):
         pass

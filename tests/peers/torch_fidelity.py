@@ -25,7 +25,7 @@ _UNUSED = (
 
 
 def load_metric(name: str) -> types.ModuleType:
-    """The module `torch_fidelity.metric_NAME`; skips where there is none."""
+    """The module `torch_fidelity.metric_NAME`; skips without it."""
     pytest.importorskip("torch")
     spec = importlib.util.find_spec("torch_fidelity")
     if spec is None:

@@ -58,7 +58,7 @@ def torch_fidelity_inception(
     file.load_state_dict_from_url = lambda *_, **__: {}
 
     class Empty(file.FeatureExtractorInceptionV3):
-        """Its own weights, which it would fetch, are never loaded."""
+        """An empty state dict in place of weights that would be fetched."""
 
         def load_state_dict(self, *_: Any, **__: Any) -> None:
             return None

@@ -24,7 +24,7 @@ from tests.peers.torch_lumos import (
 
 
 class LabelEmbedder(nn.Module):
-    """One row a class, the last for the null class."""
+    """A table of one row a class, the last for the null class."""
 
     def __init__(self, classes: int, width: int):
         super().__init__()
@@ -35,7 +35,7 @@ class LabelEmbedder(nn.Module):
 
 
 class NormedSelfAttention(SelfAttention):
-    """With layer-normed queries and keys, each head by itself."""
+    """Self-attention with layer-normed queries and keys of each head."""
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads)

@@ -1,4 +1,4 @@
-"""Pictures, pixel by pixel."""
+"""Grids of images, pixel by pixel."""
 
 from __future__ import annotations
 

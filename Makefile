@@ -23,7 +23,7 @@ quickstart: $(VENV)/.installed
 	BIN=$(BIN) RUN=$(RUN) sh launch/quickstart.sh
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

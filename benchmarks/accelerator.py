@@ -50,11 +50,7 @@ SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 def flops(setting: Setting, shortcut: bool) -> float:
     """FLOPs that a step needs, without recomputation."""
-    from i2i_prior.flops.flops import (
-        conditioner_macs,
-        dit_macs,
-        training_flops,
-    )
+    from i2i_prior.flops.flops import conditioner_macs, dit_macs, training_flops
     from i2i_prior.models.conditioner import ConditionerConfig
     from i2i_prior.models.dit import DiTConfig
 

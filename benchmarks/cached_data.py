@@ -42,10 +42,7 @@ def write(folder: Path, count: int, side: int, width: int) -> None:
     if (folder / MANIFEST).exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    shapes = {
-        "latent": (1, side, side, 4),
-        "embedding/random": (1, 1, width),
-    }
+    shapes = {"latent": (1, side, side, 4), "embedding/random": (1, 1, width)}
     fields = [Field(n, "array", "float16", s) for n, s in shapes.items()]
     encoder = {"family": "dino", "choice": "cls", "view_size": 224}
     plan = Plan(

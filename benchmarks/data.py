@@ -34,11 +34,7 @@ from PIL import Image
 BATCH, SIDE = 64, 256
 TILE = 375, 250  # width and height, pixels, at most those of a photograph
 # width, height: files, batches a turn
-SIZES = {
-    (500, 375): (96, 8),
-    (1600, 1200): (16, 2),
-    (2592, 1944): (8, 2),
-}
+SIZES = {(500, 375): (96, 8), (1600, 1200): (16, 2), (2592, 1944): (8, 2)}
 PROGRAMS = ("ours", "ours_2p", "torch", "bilinear")
 Run = Callable[[int], Any]
 

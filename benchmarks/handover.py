@@ -46,10 +46,7 @@ def write_random(file: Path) -> None:
     """A state dict of XL/2 whose numbers are drawn once and repeated."""
     import torch
 
-    from tests.peers.torch_lumos import (
-        TorchLumos,
-        sincos_table,
-    )
+    from tests.peers.torch_lumos import TorchLumos, sincos_table
 
     with torch.device("meta"):
         state = TorchLumos().state_dict()

@@ -26,19 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i_prior.scaling_laws import (
-    isoflop,
-    parametric,
-)
+from i2i_prior.scaling_laws import isoflop, parametric
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.points import (
-    Point,
-    column,
-)
-from i2i_prior.scaling_laws.uncertainty import (
-    intervals,
-    redraw,
-)
+from i2i_prior.scaling_laws.points import Point, column
+from i2i_prior.scaling_laws.uncertainty import intervals, redraw
 
 BUDGETS = (1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
 OPTIMA = {

@@ -58,14 +58,26 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds the run to draw from, and the sampler's options."""
-    parser.add_argument(
-        "--workdir", required=True, help="run directory or safetensors file"
-    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="run directory or safetensors file")
     add_step(parser)
-    parser.add_argument("--steps", type=int, help="solver steps")
-    parser.add_argument("--guidance", type=float, help="guidance scale")
-    parser.add_argument("--solver", help="as dpmpp_2m, ddim, euler, heun")
-    parser.add_argument("--seed", type=int, default=0)
+    add("--steps", type=int, help="solver steps")
+    add("--guidance", type=float, help="guidance scale")
+    add("--solver", help="as dpmpp_2m, ddim, euler, heun")
+    add("--seed", type=int, default=0)
+
+
+def add_machine(group: argparse._ArgumentGroup) -> None:
+    """Adds the arguments of `aot.machine.machine`."""
+    add = group.add_argument
+    add("--accelerator", help="machine of a run, as h100x8 or v5e:4x4")
+    add("--mfu", type=float, default=0.4, help="share of its bf16 peak")
+    add(
+        "--flops-per-second",
+        type=float,
+        metavar="F",
+        help="measured FLOP/s, instead of peak and MFU",
+    )
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
@@ -99,9 +111,7 @@ def session(options: argparse.Namespace) -> contextlib.AbstractContextManager:
 
     given = options.coordinator, options.processes, options.process_id
     return runtime.session(
-        runtime.find(*given),
-        options.startup_timeout,
-        options.heartbeat_timeout,
+        runtime.find(*given), options.startup_timeout, options.heartbeat_timeout
     )
 
 

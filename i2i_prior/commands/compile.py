@@ -19,25 +19,22 @@ OVERRIDES = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     common.add_config(parser)
-    parser.add_argument(
+    add(
         "--topology",
         required=True,
         help="as v5e:16x16, v5p:8x8x4*2 (two slices), h100x16",
     )
-    parser.add_argument(
-        "--mesh", help="as replica=16,fsdp=16, else the config's"
-    )
-    parser.add_argument(
+    add("--mesh", help="as replica=16,fsdp=16, else the config's")
+    add(
         "--auto",
         action="store_true",
         help="search mesh, remat policy and micro-batch",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="less effort of the compiler"
-    )
-    parser.add_argument("--json", metavar="OUT", help="write the result here")
-    parser.add_argument("--hlo", metavar="OUT", help="keep XLA's program")
+    add("--quick", action="store_true", help="less effort of the compiler")
+    add("--json", metavar="OUT", help="write the result here")
+    add("--hlo", metavar="OUT", help="keep XLA's program")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -17,16 +17,17 @@ OVERRIDES = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     common.add_config(parser)
-    parser.add_argument(
+    add(
         "--widths",
         type=_widths,
         required=True,
         help="channels by commas, multiples of the config's head width",
     )
-    parser.add_argument("--steps", type=int, default=10, help="updates each")
-    parser.add_argument("--seeds", type=int, default=3, help="models of each")
-    parser.add_argument("--out", required=True, help="folder of the result")
+    add("--steps", type=int, default=10, help="updates each")
+    add("--seeds", type=int, default=3, help="models of each")
+    add("--out", required=True, help="folder of the result")
 
 
 def _widths(text: str) -> list[int]:

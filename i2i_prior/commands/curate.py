@@ -16,58 +16,55 @@ OVERRIDES = False
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
-    parser.add_argument("--source", required=True, metavar="SPEC")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--source", required=True, metavar="SPEC")
+    add(
         "--out",
         required=True,
         metavar="FILE.jsonl",
         help="the selection, used as source select:FILE.jsonl",
     )
-    parser.add_argument(
-        "--min-side", type=int, default=0, metavar="N", help="in pixels"
-    )
-    parser.add_argument(
+    add("--min-side", type=int, default=0, metavar="N", help="in pixels")
+    add(
         "--max-aspect",
         type=float,
         default=0.0,
         metavar="R",
         help="longer side over shorter side; 0 for any",
     )
-    parser.add_argument(
+    add(
         "--min-entropy",
         type=float,
         default=0.0,
         metavar="BITS",
         help="of the levels of a thumbnail; 4 drops plain and flat images",
     )
-    parser.add_argument(
+    add(
         "--near-duplicates",
         metavar="phash|FILE.npy",
         help="by perceptual hash, or by embeddings (N, D) of all records",
     )
-    parser.add_argument(
+    add(
         "--threshold",
         type=float,
         metavar="T",
         help="greatest distance in bits (else 6), or least cosine (else 0.95)",
     )
-    parser.add_argument(
+    add(
         "--filter",
         action="append",
         default=[],
         metavar="FILE.py:FUNCTION[:LEAST]",
         help="(image, record) -> (keep, reason) or a score; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--max-broken",
         type=float,
         default=0.01,
         metavar="SHARE",
         help="of records that cannot be read or decoded; more end it",
     )
-    parser.add_argument(
-        "--report", metavar="DIR", help="for curation.html, with thumbnails"
-    )
+    add("--report", metavar="DIR", help="for curation.html, with thumbnails")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

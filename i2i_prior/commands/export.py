@@ -25,27 +25,24 @@ _OWN_FORMATS = ("native", "torch")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
-    parser.add_argument(
-        "--workdir", required=True, help="run directory, or a weight file"
-    )
+    add = parser.add_argument
+    add("--workdir", required=True, help="run directory, or a weight file")
     common.add_step(parser)
-    parser.add_argument(
+    add(
         "--format",
         choices=(*_OWN_FORMATS, *common.LAYOUTS),
         default="native",
         help="layout; torch is a folder with its own PyTorch module",
     )
     common.add_weights(parser)
-    parser.add_argument(
+    add(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
         help="of a published layout's file",
     )
-    parser.add_argument("--part", choices=("all", "encoder"), default="all")
-    parser.add_argument(
-        "--out", required=True, help="FILE.safetensors, FILE.pth or a folder"
-    )
+    add("--part", choices=("all", "encoder"), default="all")
+    add("--out", required=True, help="FILE.safetensors, FILE.pth or a folder")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -16,53 +16,42 @@ OVERRIDES = False
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     images = "folder, .tar, .zip, .npz of images, SPEC, or statistics file"
-    parser.add_argument("reference", metavar="A", help=f"reference: {images}")
-    parser.add_argument("generated", metavar="B", help="the same, generated")
-    parser.add_argument(
+    add("reference", metavar="A", help=f"reference: {images}")
+    add("generated", metavar="B", help="the same, generated")
+    add(
         "--metrics",
         help="some of fid, fd, sfid, is, kid, pr, prdc, fd_infinity, cmmd, "
         "clip_score, psnr, ssim, lpips, by commas; else the Frechet distance",
     )
-    parser.add_argument(
+    add(
         "--features",
         default="inception",
         help="inception, dinov2, clip, thumbnails, colour_texture or "
         "FILE.py:function, which is run",
     )
-    parser.add_argument(
+    add(
         "--preset",
         default="adm",
         choices=("adm", "edm2", "pytorch_fid", "clean"),
         help="protocol of Inception's features",
     )
-    parser.add_argument("--weights", metavar="FILE", help="of the features")
-    parser.add_argument("--lpips-weights", metavar="FILE", help="of lpips")
-    parser.add_argument(
-        "--size", type=int, help="crop and resize all to this side, pixels"
-    )
-    parser.add_argument(
-        "--num", type=int, help="images of each side, spread evenly, else all"
-    )
-    parser.add_argument(
-        "--skip-broken", action="store_true", help="measure without them"
-    )
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--json", metavar="OUT", help="write the result")
-    parser.add_argument(
-        "--picture", metavar="OUT.png", help="nearest and farthest images of B"
-    )
-    parser.add_argument(
-        "--save-features", metavar="OUT.npz", help="of both sides"
-    )
-    parser.add_argument(
+    add("--weights", metavar="FILE", help="of the features")
+    add("--lpips-weights", metavar="FILE", help="of lpips")
+    add("--size", type=int, help="crop and resize all to this side, pixels")
+    add("--num", type=int, help="images of each side, spread evenly, else all")
+    add("--skip-broken", action="store_true", help="measure without them")
+    add("--batch-size", type=int, default=32)
+    add("--json", metavar="OUT", help="write the result")
+    add("--picture", metavar="OUT.png", help="nearest and farthest images of B")
+    add("--save-features", metavar="OUT.npz", help="of both sides")
+    add(
         "--save-statistics",
         metavar="OUT.npz",
         help="of A, to give in its place",
     )
-    parser.add_argument(
-        "--no-cache", action="store_true", help="compute features of A again"
-    )
+    add("--no-cache", action="store_true", help="compute features of A again")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

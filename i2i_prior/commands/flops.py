@@ -24,17 +24,16 @@ OVERRIDES = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     common.add_config(parser)
-    parser.add_argument(
-        "--accelerator", help="adds hours: h100x8, v5e:16x16, v5p:8x8x4*2"
-    )
-    parser.add_argument(
+    add("--accelerator", help="adds hours: h100x8, v5e:16x16, v5p:8x8x4*2")
+    add(
         "--mfu",
         type=float,
         default=0.4,
         help="share of its peak that the model's FLOPs take",
     )
-    parser.add_argument("--json", metavar="OUT", help="write it all here")
+    add("--json", metavar="OUT", help="write it all here")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

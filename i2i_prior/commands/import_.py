@@ -23,31 +23,20 @@ OVERRIDES = False
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
-    parser.add_argument(
-        "file", help="safetensors, a torch file, or a folder with either"
-    )
-    parser.add_argument("--workdir", help="new run directory, else only look")
-    parser.add_argument(
-        "--format", choices=common.LAYOUTS, help="layout, else it is detected"
-    )
+    add = parser.add_argument
+    add("file", help="safetensors, a torch file, or a folder with either")
+    add("--workdir", help="new run directory, else only look")
+    add("--format", choices=common.LAYOUTS, help="layout, else it is detected")
     common.add_weights(parser)
-    parser.add_argument("--heads", type=int, help="attention heads")
-    parser.add_argument(
-        "--base-size", type=int, help="tokens a side that positions count in"
-    )
-    parser.add_argument(
-        "--position-scale", type=float, help="Lumos' lewei_scale"
-    )
-    parser.add_argument("--encoder", help="image encoder of the conditions")
-    parser.add_argument("--encoder-heads", type=int, help="its heads")
-    parser.add_argument("--encoder-family", help="as dino, mae, ijepa")
-    parser.add_argument(
-        "--autoencoder", help="of the latents; a pair as ENCODER,DECODER"
-    )
-    parser.add_argument(
-        "--autoencoder-kind", help="sd, sdxl, sd3, ... if it is not detected"
-    )
-    parser.add_argument(
+    add("--heads", type=int, help="attention heads")
+    add("--base-size", type=int, help="tokens a side that positions count in")
+    add("--position-scale", type=float, help="Lumos' lewei_scale")
+    add("--encoder", help="image encoder of the conditions")
+    add("--encoder-heads", type=int, help="its heads")
+    add("--encoder-family", help="as dino, mae, ijepa")
+    add("--autoencoder", help="of the latents; a pair as ENCODER,DECODER")
+    add("--autoencoder-kind", help="sd, sdxl, sd3, ... if it is not detected")
+    add(
         "--precision",
         choices=("float32", "bfloat16", "bfloat16_matmul"),
         help="of the run's computation, else float32",

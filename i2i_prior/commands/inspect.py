@@ -14,19 +14,16 @@ OVERRIDES = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
-    parser.add_argument(
-        "spec", nargs="?", metavar="SPEC", help="source, as tar:/data/*.tar"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("spec", nargs="?", metavar="SPEC", help="source, as tar:/data/*.tar")
+    add(
         "--config",
         metavar="FILE[:ARGS]",
         help="instead of SPEC: show the batch that training gets",
     )
-    parser.add_argument(
-        "--step", type=int, default=0, help="of the batch, with --config"
-    )
-    parser.add_argument("--out", metavar="DIR", help="for inspect.html")
-    parser.add_argument(
+    add("--step", type=int, default=0, help="of the batch, with --config")
+    add("--out", metavar="DIR", help="for inspect.html")
+    add(
         "--sample",
         type=int,
         default=2000,

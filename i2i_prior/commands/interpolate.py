@@ -18,12 +18,13 @@ OVERRIDES = False
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     common.add_sampling(parser)
-    parser.add_argument("--start", required=True)
-    parser.add_argument("--end", required=True)
-    parser.add_argument("--frames", type=int, default=12)
-    parser.add_argument("--method", choices=("lerp", "slerp"), default="lerp")
-    parser.add_argument("--out", required=True, help="FILE.png or FILE.gif")
+    add("--start", required=True)
+    add("--end", required=True)
+    add("--frames", type=int, default=12)
+    add("--method", choices=("lerp", "slerp"), default="lerp")
+    add("--out", required=True, help="FILE.png or FILE.gif")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

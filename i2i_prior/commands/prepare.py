@@ -17,11 +17,10 @@ OVERRIDES = False
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
-    parser.add_argument("--source", required=True, help="SPEC")
-    parser.add_argument("--out", required=True, help="new folder")
-    parser.add_argument(
-        "--examples-per-shard", type=int, default=4096, help="records a file"
-    )
+    add = parser.add_argument
+    add("--source", required=True, help="SPEC")
+    add("--out", required=True, help="new folder")
+    add("--examples-per-shard", type=int, default=4096, help="records a file")
     group = parser.add_argument_group("pixels")
     group.add_argument(
         "--size", type=int, default=0, help="side, pixels; 0 leaves it"
@@ -70,13 +69,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="images encoded at once on each device, else 32",
     )
-    parser.add_argument(
+    add(
         "--workers",
         type=int,
         help="processes on this machine (threads, with networks), else one a "
         "core",
     )
-    parser.add_argument(
+    add(
         "--max-broken",
         type=float,
         default=0.01,

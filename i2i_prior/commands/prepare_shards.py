@@ -15,11 +15,7 @@ from typing import Any
 
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.data.prepare.examples import Maker, Pictures, probe
-from i2i_prior.data.prepare.finalize import (
-    Tally,
-    finish,
-    tidy,
-)
+from i2i_prior.data.prepare.finalize import Tally, finish, tidy
 from i2i_prior.data.prepare.options import (
     BATCH_SIZE,
     DTYPE,
@@ -34,9 +30,7 @@ from i2i_prior.data.sources import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io import disk, files
-from i2i_prior.io.progress import (
-    Progress,
-)
+from i2i_prior.io.progress import Progress
 from i2i_prior.training.resilience.preemption import (
     DONE,
     REQUEUE,

@@ -18,10 +18,11 @@ OVERRIDES = False
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     common.add_sampling(parser)
-    parser.add_argument("--images", nargs="+", required=True)
-    parser.add_argument("--num", type=int, default=8, help="variations each")
-    parser.add_argument("--out", required=True, help="folder")
+    add("--images", nargs="+", required=True)
+    add("--num", type=int, default=8, help="variations each")
+    add("--out", required=True, help="folder")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -79,47 +79,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--config",
         required=True,
         metavar="FILE[:ARGS]",
         help="sweep file, as configs/sweeps/isoflop.py:budgets=1e12+2e12",
     )
-    parser.add_argument(
-        "--out", metavar="SWEEP", help="its folder; without it, only print"
-    )
-    parser.add_argument(
+    add("--out", metavar="SWEEP", help="its folder; without it, only print")
+    add(
         "--replace",
         action="store_true",
         help="drop planned runs that the plan has no more, if none of them "
         "was submitted",
     )
-    parser.add_argument(
-        "--all", action="store_true", help="print every run of a long plan"
-    )
-    parser.add_argument(
+    add("--all", action="store_true", help="print every run of a long plan")
+    add(
         "--images",
         type=int,
         help="unique training images, else counted where they are here",
     )
     group = parser.add_argument_group("hours and cost")
+    common.add_machine(group)
     group.add_argument(
-        "--accelerator", help="one run's machine, as h100x8 or v5e:4x4"
-    )
-    group.add_argument(
-        "--mfu", type=float, default=0.4, help="share of its bf16 peak"
-    )
-    group.add_argument(
-        "--flops-per-second",
-        type=float,
-        metavar="F",
-        help="measured FLOP/s, instead of peak and MFU",
-    )
-    group.add_argument(
-        "--price-per-chip-hour",
-        type=float,
-        metavar="P",
-        help="adds the cost",
+        "--price-per-chip-hour", type=float, metavar="P", help="adds the cost"
     )
 
 

@@ -20,22 +20,21 @@ OVERRIDES = True
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
+    add = parser.add_argument
     common.add_config(parser)
-    parser.add_argument("--workdir", required=True, help="run directory")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print it and exit"
-    )
-    parser.add_argument(
+    add("--workdir", required=True, help="run directory")
+    add("--print-config", action="store_true", help="print it and exit")
+    add(
         "--explain-sharding",
         action="store_true",
         help="print the sharding of each parameter and exit",
     )
-    parser.add_argument(
+    add(
         "--profile-steps",
         metavar="FIRST:LAST",
         help="trace these steps, as 10:15, and name the top operations",
     )
-    parser.add_argument(
+    add(
         "--restarts",
         type=int,
         default=0,

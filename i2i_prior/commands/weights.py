@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 from i2i_prior.errors import UserError
 
 if TYPE_CHECKING:
-    from i2i_prior.evaluation.features.inception_weights import (
-        InceptionWeights,
-    )
+    from i2i_prior.evaluation.features.inception_weights import InceptionWeights
 
 HELP = "Store the weights that metrics need."
 EXAMPLE = (
@@ -24,17 +22,16 @@ _LARGEST = 2**30  # bytes; the published file has 96 million
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `run`."""
-    parser.add_argument("network", choices=("inception",))
-    parser.add_argument(
+    add = parser.add_argument
+    add("network", choices=("inception",))
+    add(
         "--from",
         dest="source",
         metavar="FILE|URL",
         required=True,
         help="published .pth, or a state dict with its names",
     )
-    parser.add_argument(
-        "--out", metavar="FILE", help=".safetensors, else the user's cache"
-    )
+    add("--out", metavar="FILE", help=".safetensors, else the user's cache")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -29,13 +29,12 @@ import scipy.linalg
 from interleaved import main
 from threadpoolctl import threadpool_limits
 
-from i2i_prior.evaluation import (
-    FeatureStatistics,
-    block_interval,
+from i2i_prior.evaluation.measures.frechet import (
     frechet_distance,
     reference_factor,
 )
-from i2i_prior.evaluation.measures.intervals import split
+from i2i_prior.evaluation.measures.intervals import block_interval, split
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 
 def features(count: int, dim: int, seed: int) -> np.ndarray:

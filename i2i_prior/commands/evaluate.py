@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Scores a run; overrides are of sample.* and evaluate.*."""
     common.before_jax()
-    from i2i_prior.evaluation.score_run import score_run
+    from i2i_prior.evaluation.evaluate_run import evaluate_run
 
     with common.session(options):
-        return score_run(options, overrides)
+        return evaluate_run(options, overrides)

@@ -175,13 +175,13 @@ def _networks(options: argparse.Namespace) -> _Networks:
         found[network.name] = network
     for note in (note for network in found.values() for note in network.notes):
         print(f"note: {note}", file=sys.stderr)
-    together = encoding.encoding_of(
+    together = encoding.make_encoding(
         list(found.values()),
         options.batch_size or BATCH_SIZE,
         options.dtype or DTYPE,
         options.flip,
     )
-    said = {name: network.said for name, network in found.items()}
+    said = {name: network.record for name, network in found.items()}
     autoencoder = said.pop("latent", None)
     encoders = {n.removeprefix("embedding/"): v for n, v in said.items()}
     return _Networks(autoencoder, encoders, together)

@@ -1,4 +1,4 @@
-"""`i2i-prior fid`: two sets of images, or their statistics, compared."""
+"""`i2i-prior fid`: comparison of two sets of images, or their statistics."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.eval_spec import (
+    check_count,
+    check_metrics,
+    named_taps,
+    needs,
+    unique,
+)
+from i2i_prior.evaluation.evaluate import check_sizes, compare
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.features.lpips import Lpips
 from i2i_prior.evaluation.features.registry import open_extractor
-from i2i_prior.evaluation.metrics import (
-    CLIP_SCORE,
-    check_count,
-    check_metrics,
-    check_sizes,
-    measure,
-    named_taps,
-    needs,
-)
+from i2i_prior.evaluation.metrics import CAPTIONS, METRICS
 from i2i_prior.evaluation.pairs import PAIRS, measure_pairs, pair_functions
-from i2i_prior.evaluation.result import extremes_picture, line, write_json
+from i2i_prior.evaluation.result import (
+    extremes_picture,
+    format_line,
+    write_result,
+)
 from i2i_prior.evaluation.sets.collect import BLOCKS, Collected
 from i2i_prior.evaluation.sets.image_sets import ImageSet
 from i2i_prior.evaluation.sets.reference import (
@@ -34,23 +38,19 @@ from i2i_prior.evaluation.sets.reference import (
     provenance,
 )
 from i2i_prior.evaluation.sets.statistics_files import save_statistics
-from i2i_prior.evaluation.values import CAPTIONS
-from i2i_prior.io.disk import (
-    check_output,
-    write_errors,
-)
+from i2i_prior.io.disk import check_output, write_errors
 from i2i_prior.io.files import atomic_path
-from i2i_prior.io.progress import (
-    Progress,
-)
+from i2i_prior.io.progress import Progress
 from i2i_prior.report import image_grid
+
+Place = ImageSet | Path  # of images, or of a file of statistics
 
 
 def compare_sets(options: argparse.Namespace) -> int:
-    """Prints one line; writes what the options name."""
+    """Prints one line, and writes the files that are given."""
     metrics = _metrics(options)
     _check_options(options)
-    places = [
+    reference, generated = (
         open_place(
             place,
             size=options.size,
@@ -58,14 +58,19 @@ def compare_sets(options: argparse.Namespace) -> int:
             skip_broken=options.skip_broken,
         )
         for place in (options.reference, options.generated)
-    ]
-    reference, generated = places
+    )
     # Before any work; headers are read, so mixed sizes show here too.
-    sizes = [p.shape() if isinstance(p, ImageSet) else None for p in places]
+    sizes = [
+        place.shape() if isinstance(place, ImageSet) else None
+        for place in (reference, generated)
+    ]
     check_sizes(*sizes)
-    if options.picture and not all(isinstance(p, ImageSet) for p in places):
-        raise UserError(
-            "--picture shows images of both sides; give images, not statistics."
+    if options.picture:
+        _need_images(
+            reference,
+            generated,
+            "--picture shows images of both sides; give images, not "
+            "statistics.",
         )
     of_features = [name for name in metrics if name not in PAIRS]
     of_pairs = [name for name in metrics if name in PAIRS]
@@ -84,18 +89,22 @@ def compare_sets(options: argparse.Namespace) -> int:
     }
     save: Callable[[], None] = lambda: None  # noqa: E731
     if of_features:
-        result, save = _by_features(options, reference, generated, of_features)
+        result, save = _compare_features(
+            options, reference, generated, of_features
+        )
     if of_pairs:
         weights = options.lpips_weights
-        result = _by_pairs(result, reference, generated, of_pairs, weights)
+        pairs = _compare_pairs(reference, generated, of_pairs, weights)
+        result = {**pairs, **result, "networks": pairs["networks"]}
+        result["metrics"] = {**result["metrics"], **pairs["metrics"]}
     for note in result["notes"]:
         print(f"note: {note}", file=sys.stderr)
     try:
         if options.json:
-            write_json(options.json, result)
+            write_result(options.json, result)
         save()
     finally:  # a full disk does not take the number away
-        print(line(result))
+        print(format_line(result))
     return 0
 
 
@@ -117,38 +126,48 @@ def _check_options(options: argparse.Namespace) -> None:
 def _metrics(options: argparse.Namespace) -> list[str]:
     if not options.metrics:
         return ["fid" if options.features == "inception" else "fd"]
-    metrics = [name.strip() for name in options.metrics.split(",")]
-    check_metrics(metrics, PAIRS)
-    return list(dict.fromkeys(metrics))
+    metrics = unique(name.strip() for name in options.metrics.split(","))
+    of_sets = (name for name in METRICS if not METRICS[name].of_condition)
+    check_metrics(metrics, (*of_sets, *PAIRS))
+    return list(metrics)
 
 
-def _by_features(
+def _need_images(
+    reference: Place, generated: Place, message: str
+) -> tuple[ImageSet, ImageSet]:
+    """Both sides as images; UserError with the message for statistics."""
+    if isinstance(reference, ImageSet) and isinstance(generated, ImageSet):
+        return reference, generated
+    raise UserError(message)
+
+
+def _compare_features(
     options: argparse.Namespace,
-    reference: ImageSet | Path,
-    generated: ImageSet | Path,
+    reference: Place,
+    generated: Place,
     metrics: list[str],
 ) -> tuple[dict[str, Any], Callable[[], None]]:
-    """The result, and what writes the other files that options name."""
+    """Result of set metrics, and a function that writes the other files."""
     extractor = open_extractor(
         options.features,
         options.preset,
         weights=options.weights,
         taps=named_taps(metrics),
     )
-    wanted = needs(metrics, extractor)
+    need = needs(metrics, extractor)
     more = options.picture or options.save_features
     always = (extractor.first,) if more else ()
 
     def side(
-        what: str, place: ImageSet | Path, keep: tuple[str, ...], blocks: int
+        name: str, place: Place, keep: tuple[str, ...], blocks: int
     ) -> Collected:
         total = len(place) if isinstance(place, ImageSet) else 0
-        progress = Progress(total, description=what, write=total > 0)
+        progress = Progress(total, description=name, write=total > 0)
         found = open_side(
             place,
             extractor,
-            moments=wanted.moments,
-            keep=tuple(dict.fromkeys([*always, *keep])),
+            moments=need.moments,
+            keep=unique([*always, *keep]),
             blocks=blocks,
             cached=not options.no_cache,
             batch_size=options.batch_size,
@@ -157,64 +176,64 @@ def _by_features(
         progress.close()
         return found
 
-    captions = _captions(generated) if CLIP_SCORE in metrics else {}
+    captions: dict[int, str] = {}
+    if need.captions:
+        if not isinstance(generated, ImageSet):
+            raise UserError(
+                f"{need.captions[0]} needs images with captions; give them in "
+                f"place of {generated}."
+            )
+        captions = generated.captions()
     if isinstance(generated, ImageSet):
         check_count(metrics, extractor, len(generated))
-    known = side("reference", reference, wanted.reference, 1)
+    known = side("reference", reference, need.reference, 1)
     if isinstance(generated, ImageSet):
         check_sizes(known.size, generated.shape())
-    drawn = side("generated", generated, wanted.generated, BLOCKS)
+    drawn = side("generated", generated, need.generated, BLOCKS)
     if captions:
         from i2i_prior.evaluation.features.vision_encoders import embed_captions
 
         assert isinstance(generated, ImageSet)
         texts = [captions[index] for index in generated.used]
         drawn.features[CAPTIONS] = embed_captions(options.weights, texts)
-    result = measure(known, drawn, extractor, metrics)
+    result = compare(known, drawn, extractor, metrics)
 
     def save() -> None:
-        _save(options, known, drawn, extractor)
-        if not options.picture:
-            return
-        assert isinstance(reference, ImageSet)
-        assert isinstance(generated, ImageSet)
-        sheet = extremes_picture(
-            *(known, drawn, extractor.first, reference.image, generated.image)
-        )
-        with write_errors(options.picture):
-            image_grid.save_png(options.picture, sheet)
+        if options.save_statistics:
+            save_statistics(Path(options.save_statistics), known)
+        if options.save_features:
+            _save_features(Path(options.save_features), known, drawn, extractor)
+        if options.picture:
+            assert isinstance(reference, ImageSet)
+            assert isinstance(generated, ImageSet)
+            sheet = extremes_picture(
+                known, drawn, extractor.first, reference.image, generated.image
+            )
+            with write_errors(options.picture):
+                image_grid.save_png(options.picture, sheet)
 
     return result, save
 
 
-def _captions(generated: ImageSet | Path) -> dict[int, str]:
-    if not isinstance(generated, ImageSet):
-        raise UserError(
-            f"{CLIP_SCORE} needs images with captions; give them in place of "
-            f"{generated}."
-        )
-    return generated.captions()
-
-
-def _by_pairs(
-    result: dict[str, Any],
-    reference: ImageSet | Path,
-    generated: ImageSet | Path,
+def _compare_pairs(
+    reference: Place,
+    generated: Place,
     metrics: list[str],
     lpips_weights: str | None,
 ) -> dict[str, Any]:
-    if not isinstance(reference, ImageSet) or not isinstance(
-        generated, ImageSet
-    ):
-        raise UserError(
-            f"{' and '.join(metrics)} compare images one by one; give images "
-            "on both sides, not statistics."
-        )
+    """Result of metrics of pairs."""
+    names = " and ".join(metrics)
+    reference, generated = _need_images(
+        reference,
+        generated,
+        f"{names} compare images one by one; give images on both sides, not "
+        "statistics.",
+    )
     if len(reference) != len(generated):
         raise UserError(
-            f"{' and '.join(metrics)} need pairs, but there are "
-            f"{len(reference)} and {len(generated)} images; give sets of the "
-            "same images in the same order."
+            f"{names} need pairs, but there are {len(reference)} and "
+            f"{len(generated)} images; give sets of the same images in the "
+            "same order."
         )
     functions = pair_functions(metrics, lpips_weights)
     progress = Progress(len(generated), description="pairs")
@@ -224,44 +243,37 @@ def _by_pairs(
     progress.close()
     if reference.broken or generated.broken:
         raise UserError(
-            f"{' and '.join(metrics)} need every pair, and some images cannot "
-            "be read; mend or remove them on both sides."
+            f"{names} need every pair, and some images cannot be read; repair "
+            "or remove them on both sides."
         )
-    facts = {"hash": reference.state(), **provenance(reference, None)}
-    identities = {
-        name: dict(function.identity)
-        for name, function in functions.items()
-        if isinstance(function, Lpips)
-    }
     return {
-        "reference": facts,
+        "reference": {
+            "hash": reference.state(),
+            **provenance(reference, None),
+        },
         "num_samples": len(generated),
-        **result,
-        "networks": identities,
-        "metrics": {**result["metrics"], **found},
+        "networks": {
+            name: dict(function.identity)
+            for name, function in functions.items()
+            if isinstance(function, Lpips)
+        },
+        "metrics": found,
     }
 
 
-def _save(
-    options: argparse.Namespace,
-    reference: Collected,
-    generated: Collected,
-    extractor: Extractor,
+def _save_features(
+    path: Path, reference: Collected, generated: Collected, extractor: Extractor
 ) -> None:
-    if options.save_statistics:
-        save_statistics(Path(options.save_statistics), reference)
-    if not options.save_features:
-        return
-    path = Path(options.save_features)
-    facts = {"identity": dict(extractor.identity), "tap": extractor.first}
+    tap = extractor.first
+    facts = {"identity": dict(extractor.identity), "tap": tap}
     with (
         write_errors(path),
-        atomic_path(path) as beside,
-        beside.open("wb") as file,
+        atomic_path(path) as partial,
+        partial.open("wb") as file,
     ):
         np.savez(
             file,
-            reference=reference.features[extractor.first],
-            generated=generated.features[extractor.first],
+            reference=reference.features[tap],
+            generated=generated.features[tap],
             provenance=np.str_(json.dumps(facts)),
         )

@@ -1,4 +1,4 @@
-"""The two sides of a comparison, as the metrics see them."""
+"""Sides of a comparison, as the functions of metrics take them."""
 
 from __future__ import annotations
 
@@ -9,62 +9,71 @@ from typing import Any
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.frechet import Factor, reference_factor
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 from i2i_prior.evaluation.sets.collect import Collected
 
 FIRST = ""  # stands for an extractor's first tap
-PUBLISHED = "FID"  # label of the published Inception weights
+_PUBLISHED = "FID"  # label of the published Inception weights
 
 
 @dataclass
-class Sides:
-    """What is compared.
+class Comparison:
+    """Reference, generated images, and matches of their conditions.
 
     Attributes:
         reference, generated: with the statistics and features that the
-            metrics need, see `needs`.
+            metrics need, see `metrics.needs`.
         extractor: of the features of both.
-        intervals: filled by the functions, by the metric's name.
+        matches: by condition metric, its results of each group of
+            conditions, see `metrics.Metric.match`.
     """
 
     reference: Collected
     generated: Collected
     extractor: Extractor
-    intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    matches: Mapping[str, list[Any]] = field(default_factory=dict)
     _factors: dict[str, Factor] = field(default_factory=dict)
 
-    def factor(self, tap: str) -> Factor:
-        """Of the reference, found once."""
-        if tap not in self._factors:
-            statistics = found_of(self.reference.statistics, tap, "statistics")
-            self._factors[tap] = reference_factor(statistics)
-        return self._factors[tap]
+    @property
+    def preset(self) -> Mapping[str, Any]:
+        """Record of the extractor's preset; empty where there is none."""
+        return self.extractor.identity.get("preset") or {}
 
-    def named(self, metric: str) -> str:
-        """What a metric is called over these features."""
+    def result_name(self, metric: str) -> str:
+        """Name of a result: with the features' unless these are FID's."""
         label = self.extractor.label
-        if label == PUBLISHED:
+        if label == _PUBLISHED:
             return metric
         return f"{metric}-{label.removeprefix('FD-')}"
 
-    def features(self, tap: str = FIRST) -> tuple[Any, Any]:
-        """Of the reference and of the generated images."""
-        tap = tap or self.extractor.first
-        return (
-            found_of(self.reference.features, tap, "features"),
-            found_of(self.generated.features, tap, "features"),
+    def factor(self, tap: str) -> Factor:
+        """Factor of the reference's covariance, computed once."""
+        if tap not in self._factors:
+            statistics = _lookup(self.reference.statistics, tap, "statistics")
+            self._factors[tap] = reference_factor(statistics)
+        return self._factors[tap]
+
+    def generated_statistics(self, tap: str) -> FeatureStatistics:
+        """Statistics of the generated images; UserError where they lack."""
+        return _lookup(self.generated.statistics, tap, "statistics")
+
+    def generated_features(self, tap: str = FIRST) -> Any:
+        """Features (n, d) of the generated images; UserError as above."""
+        return _lookup(
+            self.generated.features, tap or self.extractor.first, "features"
         )
 
-    @property
-    def protocol(self) -> Mapping[str, Any]:
-        """The record of the preset; empty where there is none."""
-        return self.extractor.identity.get("preset") or {}
+    def features(self) -> tuple[Any, Any]:
+        """First tap's features of the reference and the generated images."""
+        tap = self.extractor.first
+        reference = _lookup(self.reference.features, tap, "features")
+        return reference, self.generated_features()
 
 
-def found_of(found: Mapping[str, Any], tap: str, what: str) -> Any:
-    """found[tap]; UserError with a sentence where it is not there."""
-    if tap not in found:
+def _lookup(by_tap: Mapping[str, Any], tap: str, kind: str) -> Any:
+    if tap not in by_tap:
         raise UserError(
-            f"there are no {what} '{tap}' of one side, as a statistics file "
+            f"there are no {kind} '{tap}' of one side, as a statistics file "
             "may lack them; give its images instead."
         )
-    return found[tap]
+    return by_tap[tap]

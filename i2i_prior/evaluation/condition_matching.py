@@ -1,8 +1,8 @@
-"""Conditions beside their samples, matched while they stream past."""
+"""Matching of conditions with their samples while these stream past."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,63 +10,93 @@ import jax
 import numpy as np
 
 from i2i_prior.data.decode_image import center_crop
-from i2i_prior.evaluation.condition_fidelity import (
+from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.measures.condition_fidelity import (
     GROUP,
     Fidelity,
-    fidelity_of,
-    joined,
+    condition_fidelity,
 )
-from i2i_prior.evaluation.features.colour_texture import FEATURES
-from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.retrieval import condition_match
-from i2i_prior.evaluation.sample_chunks import Chunk
+from i2i_prior.evaluation.sampling import SampleChunk
+from i2i_prior.inference.batches import padded_batches
+from i2i_prior.inference.generator import Generator
 from i2i_prior.models.functional import Flat
 from i2i_prior.report import image_grid
 
 _SHOWN = 6  # conditions at each end of the picture
 _MOST_SAMPLES = 8  # of each of them
+_SIDE = 96  # pixels, about, of an image in it
 
-Embed = Callable[[np.ndarray], np.ndarray]  # uint8 (n, H, W, 3) -> (n, d)
+Embedder = Callable[[np.ndarray], np.ndarray]  # uint8 (n, H, W, 3) -> (n, d)
 
 
 @dataclass(frozen=True)
-class Embedder:
-    """One embedding that conditions and samples are compared by.
+class ConditionGroup:
+    """Conditions that are compared with each other, and their samples.
 
     Attributes:
-      name: what its metrics begin with, as "fidelity".
-      embed: of uint8 images.
-      views: whether it sees what the run's encoder saw of a condition, and
-        samples at that size; else both as they are.
+      images: uint8 (n, S, S, 3).
+      views: uint8 (n, V, V, 3), the images as the run's encoder sees them.
+      samples: uint8 (n, K, S, S, 3).
+      encoder: embeds views, by the run's own encoder.
+      features: embeds images, by the extractor of the distances.
     """
 
-    name: str
-    embed: Embed
-    views: bool = False
+    images: np.ndarray
+    views: np.ndarray
+    samples: np.ndarray
+    encoder: Embedder | None
+    features: Embedder | None
+
+
+def encoder_fidelity(group: ConditionGroup) -> Fidelity:
+    """Fidelity by the run's encoder, which is shown samples as views."""
+    side = group.views.shape[1]
+    samples = np.stack(
+        [[center_crop(image, side) for image in row] for row in group.samples]
+    )
+    return _fidelity(group.encoder, group.views, samples)
+
+
+def feature_fidelity(group: ConditionGroup) -> Fidelity:
+    """Fidelity by the features of the distances."""
+    return _fidelity(group.features, group.images, group.samples)
+
+
+def _fidelity(
+    embed: Embedder | None, conditions: np.ndarray, samples: np.ndarray
+) -> Fidelity:
+    assert embed is not None
+    drawn = embed(samples.reshape(-1, *samples.shape[2:]))
+    drawn = drawn.reshape(*samples.shape[:2], -1)
+    return condition_fidelity(embed(conditions), drawn)
 
 
 @dataclass
 class ConditionMatcher:
     """Matches samples with their conditions, in groups of GROUP.
 
-    Conditions beyond the last whole group are left out, but for one group
-    that is all there is.
+    Conditions beyond the last whole group are left out, unless there is no
+    whole one.
 
     Args:
-      eyes: of `condition_fidelity`; the picture goes by the first one.
-      match: whether `retrieval.condition_match` on thumbnails is taken.
+      functions: by metric, its function of a group.
+      encoder, features: see `ConditionGroup`.
+
+    Attributes:
+      best_and_worst: cosine, image and samples (K, S, S, 3) of conditions,
+        best first, by the first `Fidelity` among the results.
     """
 
-    eyes: Sequence[Embedder]
-    match: bool
-    fidelities: dict[str, list[Fidelity]] = field(default_factory=dict)
-    matches: list[dict[str, float]] = field(default_factory=list)
-    _waiting: list[tuple[np.ndarray, ...]] = field(default_factory=list)
-    _ends: list[tuple[float, np.ndarray, np.ndarray]] = field(
+    functions: Mapping[str, Callable[[ConditionGroup], Any]]
+    encoder: Embedder | None = None
+    features: Embedder | None = None
+    best_and_worst: list[tuple[float, np.ndarray, np.ndarray]] = field(
         default_factory=list
     )
+    _waiting: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    _matches: dict[str, list[Any]] = field(default_factory=dict)
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: SampleChunk) -> None:
         """Takes the next conditions."""
         assert chunk.images is not None
         assert chunk.views is not None
@@ -74,103 +104,76 @@ class ConditionMatcher:
             chunk.images, chunk.views, chunk.samples, strict=True
         )
         while len(self._waiting) >= GROUP:
-            self._group(self._waiting[:GROUP])
+            self._match(self._waiting[:GROUP])
             del self._waiting[:GROUP]
 
-    def finish(self) -> tuple[dict[str, float], dict[str, Any]]:
-        """The metrics, and the intervals of some of them."""
-        if not (self.fidelities or self.matches) and self._waiting:
-            self._group(self._waiting)
-        metrics = {
-            name: float(np.mean([match[name] for match in self.matches]))
-            for name in (self.matches or [{}])[0]
-        }
-        intervals: dict[str, Any] = {}
-        for name, parts in self.fidelities.items():
-            whole = joined(parts)
-            metrics |= whole.metrics(name)
-            intervals |= whole.intervals(name)
-        return metrics, intervals
+    def finish(self) -> dict[str, list[Any]]:
+        """Results of each metric, one a group."""
+        if not self._matches and self._waiting:
+            self._match(self._waiting)
+        return self._matches
+
+    def _match(self, waiting: list[tuple[np.ndarray, ...]]) -> None:
+        images, views, samples = map(np.stack, zip(*waiting, strict=True))
+        group = ConditionGroup(
+            images, views, samples, self.encoder, self.features
+        )
+        found = {name: match(group) for name, match in self.functions.items()}
+        for name, result in found.items():
+            self._matches.setdefault(name, []).append(result)
+        for result in found.values():
+            if isinstance(result, Fidelity):
+                self._rank(result.cosine, group)
+                break
+
+    def _rank(self, cosines: np.ndarray, group: ConditionGroup) -> None:
+        """Keeps the best and worst conditions so far."""
+        ranked = self.best_and_worst
+        ranked += zip(
+            cosines.tolist(), group.images, group.samples, strict=True
+        )
+        ranked.sort(key=lambda condition: -condition[0])
+        del ranked[_SHOWN : max(_SHOWN, len(ranked) - _SHOWN)]
 
     def picture(self) -> np.ndarray | None:
-        """The best and worst conditions by cosine, with their samples."""
-        if not self._ends:
+        """Labelled grid of the best and worst conditions and their samples."""
+        half = min(_SHOWN, len(self.best_and_worst) // 2)
+        if not half:
             return None
-        half = min(_SHOWN, len(self._ends) // 2)
-        best, worst = self._ends[:half], self._ends[-half:]
-        shown = [*best, *worst]
-        rows = [
-            np.stack([image, *samples[:_MOST_SAMPLES]])
-            for _, image, samples in shown
-        ]
-        labels = [
-            f"{'best' if row < len(best) else 'worst'} {score:.3f}"
-            for row, (score, _, _) in enumerate(shown)
-        ]
-        samples = rows[0].shape[0] - 1
+        shown = self.best_and_worst[:half] + self.best_and_worst[-half:]
+        rows = np.stack(
+            [
+                np.stack([image, *some[:_MOST_SAMPLES]])
+                for _, image, some in shown
+            ]
+        )
         return image_grid.grid(
-            np.stack(rows),
-            scale=max(1, round(96 / rows[0].shape[1])),
-            row_labels=labels,
-            column_labels=["condition", *["sample"] * samples],
+            rows,
+            scale=max(1, round(_SIDE / rows.shape[2])),
+            row_labels=[
+                f"{'best' if row < half else 'worst'} {cosine:.3f}"
+                for row, (cosine, _, _) in enumerate(shown)
+            ],
+            column_labels=["condition", *["sample"] * (rows.shape[1] - 1)],
         )
 
-    def _group(self, waiting: Sequence[tuple[np.ndarray, ...]]) -> None:
-        images, views, samples = (
-            np.stack(column) for column in zip(*waiting, strict=True)
-        )
-        if self.match:
-            self.matches.append(
-                condition_match(images, samples, FEATURES["thumbnails"])
-            )
-        found = [self._look(eye, images, views, samples) for eye in self.eyes]
-        if found:
-            self._best_and_worst(found[0].cosine, images, samples)
 
-    def _look(
-        self,
-        eye: Embedder,
-        images: np.ndarray,
-        views: np.ndarray,
-        samples: np.ndarray,
-    ) -> Fidelity:
-        seen = samples.reshape(-1, *samples.shape[2:])
-        if eye.views:
-            side = views.shape[1]
-            seen = np.stack([center_crop(image, side) for image in seen])
-        drawn = eye.embed(seen).reshape(*samples.shape[:2], -1)
-        found = fidelity_of(eye.embed(views if eye.views else images), drawn)
-        self.fidelities.setdefault(eye.name, []).append(found)
-        return found
-
-    def _best_and_worst(
-        self, scores: np.ndarray, images: np.ndarray, samples: np.ndarray
-    ) -> None:
-        ends = self._ends + [
-            (float(score), image, some)
-            for score, image, some in zip(scores, images, samples, strict=True)
-        ]
-        ends.sort(key=lambda end: -end[0])
-        # Both ends are kept, and nothing in between.
-        middle = slice(_SHOWN, max(_SHOWN, len(ends) - _SHOWN))
-        del ends[middle]
-        self._ends = ends
-
-
-def embedder(generator: Any, parameters: Flat, batch_size: int) -> Embed:
-    """The run's own encoder: the mean over the tokens of an image.
+def encoder_embedder(
+    generator: Generator, parameters: Flat, batch_size: int
+) -> Embedder:
+    """Embeds views by the run's own encoder, as the mean over the tokens.
 
     Args:
       generator, parameters: the model.
-      batch_size: images at once; the last batch is filled up.
+      batch_size: images at once.
     """
     return in_batches(
         lambda views: generator.embedding(parameters, views), batch_size
     )
 
 
-def extractor_embedder(extractor: Extractor, batch_size: int) -> Embedder:
-    """Compares by the features that distances are over."""
+def feature_embedder(extractor: Extractor, batch_size: int) -> Embedder:
+    """Embeds images by the first tap of an extractor."""
     apply: Callable[..., Any] = extractor.apply
     if extractor.traced:
         apply = jax.jit(extractor.apply)
@@ -179,18 +182,18 @@ def extractor_embedder(extractor: Extractor, batch_size: int) -> Embedder:
         prepared = extractor.prepare(images)
         return apply(extractor.parameters, prepared)[extractor.first]
 
-    name = "fidelity-" + extractor.label.removeprefix("FD-")
-    return Embedder(name, in_batches(embed, batch_size))
+    return in_batches(embed, batch_size)
 
 
-def in_batches(embed: Callable[[np.ndarray], Any], size: int) -> Embed:
-    """Embeds `size` images at once; the last batch repeats its last one."""
+def in_batches(embed: Callable[[np.ndarray], Any], size: int) -> Embedder:
+    """Embeds `size` images at once, so that one program embeds them all."""
 
-    def whole(images: np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), size):
-            rows = np.minimum(np.arange(start, start + size), len(images) - 1)
-            parts.append(np.asarray(embed(images[rows])))
-        return np.concatenate(parts)[: len(images)]
+    def embed_all(images: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [
+                np.asarray(embed(images[rows]))[:count]
+                for rows, count in padded_batches(len(images), size)
+            ]
+        )
 
-    return whole
+    return embed_all

@@ -1,4 +1,4 @@
-"""A checkpoint's numbers: does it listen, and how far is it from the data?
+"""Evaluation of generated images, from batches or from a running sampler.
 
 One pass over the samples does it all: while their features stream into
 statistics, each group of conditions is matched with its samples, and the best
@@ -7,218 +7,142 @@ and worst conditions are kept for a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.comparison import Comparison
 from i2i_prior.evaluation.condition_matching import (
     ConditionMatcher,
-    Embed,
     Embedder,
-    extractor_embedder,
+    feature_embedder,
 )
+from i2i_prior.evaluation.eval_spec import EvalSpec, needs, unique
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.features.registry import (
-    VISION,
-    open_extractor,
-)
-from i2i_prior.evaluation.metrics import (
-    CLIP_SCORE,
-    METRICS,
-    Needs,
-    check_metrics,
-    measure,
-    named_taps,
-    needs,
-)
-from i2i_prior.evaluation.sample_chunks import (
-    Chunk,
-    held_out,
-)
+from i2i_prior.evaluation.measures.intervals import Interval
+from i2i_prior.evaluation.metrics import CAPTIONS, METRICS
+from i2i_prior.evaluation.sampling import SampleChunk, held_out_crops
 from i2i_prior.evaluation.sets.collect import Collected, collect
 from i2i_prior.evaluation.sets.reference import open_side
-from i2i_prior.evaluation.values import CAPTIONS
-
-# Of a condition and its sample, beside those of `metrics.METRICS`: by
-# thumbnails, by the run's own encoder, by the extractor of the distances.
-OWN = ("match", "fidelity", "fidelity_features")
-NETWORKS = ("inception", *VISION)  # features that have weights
 
 
-@dataclass(frozen=True)
-class EvalSpec:
-    """What is measured.
-
-    Attributes:
-      extractor: of the features that samples and reference are compared by.
-      metrics: over them, keys of `metrics.METRICS`.
-      own: of OWN.
-    """
-
-    extractor: Extractor
-    metrics: tuple[str, ...]
-    own: tuple[str, ...]
-
-    @property
-    def needs(self) -> Needs:
-        """What has to be collected."""
-        return needs(self.metrics, self.extractor)
-
-    @property
-    def truncate(self) -> bool:
-        """Whether the protocol cuts grey levels off, see `Generator`."""
-        protocol = self.extractor.identity.get("preset") or {}
-        return protocol.get("rounding") == "truncate"
-
-
-def wanted(config: Any) -> EvalSpec:
-    """What the `evaluate` section of a config asks for.
-
-    Raises:
-      UserError: for an unknown metric, or features that are not there.
-    """
-    section = config.evaluate
-    own, metrics = split_metrics(section.metrics)
-    weights = section.weights or None
-    extractor = open_extractor(
-        section.features,
-        section.preset,
-        weights=weights,
-        taps=named_taps(metrics),
-    )
-    needs(metrics, extractor)  # refuses those that do not exist over it
-    return EvalSpec(extractor, metrics, own)
-
-
-def split_metrics(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """ "fd,match" -> ("match",), ("fd",): those of OWN, those of METRICS.
-
-    Raises:
-      UserError: for a name that is neither, or none at all.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    check_metrics(names, OWN)
-    if not names:
-        raise UserError(
-            "no metric is asked for; use some of "
-            f"{', '.join((*METRICS, *OWN))}, with commas between."
-        )
-    own = tuple(name for name in dict.fromkeys(names) if name in OWN)
-    return own, tuple(name for name in dict.fromkeys(names) if name in METRICS)
-
-
-def evaluate(
-    chunks: Iterable[Chunk],
-    wanted: EvalSpec,
+def evaluate_samples(
+    chunks: Iterable[SampleChunk],
+    spec: EvalSpec,
     reference: Callable[[], Collected],
-    embed: Embed | None = None,
+    encoder: Embedder | None = None,
     *,
     mesh: Mesh | None = None,
     batch_size: int = 32,
-    looks: Sequence[Callable[[Chunk], Any]] = (),
+    consumers: Sequence[Callable[[SampleChunk], Any]] = (),
     captions: Callable[[], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Measures samples while they come.
+    """Measures samples while they are drawn.
 
-    All processes of a run call alike and get the same result.
+    All processes of a run call it and get the same result.
 
     Args:
-      chunks: the samples.
-      wanted: which metrics; those of OWN want chunks with conditions.
-      reference: gives the other side, with what `wanted.needs`.
-      embed: what "fidelity" compares by, see `embedder`.
+      chunks: the samples; with their conditions for condition metrics.
+      spec: the metrics.
+      reference: collects the other side, with `spec.needs`.
+      encoder: embeds for "fidelity", see `encoder_embedder`.
       mesh, batch_size: of the extractor, see `collect`.
-      looks: called with every chunk.
+      consumers: called with every chunk.
       captions: embeds those of the samples, for "clip_score".
 
     Returns:
-      the result of `metrics.measure` with the metrics of OWN, and a picture
-      of the best and worst conditions where there is one.
+      the result of `compare`, and a picture of the best and worst conditions
+      where they were matched by an embedding.
 
     Raises:
       UserError: where the sides do not compare.
     """
-    scored = CLIP_SCORE in wanted.metrics
-    if scored and captions is None:
+    need = spec.needs
+    if need.captions and captions is None:
         raise UserError(
-            f"{CLIP_SCORE} needs captions, and samples of images have none; "
-            "evaluate with --prompts FILE."
+            f"{need.captions[0]} needs captions, and samples of images have "
+            "none; evaluate with --prompts FILE."
         )
-    eyes = []
-    if "fidelity" in wanted.own and embed is not None:
-        eyes.append(Embedder("fidelity", embed, views=True))
-    if "fidelity_features" in wanted.own:
-        eyes.append(extractor_embedder(wanted.extractor, batch_size))
-    listening = ConditionMatcher(eyes, "match" in wanted.own)
-    looks = [*looks, listening.add] if wanted.own else looks
-    need = wanted.needs
-    generated = collect(
-        every(chunks, looks),
-        wanted.extractor,
-        mesh=mesh,
-        batch_size=batch_size,
-        moments=need.moments,
-        keep=need.generated,
-        share=(jax.process_index(), jax.process_count()),
+    matcher = ConditionMatcher(
+        {n: m for n in spec.metrics if (m := METRICS[n].match) is not None},
+        encoder,
+        feature_embedder(spec.extractor, batch_size),
     )
-    if scored and captions is not None:
+    if matcher.functions:
+        consumers = [*consumers, matcher.add]
+    generated = _collect(
+        chunks, spec, need.generated, mesh, batch_size, consumers
+    )
+    if need.captions and captions is not None:
         generated.features[CAPTIONS] = captions()
-    result = measure(reference(), generated, wanted.extractor, wanted.metrics)
-    metrics, intervals = listening.finish()
-    result["metrics"] = metrics | result["metrics"]
-    result["intervals"] = intervals | result["intervals"]
-    return result, listening.picture()
+    result = compare(
+        reference(), generated, spec.extractor, spec.metrics, matcher.finish()
+    )
+    return result, matcher.picture()
 
 
-def reference_side(
-    config: Any, source: Source, wanted: EvalSpec, mesh: Mesh | None = None
+def collect_reference(
+    config: ConfigDict, source: Source, spec: EvalSpec, mesh: Mesh | None = None
 ) -> Collected:
-    """What samples are compared with: evaluate.reference, where it is given,
-    else the held-out crops that they are of.
+    """Collects evaluate.reference; without one, the held-out crops.
 
     Raises:
-      UserError: where it is unusable, or does not fit what is wanted.
+      UserError: where it is unusable, or lacks what the metrics need.
     """
-    section, need = config.evaluate, wanted.needs
+    section, need = config.evaluate, spec.needs
     if section.reference:
         return open_side(
             section.reference,
-            wanted.extractor,
+            spec.extractor,
             moments=need.moments,
             keep=need.reference,
             mesh=mesh,
             batch_size=section.batch_size,
         )
     count = section.num_samples // section.per_condition
-    chunks = (Chunk(i[:, None]) for i, _ in held_out(config, source, count))
-    side = collect(
-        every(chunks, ()),
-        wanted.extractor,
-        mesh=mesh,
-        batch_size=section.batch_size,
-        moments=need.moments,
-        keep=need.reference,
-        share=(jax.process_index(), jax.process_count()),
-    )
+    crops = held_out_crops(config, source, count)
+    chunks = (SampleChunk(images[:, None]) for images, _ in crops)
+    side = _collect(chunks, spec, need.reference, mesh, section.batch_size)
     side.provenance = {
         "file": config.data.held_out or config.data.source,
         "format": "held-out crops",
-        "identity": dict(wanted.extractor.identity),
+        "identity": dict(spec.extractor.identity),
         "fingerprint": source.fingerprint(),
     }
     return side
 
 
-def every(
-    chunks: Iterable[Chunk], looks: Sequence[Callable[[Chunk], Any]]
+def _collect(
+    chunks: Iterable[SampleChunk],
+    spec: EvalSpec,
+    keep: Sequence[str],
+    mesh: Mesh | None,
+    batch_size: int,
+    consumers: Sequence[Callable[[SampleChunk], Any]] = (),
+) -> Collected:
+    return collect(
+        process_share(chunks, consumers),
+        spec.extractor,
+        mesh=mesh,
+        batch_size=batch_size,
+        moments=spec.needs.moments,
+        keep=keep,
+        share=(jax.process_index(), jax.process_count()),
+    )
+
+
+def process_share(
+    chunks: Iterable[SampleChunk],
+    consumers: Sequence[Callable[[SampleChunk], Any]] = (),
 ) -> Iterator[np.ndarray]:
-    """Shows each chunk to all that look, and hands on its samples.
+    """Calls the consumers with each chunk, and passes samples on.
 
     Yields:
       uint8 (m, S, S, 3): the samples whose number is this process' modulo
@@ -227,8 +151,109 @@ def every(
     process, processes = jax.process_index(), jax.process_count()
     start = 0
     for chunk in chunks:
-        for look in looks:
-            look(chunk)
-        flat = chunk.samples.reshape(-1, *chunk.samples.shape[2:])
-        yield flat[(process - start) % processes :: processes]
-        start += len(flat)
+        for consume in consumers:
+            consume(chunk)
+        samples = chunk.flat
+        yield samples[(process - start) % processes :: processes]
+        start += len(samples)
+
+
+def compare(
+    reference: Collected,
+    generated: Collected,
+    extractor: Extractor,
+    metrics: Sequence[str],
+    matches: Mapping[str, list[Any]] | None = None,
+) -> dict[str, Any]:
+    """Computes metrics of generated images, with provenance and notes.
+
+    Args:
+        reference, generated: collected with `needs(metrics, extractor)`.
+        extractor: of the features of both.
+        metrics: keys of METRICS.
+        matches: of `ConditionMatcher`, for condition metrics.
+
+    Returns:
+        "metrics": numbers by name; "intervals": {"low", "high", "level",
+        "method"} of those that have one; "extractor": its name, label and
+        identity; "preset": its record or None; "reference", "generated":
+        provenance; "num_samples"; "notes": sentences about what limits the
+        numbers.
+
+    Raises:
+        UserError: the sides do not compare, or a metric cannot be taken of
+            them.
+    """
+    needs(metrics, extractor)
+    check_sizes(reference.size, generated.size)
+    _check_spread(reference)
+    comparison = Comparison(reference, generated, extractor, matches or {})
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in metrics:
+            found |= METRICS[name].function(comparison)
+    intervals = {n: v for n, v in found.items() if isinstance(v, Interval)}
+    notes = [
+        *(str(w.message) for w in caught if w.category is UserWarning),
+        *(side.provenance.get("note") for side in (reference, generated)),
+        *(
+            f"{name} has no interval: the samples came as statistics, or are "
+            "fewer than 20"
+            for name in (extractor.label, comparison.result_name("sFID"))
+            if name in found and name not in intervals
+        ),
+    ]
+    return {
+        "metrics": {n: float(getattr(v, "value", v)) for n, v in found.items()},
+        "intervals": {n: v.record() for n, v in intervals.items()},
+        "extractor": {
+            "name": extractor.name,
+            "label": extractor.label,
+            **extractor.identity,
+        },
+        "preset": dict(comparison.preset) or None,
+        "reference": _provenance(reference),
+        "generated": _provenance(generated),
+        "num_samples": generated.count,
+        "notes": list(unique(filter(None, notes))),
+    }
+
+
+def check_sizes(
+    reference: tuple[int, int] | None, generated: tuple[int, int] | None
+) -> None:
+    """Refuses sides of two resolutions, where both are known.
+
+    Args:
+        reference, generated: height and width of the images.
+
+    Raises:
+        UserError: names the two.
+    """
+    if reference and generated and reference != generated:
+        (h, w), (other_h, other_w) = reference, generated
+        raise UserError(
+            f"the reference has images of {w} x {h}, the other side of "
+            f"{other_w} x {other_h}, which do not compare; give --size N to "
+            "bring both to N x N."
+        )
+
+
+def _check_spread(reference: Collected) -> None:
+    """Refuses distances to one point, small numbers without a meaning."""
+    for tap, found in reference.statistics.items():
+        if found.count > 1 and not found.moment.any():
+            raise UserError(
+                f"all images of the reference have the same features '{tap}'; "
+                "look at the images and at what computes the features."
+            )
+
+
+def _provenance(side: Collected) -> dict[str, Any]:
+    return {
+        **side.provenance,
+        "num_images": side.count,
+        "hash": side.hash,
+        "size": side.size,
+    }

@@ -1,273 +1,279 @@
-"""Which metrics there are, and what each needs of the two sides.
+"""Registry of metrics: function, needs and directions of each.
 
-METRICS maps a name to its needs and its function. Over the published
-Inception weights results are called by their usual names, "FID", "KID",
-"precision"; over any other features the features' name is part of the
-metric's: "FD-colourtexture", "KID-colourtexture".
+Most metrics compare the features of two sets of images; condition metrics
+compare each sample with the condition that it was drawn for. A new metric is
+a measure, as in `measures`, and an entry in METRICS.
+
+Over the published Inception weights results are called by their usual names,
+"FID", "KID", "precision"; over any other features the features' name is part
+of the result's: "FD-colourtexture", "KID-colourtexture".
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
-from i2i_prior.errors import UserError
-from i2i_prior.evaluation import values
-from i2i_prior.evaluation.comparison import (
-    FIRST,
-    Sides,
-)
-from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.measures.extrapolate import fewest_images
-from i2i_prior.evaluation.sets.collect import Collected
+import numpy as np
 
-CLIP_SCORE = "clip_score"
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.comparison import FIRST, Comparison
+from i2i_prior.evaluation.condition_matching import (
+    ConditionGroup,
+    encoder_fidelity,
+    feature_fidelity,
+)
+from i2i_prior.evaluation.measures.condition_fidelity import concatenate
+from i2i_prior.evaluation.measures.condition_retrieval import condition_match
+from i2i_prior.evaluation.measures.extrapolate import fd_infinity, fewest_images
+from i2i_prior.evaluation.measures.frechet import frechet_distance
+from i2i_prior.evaluation.measures.inception_score import inception_score
+from i2i_prior.evaluation.measures.intervals import (
+    Interval,
+    block_interval,
+    student,
+)
+from i2i_prior.evaluation.measures.kernels import cmmd, kid
+from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
+from i2i_prior.evaluation.pairs import PAIR_DIRECTIONS
+
+CAPTIONS = "captions"  # key of generated features, embedded by the same CLIP
+_SHUFFLE_SEED = 2020  # of torch-fidelity
+_LEVEL = 0.95  # of the intervals
+_CMMD_MODEL = "ViT-L/14@336"  # that of the published numbers
+_SUBSET = 1000  # images of a KID subset, where there are as many
+
+Results = dict[str, Any]  # numbers by name; `Interval`s where they are known
+Directions = Mapping[str, bool]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric.
+    """Metric of the registry.
 
     Attributes:
-        function: the numbers by name.
-        moments: taps whose statistics it needs of both sides.
-        both: taps whose features it needs of both sides.
-        generated: taps whose features it needs of the generated side.
-        only: names of the extractors that it exists for; () for all.
+        function: computes its results.
+        lower_is_better: by patterns of the results' names, as "FD*"; no
+            direction for results that match none.
+        moments: taps of both sides whose statistics it needs.
+        features: taps of both sides whose features it needs.
+        generated: taps of the generated side whose features it needs.
+        captions: needs the captions of the generated images, see CAPTIONS.
+        extractors: names of the extractors that it exists for; () for all.
+        fewest: images that it needs, by the dimension of the features.
+        match: of condition metrics, computes what `function` finds in
+            `Comparison.matches` from a group of conditions.
     """
 
-    function: Callable[[Sides], dict[str, float]]
+    function: Callable[[Comparison], Results]
+    lower_is_better: Directions
     moments: tuple[str, ...] = ()
-    both: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Taps that some metrics need together, see `Metric`."""
-
-    moments: tuple[str, ...]
-    reference: tuple[str, ...]
-    generated: tuple[str, ...]
+    captions: bool = False
+    extractors: tuple[str, ...] = ()
+    fewest: Callable[[int], int] = lambda dim: 2
+    match: Callable[[ConditionGroup], Any] | None = None
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """All of them."""
-        return _unique([*self.moments, *self.reference, *self.generated])
+    def of_condition(self) -> bool:
+        """True of metrics that compare samples with their conditions."""
+        return self.match is not None
 
 
-def needs(metrics: Sequence[str], extractor: Extractor) -> Needs:
-    """What has to be collected for these metrics.
+def _frechet(comparison: Comparison, tap: str, name: str) -> Results:
+    factor = comparison.factor(tap)
+    generated = comparison.generated_statistics(tap)
+    blocks = comparison.generated.blocks.get(tap, [])
+    if not blocks or min(block.count for block in blocks) < 2:
+        return {name: frechet_distance(factor, generated)}
+    return {name: block_interval(factor, blocks)}
 
-    Raises:
-        UserError: an unknown metric, or one that does not exist over the
-            features of this extractor.
-    """
-    check_metrics(metrics)
-    for name in metrics:
-        only = METRICS[name].only
-        if only and extractor.name not in only:
-            raise UserError(
-                f"{name} is taken over the features of {' or '.join(only)}, "
-                f"not of {extractor.name}; give --features {only[0]}, or ask "
-                "for fd, kid, pr or prdc."
-            )
-    found = [METRICS[name] for name in metrics]
 
-    def taps(which: Callable[[Metric], Iterable[str]]) -> tuple[str, ...]:
-        every = [tap for metric in found for tap in which(metric)]
-        return _unique([tap or extractor.first for tap in every])
+def first_tap_frechet(comparison: Comparison) -> Results:
+    """Frechet distance over the first tap."""
+    extractor = comparison.extractor
+    return _frechet(comparison, extractor.first, extractor.label)
 
-    # The first tap's cost next to nothing, and every file has them.
-    first = (extractor.first,) if metrics else ()
-    return Needs(
-        _unique([*first, *taps(lambda metric: metric.moments)]),
-        taps(lambda metric: metric.both),
-        taps(lambda metric: (*metric.both, *metric.generated)),
+
+def spatial_frechet(comparison: Comparison) -> Results:
+    """Frechet distance over the spatial features (Nash et al. 2021)."""
+    return _frechet(comparison, "spatial", comparison.result_name("sFID"))
+
+
+def inception_score_results(comparison: Comparison) -> Results:
+    """Inception Score and its deviation, in the preset's order of images."""
+    logits = comparison.generated_features("logits_unbiased")
+    shuffled = comparison.preset.get("inception_score") == "shuffled"
+    mean, deviation = inception_score(
+        logits, shuffle_seed=_SHUFFLE_SEED if shuffled else None
     )
+    name = comparison.result_name
+    return {name("IS"): mean, name("IS_std"): deviation}
 
 
-def check_metrics(metrics: Sequence[str], more: Iterable[str] = ()) -> None:
-    """Refuses names of no metric.
-
-    Args:
-        metrics: names.
-        more: names that are right beside the keys of METRICS.
-
-    Raises:
-        UserError: names the first one, and all that there are.
-    """
-    known = (*METRICS, *more)
-    for name in metrics:
-        if name not in known:
-            raise UserError(
-                f"there is no metric '{name}'; use some of {', '.join(known)}."
-            )
+def kid_results(comparison: Comparison) -> Results:
+    """KID over subsets of 1000 images, or of as many as there are."""
+    reference, generated = comparison.features()
+    size = min(len(reference), len(generated), _SUBSET)
+    if size < _SUBSET:
+        warnings.warn(
+            f"KID is over subsets of {size} images, for there are no {_SUBSET} "
+            "on both sides",
+            stacklevel=2,
+        )
+    mean, deviation = kid(generated, reference, subset_size=size)
+    name = comparison.result_name
+    return {name("KID"): mean, name("KID_std"): deviation}
 
 
-def check_count(
-    metrics: Sequence[str], extractor: Extractor, count: int
-) -> None:
-    """Refuses too few images before any work is done on them.
-
-    Raises:
-        UserError: says how many it takes.
-    """
-    dim = extractor.taps[extractor.first]
-    fewest = dict.fromkeys(metrics, 2)
-    if "fd_infinity" in fewest:
-        fewest["fd_infinity"] = fewest_images(dim)
-    for name, least in fewest.items():
-        if count < least:
-            raise UserError(
-                f"{name} of {dim} numbers an image needs at least {least} "
-                f"images, and there are {count}; give more, or ask for other "
-                "metrics."
-            )
+def precision_recall_results(comparison: Comparison) -> Results:
+    """Precision and recall by the preset's number of neighbours."""
+    k = comparison.preset.get("precision_recall_k", 3)
+    found = precision_recall(*comparison.features(), k=k)
+    return {comparison.result_name(name): found[name] for name in found}
 
 
-def named_taps(metrics: Sequence[str]) -> tuple[str, ...]:
-    """The taps beside the first one that these metrics need."""
-    found = [METRICS[name] for name in metrics]
-    return _unique(
-        tap
-        for metric in found
-        for tap in (*metric.moments, *metric.both, *metric.generated)
-        if tap != FIRST
-    )
-
-
-def measure(
-    reference: Collected,
-    generated: Collected,
-    extractor: Extractor,
-    metrics: Sequence[str],
-) -> dict[str, Any]:
-    """Metrics of generated images, with all that a result has to say.
-
-    Args:
-        reference, generated: collected with what `needs` names.
-        extractor: of the features of both.
-        metrics: keys of METRICS.
-
-    Returns:
-        "metrics": numbers by name; "intervals": {"low", "high", "level",
-        "method"} of the Frechet distances; "extractor": its name, label and
-        identity; "preset": its record or None; "reference", "generated":
-        provenance; "num_samples"; "notes": sentences about what limits the
-        numbers.
-
-    Raises:
-        UserError: the sides do not compare, or a metric cannot be taken of
-            them.
-    """
-    needs(metrics, extractor)
-    check_sizes(reference.size, generated.size)
-    _check_spread(reference)
-    sides = Sides(reference, generated, extractor)
-    numbers: dict[str, float] = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for name in metrics:
-            numbers |= METRICS[name].function(sides)
-    said = [str(w.message) for w in caught if w.category is UserWarning]
-    notes = [reference.provenance.get("note"), generated.provenance.get("note")]
-    missing = [
-        f"{name} has no interval: the samples came as statistics, or are "
-        "fewer than 20"
-        for name in _distances(metrics, sides)
-        if name not in sides.intervals
-    ]
+def prdc_results(comparison: Comparison) -> Results:
+    """Density and coverage; precision and recall of k = 5 and open balls."""
+    names = {"precision": "precision_k5", "recall": "recall_k5"}
+    found = prdc(*comparison.features())
     return {
-        "metrics": {name: float(value) for name, value in numbers.items()},
-        "intervals": sides.intervals,
-        "extractor": {
-            "name": extractor.name,
-            "label": extractor.label,
-            **extractor.identity,
-        },
-        "preset": dict(sides.protocol) or None,
-        "reference": _provenance(reference),
-        "generated": _provenance(generated),
-        "num_samples": generated.count,
-        "notes": list(_unique([n for n in [*said, *notes, *missing] if n])),
+        comparison.result_name(names.get(name, name)): found[name]
+        for name in ("density", "coverage", *names)
     }
 
 
-def check_sizes(
-    reference: tuple[int, int] | None, generated: tuple[int, int] | None
-) -> None:
-    """Refuses sides of two resolutions, where both are known.
+def fd_infinity_results(comparison: Comparison) -> Results:
+    """Frechet distance of infinitely many samples."""
+    factor = comparison.factor(comparison.extractor.first)
+    found = fd_infinity(factor, comparison.generated_features())
+    value, points = found["value"], len(found["sizes"])
+    # points less the line's two numbers
+    half = student(_LEVEL, points - 2) * found["standard_error"]
+    method = f"line in 1 / n through {points} prefixes"
+    interval = Interval(value, value - half, value + half, _LEVEL, method)
+    return {f"{comparison.extractor.label}_infinity": interval}
 
-    Args:
-        reference, generated: height and width of the images.
 
-    Raises:
-        UserError: names the two.
-    """
-    if reference and generated and reference != generated:
-        (h, w), (other_h, other_w) = reference, generated
+def cmmd_results(comparison: Comparison) -> Results:
+    """CMMD, called by the network where it is not the published one."""
+    model = comparison.extractor.identity.get("model")
+    name = "CMMD" if model == _CMMD_MODEL else f"CMMD-{model}"
+    return {name: cmmd(*comparison.features())}
+
+
+def clip_score_results(comparison: Comparison) -> Results:
+    """CLIP-score of generated images and captions, by network and scale."""
+    from i2i_prior.evaluation.features.vision_encoders import clip_score
+
+    texts = comparison.generated.features.get(CAPTIONS)
+    if texts is None:
         raise UserError(
-            f"the reference has images of {w} x {h}, the other side of "
-            f"{other_w} x {other_h}, which do not compare; give --size N to "
-            "bring both to N x N."
+            "clip_score needs the captions of the generated images, which "
+            "are not known here; use `i2i-prior fid` on a SPEC that has them."
         )
+    model = comparison.extractor.identity["model"]
+    found = clip_score(comparison.generated_features(), texts, model)
+    return {f"CLIP-score-{found['model']}-x{found['scale']:g}": found["value"]}
 
 
-_INCEPTION = ("inception",)
+def match_results(comparison: Comparison) -> Results:
+    """Means of `condition_match` over the groups."""
+    groups = comparison.matches["match"]
+    return {
+        name: float(np.mean([group[name] for group in groups]))
+        for name in groups[0]
+    }
+
+
+def encoder_fidelity_results(comparison: Comparison) -> Results:
+    """Fidelity to the conditions by the run's own encoder."""
+    return concatenate(comparison.matches["fidelity"]).summary("fidelity")
+
+
+def feature_fidelity_results(comparison: Comparison) -> Results:
+    """Fidelity to the conditions by the features of the distances."""
+    name = f"fidelity-{comparison.extractor.label.removeprefix('FD-')}"
+    return concatenate(comparison.matches["fidelity_features"]).summary(name)
+
+
+_INCEPTION, _CLIP = ("inception",), ("clip",)
+_FRECHET = {"FD*": True, "FID*": True, "CLIP-FID*": True}
+_FIDELITY = {"fidelity*_cosine": False, "fidelity*_top1": False}
+_PRECISION = {"precision*": False, "recall*": False}
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric(values.fid_of, moments=(FIRST,), only=_INCEPTION),
-    "fd": Metric(values.fid_of, moments=(FIRST,)),
-    "sfid": Metric(values.sfid_of, moments=("spatial",), only=_INCEPTION),
+    "fid": Metric(
+        first_tap_frechet, _FRECHET, moments=(FIRST,), extractors=_INCEPTION
+    ),
+    "fd": Metric(first_tap_frechet, _FRECHET, moments=(FIRST,)),
+    "sfid": Metric(
+        spatial_frechet,
+        {"sFID*": True},
+        moments=("spatial",),
+        extractors=_INCEPTION,
+    ),
     "is": Metric(
-        values.inception_score_of,
+        inception_score_results,
+        {"IS*": False},
         generated=("logits_unbiased",),
-        only=_INCEPTION,
+        extractors=_INCEPTION,
     ),
-    "kid": Metric(values.kid_of, both=(FIRST,)),
-    "pr": Metric(values.precision_recall_of, both=(FIRST,)),
-    "prdc": Metric(values.prdc_of, both=(FIRST,)),
+    "kid": Metric(kid_results, {"KID*": True}, features=(FIRST,)),
+    "pr": Metric(precision_recall_results, _PRECISION, features=(FIRST,)),
+    "prdc": Metric(
+        prdc_results,
+        {"density*": False, "coverage*": False, **_PRECISION},
+        features=(FIRST,),
+    ),
     "fd_infinity": Metric(
-        values.fd_infinity_of, moments=(FIRST,), generated=(FIRST,)
+        fd_infinity_results,
+        _FRECHET,
+        moments=(FIRST,),
+        generated=(FIRST,),
+        fewest=fewest_images,
     ),
-    "cmmd": Metric(values.cmmd_of, both=(FIRST,), only=("clip",)),
-    CLIP_SCORE: Metric(
-        values.clip_score_of, generated=(FIRST,), only=("clip",)
+    "cmmd": Metric(
+        cmmd_results, {"CMMD*": True}, features=(FIRST,), extractors=_CLIP
+    ),
+    "clip_score": Metric(
+        clip_score_results,
+        {"CLIP-score*": False},
+        generated=(FIRST,),
+        captions=True,
+        extractors=_CLIP,
+    ),
+    "match": Metric(
+        match_results,
+        {"top1": False, "top5": False, "mean_rank": True},
+        match=lambda group: condition_match(group.images, group.samples),
+    ),
+    "fidelity": Metric(
+        encoder_fidelity_results, _FIDELITY, match=encoder_fidelity
+    ),
+    "fidelity_features": Metric(
+        feature_fidelity_results, _FIDELITY, match=feature_fidelity
     ),
 }
 
 
-def _check_spread(reference: Collected) -> None:
-    """All distances to one point would be small numbers that mean nothing."""
-    for tap, found in reference.statistics.items():
-        if found.count > 1 and not found.moment.any():
-            raise UserError(
-                f"all images of the reference have the same features '{tap}'; "
-                "look at the images and at what computes the features."
-            )
+def lower_is_better(result: str) -> bool:
+    """Direction of a result by its name, as "FD-colourtexture".
 
-
-def _distances(metrics: Sequence[str], sides: Sides) -> list[str]:
-    names = {
-        "fid": sides.extractor.label,
-        "fd": sides.extractor.label,
-        "sfid": sides.named("sFID"),
-    }
-    return [names[metric] for metric in metrics if metric in names]
-
-
-def _provenance(side: Collected) -> dict[str, Any]:
-    return {
-        **side.provenance,
-        "num_images": side.count,
-        "hash": side.hash,
-        "size": side.size,
-    }
-
-
-def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
+    Raises:
+      UserError: where it has none.
+    """
+    directions = dict(PAIR_DIRECTIONS)
+    for metric in METRICS.values():
+        directions |= metric.lower_is_better
+    for pattern, lower in directions.items():
+        if fnmatchcase(result, pattern):
+            return lower
+    raise UserError(
+        f"it is not known whether a greater or a smaller {result} is better; "
+        f"choose a metric among {', '.join(directions)}"
+    )

@@ -1,4 +1,4 @@
-"""Reconstructions: each image of one set against its own in the other."""
+"""Metrics of pairs: each image of one set with its own in the other."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.lpips import load_lpips
 from i2i_prior.evaluation.measures.reconstruction import psnr, ssim
-from i2i_prior.evaluation.sets.batching import mixed_sizes, rebatch
+from i2i_prior.evaluation.sets.streaming import mixed_sizes, rebatch
 
-# Of two uint8 arrays (n, H, W, 3), n numbers.
-Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Two uint8 arrays (n, H, W, 3) -> n numbers.
+PairFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _LPIPS = "lpips"
-_PLAIN: dict[str, Function] = {"psnr": psnr, "ssim": ssim}
+_PLAIN: dict[str, PairFunction] = {"psnr": psnr, "ssim": ssim}
 PAIRS = (*_PLAIN, _LPIPS)
+# Pattern of the results' names -> whether lower is better.
+PAIR_DIRECTIONS = {"PSNR": False, "SSIM": False, "LPIPS*": True}
 _AT_ONCE = 16
 
 
 def pair_functions(
     metrics: Sequence[str], lpips_weights: str | Path | None = None
-) -> dict[str, Function]:
-    """Some of PAIRS by the name of their result: "PSNR", "LPIPS-alex".
+) -> dict[str, PairFunction]:
+    """Functions of some metrics, by the name of their result, "LPIPS-alex".
 
     Args:
-        metrics: which.
+        metrics: of PAIRS.
         lpips_weights: see `load_lpips`.
 
     Raises:
@@ -50,7 +52,7 @@ def pair_functions(
 def measure_pairs(
     reference: Iterable[np.ndarray],
     generated: Iterable[np.ndarray],
-    functions: Mapping[str, Function],
+    functions: Mapping[str, PairFunction],
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, float]:
     """Means over the pairs, by name.

@@ -1,7 +1,7 @@
-"""Lists of prompts, as COCO-30k is one: which captions, in which order.
+"""Ordered lists of prompts, such as COCO-30k.
 
-No list of the 30 000 captions is agreed on, and scores of one model on two
-draws differ; so a result carries the hash of the ids and captions it is of.
+There is no agreed list of the 30 000 captions, and metrics of one model on two
+draws differ; so a result records the hash of its ids and captions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption and what its list calls it."""
+    """Caption and its id in the list."""
 
     id: str
     caption: str
@@ -31,14 +31,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     Args:
       path: UTF-8 text, a prompt a line, its id the number of the line from 0;
         or, as *.jsonl, a JSON object {"id": text or number, "caption": text}
-        a line. Empty lines are passed over.
+        a line. Empty lines are skipped.
 
     Raises:
       UserError: names the first line that is no prompt, or repeats an id.
     """
     path = Path(path)
     try:
-        # Not splitlines, which ends a line at characters captions may hold.
+        # Not splitlines, which splits at characters that captions may hold.
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
@@ -51,7 +51,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             continue
         prompt = Prompt(str(number), line.strip())
         if path.suffix == ".jsonl":
-            prompt = _parsed(line, f"line {number + 1} of {path}")
+            prompt = _parse(line, f"line {number + 1} of {path}")
         if prompt.id in prompts:
             raise UserError(
                 f"line {number + 1} of {path} repeats the id {prompt.id}; "
@@ -64,10 +64,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def subset(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
-    """`count` of the prompts, drawn without repeats, in the list's order.
+    """Random subset of `count` prompts, in the order of the list.
 
-    All of them where `count` is their number; a greater `count` of the same
-    seed holds the smaller one.
+    A greater `count` of the same seed contains the smaller one.
 
     Raises:
       UserError: where there are fewer.
@@ -82,16 +81,16 @@ def subset(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
 
 
 def prompt_hash(prompts: Sequence[Prompt]) -> str:
-    """SHA-256, as hex, over [[id, caption], ...] in order.
+    """SHA-256 of the prompts, as hex, over [[id, caption], ...] in order.
 
-    The text that is hashed is compact JSON in UTF-8, non-ASCII as it is.
+    The hashed text is compact JSON in UTF-8, non-ASCII characters unescaped.
     """
     pairs = [[prompt.id, prompt.caption] for prompt in prompts]
     text = json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _parsed(line: str, place: str) -> Prompt:
+def _parse(line: str, place: str) -> Prompt:
     try:
         found = json.loads(line)
         name, caption = found["id"], found["caption"]

@@ -1,4 +1,8 @@
-"""What comes of a measurement: a JSON, a line for a paper, a picture."""
+"""Results of a measurement: JSON files, a line for a paper, a picture.
+
+RUN/evaluations/STEP-FEATURES.json   the numbers and their provenance
+                STEP-FEATURES.png    the best and the worst conditions
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
+from i2i_prior.evaluation.features.colour_texture import FEATURES
+from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.distances import (
     feature_rows,
     squared_distances,
@@ -27,8 +34,8 @@ _COLUMNS = 8  # images of a row of the picture
 _SIDE = 96  # pixels, about, of an image in it
 
 
-def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
-    """Writes a result; whole or not at all. What is not finite is null.
+def write_result(path: str | Path, result: Mapping[str, Any]) -> None:
+    """Writes a result as JSON atomically; numbers that are not finite as null.
 
     Raises:
         UserError: nothing can be written there.
@@ -38,15 +45,64 @@ def write_json(path: str | Path, result: Mapping[str, Any]) -> None:
         write_bytes(path, f"{text}\n".encode())
 
 
-def line(result: Mapping[str, Any]) -> str:
-    """One line that a paper can quote.
+def result_path(
+    workdir: Path, step: int, extractor: Extractor, suffix: str = ""
+) -> Path:
+    """File of a step's result in a run directory.
+
+    Args:
+        workdir: the run directory.
+        step: of the checkpoint.
+        extractor: of the features.
+        suffix: after the name: `i2i-prior evaluate` gives the digest of its
+            samples' folder, and so leaves the files of the run itself alone.
+    """
+    name = extractor.name.replace("/", "_") + (suffix and f"-{suffix}")
+    return Path(workdir) / "evaluations" / f"{step:08d}-{name}.json"
+
+
+def with_sampling(
+    config: ConfigDict, step: int, result: dict[str, Any]
+) -> dict[str, Any]:
+    """Result of `evaluate_samples` with the options of the samples."""
+    match = {}
+    if "top1" in result["metrics"]:
+        match["match_features"] = FEATURES["thumbnails"].name
+    return {
+        "step": step,
+        **result,
+        **match,
+        "features": result["extractor"]["name"],
+        "per_condition": config.evaluate.per_condition,
+        "solver": config.sample.solver,
+        "steps": config.sample.steps,
+        "guidance": config.sample.guidance,
+        "seed": config.seed,
+    }
+
+
+def write_evaluation(
+    path: Path, result: dict[str, Any], picture: np.ndarray | None
+) -> None:
+    """Writes both files of a run, each atomically; the numbers come last.
+
+    Raises:
+      UserError: where they cannot be written.
+    """
+    if picture is not None:
+        image_grid.save_png(path.with_suffix(".png"), picture)
+    write_result(path, result)
+
+
+def format_line(result: Mapping[str, Any]) -> str:
+    """Line that a paper can quote.
 
     As "FID 12.34 +- 0.21 (95 %), N 50000, preset adm, reference ref.npz
     (1a2b3c4d), weights 6726825d".
     """
     intervals = result["intervals"]
     parts = [
-        f"{name} {_number(value, intervals.get(name))}"
+        f"{name} {_format_number(value, intervals.get(name))}"
         for name, value in result["metrics"].items()
     ]
     count = result["num_samples"]
@@ -74,14 +130,14 @@ def extremes_picture(
     generated_image: Callable[[int], np.ndarray],
     columns: int = _COLUMNS,
 ) -> np.ndarray:
-    """The generated images nearest to and farthest from the reference.
+    """Grid of the generated images nearest to and farthest from the reference.
 
-    Each has its nearest reference image below it: a near one that is the same
-    picture was learnt by heart, a far one is a failure, or new.
+    Each has its nearest reference image below it: a near copy of it shows
+    memorisation, a far one is a failure, or new.
 
     Args:
         reference, generated: with the features of `tap`.
-        tap: whose Euclidean distance counts.
+        tap: its Euclidean distance counts.
         reference_image, generated_image: row -> uint8 (H, W, 3).
         columns: images a row.
 
@@ -93,57 +149,50 @@ def extremes_picture(
     )
     columns = min(columns, len(distance))
     order = np.argsort(distance, kind="stable")
-    best, worst = order[:columns], order[::-1][:columns]
-    first = generated_image(int(best[0]))
-    height, width = first.shape[:2]
-
-    def row(images: Callable[[int], np.ndarray], rows: np.ndarray):
-        return np.stack([_sized(images(int(r)), width, height) for r in rows])
-
-    sheet = np.stack(
-        [
-            row(generated_image, best),
-            row(reference_image, nearest[best]),
-            row(generated_image, worst),
-            row(reference_image, nearest[worst]),
+    ends = order[:columns], order[::-1][:columns]
+    height, width = generated_image(int(order[0])).shape[:2]
+    sheet, labels = [], []
+    for label, rows in zip(("nearest", "farthest"), ends, strict=True):
+        low, high = distance[rows[0]], distance[rows[-1]]
+        labels += [f"{label}, {low:.3g} to {high:.3g}", "its reference"]
+        sheet += [
+            [_resized(image(int(row)), width, height) for row in indices]
+            for image, indices in (
+                (generated_image, rows),
+                (reference_image, nearest[rows]),
+            )
         ]
-    )
-    labels = [
-        f"nearest, {distance[best[0]]:.3g} to {distance[best[-1]]:.3g}",
-        "its reference",
-        f"farthest, {distance[worst[0]]:.3g} to {distance[worst[-1]]:.3g}",
-        "its reference",
-    ]
     scale = max(1, round(_SIDE / height))
-    return image_grid.grid(sheet, row_labels=labels, scale=scale)
+    return image_grid.grid(np.array(sheet), row_labels=labels, scale=scale)
 
 
 def _nearest(
     rows: np.ndarray, among: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each row to its nearest one `among`, and which that is."""
+    """Distance of each row to its nearest one `among`, and its index there."""
     distance = np.empty(len(rows))
-    which = np.empty(len(rows), np.int64)
+    nearest = np.empty(len(rows), np.int64)
     for part, slab in squared_distances(*feature_rows(rows, among)):
-        which[part] = slab.argmin(axis=1)
+        nearest[part] = slab.argmin(axis=1)
         distance[part] = np.sqrt(slab.min(axis=1).clip(0.0))
-    return distance, which
+    return distance, nearest
 
 
-def _sized(image: np.ndarray, width: int, height: int) -> np.ndarray:
+def _resized(image: np.ndarray, width: int, height: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     size, bicubic = (width, height), Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize(size, bicubic))
 
 
-def _number(value: float, interval: Mapping[str, Any] | None) -> str:
+def _format_number(value: float, interval: Mapping[str, Any] | None) -> str:
     if interval is None:
         return f"{value:.4g}"
     return str(Interval(value=value, **interval))
 
 
 def _plain(value: Any) -> Any:
+    """Value as JSON has it: NumPy's numbers as Python's, null for NaN."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

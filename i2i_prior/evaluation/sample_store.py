@@ -1,13 +1,13 @@
-"""Samples of a checkpoint, drawn once: chunk files that a rerun goes on from.
+"""Store of a checkpoint's samples: drawn once, in chunks that survive a kill.
 
-    RUN/evaluations/STEP-DIGEST/settings.json   what made the samples
+    RUN/evaluations/STEP-DIGEST/settings.json   settings of the samples
                                 000000.npy      uint8 (n, S, S, 3), n <= CHUNK
                                 000512.npy      named after their first sample
 
-DIGEST is of the settings, so samples of other settings never mix: they lie in
-a folder of their own. Sample i depends on (seed, i) and its condition only,
-and chunks do not depend on how many samples are drawn at once; so a run that
-was killed and one that was not leave the same bytes.
+DIGEST is of the settings, so samples of other settings have another folder.
+Sample i depends on (seed, i) and its condition only, and chunks do not depend
+on how many samples are drawn at once; so a run that was killed and started
+again leaves the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ import numpy as np
 
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import (
-    atomic_path,
-    remove_partial,
-    write_json,
+from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import atomic_path, remove_partial, write_json
+
+# Samples a file: lost by a kill at most, and in memory at once.
+CHUNK = 512
+_REMEDY = (
+    "free space or choose another place, then run the same command to go on"
 )
 
-# Samples a file: what a kill loses at most, and what is in memory at once.
-CHUNK = 512
 
+class SampleStore:
+    """Samples of one setting, by chunk; missing ones are drawn and kept.
 
-class Samples:
-    """The samples of one setting, by chunk; drawn where they are not there.
-
-    All processes of a run call alike; the first one writes.
+    All processes of a run call it; the first one writes.
 
     Args:
-      folder: where the chunks lie, see `folder_of`; None keeps none.
+      folder: of the chunks, see `settings_folder`; None keeps none.
       settings: plain values, for settings.json.
     """
 
@@ -59,8 +59,8 @@ class Samples:
 
         Args:
           start: number of the first.
-          count: how many.
-          draw: makes them, where they are not there.
+          count: of samples.
+          draw: draws them, where they are not in the store.
 
         Raises:
           UserError: where a file is damaged or the disk is full.
@@ -77,20 +77,18 @@ class Samples:
         return images
 
     def _write(self, path: Path, images: np.ndarray) -> None:
-        try:
+        with write_errors(path, _REMEDY):
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True)
                 write_json(path.parent / "settings.json", self._settings)
-            with atomic_path(path) as beside, beside.open("wb") as file:
+            with atomic_path(path) as partial, partial.open("wb") as file:
                 np.save(file, images, allow_pickle=False)
-        except OSError as error:
-            raise _unwritten(path, error) from error
 
 
-def folder_of(
+def settings_folder(
     evaluations: Path, step: int, settings: Mapping[str, Any]
 ) -> Path:
-    """Where samples of these settings lie; leftovers of a kill are removed."""
+    """Folder of the samples of these settings, without files of a kill."""
     text = json.dumps(dict(settings), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = evaluations / f"{step:08d}-{digest}"
@@ -100,13 +98,13 @@ def folder_of(
 
 
 @contextlib.contextmanager
-def npz_written(
+def npz_writer(
     path: Path, count: int
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """An npz of images as ADM's evaluator reads it, written as they come.
+    """Writes an npz of images, as ADM's evaluator reads it, part by part.
 
-    Its one array is arr_0, uint8 (count, H, W, 3). Nothing is there before
-    all of it is.
+    Its one array is arr_0, uint8 (count, H, W, 3). The file takes its name
+    when all images are written.
 
     Args:
       path: of the file.
@@ -119,11 +117,11 @@ def npz_written(
       UserError: where it cannot be written, or `count` images did not come.
     """
     left = count
-    try:
+    with write_errors(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            atomic_path(path) as beside,
-            zipfile.ZipFile(beside, "w") as archive,
+            atomic_path(path) as partial,
+            zipfile.ZipFile(partial, "w") as archive,
             # ZipInfo has a fixed date: the same images are the same bytes.
             archive.open(
                 zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True
@@ -149,27 +147,17 @@ def npz_written(
                 raise UserError(
                     f"{count - left} images came for {path}, not {count}"
                 )
-    except OSError as error:
-        raise _unwritten(path, error) from error
 
 
 def _read(path: Path, count: int) -> np.ndarray:
+    remedy = "delete it, and it is drawn again"
     try:
         images = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); delete it, and it is drawn again"
-        ) from error
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != count:
         raise UserError(
             f"{path} holds {images.dtype} {images.shape}, not {count} "
-            "samples; delete it, and it is drawn again"
+            f"samples; {remedy}"
         )
     return images
-
-
-def _unwritten(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path} ({error.strerror}); free space or choose "
-        "another place, then run the same command to go on"
-    )

@@ -1,4 +1,4 @@
-"""An image encoder on its own: of an export, or as others publish it."""
+"""Image encoders of exports and of published files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.open_image import open_image
 from i2i_prior.errors import UserError
+from i2i_prior.inference.batches import padded_batches
 from i2i_prior.interop import encoders, native
 from i2i_prior.interop.files.state_dicts import read_state_dict
 from i2i_prior.models.functional import Flat, make_functional
@@ -25,16 +27,15 @@ Preprocess = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 class Encoder:
-    """An image encoder: normalised pixels in, `Features` out.
+    """Image encoder from normalised pixels to `Features`.
 
     Attributes:
       config: its shape.
       parameters: name -> array; they may be replaced by arrays of the same
         shapes under other shardings (`parallel.sharding`).
-      preprocess: uint8 images (H, W, 3), a list -> what it reads, float32
-        (B, S, S, 3).
-      notes: sentences on what its file did not say.
-      pixels: how `preprocess` scales them, as config.encoder.pixels.
+      preprocess: list of uint8 images (H, W, 3) -> float32 (B, S, S, 3).
+      notes: sentences on properties that its file did not state.
+      pixels: scaling by `preprocess`, as config.encoder.pixels.
     """
 
     def __init__(
@@ -56,17 +57,17 @@ class Encoder:
         )
 
     def __call__(self, pixels: Any) -> Features:
-        """pixels float (B, H, W, 3), normalised -> `Features`, float32.
+        """Encodes normalised pixels (B, H, W, 3) to float32 `Features`.
 
-        H and W are multiples of the patch; where they are not those of
-        `config.image_size`, positions are interpolated as the family does.
+        H and W are multiples of the patch; other sizes than
+        `config.image_size` interpolate positions as the family does.
         """
         return self._forward(self.parameters, jnp.asarray(pixels))
 
     def embed(
         self, images: Sequence[str | Path | np.ndarray], batch_size: int = 64
     ) -> np.ndarray:
-        """`Features.cls` over its L2 norm, as Lumos conditions on it.
+        """Embeds images as `Features.cls` over its L2 norm, as in Lumos.
 
         Args:
           images: paths, or uint8 (H, W, 3) arrays.
@@ -78,20 +79,14 @@ class Encoder:
         Raises:
           UserError: for no images, or one that is unusable.
         """
-        # The interface is built upon this module.
-        from i2i_prior.data.open_image import open_image
-
         if not len(images) or batch_size < 1:
             raise UserError("embed needs an image or more and batch_size >= 1")
-        size = min(batch_size, len(images))
         found = []
-        for start in range(0, len(images), size):
-            chunk = [open_image(i) for i in images[start : start + size]]
-            pixels = self.preprocess(chunk)
-            # The last batch is filled up, so that one program does it all.
-            spare = [(0, size - len(chunk)), (0, 0), (0, 0), (0, 0)]
-            cls = self(np.pad(pixels, spare)).cls
-            found.append(np.asarray(cls)[: len(chunk)])
+        size = min(batch_size, len(images))
+        for rows, count in padded_batches(len(images), size):
+            chunk = [open_image(images[row]) for row in rows[:count]]
+            pixels = self.preprocess(chunk)[rows - rows[0]]
+            found.append(np.asarray(self(pixels).cls)[:count])
         vectors = np.concatenate(found)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.maximum(norms, 1e-12)
@@ -105,26 +100,27 @@ def load_encoder(
     precision: str | None = None,
     part: str = "vision",
 ) -> Any:
-    """An encoder out of a file of weights.
+    """Loads an encoder from a file of weights.
 
     Args:
       path: a file that `i2i-prior export` wrote; or weights of DINO, DINOv2,
         CLIP, SigLIP, MAE or I-JEPA under their authors' or Hugging Face's
         names, a file or a folder (`interop.files.read_state_dict`).
-      heads, family: what a file may not tell (`interop.encoders.describe`).
-      image_size: side S that `preprocess` makes; the published one where
+      heads, family: where the file does not imply them, see
+        `interop.encoders.describe`.
+      image_size: side S of preprocessed images; the published one where
         None.
-      precision: a name of `matmul.PRECISIONS`; the run's own where None,
-        float32 for the weights of others.
+      precision: a name of `models.precision.PRECISIONS`; the run's own where
+        None, float32 for published weights.
       part: "vision", or "text" for the text half of a file with both.
 
     Returns:
       an `Encoder`; an `interop.text.TextEncoder` for the part "text" and
-      where a file holds a text encoder alone.
+      for a file with a text encoder alone.
 
     Raises:
-      UserError: where the file is missing or holds no encoder that is known,
-        or an argument does not fit it.
+      UserError: where the file is missing or holds no known encoder, or an
+        argument does not fit it.
     """
     path = Path(path)
     _check_names(precision, part)
@@ -135,7 +131,7 @@ def load_encoder(
                 "shape and holds no text encoder; leave heads, family and "
                 "part out"
             )
-        return _native(path, image_size, precision)
+        return _load_native(path, image_size, precision)
     if not path.exists():
         raise UserError(f"no weight file {path}")
     state = read_state_dict(path)
@@ -161,7 +157,7 @@ def _check_names(precision: str | None, part: str) -> None:
         raise UserError(f"part {part!r} is unknown; choose vision or text")
 
 
-def _native(
+def _load_native(
     path: Path, image_size: int | None, precision: str | None
 ) -> Encoder:
     parameters, run = native.read(path, "encoder/")
@@ -178,13 +174,14 @@ def _native(
 
 
 def _published(config: ViTConfig, image_size: int | None) -> Preprocess:
+    """Preprocessing of the encoder's family."""
     record = PREPROCESSING[config.family]
     size = image_size or record.size or config.image_size
     return lambda images: preprocess(images, record, size)
 
 
 def _symmetric(config: ViTConfig, image_size: int | None) -> Preprocess:
-    """As encoders trained here see images: central squares in [-1, 1]."""
+    """Preprocessing of encoders trained here: central squares in [-1, 1]."""
     size = image_size or config.image_size
 
     def squares(images: Sequence[np.ndarray]) -> np.ndarray:

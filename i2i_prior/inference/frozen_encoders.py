@@ -1,4 +1,4 @@
-"""Latents and embeddings of images, for `i2i-prior prepare`."""
+"""Frozen networks that make latents and embeddings for `i2i-prior prepare`."""
 
 from __future__ import annotations
 
@@ -17,25 +17,18 @@ from i2i_prior.data.decode_image import center_crop
 from i2i_prior.data.examples import Field
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.errors import UserError
-from i2i_prior.inference.encoder import (
-    Encoder,
-    load_encoder,
-)
+from i2i_prior.inference.encoder import Encoder, load_encoder
 from i2i_prior.interop.autoencoders import (
     Autoencoder,
     functional_of,
     load_autoencoder,
 )
 from i2i_prior.interop.files.hashing import hash_of
-from i2i_prior.models.autoencoder import (
-    AUTOENCODERS,
-)
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-)
+from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 
 CHOICES = ("cls", "patches")
-# A pair of files is the tiny autoencoder of the same latent space.
+# Tiny autoencoder of the same latent space, for a pair of files.
 _TINY = {
     "sd": "taesd",
     "sdxl": "taesdxl",
@@ -46,26 +39,26 @@ _TINY = {
 
 
 @dataclass(frozen=True)
-class Network:
-    """One of the networks.
+class FrozenNetwork:
+    """Network that encodes images into one field of an example.
 
     Attributes:
-      name: of its field.
-      look: an image, uint8 (H, W, 3) of any size -> what it reads of it.
-      encode: a batch of that, on the devices -> float (B, ...).
-      said: of it in the manifest.
-      notes: sentences on what its file did not say.
+      name: of the field.
+      preprocess: uint8 (H, W, 3) of any size -> input of the network.
+      encode: a batch of inputs, on the devices -> float (B, ...).
+      record: of it in the manifest.
+      notes: sentences on properties that its file did not state.
     """
 
     name: str
-    look: Callable[[np.ndarray], np.ndarray]
+    preprocess: Callable[[np.ndarray], np.ndarray]
     encode: Callable[[jax.Array], jax.Array]
-    said: dict[str, Any]
+    record: dict[str, Any]
     notes: Sequence[str]
 
 
-def open_autoencoder(kind: str, weights: str, size: int) -> Network:
-    """Images in [0, 255] to latents, normalised as the diffusion sees them.
+def open_autoencoder(kind: str, weights: str, size: int) -> FrozenNetwork:
+    """Opens an autoencoder from images to latents in the diffusion's scale.
 
     Args:
       kind: a name of `AUTOENCODERS`.
@@ -77,7 +70,8 @@ def open_autoencoder(kind: str, weights: str, size: int) -> Network:
       an autoencoder with a Gaussian, else (B, h, w, C).
 
     Raises:
-      UserError: where the file does not hold it, or the size does not fit.
+      UserError: where the file holds another network, or the size does not
+        fit.
     """
     if not isinstance(AUTOENCODERS.get(kind), AutoencoderConfig):
         known = [name for name in AUTOENCODERS if name != "pixels"]
@@ -98,7 +92,7 @@ def open_autoencoder(kind: str, weights: str, size: int) -> Network:
             f"{model.config.factor}, not {size}"
         )
     known_shape = AUTOENCODERS[kind] == model.config
-    return Network(
+    return FrozenNetwork(
         "latent",
         lambda image: center_crop(image, size),
         _latents(model),
@@ -123,19 +117,20 @@ def _latents(model: Autoencoder) -> Callable[[jax.Array], jax.Array]:
             return jnp.concatenate(module.gaussian(images), -1)
         return module.encode(images)
 
-    parameters = _everywhere(model.parameters)
+    parameters = _replicate(model.parameters)
     return lambda images: encode(parameters, images)
 
 
-def open_encoder(text: str) -> Network:
-    """NAME=FILE[:cls|patches] -> an image encoder, `cls` by default.
+def open_encoder(text: str) -> FrozenNetwork:
+    """Opens an image encoder by NAME=FILE[:cls|patches], `cls` by default.
 
     Returns:
-      a network whose embeddings are (B, M, width), as the encoder gives
-      them: M is 1 for cls, the number of patches else.
+      a network whose embeddings are (B, M, width): M is 1 for cls, else the
+      number of patches.
 
     Raises:
-      UserError: where the text is none, or the file holds no image encoder.
+      UserError: where the text is malformed, or the file holds no image
+        encoder.
     """
     name, equals, path = text.partition("=")
     rest, colon, choice = path.rpartition(":")
@@ -151,41 +146,43 @@ def open_encoder(text: str) -> Network:
     encoder = load_encoder(path)
     if not isinstance(encoder, Encoder):
         raise UserError(f"{path} holds a text encoder; give an image encoder")
-    encoder.parameters = _everywhere(encoder.parameters)
+    encoder.parameters = _replicate(encoder.parameters)
 
     def encode(pixels: jax.Array) -> jax.Array:
         features = encoder(pixels)
         return features.cls[:, None] if choice == "cls" else features.patches
 
-    def look(image: np.ndarray) -> np.ndarray:
+    def preprocess(image: np.ndarray) -> np.ndarray:
         return encoder.preprocess([image])[0]
 
-    view = look(np.zeros((8, 8, 3), np.uint8))
-    said = {
+    view = preprocess(np.zeros((8, 8, 3), np.uint8))
+    record = {
         "family": encoder.config.family,
         "sha256": hash_of(path),
         "choice": choice,
         "view_size": view.shape[0],
         "pixels": encoder.pixels,
     }
-    return Network(f"embedding/{name}", look, encode, said, encoder.notes)
+    return FrozenNetwork(
+        f"embedding/{name}", preprocess, encode, record, encoder.notes
+    )
 
 
-def encoding_of(
-    networks: Sequence[Network], batch: int, dtype: str, flip: bool
+def make_encoding(
+    networks: Sequence[FrozenNetwork], batch: int, dtype: str, flip: bool
 ) -> Encoding:
-    """All networks over one batch of images.
+    """Encoding of images by all networks.
 
     Args:
       networks: of different names, in the order of their fields.
       batch: images at once on each device of this process.
       dtype: "float16" or "bfloat16", of the results.
-      flip: whether the mirrored image comes second.
+      flip: encodes the mirrored image as well, in the second place.
     """
     rows = _sharding("batch")
 
-    def look(image: np.ndarray) -> dict[str, np.ndarray]:
-        return {network.name: network.look(image) for network in networks}
+    def preprocess(image: np.ndarray) -> dict[str, np.ndarray]:
+        return {network.name: network.preprocess(image) for network in networks}
 
     def encode(seen: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         found = {}
@@ -197,23 +194,23 @@ def encoding_of(
         return found
 
     batch *= jax.local_device_count()
-    empty = look(np.zeros((8, 8, 3), np.uint8))
+    empty = preprocess(np.zeros((8, 8, 3), np.uint8))
     one = {name: array[None].repeat(batch, 0) for name, array in empty.items()}
     made = jax.eval_shape(encode, one)
     fields = tuple(
         Field(network.name, "array", dtype, made[network.name].shape[1:])
         for network in networks
     )
-    return Encoding(fields, look, encode, batch)
+    return Encoding(fields, preprocess, encode, batch)
 
 
-def _everywhere(parameters: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """A copy on each device of this process."""
+def _replicate(parameters: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Copies parameters to each device of this process."""
     return jax.device_put(dict(parameters), _sharding())
 
 
 def _sharding(*axes: str) -> NamedSharding:
-    """Over the devices of this process, which share nothing with others'."""
+    """Sharding over the devices of this process alone."""
     devices = jax.local_devices()
     mesh = jax.make_mesh(
         (len(devices),), ("batch",), (AxisType.Auto,), devices=devices

@@ -1,10 +1,10 @@
-"""From embeddings and noise to images: one compiled program a setting."""
+"""Generation of images from embeddings and noise, a program a setting."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,62 +13,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from i2i_prior.diffusion.samplers import sample
+from i2i_prior.errors import UserError
+from i2i_prior.inference.batches import padded_batches
+from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
-from i2i_prior.parallel.constraints import (
-    on_mesh,
-    shard_batch,
-    whole,
-)
+from i2i_prior.parallel.constraints import on_mesh, shard_batch, whole
 from i2i_prior.tasks.base import Task
+from i2i_prior.tasks.checks import check_conditions, check_latents
 from i2i_prior.tasks.conditions import Conditions
-
-
-@dataclass(frozen=True)
-class SampleOptions:
-    """How to sample; hashable, so that each setting compiles once.
-
-    Attributes:
-      solver: a name of `diffusion.samplers.SOLVERS`.
-      steps: solver steps.
-      guided: whether the null half runs at all.
-      interval: path times between which guidance acts.
-      lower_order_final: first-order last step of multistep solvers.
-      clip: every estimate of x0 is held in [-clip, clip]; 0 for no bound.
-      null_mask: see `tasks.conditions.with_null`.
-    """
-
-    solver: str = "dpmpp_2m"
-    steps: int = 20
-    guided: bool = True
-    interval: tuple[float, float] = (0.0, 1.0)
-    lower_order_final: bool = True
-    clip: float = 0.0
-    null_mask: str = "full"
-
-    @classmethod
-    def from_config(cls, section: Any) -> SampleOptions:
-        """From the `sample` section of a config."""
-        return cls(
-            solver=section.solver,
-            steps=section.steps,
-            guided=section.guidance != 1,
-            interval=(section.guidance_low, section.guidance_high),
-            lower_order_final=section.lower_order_final,
-            clip=section.clip,
-            null_mask=section.null_mask,
-        )
 
 
 class Generator:
     """Embeds views and generates images for one task.
 
     Args:
-      task: what the parameters mean.
+      task: of the parameters.
       mesh: of the parameters, where they are sharded: images are then
-        spread over it. All processes of a run call alike, with the same
-        arguments, and get the same whole images.
-      truncate: grey levels are cut off, as ADM's sampler does, half a level
+        spread over it. All processes of a run call with the same arguments
+        and get the same whole images.
+      truncate: cuts grey levels off, as ADM's sampler does, half a level
         darker; otherwise they are rounded.
     """
 
@@ -84,18 +48,85 @@ class Generator:
 
     @functools.partial(jax.jit, static_argnums=0)
     def embed(self, parameters: Flat, views: np.ndarray) -> Array:
-        """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C)."""
+        """Embeds views, uint8 (B, V, V, 3), to float32 (B, M0, C)."""
         with self._on_mesh():
             return self.task.embed(parameters, shard_batch(jnp.asarray(views)))
 
     @functools.partial(jax.jit, static_argnums=0)
     def embedding(self, parameters: Flat, views: np.ndarray) -> Array:
-        """As `embed`, the mean over the tokens: (B, C), whole everywhere."""
+        """Mean of `embed` over the tokens, (B, C), replicated."""
         with self._on_mesh():
             tokens = self.task.embed(
                 parameters, shard_batch(jnp.asarray(views))
             )
             return whole(tokens.mean(1))
+
+    def check(
+        self, x: Array, tokens: Any, conditions: dict[str, Any]
+    ) -> Array | None:
+        """Tokens as an array, once all inputs fit the model.
+
+        Raises:
+          UserError: where a condition is missing or the model takes none.
+        """
+        tokens = None if tokens is None else jnp.asarray(tokens)
+        shapes = self.task.shapes
+        check_latents(shapes.dit, x)
+        check_conditions(
+            shapes.dit, shapes.conditioner, len(x), tokens, conditions
+        )
+        return tokens
+
+    def sample(
+        self,
+        parameters: Flat,
+        noise: Any,
+        tokens: Any = None,
+        *,
+        null_mask: Any = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        lower_order_final: bool | None = None,
+        **conditions: Any,
+    ) -> Array:
+        """Samples latents of any task from checked inputs, see `Prior.sample`.
+
+        Args:
+          parameters: all of them, by name.
+          noise, tokens, ...: as for `Prior.sample`.
+
+        Raises:
+          UserError: where a condition is missing or the model takes none.
+        """
+        mode = null_mask if isinstance(null_mask, str) else None
+        if mode not in (None, "full", "caption"):
+            raise UserError(
+                f"null_mask {mode!r} is unknown; choose full or caption, or "
+                "give a mask"
+            )
+        if mode is None:
+            conditions["null_mask"] = null_mask
+        options, scale = SampleOptions.resolve(
+            self.task.config, steps, guidance, solver, lower_order_final, mode
+        )
+        unknown = conditions.keys() - set(Conditions._fields)
+        if unknown:
+            raise UserError(
+                f"sample knows no {', '.join(sorted(unknown))}; conditions "
+                f"are {', '.join(Conditions._fields)}"
+            )
+        arrays, noise = condition_arrays(**conditions), jnp.asarray(noise)
+        return self.latents(
+            parameters,
+            self.check(noise, tokens, arrays),
+            noise,
+            scale,
+            options,
+            jax.random.key(seed),
+            Conditions(**arrays),
+        )
 
     def latents(
         self,
@@ -116,7 +147,7 @@ class Generator:
           guidance: scale; only used where options.guided.
           options: the compiled setting.
           key: for stochastic solvers.
-          conditions: what the model wants beside embeddings.
+          conditions: further inputs of the model.
 
         Returns:
           latents float32 (B, H, W, C).
@@ -167,14 +198,14 @@ class Generator:
         options: SampleOptions,
         key: Array | None = None,
     ) -> np.ndarray:
-        """As `latents`, decoded: uint8 (B, S, S, 3)."""
+        """Images uint8 (B, S, S, 3) of the `latents` of these arguments."""
         latents = self.latents(
             parameters, embeddings, noise, guidance, options, key
         )
         return self.decode(parameters, latents)
 
     def decode(self, parameters: Flat, latents: Array) -> np.ndarray:
-        """latents (B, H, W, C) -> uint8 (B, S, S, 3)."""
+        """Decodes latents (B, H, W, C) to images, uint8 (B, S, S, 3)."""
         return np.asarray(self._decode(parameters, latents))
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -199,7 +230,7 @@ def draw_noise(
 
 
 def keys(seed: int, indices: np.ndarray | range) -> Array:
-    """A key for each index: fold_in(key(seed), index), (len(indices),)."""
+    """Keys (len(indices),), each fold_in(key(seed), index)."""
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
         jnp.asarray(indices)
     )
@@ -215,9 +246,9 @@ def generate_for(
     seed: int,
     batch_size: int,
     first: int = 0,
-    progress: Any = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """One image for each view, in fixed-size batches (one compilation).
+    """Generates one image for each view, in batches of one size.
 
     Args:
       generator, parameters: the model.
@@ -232,23 +263,29 @@ def generate_for(
       uint8 (N, S, S, 3).
     """
     shape = generator.task.latent_shape(1)[1:]
-    size = min(batch_size, len(views))
-    out = []
-    for start in range(0, len(views), size):
-        # The last batch repeats its last view, to keep the shape.
-        rows = np.arange(start, start + size)
-        inside = np.minimum(rows, len(views) - 1)
-        embeddings = generator.embed(parameters, views[inside])
-        out.append(
-            generator.images(
-                parameters,
-                embeddings,
-                draw_noise(seed, first + rows, shape),
-                guidance,
-                options,
-                keys(seed, first + rows),
-            )
+    out, done = [], 0
+    for rows, count in padded_batches(len(views), min(batch_size, len(views))):
+        embeddings = generator.embed(parameters, views[rows])
+        images = generator.images(
+            parameters,
+            embeddings,
+            draw_noise(seed, first + rows, shape),
+            guidance,
+            options,
+            keys(seed, first + rows),
         )
+        out.append(images[:count])
+        done += count
         if progress is not None:
-            progress(min(start + size, len(views)))
-    return np.concatenate(out)[: len(views)]
+            progress(done)
+    return np.concatenate(out)
+
+
+def condition_arrays(**conditions: Any) -> dict[str, Array | None]:
+    """Conditions as JAX arrays, masks as bool."""
+    return {
+        name: None
+        if value is None
+        else jnp.asarray(value, bool if name.endswith("mask") else None)
+        for name, value in conditions.items()
+    }

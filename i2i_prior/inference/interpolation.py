@@ -1,4 +1,4 @@
-"""Walks between two embeddings."""
+"""Interpolation between two embeddings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Array = jax.Array
 
 
 def lerp(start: Array, end: Array, weights: Array) -> Array:
-    """(1 - w) start + w end, not normalised again (as Lumos does it).
+    """Linear interpolation, (1 - w) start + w end, as Lumos does it.
 
     Args:
       start, end: (M, C).
@@ -23,10 +23,10 @@ def lerp(start: Array, end: Array, weights: Array) -> Array:
 
 
 def slerp(start: Array, end: Array, weights: Array) -> Array:
-    """Along the great circle of each token (Shoemake, SIGGRAPH 1985).
+    """Spherical interpolation of each token (Shoemake, SIGGRAPH 1985).
 
-    Lengths go linearly from one to the other. Tokens that are parallel,
-    opposite or zero are lerped: the arc is not defined there.
+    Lengths are interpolated linearly. Tokens that are parallel, opposite or
+    zero are lerped: the arc is not defined there.
 
     Args:
       start, end: (M, C).

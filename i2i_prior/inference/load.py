@@ -1,6 +1,6 @@
-"""Whatever holds a prior -> its config and parameters.
+"""Loading of a prior: its config and parameters.
 
-A run directory, a file or a folder that `i2i-prior export` wrote, or a
+From a run directory, a file or a folder that `i2i-prior export` wrote, or a
 published checkpoint of a known layout.
 """
 
@@ -12,28 +12,28 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from i2i_prior.checkpoint.run_dir import (
-    WEIGHTS,
-    load_config,
-)
+from i2i_prior.checkpoint.run_dir import WEIGHTS, load_config
 from i2i_prior.errors import UserError
 from i2i_prior.interop import native
 from i2i_prior.models.functional import Flat
+from i2i_prior.parallel.sharding import parameter_shardings
 from i2i_prior.tasks.network import parameter_shapes
 
 
 @dataclass
 class Loaded:
-    """A model ready for use.
+    """Loaded model.
 
     Attributes:
       config: of the run, or the one that the weights imply.
       parameters: name -> float32 jax array.
       step: optimizer updates it has seen, None where unknown.
-      layout: "run", "native", "torch", or a key of `recognise.LAYOUTS`.
-      notes: sentences on what was assumed or left out.
+      layout: "run", "native", "torch", or a published one, a key of
+        `interop.layouts.detect.LAYOUTS`.
+      notes: sentences on assumptions, and on arrays that were left out.
     """
 
     config: ConfigDict
@@ -41,6 +41,11 @@ class Loaded:
     step: int | None = None
     layout: str = "run"
     notes: list[str] = field(default_factory=list)
+
+    def add(self, parameters: Flat, notes: list[str]) -> None:
+        """Adds the parameters of another network, and its notes."""
+        self.parameters |= parameters
+        self.notes += notes
 
 
 def load_model(
@@ -59,21 +64,21 @@ def load_model(
     autoencoder_kind: str | None = None,
     precision: str | None = None,
 ) -> Loaded:
-    """Opens a prior.
+    """Loads a prior onto the first device.
 
     Args:
       path: see the module docstring.
-      step: which checkpoint of a run, or "best"; the newest when None.
-      layout: of a published checkpoint; recognised when None.
-      weights: "ema" or "raw", where both are there.
-      heads, base_size, position_scale: what a published checkpoint does not
-        tell, see `recognise.implied_config`.
+      step: checkpoint of a run, or "best"; the newest when None.
+      layout: of a published checkpoint; detected when None.
+      weights: "ema" or "raw", of files that hold both.
+      heads, base_size, position_scale: properties that shapes do not imply,
+        see `interop.layouts.detect.implied_config`.
       encoder: published image encoder to embed images with.
-      encoder_heads, encoder_family: what its file does not tell.
+      encoder_heads, encoder_family: properties that its file does not imply.
       autoencoder: published autoencoder of the latents, a file or folder, or
         `ENCODER,DECODER`.
-      autoencoder_kind: which (sd, sdxl, ...), where its file does not tell.
-      precision: what it computes in, a name of `matmul.PRECISIONS`; the
+      autoencoder_kind: sd, sdxl, ..., where its file does not imply it.
+      precision: of computation, a name of `models.precision.PRECISIONS`; the
         run's own, and float32 for a published checkpoint, where None.
 
     Raises:
@@ -110,19 +115,35 @@ def load_model(
             notes=found.notes,
         )
     else:
-        loaded = _load_run(path, step, weights)
+        loaded = load_run(path, step, weights)
     if precision is not None:
         loaded.config.model.precision = precision
     if encoder is not None:
-        _attach_encoder(loaded, encoder, encoder_heads, encoder_family)
+        from i2i_prior.interop.load_frozen import attach_encoder
+
+        if loaded.config.encoder.kind != "none":
+            raise _has_own("image encoder", "encoder")
+        loaded.add(
+            *attach_encoder(
+                loaded.config, encoder, encoder_heads, encoder_family
+            )
+        )
     if autoencoder is not None:
-        _attach_autoencoder(loaded, autoencoder, autoencoder_kind)
+        from i2i_prior.interop.load_frozen import attach_autoencoder
+
+        if loaded.config.autoencoder.weights:
+            raise _has_own("autoencoder", "autoencoder")
+        loaded.add(
+            *attach_autoencoder(
+                loaded.config, str(autoencoder), autoencoder_kind
+            )
+        )
     _check(loaded, path)
     return loaded
 
 
 def _holds_weights(path: Path) -> bool:
-    """Whether it is a folder of published weights, and not a run's."""
+    """Returns True for a folder of published weights that is no run's."""
     patterns = ("*.safetensors", "*.index.json", "*.bin")
     ours = (path / "checkpoints").exists() or (path / WEIGHTS).exists()
     return not ours and any(
@@ -130,54 +151,46 @@ def _holds_weights(path: Path) -> bool:
     )
 
 
-def _load_run(path: Path, step: int | str | None, weights: str) -> Loaded:
+def load_run(
+    path: str | Path,
+    step: int | str | None = None,
+    weights: str = "ema",
+    mesh: Mesh | None = None,
+) -> Loaded:
+    """Loads a checkpoint of a run directory.
+
+    Args:
+      path, step, weights: see `load_model`.
+      mesh: that the parameters are sharded over; None for the first device.
+
+    Raises:
+      UserError: where there is no such checkpoint.
+    """
     from i2i_prior.checkpoint.restore import load_parameters
 
+    path = Path(path)
     config = load_config(path)
+    shapes = parameter_shapes(config)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shardings = parameter_shardings(shapes, mesh) if mesh else {}
     abstract = {
-        name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device)
-        for name, s in parameter_shapes(config).items()
+        name: jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=shardings.get(name, device)
+        )
+        for name, shape in shapes.items()
     }
     parameters, found = load_parameters(path, abstract, step, weights)
     return Loaded(config, parameters, found)
 
 
-def _attach_encoder(
-    loaded: Loaded, file: str | Path, heads: int | None, family: str | None
-) -> None:
-    from i2i_prior.interop import load_frozen
-
-    if loaded.config.encoder.kind != "none":
-        raise UserError(
-            "this model carries its own image encoder; load it without encoder"
-        )
-    parts, notes = load_frozen.attach_encoder(
-        loaded.config, file, heads, family
+def _has_own(network: str, option: str) -> UserError:
+    return UserError(
+        f"this model carries its own {network}; load it without {option}"
     )
-    loaded.parameters |= parts
-    loaded.notes += notes
-
-
-def _attach_autoencoder(
-    loaded: Loaded, file: str | Path, kind: str | None
-) -> None:
-    from i2i_prior.interop import load_frozen
-
-    if loaded.config.autoencoder.weights:
-        raise UserError(
-            "this model carries its own autoencoder; load it without "
-            "autoencoder"
-        )
-    parts, notes = load_frozen.attach_autoencoder(
-        loaded.config, str(file), kind
-    )
-    loaded.parameters |= parts
-    loaded.notes += notes
 
 
 def _check(loaded: Loaded, path: Path) -> None:
-    """Compares names and shapes, then moves the arrays to the device."""
+    """Checks names and shapes, then moves the arrays to the device."""
     shapes, parameters = parameter_shapes(loaded.config), loaded.parameters
     wrong = [
         name

@@ -1,13 +1,10 @@
-"""The same things in a notebook: `Prior` and `load_encoder`.
+"""Python interface: `Prior` and `load_encoder`.
 
 Arrays are NHWC; images are uint8 in, uint8 out.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,38 +15,28 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.data.decode_image import center_crop
-from i2i_prior.data.open_image import (
-    Image,
-    open_image,
-)
+from i2i_prior.data.open_image import Image, open_image
 from i2i_prior.errors import UserError
-from i2i_prior.inference.encoder import (
-    Encoder,
-    load_encoder,
-)
+from i2i_prior.inference.encoder import Encoder, load_encoder
 from i2i_prior.inference.generator import (
     Generator,
-    SampleOptions,
+    condition_arrays,
     draw_noise,
     generate_for,
 )
 from i2i_prior.inference.interpolation import INTERPOLATIONS
 from i2i_prior.inference.load import load_model
+from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.preprocess import PREPROCESSING, square
-from i2i_prior.tasks.checks import (
-    check_conditions,
-    check_latents,
-    check_timestep,
-)
-from i2i_prior.tasks.conditions import Conditions
+from i2i_prior.tasks.checks import check_timestep
 from i2i_prior.tasks.registry import make_task
 
 __all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
 
 
 class Prior:
-    """A trained prior: vary, interpolate, predict, sample.
+    """Trained prior: variations, interpolations, predictions, samples.
 
     Args:
       config, parameters, step: see the attributes.
@@ -59,8 +46,8 @@ class Prior:
       config: of the run it came from.
       parameters: name -> float32 array (EMA).
       step: optimizer updates it has seen, None where unknown.
-      layout: what kind of file it came from, see `loading.Loaded`.
-      notes: what was assumed when it was loaded.
+      layout: of the file it came from, see `load.Loaded`.
+      notes: sentences on assumptions that were made when it was loaded.
     """
 
     def __init__(
@@ -83,19 +70,19 @@ class Prior:
     def load(
         cls, path: str | Path, step: int | str | None = None, **options: Any
     ) -> Prior:
-        """From a run directory, an export, or a published checkpoint.
+        """Loads a run directory, an export, or a published checkpoint.
 
         Args:
           path: a run directory; a file or folder that `export` wrote; or
             weights of a known layout: Lumos (I2I, T2I, multi-scale), DiT,
             SiT, REPA, PixArt-alpha (official or diffusers), safetensors or
             torch files.
-          step: which checkpoint of a run, or "best"; the newest when None.
+          step: checkpoint of a run, or "best"; the newest when None.
           **options: `heads`, `base_size`, `position_scale` (Lumos'
-            lewei_scale) for what shapes do not tell; `layout` to name it;
+            lewei_scale) that shapes do not imply; `layout` to name it;
             `weights` "ema" or "raw"; `encoder` and `autoencoder`, files of
             the frozen networks around it; `precision`. See
-            `loading.load_model`.
+            `load.load_model`.
 
         Raises:
           UserError: where there is no such model.
@@ -106,12 +93,12 @@ class Prior:
         return prior
 
     def embed(self, images: Sequence[Image]) -> jax.Array:
-        """Images (paths or uint8 HWC arrays) -> float32 (B, M0, C)."""
+        """Embeds images, paths or uint8 HWC arrays: float32 (B, M0, C)."""
         views = self.views(images)
         return self._generator.embed(self.parameters, views)
 
     def views(self, images: Sequence[Image]) -> np.ndarray:
-        """Central squares as the encoder sees them, uint8 (B, V, V, 3)."""
+        """Central squares for the encoder, uint8 (B, V, V, 3)."""
         size = self.task.shapes.view_size
         if self.config.encoder.pixels == "family":
             record = PREPROCESSING[self.config.encoder.family]
@@ -149,7 +136,9 @@ class Prior:
             raise UserError(
                 "vary needs one image or more, num >= 1 and batch_size >= 1"
             )
-        options, scale = self._options(steps, guidance, solver)
+        options, scale = SampleOptions.resolve(
+            self.config, steps, guidance, solver
+        )
         views = np.repeat(self.views(images), num, axis=0)
         out = generate_for(
             self._generator,
@@ -176,7 +165,7 @@ class Prior:
         solver: str | None = None,
         seed: int = 0,
     ) -> np.ndarray:
-        """A walk between two images, uint8 (frames, S, S, 3).
+        """Interpolation between two images, uint8 (frames, S, S, 3).
 
         All frames share one noise; frame 0 has the embedding of `start`,
         the last that of `end`.
@@ -185,8 +174,8 @@ class Prior:
           start, end: paths or uint8 arrays.
           frames: at least 2.
           method: lerp (as Lumos) or slerp of the embeddings.
-          endpoint: whether the last frame has reached `end`; Lumos' own
-            walk stops a frame short of it.
+          endpoint: the last frame is `end`; Lumos' own interpolation
+            stops a frame short of it.
           steps, guidance, solver: the run's own where None.
           seed: of the shared noise.
         """
@@ -197,7 +186,9 @@ class Prior:
                 f"interpolation {method!r} is unknown; choose "
                 f"{' or '.join(INTERPOLATIONS)}"
             )
-        options, scale = self._options(steps, guidance, solver)
+        options, scale = SampleOptions.resolve(
+            self.config, steps, guidance, solver
+        )
         first, last = self.embed([start, end])
         weights = jnp.linspace(0, 1, frames, endpoint=endpoint)
         embeddings = INTERPOLATIONS[method](first, last, weights)
@@ -218,7 +209,7 @@ class Prior:
         size: Any = None,
         aspect: Any = None,
     ) -> jax.Array:
-        """The raw network output, float32 (B, H, W, C or 2C).
+        """Raw output of the network, float32 (B, H, W, C or 2C).
 
         Args:
           x_t: (B, H, W, C).
@@ -227,19 +218,19 @@ class Prior:
             for SiT (1 is data) and REPA (0 is data).
           tokens: embeddings (B, M0, C_e), before the conditioner.
           mask: bool (B, M), true where a condition token counts.
-          pooled: class labels int (B,), or vectors, where the model has
-            that door.
-          concat: (B, H, W, K), where it has that one.
+          pooled: class labels int (B,), or vectors, where the model takes
+            them.
+          concat: (B, H, W, K), likewise.
           size, aspect: (B, 2) in pixels and (B, 1), for multi-scale models.
 
         Raises:
-          UserError: where a condition is missing or has no door.
+          UserError: where a condition is missing or the model takes none.
         """
-        doors = _arrays(
+        doors = condition_arrays(
             mask=mask, pooled=pooled, concat=concat, size=size, aspect=aspect
         )
         x_t, timestep = jnp.asarray(x_t), jnp.asarray(timestep)
-        tokens = self._checked(x_t, tokens, doors)
+        tokens = self._generator.check(x_t, tokens, doors)
         check_timestep(timestep, len(x_t))
         return self._predict(self.parameters, x_t, timestep, tokens, doors)
 
@@ -250,18 +241,6 @@ class Prior:
         if tokens is not None:
             tokens = model.conditioner(tokens)
         return model.dit(x_t, timestep, tokens=tokens, **doors)
-
-    def _checked(
-        self, x: jax.Array, tokens: Any, conditions: dict[str, Any]
-    ) -> jax.Array | None:
-        """The tokens as an array, once everything fits the model."""
-        tokens = None if tokens is None else jnp.asarray(tokens)
-        shape = self.task.shapes.dit
-        check_latents(shape, x)
-        check_conditions(
-            shape, self.task.shapes.conditioner, len(x), tokens, conditions
-        )
-        return tokens
 
     def sample(
         self,
@@ -276,99 +255,41 @@ class Prior:
         seed: int = 0,
         **conditions: Any,
     ) -> jax.Array:
-        """Latents from given noise, float32 (B, H, W, C).
+        """Samples latents from given noise, float32 (B, H, W, C).
 
         Args:
           noise: (B, H, W, C), standard normal.
           tokens: embeddings (B, M0, C_e).
           steps, guidance, solver: the run's own where None.
           lower_order_final: first-order last step; the run's own where None.
-          null_mask: bool (B, M) of the null half, or how it follows from
-            the mask: "full", all null tokens are seen; "caption", only as
-            many as the caption has, which is what the official samplers of
-            Lumos and PixArt-alpha do and the default of their checkpoints.
+          null_mask: bool (B, M) of the null half, or its rule: "full", all
+            null tokens count; "caption", only as many as the caption has, as
+            in the official samplers of Lumos and PixArt-alpha and the
+            default of their checkpoints.
           seed: of stochastic solvers only.
           **conditions: fields of `tasks.conditions.Conditions`: mask,
             pooled, concat, size, aspect, null_tokens.
 
         Raises:
-          UserError: where a condition is missing or has no door.
+          UserError: where a condition is missing or the model takes none.
         """
-        mode = null_mask if isinstance(null_mask, str) else None
-        if mode not in (None, "full", "caption"):
-            raise UserError(
-                f"null_mask {mode!r} is unknown; choose full or caption, or "
-                "give a mask"
-            )
-        if mode is None:
-            conditions["null_mask"] = null_mask
-        options, scale = self._options(
-            steps, guidance, solver, lower_order_final, mode
-        )
-        unknown = conditions.keys() - set(Conditions._fields)
-        if unknown:
-            raise UserError(
-                f"sample knows no {', '.join(sorted(unknown))}; conditions "
-                f"are {', '.join(Conditions._fields)}"
-            )
-        arrays, noise = _arrays(**conditions), jnp.asarray(noise)
-        tokens = self._checked(noise, tokens, arrays)
-        return self._generator.latents(
+        return self._generator.sample(
             self.parameters,
-            tokens,
             noise,
-            scale,
-            options,
-            jax.random.key(seed),
-            Conditions(**arrays),
+            tokens,
+            steps=steps,
+            guidance=guidance,
+            solver=solver,
+            lower_order_final=lower_order_final,
+            null_mask=null_mask,
+            seed=seed,
+            **conditions,
         )
 
     def decode(self, latents: Any) -> np.ndarray:
-        """Latents (B, H, W, C) -> images, uint8 (B, S, S, 3).
+        """Decodes latents (B, H, W, C) to images, uint8 (B, S, S, 3).
 
         Raises:
           UserError: where the model came without its autoencoder.
         """
         return self._generator.decode(self.parameters, jnp.asarray(latents))
-
-    def _options(
-        self,
-        steps: int | None,
-        guidance: float | None,
-        solver: str | None,
-        lower_order_final: bool | None = None,
-        null_mask: str | None = None,
-    ) -> tuple[SampleOptions, float]:
-        """The run's own, but for what is given; and the guidance scale."""
-        section = self.config.sample
-        scale = section.guidance if guidance is None else guidance
-        if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
-            raise UserError(f"guidance is {scale!r}; give a number, 1 for none")
-        given: dict[str, Any] = {
-            "steps": steps,
-            "solver": solver,
-            "null_mask": null_mask,
-        }
-        options = dataclasses.replace(
-            SampleOptions.from_config(section),
-            guided=scale != 1,
-            **{name: v for name, v in given.items() if v is not None},
-        )
-        if lower_order_final is None:
-            # The official text-to-image samplers take one below 10 steps.
-            text = self.config.conditioner.tokens_from == "tokens"
-            few = text and options.steps < 10
-            lower_order_final = options.lower_order_final or few
-        return dataclasses.replace(
-            options, lower_order_final=lower_order_final
-        ), float(scale)
-
-
-def _arrays(**conditions: Any) -> dict[str, jax.Array | None]:
-    """Conditions as JAX arrays, masks as bool."""
-    return {
-        name: None
-        if value is None
-        else jnp.asarray(value, bool if name.endswith("mask") else None)
-        for name, value in conditions.items()
-    }

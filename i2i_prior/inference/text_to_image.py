@@ -1,4 +1,4 @@
-"""From captions to images with a text-conditioned prior, as Lumos does it."""
+"""Text-to-image sampling of a text-conditioned model, as Lumos does it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from i2i_prior.data.aspect_ratios import SAMPLING, nearest
 from i2i_prior.data.captions import clean_captions
 from i2i_prior.errors import UserError
-from i2i_prior.inference.generator import draw_noise
-from i2i_prior.inference.prior import Prior
+from i2i_prior.inference.generator import Generator, draw_noise
+from i2i_prior.models.functional import Flat
 
 
 def draw(
-    prior: Prior,
+    generator: Generator,
+    parameters: Flat,
     captions: Sequence[str],
     text_encoder: Any,
     *,
@@ -30,67 +31,64 @@ def draw(
 
     The official text-to-image inference of Lumos (released code of arXiv
     2412.07767): captions cleaned twice, padded to the model's length and
-    masked; a multi-scale model draws at the size of its table whose ratio is
-    nearest, and is told that size and ratio.
+    masked; a multi-scale model draws at the size of its table with the
+    nearest ratio, and is conditioned on that size and ratio.
 
     Args:
-      prior: with conditions of tokens, and an autoencoder.
+      generator, parameters: of a model with conditions of tokens, and an
+        autoencoder.
       captions: texts.
       text_encoder: what `load_encoder` makes of a T5, with its tokenizer.
       height, width: wanted, in pixels; a multi-scale model takes their ratio
         only, another one the whole size. None for the model's own square.
       seed: image k draws from (seed, first + k).
       first: number of the first image, where captions come in batches.
-      clean: whether captions are cleaned first.
+      clean: cleans captions first.
       **options: steps, guidance, solver, null_mask, ... of `Prior.sample`.
 
     Raises:
       UserError: where the model takes no captions, or the size does not fit
         it.
     """
-    config = prior.config
+    config, latent = generator.task.config, generator.task.shapes.latent
     if config.conditioner.tokens_from != "tokens":
         raise UserError(
             "this model is conditioned on images or labels, not on captions; "
             "load one with text tokens"
         )
-    if not len(captions):
+    count, side = len(captions), config.data.image_size
+    if not count:
         raise UserError("give one caption or more")
-    side = config.data.image_size
     size = (height or side, width or side)
     conditions: dict[str, Any] = {}
     if config.model.size_conditions:
         ratio, size = _table_size(side, size)
-        count = len(captions)
         conditions["size"] = np.tile(np.asarray(size, np.float32), (count, 1))
         conditions["aspect"] = np.full((count, 1), ratio, np.float32)
-    step = prior.task.shapes.latent.factor * config.model.patch
-    if size[0] % step or size[1] % step:
+    multiple = latent.factor * config.model.patch
+    if size[0] % multiple or size[1] % multiple:
         raise UserError(
             f"an image of {size[0]} x {size[1]} does not split into patches; "
-            f"choose multiples of {step}"
+            f"choose multiples of {multiple}"
         )
     texts = clean_captions(captions) if clean else list(captions)
-    length = config.conditioner.length
-    tokens, mask = text_encoder.encode(texts, length=length)
-    factor, channels = (
-        prior.task.shapes.latent.factor,
-        prior.task.shapes.latent.channels,
-    )
-    shape = (size[0] // factor, size[1] // factor, channels)
-    latents = prior.sample(
-        draw_noise(seed, range(first, first + len(texts)), shape),
+    tokens, mask = text_encoder.encode(texts, length=config.conditioner.length)
+    shape = *(pixels // latent.factor for pixels in size), latent.channels
+    latents = generator.sample(
+        parameters,
+        draw_noise(seed, range(first, first + count), shape),
         tokens=tokens,
         mask=mask,
         **conditions,
         **options,
     )
-    return prior.decode(latents)
+    return generator.decode(parameters, latents)
 
 
 def _table_size(
     side: int, wanted: tuple[int, int]
 ) -> tuple[float, tuple[int, int]]:
+    """Nearest ratio, and size in pixels, of the table of a model of `side`."""
     if side not in SAMPLING:
         raise UserError(
             f"a multi-scale model of {side} pixels has no table of sizes; "

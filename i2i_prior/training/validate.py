@@ -13,10 +13,11 @@ from i2i_prior.diffusion.paths import PATHS
 from i2i_prior.diffusion.predictions import PREDICTIONS
 from i2i_prior.diffusion.solvers import SOLVERS
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.directions import lower_is_better
-from i2i_prior.evaluation.evaluate import NETWORKS, split_metrics
+from i2i_prior.evaluation.eval_spec import parse_metrics
 from i2i_prior.evaluation.features.colour_texture import load_features
 from i2i_prior.evaluation.features.presets import PRESETS
+from i2i_prior.evaluation.features.registry import NETWORKS
+from i2i_prior.evaluation.metrics import lower_is_better
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.models.encoder_families import FAMILIES
@@ -78,7 +79,7 @@ def validate(config: ConfigDict, devices: int) -> None:
 
 def _validate_evaluation(config: ConfigDict) -> None:
     section = config.evaluate
-    split_metrics(section.metrics)
+    parse_metrics(section.metrics)
     if section.num_samples % section.per_condition:
         raise UserError(
             f"evaluate.num_samples {section.num_samples} does not divide into "

@@ -13,28 +13,21 @@ import pytest
 import i2i_prior.inference.text_to_image
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation import sample_chunks
-from i2i_prior.evaluation.condition_matching import (
-    ConditionMatcher,
-    Embedder,
-)
-from i2i_prior.evaluation.directions import lower_is_better
+from i2i_prior.evaluation import metrics, sampling
+from i2i_prior.evaluation.condition_matching import ConditionMatcher
+from i2i_prior.evaluation.eval_spec import EvalSpec, parse_metrics
 from i2i_prior.evaluation.evaluate import (
-    EvalSpec,
-    evaluate,
-    every,
-    reference_side,
-    split_metrics,
-    wanted,
+    collect_reference,
+    evaluate_samples,
+    process_share,
 )
 from i2i_prior.evaluation.features.colour_texture import FEATURES
+from i2i_prior.evaluation.measures.condition_retrieval import condition_match
+from i2i_prior.evaluation.metrics import METRICS, Metric, lower_is_better
 from i2i_prior.evaluation.prompts import Prompt
-from i2i_prior.evaluation.retrieval import condition_match
-from i2i_prior.evaluation.sample_chunks import (
-    Chunk,
-    of_prompts,
-)
-from i2i_prior.evaluation.sample_store import Samples
+from i2i_prior.evaluation.result import format_line, write_result
+from i2i_prior.evaluation.sample_store import SampleStore
+from i2i_prior.evaluation.sampling import SampleChunk, sample_prompts
 from i2i_prior.evaluation.sets.collect import collect
 from i2i_prior.evaluation.sets.statistics_files import save_statistics
 from i2i_prior.inference.generator import Generator
@@ -53,11 +46,8 @@ def colours(images: np.ndarray) -> np.ndarray:
     return images[:, ::4, ::4].reshape(len(images), -1) - 127.5
 
 
-EYE = Embedder("fidelity", colours, views=True)
-
-
-def chunk(images: np.ndarray, samples: np.ndarray) -> Chunk:
-    return Chunk(samples, images, images)
+def chunk(images: np.ndarray, samples: np.ndarray) -> SampleChunk:
+    return SampleChunk(samples, images, images)
 
 
 @pytest.fixture
@@ -65,14 +55,14 @@ def images() -> np.ndarray:
     return pictures(130)
 
 
-def test_copies_have_no_distance_and_listen(tiny, images):
-    plan = wanted(tiny("evaluate.metrics=fd,match,fidelity"))
+def test_copies_have_no_distance_and_match(tiny, images):
+    plan = EvalSpec.from_config(tiny("evaluate.metrics=fd,match,fidelity"))
     samples = images[:, None].repeat(2, axis=1)
     chunks = [
         chunk(images[i : i + 50], samples[i : i + 50]) for i in (0, 50, 100)
     ]
     side = collect([images], plan.extractor)
-    result, picture = evaluate(chunks, plan, lambda: side, colours)
+    result, picture = evaluate_samples(chunks, plan, lambda: side, colours)
     found = result["metrics"]
     assert found["top1"] == found["fidelity_top1"] == 1
     assert found["fidelity_cosine"] == pytest.approx(1)
@@ -91,15 +81,23 @@ def test_copies_have_no_distance_and_listen(tiny, images):
     assert picture.dtype == np.uint8
 
 
-def test_groups_do_not_depend_on_chunks(images):
+def test_groups_do_not_depend_on_chunks(tiny, images):
     samples = pictures(130, seed=1)[:, None]
-    whole, parts = (ConditionMatcher([EYE], match=True) for _ in range(2))
-    whole.add(chunk(images, samples))
-    for i in range(0, 130, 7):
-        parts.add(chunk(images[i : i + 7], samples[i : i + 7]))
-    metrics, intervals = whole.finish()
-    assert (metrics, intervals) == parts.finish()
-    assert np.array_equal(whole.picture(), parts.picture())
+    plan = EvalSpec.from_config(tiny("evaluate.metrics=match,fidelity"))
+    side = collect([images], plan.extractor, moments=())
+
+    def measured(size: int):
+        chunks = (
+            chunk(images[i : i + size], samples[i : i + size])
+            for i in range(0, 130, size)
+        )
+        return evaluate_samples(chunks, plan, lambda: side, colours)
+
+    (whole, picture), (parts, other) = measured(130), measured(7)
+    metrics = whole["metrics"]
+    assert metrics == parts["metrics"]
+    assert whole["intervals"] == parts["intervals"]
+    assert np.array_equal(picture, other)
     # Two groups of 64; the two conditions that are left over do not count.
     thumbnails = FEATURES["thumbnails"]
     groups = [
@@ -111,12 +109,12 @@ def test_groups_do_not_depend_on_chunks(images):
 
 
 def test_fidelity_by_the_features_of_the_distance(tiny, images):
-    plan = wanted(tiny("evaluate.metrics=fidelity_features"))
+    plan = EvalSpec.from_config(tiny("evaluate.metrics=fidelity_features"))
     side = collect([images], plan.extractor)
 
     def top1(samples: np.ndarray) -> float:
         chunks = [chunk(images, samples[:, None])]
-        found, _ = evaluate(chunks, plan, lambda: side)
+        found, _ = evaluate_samples(chunks, plan, lambda: side)
         return found["metrics"]["fidelity-colourtexture_top1"]
 
     assert top1(images) == 1
@@ -125,9 +123,9 @@ def test_fidelity_by_the_features_of_the_distance(tiny, images):
 
 
 def test_clip_score_wants_captions(tiny, images):
-    extractor = wanted(tiny("evaluate.metrics=fd")).extractor
+    extractor = EvalSpec.from_config(tiny("evaluate.metrics=fd")).extractor
     clip = replace(extractor, name="clip", identity={"model": "ViT-T/8"})
-    plan = EvalSpec(clip, ("clip_score",), ())
+    plan = EvalSpec(clip, ("clip_score",))
     side = collect([images], clip)
 
     def never():
@@ -135,10 +133,13 @@ def test_clip_score_wants_captions(tiny, images):
         yield
 
     with pytest.raises(UserError, match="--prompts FILE"):
-        evaluate(never(), plan, lambda: side)
+        evaluate_samples(never(), plan, lambda: side)
     texts = collect([images], clip, keep=[clip.first]).features[clip.first]
-    result, _ = evaluate(
-        [Chunk(images[:, None])], plan, lambda: side, captions=lambda: texts
+    result, _ = evaluate_samples(
+        [SampleChunk(images[:, None])],
+        plan,
+        lambda: side,
+        captions=lambda: texts,
     )
     score = result["metrics"]["CLIP-score-ViT-T/8-x100"]
     assert score == pytest.approx(100)  # each text is embedded as its image
@@ -147,49 +148,103 @@ def test_clip_score_wants_captions(tiny, images):
 def test_the_picture_shows_both_ends(images):
     samples = pictures(130, seed=1)[:, None]
     samples[5], samples[70] = images[5], 255 - images[70]  # cosine 1 and -1
-    listening = ConditionMatcher([EYE], match=False)
-    listening.add(chunk(images, samples))
-    listening.finish()
-    scores = [score for score, _, _ in listening._ends]
+    fidelity = METRICS["fidelity"].match
+    matcher = ConditionMatcher({"fidelity": fidelity}, encoder=colours)
+    matcher.add(chunk(images, samples))
+    matcher.finish()
+    shown = matcher.best_and_worst
+    scores = [score for score, _, _ in shown]
     assert len(scores) == 12
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == pytest.approx(1)
     assert scores[-1] == pytest.approx(-1)
-    assert np.array_equal(listening._ends[0][1], images[5])
-    assert np.array_equal(listening._ends[-1][1], images[70])
+    assert np.array_equal(shown[0][1], images[5])
+    assert np.array_equal(shown[-1][1], images[70])
 
 
 def test_processes_share_the_samples(monkeypatch, images):
     samples = images.reshape(65, 2, 16, 16, 3)
-    chunks = [Chunk(samples[:9]), Chunk(samples[9:10]), Chunk(samples[10:])]
+    chunks = [
+        SampleChunk(samples[:9]),
+        SampleChunk(samples[9:10]),
+        SampleChunk(samples[10:]),
+    ]
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     for process in range(3):
         monkeypatch.setattr(jax, "process_index", lambda p=process: p)
-        share = np.concatenate(list(every(chunks, [])))
+        share = np.concatenate(list(process_share(chunks)))
         assert np.array_equal(share, images[process::3])
 
 
 def test_a_statistics_file_is_the_other_side(tiny, images, tmp_path):
-    plan = wanted(tiny("evaluate.metrics=fd"))
+    plan = EvalSpec.from_config(tiny("evaluate.metrics=fd"))
     side = collect([images], plan.extractor)
     side.provenance = {"identity": dict(plan.extractor.identity)}
     save_statistics(tmp_path / "ref.npz", side)
     config = tiny(f"evaluate.reference={tmp_path}/ref.npz")
     source = open_source(config.data.held_out)
-    found = reference_side(config, source, plan)
-    result, picture = evaluate([Chunk(images[:, None])], plan, lambda: found)
+    found = collect_reference(config, source, plan)
+    result, picture = evaluate_samples(
+        [SampleChunk(images[:, None])], plan, lambda: found
+    )
     assert result["metrics"] == {"FD-colourtexture": pytest.approx(0, abs=1e-9)}
     assert result["reference"]["file"] == "ref.npz"
     assert picture is None
 
 
 def test_what_can_be_asked_for(tiny):
-    assert split_metrics("kid, match,fd,kid") == (("match",), ("kid", "fd"))
+    assert parse_metrics("kid, match,fd,kid") == ("match", "kid", "fd")
     with pytest.raises(UserError, match=r"no metric 'best'.*fidelity"):
-        split_metrics("fd,best")
+        parse_metrics("fd,best")
     with pytest.raises(UserError, match="features of inception"):
-        wanted(tiny("evaluate.metrics=fid"))
-    assert not wanted(tiny()).truncate
+        EvalSpec.from_config(tiny("evaluate.metrics=fid"))
+    assert not EvalSpec.from_config(tiny()).truncate
+
+
+def brightness(comparison) -> dict[str, float]:
+    """Toy metric: difference of the mean first features, R, of both sides."""
+    reference, generated = comparison.features()
+    name = comparison.result_name("brightness")
+    return {name: float(abs(reference[:, 0].mean() - generated[:, 0].mean()))}
+
+
+def darkest(group) -> float:
+    """Toy metric of conditions: the darkest sample of a group."""
+    return float(group.samples.mean((1, 2, 3, 4)).min())
+
+
+def test_a_metric_is_one_entry(tiny, images, monkeypatch, tmp_path):
+    """Registered, it is computed, reported, checked and has a direction."""
+    of_sets = Metric(brightness, {"brightness*": True}, features=("",))
+    of_conditions = Metric(
+        lambda comparison: {"darkest": min(comparison.matches["darkest"])},
+        {"darkest": False},
+        match=darkest,
+    )
+    monkeypatch.setitem(metrics.METRICS, "brightness", of_sets)
+    monkeypatch.setitem(metrics.METRICS, "darkest", of_conditions)
+    spec = EvalSpec.from_config(tiny("evaluate.metrics=brightness,darkest"))
+    assert spec.metrics == ("darkest", "brightness")
+    side = collect([images], spec.extractor, keep=spec.needs.reference)
+    chunks = [chunk(images, 255 - images[:, None])]
+    result, picture = evaluate_samples(chunks, spec, lambda: side)
+    first = 5 * images[..., 0].mean((1, 2)) / 255  # COLOUR_WEIGHT x mean R
+    found = result["metrics"]
+    assert list(found) == ["darkest", "brightness-colourtexture"]
+    assert found["brightness-colourtexture"] == pytest.approx(
+        abs(2 * first.mean() - 5), rel=1e-4
+    )
+    whole = (255 - images)[:128].mean((1, 2, 3))  # two groups of 64
+    assert found["darkest"] == pytest.approx(whole.min())
+    value = found["brightness-colourtexture"]
+    assert f"brightness-colourtexture {value:.4g}, N 130" in format_line(result)
+    assert lower_is_better("brightness-colourtexture")
+    assert not lower_is_better("darkest")
+    assert picture is None
+    write_result(tmp_path / "result.json", result)
+    assert (
+        json.loads((tmp_path / "result.json").read_text())["metrics"] == found
+    )
 
 
 def test_grey_levels_are_rounded_or_cut_off(tiny):
@@ -264,8 +319,10 @@ def test_mistakes(command, scored, arguments, said):
 def test_prompts_are_drawn_one_by_one(tiny, monkeypatch, tmp_path, batch_size):
     """Stands for the model: sample i shows i, and its caption's length."""
 
-    def draw(prior, captions, text_encoder, *, seed, first, **options):
-        assert (prior, text_encoder) == ("prior", "encoder")
+    def draw(*arguments, seed: int, first: int, **options):
+        generator, parameters, captions, text_encoder = arguments
+        assert (generator, parameters) == ("generator", {})
+        assert text_encoder == "encoder"
         assert options["steps"] == 2
         assert len(captions) == batch_size  # always: one compilation
         images = np.zeros((len(captions), 4, 4, 3), np.uint8)
@@ -274,13 +331,16 @@ def test_prompts_are_drawn_one_by_one(tiny, monkeypatch, tmp_path, batch_size):
         return images
 
     monkeypatch.setattr(i2i_prior.inference.text_to_image, "draw", draw)
-    monkeypatch.setattr(sample_chunks, "CHUNK", 3)
+    monkeypatch.setattr(sampling, "CHUNK", 3)
     config = tiny(f"evaluate.batch_size={batch_size}", "seed=9")
     prompts = [Prompt(str(i), "x" * (i + 1)) for i in range(5)]
-    samples = Samples(tmp_path / "samples", {})
+    samples = SampleStore(tmp_path / "samples", {})
     done = []
     chunks = list(
-        of_prompts(config, "prior", prompts, "encoder", samples, done.append)
+        sample_prompts(
+            *(config, "generator", {}, prompts, "encoder"),
+            *(samples, done.append),
+        )
     )
     found = np.concatenate([chunk.samples[:, 0, 0, 0] for chunk in chunks])
     assert found.tolist() == [[9, i, i + 1] for i in range(5)]

@@ -1,4 +1,4 @@
-"""Each metric through `measure`: its own function's number, rightly named."""
+"""Each metric through `compare`: its own function's number, rightly named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation import values
+from i2i_prior.evaluation import metrics as registry
+from i2i_prior.evaluation.eval_spec import named_taps, needs
+from i2i_prior.evaluation.evaluate import compare
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.extrapolate import fd_infinity
 from i2i_prior.evaluation.measures.frechet import frechet_distance
@@ -17,7 +19,7 @@ from i2i_prior.evaluation.measures.intervals import student
 from i2i_prior.evaluation.measures.kernels import kid
 from i2i_prior.evaluation.measures.neighbours import prdc, precision_recall
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.metrics import METRICS, measure, named_taps, needs
+from i2i_prior.evaluation.metrics import METRICS
 from i2i_prior.evaluation.sets.collect import Collected, collect
 
 DRAW = np.random.default_rng(0)
@@ -69,7 +71,7 @@ def sides(metrics, extractor=INCEPTION) -> tuple[Collected, Collected]:
 
 @pytest.fixture(scope="module")
 def result():
-    return measure(*sides(ALL), INCEPTION, ALL)
+    return compare(*sides(ALL), INCEPTION, ALL)
 
 
 def statistics(rows: np.ndarray) -> FeatureStatistics:
@@ -125,8 +127,8 @@ def test_a_distance_with_an_interval_is_taken_once(monkeypatch):
     def never(*_):
         raise AssertionError("the whole is among the jackknife's sets")
 
-    monkeypatch.setattr(values, "frechet_distance", never)
-    found = measure(*sides(("fid",), OTHERS), OTHERS, ("fid",))
+    monkeypatch.setattr(registry, "frechet_distance", never)
+    found = compare(*sides(("fid",), OTHERS), OTHERS, ("fid",))
     assert set(found["intervals"]) == set(found["metrics"])
 
 
@@ -142,8 +144,8 @@ def test_a_reference_without_spread_gives_no_number(metrics):
         for images in (same, DRAWN)
     )
     with pytest.raises(UserError, match="have the same features 'pool3'; look"):
-        measure(reference, generated, OTHERS, metrics)
-    measure(generated, reference, OTHERS, metrics)  # of a poor generator
+        compare(reference, generated, OTHERS, metrics)
+    compare(generated, reference, OTHERS, metrics)  # of a poor generator
 
 
 def test_a_result_says_what_it_is_of(result):
@@ -158,7 +160,7 @@ def test_a_result_says_what_it_is_of(result):
 
 def test_only_the_published_weights_have_the_usual_names():
     metrics = ("fid", "kid", "is", "pr")
-    found = measure(*sides(metrics, OTHERS), OTHERS, metrics)["metrics"]
+    found = compare(*sides(metrics, OTHERS), OTHERS, metrics)["metrics"]
     assert list(found) == [
         "FD-inception:12345678",
         "KID-inception:12345678",
@@ -176,7 +178,7 @@ def test_only_the_published_weights_have_the_usual_names():
 )
 def test_cmmd_names_its_network(model, name):
     clip = replace(INCEPTION, name="clip", identity={"model": model})
-    found = measure(*sides(("cmmd",), clip), clip, ("cmmd",))
+    found = compare(*sides(("cmmd",), clip), clip, ("cmmd",))
     assert list(found["metrics"]) == [name]
     assert found["metrics"][name] > 0
 
@@ -198,7 +200,7 @@ def test_only_what_is_needed_is_collected():
 def test_few_images_are_told_with_the_rank():
     few = collect([DRAWN[:4]], INCEPTION)
     real = collect([REAL], INCEPTION)
-    found = measure(real, few, INCEPTION, ("fid",))
+    found = compare(real, few, INCEPTION, ("fid",))
     assert "rank at most 3 of 5" in found["notes"][0]
     assert "FID has no interval" in found["notes"][1]
     assert found["intervals"] == {}
@@ -211,8 +213,8 @@ def test_an_unknown_count_is_passed_on():
     )
     file = Collected({"pool3": told}, hash="0" * 64)
     real = collect([REAL], INCEPTION)
-    found = measure(real, file, INCEPTION, ("fid",))
-    exact = measure(real, whole, INCEPTION, ("fid",))
+    found = compare(real, file, INCEPTION, ("fid",))
+    exact = compare(real, whole, INCEPTION, ("fid",))
     assert found["num_samples"] is None
     assert found["metrics"]["FID"] == pytest.approx(exact["metrics"]["FID"])
 
@@ -228,9 +230,9 @@ def test_what_cannot_be_measured_is_refused():
         (("kid",), INCEPTION, "no features 'pool3' of one side"),
     ):
         with pytest.raises(UserError, match=said):
-            measure(real, drawn, extractor, metrics)
+            compare(real, drawn, extractor, metrics)
     with pytest.raises(UserError, match="at least 2 images"):
-        measure(real, collect([DRAWN[:1]], INCEPTION), INCEPTION, ("fid",))
+        compare(real, collect([DRAWN[:1]], INCEPTION), INCEPTION, ("fid",))
     small = collect([DRAWN[:, :2, :]], replace(INCEPTION, taps={"pool3": 5}))
     with pytest.raises(UserError, match="4 x 4, the other side of 4 x 2"):
-        measure(real, small, INCEPTION, ("fid",))
+        compare(real, small, INCEPTION, ("fid",))

@@ -9,7 +9,11 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.pairs import measure_pairs, pair_functions
-from i2i_prior.evaluation.result import extremes_picture, line, write_json
+from i2i_prior.evaluation.result import (
+    extremes_picture,
+    format_line,
+    write_result,
+)
 from i2i_prior.evaluation.sets.collect import Collected
 
 RESULT = {
@@ -26,20 +30,20 @@ RESULT = {
 
 
 def test_the_line_has_all_that_a_paper_needs():
-    assert line(RESULT) == (
+    assert format_line(RESULT) == (
         "FID 12.35 +- 0.21 (95 %), KID 0.001235, PSNR inf, N 50000, preset "
         "adm, reference VIRTUAL.npz (abababab), weights 6726825d"
     )
     pixels = {**RESULT, "preset": None, "num_samples": None}
     pixels["extractor"] = {"name": "colour_texture"}
-    assert line(pixels).endswith(
+    assert format_line(pixels).endswith(
         "N not said, reference VIRTUAL.npz (abababab), features colour_texture"
     )
 
 
 def test_json_is_plain_and_whole(tmp_path):
     path = tmp_path / "deep" / "result.json"
-    write_json(path, RESULT)
+    write_result(path, RESULT)
     found = json.loads(path.read_text())
     assert found["metrics"] == {"FID": 12.3456, "KID": 0.00123456, "PSNR": None}
     assert found["num_samples"] == 50000

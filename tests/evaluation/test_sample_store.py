@@ -10,26 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from i2i_prior.checkpoint.restore import load_parameters
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation import (
-    sample_chunks,
-    sample_store,
-)
-from i2i_prior.evaluation.sample_chunks import (
-    held_out,
-    of_images,
-)
+from i2i_prior.evaluation import sample_store, sampling
 from i2i_prior.evaluation.sample_store import (
-    Samples,
-    folder_of,
-    npz_written,
+    SampleStore,
+    npz_writer,
+    settings_folder,
 )
+from i2i_prior.evaluation.sampling import held_out_crops, sample_images
 from i2i_prior.inference.generator import Generator
+from i2i_prior.inference.load import load_run
 from i2i_prior.parallel.mesh import make_mesh
-from i2i_prior.parallel.sharding import parameter_shardings
-from i2i_prior.tasks.network import parameter_shapes
 from i2i_prior.tasks.registry import make_task
 
 
@@ -51,20 +43,13 @@ def draw(config, source, run_directory):
     @functools.cache
     def model(devices: int):
         mesh = make_mesh(devices=jax.devices()[:devices])
-        shapes = parameter_shapes(config)
-        abstract = {
-            name: jax.ShapeDtypeStruct(
-                shapes[name].shape, shapes[name].dtype, sharding=sharding
-            )
-            for name, sharding in parameter_shardings(shapes, mesh).items()
-        }
-        parameters, _ = load_parameters(run_directory, abstract)
+        parameters = load_run(run_directory, mesh=mesh).parameters
         return Generator(task, mesh), parameters
 
-    def run(samples: Samples, devices: int = 1, batch_size: int = 4):
+    def run(samples: SampleStore, devices: int = 1, batch_size: int = 4):
         changed = config.copy_and_resolve_references()
         changed.evaluate.batch_size = batch_size
-        chunks = of_images(changed, *model(devices), source, samples)
+        chunks = sample_images(changed, *model(devices), source, samples)
         return np.concatenate(
             [chunk.samples.reshape(-1, 8, 8, 3) for chunk in chunks]
         )
@@ -74,12 +59,12 @@ def draw(config, source, run_directory):
 
 @pytest.fixture(scope="module")
 def drawn(draw):
-    return draw(Samples())
+    return draw(SampleStore())
 
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(2, 4), (4, 10)])
 def test_samples_are_the_same_on_any_mesh(draw, drawn, devices, batch_size):
-    found = draw(Samples(), devices, batch_size)
+    found = draw(SampleStore(), devices, batch_size)
     # Sums in another order may round a level to its neighbour.
     apart = np.abs(found.astype(int) - drawn)
     assert apart.max() <= 1
@@ -93,10 +78,10 @@ def test_samples_differ_from_each_other(drawn):
 def test_a_killed_run_goes_on_and_leaves_the_same_bytes(
     draw, drawn, tmp_path, monkeypatch
 ):
-    for module in (sample_chunks, sample_store):
+    for module in (sampling, sample_store):
         monkeypatch.setattr(module, "CHUNK", 4)
-    folder = folder_of(tmp_path, 6, {"seed": 0})
-    whole = draw(Samples(folder, {"seed": 0}))
+    folder = settings_folder(tmp_path, 6, {"seed": 0})
+    whole = draw(SampleStore(folder, {"seed": 0}))
     assert np.array_equal(whole, drawn)  # the size of chunks does not count
     wanted = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert list(sorted(wanted)) == [
@@ -116,23 +101,23 @@ def test_a_killed_run_goes_on_and_leaves_the_same_bytes(
         return images(*arguments)
 
     monkeypatch.setattr(Generator, "images", counted)
-    folder = folder_of(tmp_path, 6, {"seed": 0})
-    assert np.array_equal(draw(Samples(folder, {"seed": 0})), drawn)
+    folder = settings_folder(tmp_path, 6, {"seed": 0})
+    assert np.array_equal(draw(SampleStore(folder, {"seed": 0})), drawn)
     assert len(calls) == 1  # only the last chunk is drawn
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert found == wanted
 
 
 def test_other_settings_lie_in_another_folder(tmp_path):
-    one = folder_of(tmp_path, 6, {"seed": 0, "steps": 2})
-    assert one == folder_of(tmp_path, 6, {"steps": 2, "seed": 0})
-    assert one != folder_of(tmp_path, 6, {"seed": 1, "steps": 2})
+    one = settings_folder(tmp_path, 6, {"seed": 0, "steps": 2})
+    assert one == settings_folder(tmp_path, 6, {"steps": 2, "seed": 0})
+    assert one != settings_folder(tmp_path, 6, {"seed": 1, "steps": 2})
     assert one.name.startswith("00000006-")
 
 
 @pytest.mark.parametrize("content", ["half", "shape", "pickle"])
 def test_a_damaged_chunk_is_not_taken(tmp_path, content):
-    samples = Samples(tmp_path / "s")
+    samples = SampleStore(tmp_path / "s")
     images = np.zeros((3, 2, 2, 3), np.uint8)
     samples.chunk(0, 3, lambda: images)
     path = tmp_path / "s" / "000000.npy"
@@ -147,8 +132,8 @@ def test_a_damaged_chunk_is_not_taken(tmp_path, content):
 
 
 def test_conditions_are_the_same_whatever_the_chunks(config, source):
-    (whole,) = held_out(config, source, 5)
-    chunks = zip(*held_out(config, source, 5, size=2), strict=True)
+    (whole,) = held_out_crops(config, source, 5)
+    chunks = zip(*held_out_crops(config, source, 5, size=2), strict=True)
     parts = [np.concatenate(chunk) for chunk in chunks]
     assert whole[0].shape == (5, 8, 8, 3)
     for one, other in zip(whole, parts, strict=True):
@@ -158,13 +143,13 @@ def test_conditions_are_the_same_whatever_the_chunks(config, source):
 def test_samples_divide_into_conditions(tiny, source):
     config = tiny("evaluate.num_samples=10", "evaluate.per_condition=3")
     with pytest.raises(UserError, match="choose a multiple of 3"):
-        next(of_images(config, None, {}, source, Samples()))
+        next(sample_images(config, None, {}, source, SampleStore()))
 
 
 def test_npz_is_what_adm_reads(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
     for name in ("one.npz", "two.npz"):
-        with npz_written(tmp_path / "out" / name, 5) as add:
+        with npz_writer(tmp_path / "out" / name, 5) as add:
             add(images[:2])
             add(images[2:])
     one, two = (tmp_path / "out" / name for name in ("one.npz", "two.npz"))
@@ -179,18 +164,18 @@ def test_npz_is_there_whole_or_not_at_all(tmp_path):
     images = np.zeros((2, 4, 4, 3), np.uint8)
     with (
         pytest.raises(UserError, match="2 images came"),
-        npz_written(tmp_path / "a.npz", 3) as add,
+        npz_writer(tmp_path / "a.npz", 3) as add,
     ):
         add(images)
     with (
         pytest.raises(KeyboardInterrupt),
-        npz_written(tmp_path / "b.npz", 2) as add,
+        npz_writer(tmp_path / "b.npz", 2) as add,
     ):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match="cannot write"),
-        npz_written(tmp_path / "file" / "c.npz", 2),
+        npz_writer(tmp_path / "file" / "c.npz", 2),
     ):
         pass

@@ -11,19 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from i2i_prior.data.decode_image import (
-    center_box,
-    center_crop,
-    decode,
-)
+from i2i_prior.data.decode_image import center_box, center_crop, decode
 from i2i_prior.data.manifest import read_manifest
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
 from i2i_prior.inference.encoder import load_encoder
-from i2i_prior.inference.frozen_encoders import (
-    open_autoencoder,
-    open_encoder,
-)
+from i2i_prior.inference.frozen_encoders import open_autoencoder, open_encoder
 from i2i_prior.interop import encoders
 from i2i_prior.interop.autoencoders import (
     export,
@@ -32,16 +25,10 @@ from i2i_prior.interop.autoencoders import (
 )
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.state_dicts import write_state_dict
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-)
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
-from tests.data.fixtures_prepared import (
-    contents,
-    examples,
-    write_photos,
-)
+from tests.data.fixtures_prepared import contents, examples, write_photos
 
 SHARED = Path(__file__).parents[3] / "shared"
 SIZE = 16

@@ -6,11 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.inference.interpolation import (
-    INTERPOLATIONS,
-    lerp,
-    slerp,
-)
+from i2i_prior.inference.interpolation import INTERPOLATIONS, lerp, slerp
 
 RNG = np.random.default_rng(0)
 START, END = RNG.standard_normal((2, 3, 8)).astype("f4")

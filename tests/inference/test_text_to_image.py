@@ -10,10 +10,14 @@ pytest.importorskip("diffusers")
 pytest.importorskip("ftfy")
 pytest.importorskip("bs4")
 
-from i2i_prior import Prior  # noqa: E402
 from i2i_prior.errors import UserError  # noqa: E402
-from i2i_prior.inference.generator import draw_noise  # noqa: E402
+from i2i_prior.inference.generator import (  # noqa: E402
+    Generator,
+    draw_noise,
+)
+from i2i_prior.inference.load import load_model  # noqa: E402
 from i2i_prior.inference.text_to_image import draw  # noqa: E402
+from i2i_prior.tasks.registry import make_task  # noqa: E402
 from tests.interop.test_dit_layouts import (  # noqa: E402
     DEPTH,
     HEADS,
@@ -42,6 +46,12 @@ class Letters:
         return tokens, np.arange(length) < counts
 
 
+def load(path, **options):
+    """Generator and parameters of a file."""
+    loaded = load_model(path, heads=HEADS, **options)
+    return Generator(make_task(loaded.config)), loaded.parameters
+
+
 def test_multi_scale(tmp_path):
     """The nearest size of the table; size, ratio and masks reach the model."""
     model = randomised(
@@ -50,14 +60,16 @@ def test_multi_scale(tmp_path):
         )
     )
     torch.save(model.state_dict(), tmp_path / "model.pth")
-    prior = Prior.load(
-        tmp_path / "model.pth", heads=HEADS, base_size=16, position_scale=2.0
+    generator, parameters = load(
+        tmp_path / "model.pth", base_size=16, position_scale=2.0
     )
     seen = []
-    prior.decode = seen.append  # the latents: no autoencoder here
+    # the latents: no autoencoder here
+    generator.decode = lambda parameters, latents: seen.append(latents)
     text = Letters()
     draw(
-        prior,
+        generator,
+        parameters,
         ["A <b>CAT</b>", "dog"],
         text,
         height=300,
@@ -83,12 +95,12 @@ def test_multi_scale(tmp_path):
 
 def test_mistakes(tmp_path):
     torch.save(lumos(6).state_dict(), tmp_path / "text.pth")
-    prior = Prior.load(tmp_path / "text.pth", heads=HEADS)
+    text = load(tmp_path / "text.pth")
     with pytest.raises(UserError, match="one caption or more"):
-        draw(prior, [], Letters())
+        draw(*text, [], Letters())
     with pytest.raises(UserError, match="choose multiples of 16"):
-        draw(prior, ["cat"], Letters(), height=40)
+        draw(*text, ["cat"], Letters(), height=40)
     torch.save(lumos(1).state_dict(), tmp_path / "image.pth")
-    image = Prior.load(tmp_path / "image.pth", heads=HEADS)
+    image = load(tmp_path / "image.pth")
     with pytest.raises(UserError, match="not on captions"):
-        draw(image, ["cat"], Letters())
+        draw(*image, ["cat"], Letters())

@@ -295,7 +295,7 @@ def test_an_export_of_a_run_sees_what_the_run_saw(tiny, tmp_path):
         encoder.preprocess([image])[0], image / 127.5 - 1, atol=1e-6
     )
     assert encoder.preprocess([image] * 2).dtype == np.float32
-    assert open_encoder(f"x={path}").said["pixels"] == "symmetric"
+    assert open_encoder(f"x={path}").record["pixels"] == "symmetric"
     assert "leave heads" in said(load_encoder, path, heads=4)
     native.write(path, {"dit/x": np.zeros(2, "f4")}, config, {})
     assert "holds no encoder" in said(load_encoder, path)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,28 +30,6 @@ class Encoding:
     look: Look
     encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
     batch: int
-
-
-def made_ahead(
-    make: Callable[[int], Made], indices: Iterable[int], threads: int, most: int
-) -> Generator[Made]:
-    """make(index) of each, in order, at most `most` of them ahead.
-
-    Closing the iterator ends its threads.
-    """
-    pool = ThreadPoolExecutor(threads)
-    rest = iter(indices)
-    waiting: deque[Future[Made]] = deque()
-    try:
-        for index in itertools.islice(rest, most):
-            waiting.append(pool.submit(make, index))
-        while waiting:
-            made = waiting.popleft().result()
-            for index in itertools.islice(rest, 1):
-                waiting.append(pool.submit(make, index))
-            yield made
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def encoded(made: Iterable[Made], encoding: Encoding) -> Iterator[Made]:

@@ -8,11 +8,12 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2i_prior.data.prepare.encode import Encoding, encoded, made_ahead
+from i2i_prior.data.prepare.encode import Encoding, encoded
 from i2i_prior.data.prepare.examples import Maker
 from i2i_prior.data.prepare.plan import Plan
 from i2i_prior.data.prepare.shards import Outcome, Tick, write_shard
 from i2i_prior.data.prepare.workers import work
+from i2i_prior.io.threads import map_in_order
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _encode(
     indices = itertools.chain.from_iterable(map(plan.indices, shards))
     # Two batches wait while two are on their way.
     most = max(2 * encoding.batch, 2 * threads)
-    ahead = made_ahead(task.make, indices, threads, most)
+    ahead = map_in_order(task.make, indices, most, threads)
     with contextlib.closing(ahead):
         for shard in shards:
             mine = itertools.islice(ahead, len(plan.indices(shard)))

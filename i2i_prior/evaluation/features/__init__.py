@@ -1,1 +1,1 @@
-"""Networks and functions that turn images into features."""
+"""Feature extractors: networks and functions of images."""

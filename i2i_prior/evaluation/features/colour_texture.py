@@ -1,9 +1,9 @@
-"""Image features that need no training: numbers computed from pixels.
+"""Image features that need no training, computed from pixels.
 
 FEATURES holds two sets, both callables from uint8 (N, H, W, 3) to float32
-(N, d). Any other is one Python function away: `load_features("mine.py:clip")`.
+(N, d). Others are Python functions: `load_features("mine.py:clip")`.
 
-**thumbnails** (d = 320, "thumb8+hog"): what is where.
+**thumbnails** (d = 320, "thumb8+hog"): layout.
     0..191    the image averaged over an 8 x 8 grid of equal areas (which is
               antialiased by itself), RGB / 255, order (row, column, channel).
     192..319  gradient-orientation histograms: luminance at 64 x 64, 4 x 4
@@ -15,7 +15,7 @@ FEATURES holds two sets, both callables from uint8 (N, H, W, 3) to float32
               "Histograms of Oriented Gradients for Human Detection", 2005,
               with one block, the whole image.
 
-**colour_texture** (d = 32): what it is made of, wherever it is. Few enough
+**colour_texture** (d = 32): colours and textures, at any place. Few enough
 numbers for a Frechet distance over some 256 images.
     0..2    COLOUR_WEIGHT x mean of R, G, B, each / 255
     3..5    COLOUR_WEIGHT x standard deviation of R, G, B over the image
@@ -44,7 +44,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 
-# Chosen so that no part holds nearly all of the variance over photographs:
+# Chosen so that no part has nearly all of the variance over photographs:
 # about 10 : 5 (thumbnail : gradients), 2 : 3 : 2 (colour : edges : rings).
 HOG_WEIGHT = 4.0
 COLOUR_WEIGHT = 5.0
@@ -55,11 +55,13 @@ _CHUNK = 64  # images at once: 64 of 256 x 256 are 50 MB as float32
 
 @dataclass(frozen=True)
 class Features:
-    """A named feature function, uint8 (N, H, W, 3) -> float (N, d).
+    """Named feature function, uint8 (N, H, W, 3) -> float (N, d).
 
-    `name` is what results record, `short` what metrics are called after.
-    `parts` are the sizes of the blocks that retrieval weighs equally; empty
-    means one block.
+    Attributes:
+        name: in results.
+        short: in the names of metrics.
+        function: of at most 64 images.
+        parts: sizes of the blocks that retrieval weighs equally; () for one.
     """
 
     name: str
@@ -98,12 +100,12 @@ class Features:
 
 
 def load_features(spec: str) -> Features:
-    """The features named by `spec`: a key of FEATURES, or `FILE.py:function`.
+    """Loads features by a key of FEATURES, or as `FILE.py:function`.
 
     The function of a file takes uint8 (n, H, W, 3), at most 64 images a call,
     and returns (n, d). Its name is recorded with 8 digits of the file's
-    SHA-256, so that results of another version of the file are told apart.
-    The file is run: only name one that you trust.
+    SHA-256, which identify its version. The file is run: only name one that
+    you trust.
     """
     if spec in FEATURES:
         return FEATURES[spec]
@@ -130,7 +132,7 @@ def load_features(spec: str) -> Features:
 
 
 def metric_name(features_name: str) -> str:
-    """What the Frechet distance over these features is called.
+    """Name of the Frechet distance over these features.
 
     "FD-thumb8hog", "FD-colourtexture", else "FD-" and the name: never "FID",
     which means the published Inception weights and nothing else.
@@ -140,7 +142,7 @@ def metric_name(features_name: str) -> str:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, 3) -> float32 (N, 320); see the head of this file."""
+    """Layout features, uint8 (N, H, W, 3) -> float32 (N, 320); see above."""
     pixels = images.astype(np.float32) / 255.0
     small = area_resize(pixels, 8).reshape(len(images), -1)
     energies = orientation_energies(area_resize(pixels @ _LUMINANCE, 64))
@@ -151,7 +153,7 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def colour_texture(images: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, 3) -> float32 (N, 32); see the head of this file."""
+    """Colour and texture, uint8 (N, H, W, 3) -> float32 (N, 32); see above."""
     pixels = images.astype(np.float32) / 255.0
     red, green, blue = np.moveaxis(pixels, -1, 0)
     opponents = np.stack([red - green, (red + green) / 2 - blue], axis=-1)
@@ -172,7 +174,7 @@ def colour_texture(images: np.ndarray) -> np.ndarray:
 
 
 def area_resize(images: np.ndarray, size: int) -> np.ndarray:
-    """(N, H, W) or (N, H, W, C) float -> (N, size, size[, C]), area averages.
+    """Area averages of (N, H, W[, C]) float, (N, size, size[, C]).
 
     Every output pixel is the mean over its share of the image, fractions of
     pixels weighted by their overlap; a smaller image repeats its pixels.
@@ -185,7 +187,7 @@ def area_resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def orientation_energies(luminance: np.ndarray) -> np.ndarray:
-    """(N, H, W) -> (N, H, W, 8): gradient length by unsigned orientation.
+    """Gradient length by unsigned orientation, (N, H, W) -> (N, H, W, 8).
 
     Bin i is centred on i * 22.5 degrees of the gradient's direction (0 = left
     to right, that is, a vertical edge); a length is shared between the two
@@ -201,7 +203,7 @@ def orientation_energies(luminance: np.ndarray) -> np.ndarray:
 
 
 def _overlaps(outputs: int, inputs: int) -> np.ndarray:
-    """(outputs, inputs) float32 averaging weights, rows that sum to 1."""
+    """Averaging weights, float32 (outputs, inputs), with rows of sum 1."""
     edges = np.arange(outputs + 1) * (inputs / outputs)
     starts = np.arange(inputs)
     upper = np.minimum(edges[1:, None], starts + 1)
@@ -211,7 +213,7 @@ def _overlaps(outputs: int, inputs: int) -> np.ndarray:
 
 
 def _ring_powers(luminance: np.ndarray) -> np.ndarray:
-    """(N, S, S) -> (N, 8) half the log mean power in rings of equal ratio."""
+    """Half the log mean power in rings of equal ratio, (N, S, S) -> (N, 8)."""
     size = luminance.shape[1]
     window = np.hanning(size + 1)[:-1].astype(np.float32)
     centred = luminance - luminance.mean(axis=(1, 2), keepdims=True)

@@ -1,26 +1,33 @@
-"""What every feature network of the evaluation looks like from outside."""
+"""Interface of the feature networks, and the identity of their features."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.presets import of_statistics
+
+_SHOWN = 12  # characters of a value in an error
+
 
 @dataclass(frozen=True)
 class Extractor:
-    """Images in, one or several sets of features out.
+    """Function of images to one or several sets of features, its taps.
 
     Attributes:
-        name: what results record, as "inception", "dinov2", "colour_texture".
-        label: what the Frechet distance over its first tap is called: "FID"
-            for the published Inception weights and for nothing else.
-        taps: the features' names and their numbers d; the first is the one
-            that a Frechet distance is taken over.
-        identity: JSON values that two sides of a comparison must have alike:
-            SHA-256 of the weights, the preset's record, input size, code.
+        name: in results, as "inception", "dinov2", "colour_texture".
+        label: name of the Frechet distance over its first tap: "FID" for the
+            published Inception weights and for nothing else.
+        taps: names of the features and their dimension d; the Frechet
+            distance is taken over the first.
+        identity: JSON values that must be equal on both sides of a
+            comparison: SHA-256 of the weights, the preset's record, input
+            size, code.
         prepare: uint8 (n, H, W, 3), all of one size -> (n, ...) that `apply`
             takes; runs on the host, in any thread.
         apply: (parameters, prepared) -> {tap: float32 (n, d)}. Traced by
@@ -40,5 +47,37 @@ class Extractor:
 
     @property
     def first(self) -> str:
-        """The tap of the Frechet distance."""
+        """Tap of the Frechet distance."""
         return next(iter(self.taps))
+
+    def check_identity(self, place: str, stored: Mapping[str, Any]) -> None:
+        """Refuses stored features that were computed in another way.
+
+        Args:
+            place: of the features, for the message.
+            stored: the identity of the extractor that computed them.
+
+        Raises:
+            UserError: names the first difference that counts, see
+                `presets.of_statistics`.
+        """
+        ours = json.loads(json.dumps(dict(self.identity)))
+        for key in sorted({*stored, *ours}, key=lambda key: key != "preset"):
+            theirs, own = stored.get(key), ours.get(key)
+            if _relevant(theirs) != _relevant(own):
+                raise UserError(
+                    f"{place} was made with {key} {_short(theirs)}, here it "
+                    f"is {_short(own)}: the two do not compare; make it again "
+                    "from the images, or use what it was made with."
+                )
+
+
+def _relevant(value: Any) -> Any:
+    """Part of a value of an identity that makes statistics differ."""
+    return of_statistics(value) if isinstance(value, Mapping) else value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name", dict(value)))
+    return "not said" if value is None else str(value)[:_SHOWN]

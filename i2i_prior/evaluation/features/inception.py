@@ -1,14 +1,14 @@
-"""Inception-v3 as FID knows it: the TensorFlow graph of 2015-12-05.
+"""Inception-v3 of FID: the TensorFlow graph of 2015-12-05.
 
 Szegedy et al., "Rethinking the Inception Architecture for Computer Vision",
-CVPR 2016, with what that graph has of its own: average pools that leave the
-padding out of their divisor, a max pool in the last block, BatchNorm with
-eps 1e-3, no auxiliary head, and 1008 classes.
+CVPR 2016, with the peculiarities of that graph: average pools with a divisor
+without padding, a max pool in the last block, BatchNorm with eps 1e-3, no
+auxiliary head, and 1008 classes.
 
-Two rearrangements, exact but for rounding, make it faster than the graph as
-it is drawn. BatchNorm goes into the kernels (`fold`). And all 1 x 1
+Two rearrangements, exact but for rounding, make it faster than the published
+graph. BatchNorm is folded into the kernels (`fold`). And all 1 x 1
 convolutions of a block that read its input are one; the average pool, which
-is linear, comes after its convolution, where there are fewer channels.
+is linear, comes after its convolution, with fewer channels.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 
 
 def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The published arrays as `features` takes them.
+    """Converts the published arrays to those of `features`.
 
     Args:
       state: UNIT.conv.weight (out, in, height, width), UNIT.bn.weight, bias,
         running_mean and running_var (out,), and fc.weight (1008, 2048) and
-        fc.bias (1008,), which may lack.
+        fc.bias (1008,), which are optional.
 
     Returns:
       float32: UNIT.kernel (height, width, in, out) and UNIT.bias (out,) of
@@ -88,7 +88,7 @@ def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def features(p: Parameters, x: Array) -> dict[str, Array]:
-    """All taps; under `jax.jit` those that nobody uses are not computed.
+    """Computes all taps; under `jax.jit` unused ones are not computed.
 
     Args:
       p: of `fold`.
@@ -112,7 +112,7 @@ def features(p: Parameters, x: Array) -> dict[str, Array]:
     x = _block_b(p, "Mixed_6a", x)
     for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
         x = _block_c(p, block, x)
-        if block == "Mixed_6d":  # what its branch1x1 gave comes first
+        if block == "Mixed_6d":  # the output of its branch1x1 comes first
             taps["spatial"] = x[..., :7].reshape(len(x), -1)
     taps["768"] = x.mean((1, 2))
     x = _block_d(p, "Mixed_7a", x)
@@ -184,7 +184,7 @@ def _block_e(p: Parameters, name: str, x: Array) -> Array:
 def _entry(
     p: Parameters, name: str, x: Array, widths: tuple[int, int, int]
 ) -> list[Array]:
-    """The block's 1 x 1 units, the last one over an average pool."""
+    """Outputs of the block's 1 x 1 units, the last after an average pool."""
     found = _convolve(p[f"{name}.entry.kernel"], x)
     bounds = np.cumsum(widths)
     *units, pool = jnp.split(found, bounds, -1)
@@ -198,7 +198,7 @@ def _unit(
     p: Parameters, name: str, x: Array, padding: str = "VALID", stride: int = 1
 ) -> Array:
     if padding == "CROP":
-        # as VALID, 3 x 3: XLA's CPU takes a fourth of the time for it
+        # equal to VALID, 3 x 3, in a fourth of the time on XLA's CPU
         found = _convolve(p[f"{name}.kernel"], x, "SAME")[:, 1:-1, 1:-1]
     else:
         found = _convolve(p[f"{name}.kernel"], x, padding, stride)
@@ -220,13 +220,13 @@ def _convolve(
 
 
 def _max_pool(x: Array, stride: int = 2, padding: str = "VALID") -> Array:
-    """Over 3 x 3 pixels; padding never wins."""
+    """Maximum over 3 x 3 pixels without padding."""
     window, strides = (1, 3, 3, 1), (1, stride, stride, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
 
 
 def _average_pool(x: Array) -> Array:
-    """Over those of 3 x 3 pixels that lie inside."""
+    """Average over those of 3 x 3 pixels that lie inside the image."""
 
     def sums(x: Array, axis: int) -> Array:
         widths = [(int(a == axis),) * 2 for a in range(x.ndim)]

@@ -1,7 +1,7 @@
 """Names and shapes of the published Inception weights of FID.
 
-A unit is a convolution without bias and its BatchNorm, called as torchvision
-and after it pytorch-fid and torch-fidelity call them. In the TensorFlow graph
+A unit is a convolution without bias and its BatchNorm, under the names of
+torchvision, pytorch-fid and torch-fidelity. In the TensorFlow graph
 the blocks are mixed (5b), mixed_1 (5c), mixed_2 (5d), mixed_3 (6a), mixed_4
 to mixed_7 (6b to 6e), mixed_8 (7a), mixed_9 (7b) and mixed_10 (7c).
 """
@@ -27,10 +27,10 @@ _OUTER = (
 
 
 def _block(name: str, inputs: int, units: str) -> dict[str, Shape]:
-    """Of units such as "branch5x5_2 64 5x5 48".
+    """Shapes of a block from units such as "branch5x5_2 64 5x5 48".
 
-    That is: branch, outputs, height and width of the kernel, and the inputs
-    where they are not the block's.
+    That is: branch, outputs, height and width of the kernel, and inputs other
+    than the block's.
     """
     shapes: dict[str, Shape] = {}
     for unit in units.split(","):
@@ -110,7 +110,7 @@ UNITS: dict[str, Shape] = {
 
 
 def published_shapes() -> dict[str, Shape]:
-    """Key -> shape in torch's layout, all 472 of them."""
+    """Shapes in torch's layout of all 472 keys."""
     shapes: dict[str, Shape] = {}
     for unit, kernel in UNITS.items():
         shapes[f"{unit}.conv.weight"] = kernel
@@ -121,9 +121,9 @@ def published_shapes() -> dict[str, Shape]:
 
 
 def published_names(keys: Collection[str]) -> dict[str, str]:
-    """Published key -> key in the file, without BatchNorm's counters.
+    """Keys in the file by published key, without BatchNorm's counters.
 
-    pytorch-fid's outer module calls Mixed_5b `blocks.2.0`, and so on.
+    Mixed_5b is `blocks.2.0` in pytorch-fid's outer module, and so on.
     """
     outer = {
         f"blocks.{i}.{j}.": f"{name}."

@@ -1,10 +1,10 @@
-"""Inception's weights: read as others publish them, kept, told apart.
+"""Inception's weights: published files, our own file, and their identity.
 
-There is one published file, ported from TensorFlow's by pytorch-fid and by
-torch-fidelity alike; its SHA-256 begins with `PUBLISHED`. A distance over its
-features is FID. Other weights of the same shapes work as well, and are good
-for tests and for studies, but what they give is called "FD-inception:" and
-the first digits of their own SHA-256.
+There is one published file, ported from TensorFlow's by both pytorch-fid and
+torch-fidelity; its SHA-256 begins with `PUBLISHED`. A distance over its
+features is FID. Other weights of the same shapes work as well, for tests and
+studies, but their distance is called "FD-inception:" and the first digits of
+their own SHA-256.
 """
 
 from __future__ import annotations
@@ -23,16 +23,10 @@ from i2i_prior.evaluation.features.inception_layout import (
     published_names,
     published_shapes,
 )
-from i2i_prior.evaluation.features.presets import (
-    Preset,
-    find_preset,
-)
+from i2i_prior.evaluation.features.presets import Preset, find_preset
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.lazy_tensor import shown
-from i2i_prior.interop.files.state_dicts import (
-    StateDict,
-    read_state_dict,
-)
+from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts.mapping import Tensor
 from i2i_prior.io.cache_dir import user_cache
 
@@ -48,12 +42,12 @@ _CODE = 1  # goes up when any feature changes
 
 @dataclass(frozen=True)
 class InceptionWeights:
-    """The network's arrays and where they come from.
+    """Arrays of the network and their origin.
 
     Attributes:
-      state: published key -> float32 in torch's layout; `fc` may lack, as
-        it does in pytorch-fid's outer module.
-      sha256: of the arrays, 64 hex digits, whatever file they lay in.
+      state: published key -> float32 in torch's layout; without `fc` for
+        pytorch-fid's outer module.
+      sha256: of the arrays, 64 hex digits, whatever their file.
       file_sha256: of the file that they were first read from.
     """
 
@@ -63,11 +57,11 @@ class InceptionWeights:
 
     @property
     def published(self) -> bool:
-        """Whether the file was the published one."""
+        """True where the file was the published one."""
         return self.file_sha256.startswith(PUBLISHED)
 
     def label(self, tap: str = "pool3") -> str:
-        """What the Frechet distance over a tap is called."""
+        """Name of the Frechet distance over a tap."""
         names = {"pool3": "FID", "spatial": "sFID"}
         if self.published and tap in names:
             return names[tap]
@@ -80,13 +74,13 @@ def load_inception(
     preset: str | Preset = "adm",
     taps: Sequence[str] = ("pool3",),
 ) -> Extractor:
-    """Inception-v3 under one protocol.
+    """Loads Inception-v3 under one protocol.
 
     Args:
-      path: see `read_inception`; None for what `i2i-prior weights` stored.
+      path: see `read_inception`; None for the file of `i2i-prior weights`.
       preset: a name of `PRESETS`, or a preset.
       taps: of `inception.TAPS`; the first is that of the Frechet distance.
-        What only others need is not computed.
+        Layers of other taps only are not computed.
 
     Returns:
       the extractor. Images may have any size; each size is compiled anew,
@@ -104,7 +98,7 @@ def load_inception(
 def inception_extractor(
     weights: InceptionWeights, preset: Preset, taps: Sequence[str]
 ) -> Extractor:
-    """As `load_inception`, of weights in memory."""
+    """Extractor of weights in memory, see `load_inception`."""
     from i2i_prior.evaluation.features import inception
     from i2i_prior.evaluation.features.resize import (
         bilinear,
@@ -163,12 +157,12 @@ def _check_taps(weights: InceptionWeights, taps: Sequence[str]) -> None:
 
 
 def read_inception(path: str | Path) -> InceptionWeights:
-    """The weights in a file, every key, shape and number checked.
+    """Reads weights, every key, shape and number checked.
 
     Args:
       path: the published .pth; a state dict of pytorch-fid's or
         torch-fidelity's modules, as .pth or .safetensors, with BatchNorm's
-        counters or without; or what `store` wrote.
+        counters or without; or a file of `store`.
 
     Raises:
       UserError: where it is missing or holds anything else.
@@ -180,7 +174,7 @@ def read_inception(path: str | Path) -> InceptionWeights:
             f"`{COMMAND}`."
         )
     header = _header(path)
-    arrays = _checked(read_state_dict(path))
+    arrays = _published_arrays(read_state_dict(path))
     digest = _digest(arrays)
     if header.get("format") != _FORMAT:
         return InceptionWeights(arrays, digest, hash_of(path))
@@ -193,7 +187,7 @@ def read_inception(path: str | Path) -> InceptionWeights:
 
 
 def store(weights: InceptionWeights, path: str | Path) -> int:
-    """Writes .safetensors beside, then renames; returns its bytes.
+    """Writes a .safetensors atomically; returns its bytes.
 
     Raises:
       UserError: where the place cannot be written, or has another suffix.
@@ -218,12 +212,12 @@ def store(weights: InceptionWeights, path: str | Path) -> int:
 
 
 def stored_file() -> Path:
-    """Where `i2i-prior weights inception` puts them, there or not."""
+    """File of `i2i-prior weights inception`, which may not exist."""
     return user_cache("weights", "inception.safetensors")
 
 
 def _header(path: Path) -> dict[str, str]:
-    """What `store` wrote beside the arrays; empty for other files."""
+    """Header of a file of `store`; empty for other files."""
     if path.suffix != ".safetensors":
         return {}
     from safetensors import SafetensorError, safe_open
@@ -231,12 +225,12 @@ def _header(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, "np") as file:
             return file.metadata() or {}
-    except (SafetensorError, OSError):  # `read_state_dict` says what it is
+    except (SafetensorError, OSError):  # `read_state_dict` reports it
         return {}
 
 
-def _checked(state: StateDict) -> dict[str, np.ndarray]:
-    """The published arrays in float32, sorted by key."""
+def _published_arrays(state: StateDict) -> dict[str, np.ndarray]:
+    """Checks the arrays and converts them to float32, sorted by key."""
     keys = published_names(state)
     expected = published_shapes()
     if not any(key.startswith("fc.") for key in keys):
@@ -246,7 +240,7 @@ def _checked(state: StateDict) -> dict[str, np.ndarray]:
     if wrong:
         raise UserError(
             f"{state.path} holds no Inception weights of FID: {len(wrong)} "
-            f"of its tensors lack or are too many, first {shown(wrong[0])} "
+            f"of its tensors are missing or unknown, first {shown(wrong[0])} "
             "(torchvision's own Inception is another network)."
         )
     for key, shape in expected.items():

@@ -1,4 +1,4 @@
-"""LPIPS: how far two images are apart to a network that sees.
+"""LPIPS: perceptual distance of two images by the features of a network.
 
 Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual
 Metric", CVPR 2018, version 0.1: at five depths of a trunk, features brought
@@ -6,7 +6,7 @@ to length 1 over the channels, their squared difference weighed per channel by
 a trained head, averaged over the pixels, and summed. Values of the two trunks
 do not compare, so the name of the trunk belongs to the number.
 
-Weights are a file of the user's own, trunk and heads together:
+Weights are a file of trunk and heads together:
 
     torch.save(lpips.LPIPS(net="alex").state_dict(), "lpips_alex.pth")
 """
@@ -26,6 +26,7 @@ from jax import lax
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.resize import check_images
+from i2i_prior.inference.batches import padded_batches
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.state_dicts import read_state_dict
 
@@ -39,13 +40,13 @@ _EPSILON = 1e-10
 
 @dataclass(frozen=True)
 class _Trunk:
-    """A torchvision network, cut into five parts.
+    """Torchvision network in five parts.
 
     Attributes:
       slices: of each part the index of its convolutions in `features`, with
         (out, in, kernel, stride).
       pool: side of the max pool (stride 2) before a part.
-      pooled: the parts before which there is one.
+      pooled: the parts after a max pool.
     """
 
     slices: tuple[dict[int, tuple[int, int, int, int]], ...]
@@ -81,7 +82,7 @@ _TRUNKS = {
 
 @dataclass(frozen=True)
 class Lpips:
-    """A trunk with its heads.
+    """Trunk with its heads.
 
     Attributes:
       label: "LPIPS-alex" or "LPIPS-vgg".
@@ -94,7 +95,7 @@ class Lpips:
 
     @property
     def label(self) -> str:
-        """What the number is called."""
+        """Name of the distance."""
         return f"LPIPS-{self.trunk}"
 
     def __call__(
@@ -104,7 +105,7 @@ class Lpips:
 
         Args:
           a, b: uint8 (N, H, W, 3), both of one size, 32 pixels a side or
-            more (the trunks shrink what they see 16 times).
+            more (the trunks downsample 16 times).
           batch_size: pairs at once.
 
         Returns:
@@ -119,23 +120,18 @@ class Lpips:
                 "LPIPS compares images of one size, 32 pixels a side or more,"
                 f" not {a.shape} and {b.shape}."
             )
-        size = min(batch_size, len(a))
         found = []
-        for start in range(0, len(a), size):
-            x, y = (i[start : start + size] for i in (a, b))
-            spare = [(0, size - len(x)), (0, 0), (0, 0), (0, 0)]
-            pair = _distances(
-                self.trunk, self.parameters, np.pad(x, spare), np.pad(y, spare)
-            )
-            found.append(np.asarray(pair)[: len(x)])
+        for rows, count in padded_batches(len(a), min(batch_size, len(a))):
+            pairs = _distances(self.trunk, self.parameters, a[rows], b[rows])
+            found.append(np.asarray(pairs)[:count])
         return np.concatenate(found)
 
 
 def load_lpips(path: str | Path) -> Lpips:
-    """The network in a file; see the head of this module.
+    """Loads a network from a file, see the head of this module.
 
     Raises:
-      UserError: where it is missing, another network's, or not finite.
+      UserError: where it is missing, of another network, or not finite.
     """
     state = read_state_dict(path)
     found = [
@@ -191,7 +187,7 @@ def _distances(
             )
         for index, (_, _, kernel, stride) in units.items():
             key = f"net.slice{part + 1}.{index}"
-            # AlexNet's first layer alone does not keep the size
+            # only AlexNet's first layer does not keep the size
             edge = 2 if stride > 1 else kernel // 2
             found = lax.conv_general_dilated(
                 x,

@@ -1,20 +1,19 @@
-"""The protocols that people cite, each a frozen record.
+"""Published protocols of FID, each a frozen record.
 
-Two FIDs compare only where everything in these records is alike: how images
-reach 299 x 299 alone moves FID by 0.5 to 15 % (Parmar et al., "On Aliased
-Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022). A record
-travels with every result and every statistics file.
+Two FIDs compare only where everything in these records is equal: the resizing
+of images to 299 x 299 alone moves FID by 0.5 to 15 % (Parmar et al., "On
+Aliased Resizing and Surprising Subtleties in GAN Evaluation", CVPR 2022). A
+record is part of every result and every statistics file.
 
-    adm          the TensorFlow evaluator of Dhariwal and Nichol (2021): what
-                 ImageNet FIDs in papers mean, and torch-fidelity's
+    adm          the TensorFlow evaluator of Dhariwal and Nichol (2021), that
+                 of ImageNet FIDs in papers, and torch-fidelity's
     edm2         the same features; samples are rounded, not cut (Karras et
                  al. 2024, and DiT, SiT)
     pytorch_fid  Seitzer's pytorch-fid
     clean        clean-fid, Parmar et al. 2022
 
-Where the tools themselves lose digits (several take the mean in float32,
-which moves FID by 1e-6 at 50,000 images) nothing is imitated: sums are
-float64 here in all four.
+The tools' own loss of digits (several take the mean in float32, which moves
+FID by 1e-6 at 50,000 images) is not reproduced: sums are float64 in all four.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class Preset:
-    """One protocol.
+    """Protocol of FID and its relatives.
 
     Attributes:
       name: its key in `PRESETS`.
@@ -47,7 +46,7 @@ class Preset:
       inception_score: "consecutive", ten splits in the order of the samples,
         or "shuffled", the same after RandomState(2020); both over logits
         without bias.
-      spatial: what sFID is taken over, and the order of its numbers.
+      spatial: features of sFID, and the order of their numbers.
       precision_recall_k: neighbours of precision and recall.
     """
 
@@ -62,11 +61,11 @@ class Preset:
     precision_recall_k: int = 3
 
     def record(self) -> dict[str, Any]:
-        """Plain JSON values; two presets are alike where these are equal."""
+        """Record as JSON values; equal for equal presets."""
         return asdict(self)
 
     def to_uint8(self, x: np.ndarray) -> np.ndarray:
-        """Samples, float in [-1, 1] -> uint8, as `rounding` says.
+        """Converts samples, float in [-1, 1], to uint8 by `rounding`.
 
         Beyond the range they are clipped first.
 
@@ -83,21 +82,21 @@ class Preset:
         return np.clip(x * 127.5 + shift, 0, 255).astype(np.uint8)
 
     def normalise(self, x: Any) -> Any:
-        """Pixels in 0..255, NumPy or JAX -> what the network reads."""
+        """Scales pixels in 0..255, NumPy or JAX, to the network's range."""
         if self.pixels == "(x - 128) / 128":
             return (x - 128) / 128
         return 2 * (x / 255) - 1
 
 
-# How samples became uint8 and what else is done with the features leave the
-# statistics of given images alone.
+# The rounding of samples and the use of the features do not change the
+# statistics of given images.
 _OF_STATISTICS = ("resize", "pixels", "accumulation", "ddof", "spatial")
 
 
 def of_statistics(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a preset's record, what the statistics of uint8 images depend on.
+    """Part of a preset's record that changes statistics of uint8 images.
 
-    "adm" and "edm2" are alike in it, so a reference of one serves the other.
+    It is equal for "adm" and "edm2", so a reference of one serves the other.
     """
     return {name: record.get(name) for name in _OF_STATISTICS}
 
@@ -114,7 +113,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in _ALL})
 
 
 def find_preset(preset: str | Preset) -> Preset:
-    """A preset by its name; one that is a `Preset` already stays as it is.
+    """Finds a preset by its name; a `Preset` is returned as it is.
 
     Raises:
       UserError: for an unknown name.

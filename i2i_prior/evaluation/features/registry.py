@@ -1,4 +1,4 @@
-"""Which extractor a name on the command line means."""
+"""Extractors by their names on the command line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from i2i_prior.evaluation.features.colour_texture import (
 )
 from i2i_prior.evaluation.features.extractor import Extractor
 
-TAP = "features"  # the one of a built-in set, or of FILE.py:function
-_PROBE = (2, 64, 64, 3)  # images that tell how many numbers there are
+TAP = "features"  # of a built-in set, or of FILE.py:function
+_PROBE = (2, 64, 64, 3)  # images that show the number of features
+_TRANSFORMERS = ("dinov2", "clip")
+NETWORKS = ("inception", *_TRANSFORMERS)  # features that have weights
 _CODE = 1  # of the built-in sets; goes up when any of their numbers changes
 
 
@@ -29,15 +31,15 @@ def open_extractor(
     weights: str | Path | None = None,
     taps: Sequence[str] = (),
 ) -> Extractor:
-    """The extractor that `spec` names.
+    """Opens the extractor that `spec` names.
 
     Args:
-        spec: "inception", "dinov2", "clip", a key of `features.FEATURES`, or
+        spec: one of NETWORKS, a key of `colour_texture.FEATURES`, or
             FILE.py:function, which is run.
         preset: of Inception; others have one protocol only.
-        weights: a file, where there are weights; None for those that
+        weights: file of a network; None for Inception's file that
             `i2i-prior weights` has stored.
-        taps: of Inception that are used beside pool3; no others are computed.
+        taps: of Inception that are used besides pool3; no others are computed.
 
     Raises:
         UserError: it is unknown, or its weights are missing or unusable.
@@ -56,39 +58,28 @@ def open_extractor(
                 f"--features {' or '.join(FEATURES)}, which need none."
             )
         return load_inception(weights, preset, ("pool3", *taps))
-    if spec in VISION:
-        return _vision(spec, weights)
+    if spec in _TRANSFORMERS:
+        from i2i_prior.evaluation.features import vision_encoders
+
+        if weights is None:
+            raise UserError(
+                f"--features {spec} needs the weights of the network; give "
+                "--weights FILE."
+            )
+        return getattr(vision_encoders, f"load_{spec}")(weights)
     if weights is not None:
         raise UserError(
             f"features '{spec}' have no weights; leave --weights out, or give "
-            f"--features inception, {' or '.join(VISION)}."
+            f"--features inception, {' or '.join(_TRANSFORMERS)}."
         )
     return pixel_extractor(spec)
 
 
-VISION = ("dinov2", "clip")
-
-
-def _vision(spec: str, weights: str | Path | None) -> Extractor:
-    from i2i_prior.evaluation.features import vision_encoders
-
-    if weights is None:
-        raise UserError(
-            f"--features {spec} needs the weights of the network; give "
-            "--weights FILE."
-        )
-    makers = {
-        "dinov2": vision_encoders.load_dinov2,
-        "clip": vision_encoders.load_clip,
-    }
-    return makers[spec](weights)
-
-
 def pixel_extractor(spec: str) -> Extractor:
-    """Features computed by a NumPy function, see `load_features`.
+    """Extractor of a NumPy function, see `load_features`.
 
     Raises:
-        UserError: there is none such, or it does not return (n, d).
+        UserError: there is no such function, or it does not return (n, d).
     """
     found = load_features(spec)
     probe = np.random.default_rng(0).integers(0, 256, _PROBE).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""Images to the size that a network reads, as each protocol does it.
+"""Resizing of images to the input size of a network, by protocol.
 
-The two bilinear rules mix two pixels along each axis and do not antialias,
-so shrinking drops pixels; that is how the numbers in papers were made. They
-are written once for NumPy and JAX, so that they may run inside a compiled
-program, where only uint8 has to reach the device.
+The two bilinear rules mix two pixels along each axis and do not antialias, so
+shrinking drops pixels, as in the published numbers. They are written once for
+NumPy and JAX, so that they may run inside a compiled program, where only uint8
+has to reach the device.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ import numpy as np
 from PIL import Image
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.features.presets import (
-    Preset,
-    find_preset,
-)
+from i2i_prior.evaluation.features.presets import Preset, find_preset
 
 
 def resize(
     images: np.ndarray, preset: str | Preset, size: int = 299
 ) -> np.ndarray:
-    """Images as the preset's tool shows them to its network.
+    """Resizes images as the preset's tool does.
 
     Args:
       images: uint8 (N, H, W, 3).
@@ -46,7 +43,7 @@ def resize(
 
 
 def check_images(images: np.ndarray) -> np.ndarray:
-    """The same array, if it is uint8 (N, H, W, 3) with N, H, W >= 1.
+    """Checks that an array is uint8 (N, H, W, 3) with N, H, W >= 1.
 
     Raises:
       UserError: where it is not.
@@ -66,7 +63,7 @@ def check_images(images: np.ndarray) -> np.ndarray:
 
 
 def bilinear(images: Any, size: int, rule: str) -> Any:
-    """The rules "tf1_bilinear" and "torch_bilinear", in NumPy or JAX.
+    """Resizes by "tf1_bilinear" or "torch_bilinear", in NumPy or JAX.
 
     Args:
       images: (N, H, W, C), of any dtype; the library is that of the array.
@@ -90,10 +87,10 @@ def _mix(low: Any, high: Any, share: np.ndarray) -> Any:
 def _taps(
     outputs: int, inputs: int, rule: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each output the two inputs and the share of the second, float32.
+    """Two inputs of each output, and the share of the second, float32.
 
-    Steps and positions are rounded to float32 where the libraries do so:
-    after 400 pixels the last digit is worth 0.01 of a noisy image's levels.
+    Steps and positions are rounded to float32 as in the libraries: after 400
+    pixels the last digit is 0.01 of a noisy image's levels.
     """
     step = np.float32(inputs / outputs)
     rows = np.arange(outputs, dtype=np.float32)
@@ -108,7 +105,7 @@ def _taps(
 
 
 def pil_bicubic(images: np.ndarray, size: int) -> np.ndarray:
-    """Pillow's antialiased bicubic filter on float32 channels, clipped.
+    """Resizes by Pillow's antialiased bicubic filter, in float32, clipped.
 
     Args:
       images: uint8 (N, H, W, C).

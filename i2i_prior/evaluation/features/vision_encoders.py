@@ -1,9 +1,9 @@
 """Features of vision transformers: FD-DINOv2, CLIP-FID, CMMD, CLIP-score.
 
-Weights are files of the user's own (`encoder.load_encoder` reads them). A
-protocol belongs to one network of one shape, so the label is made of what the
-weights are: "FD-DINOv2" is ViT-L/14's, "CLIP-FID" is ViT-B/32's, and CMMD's
-published numbers are over ViT-L/14 at 336 pixels; others carry their shape.
+Weights are files, see `inference.encoder.load_encoder`. A protocol belongs to
+one network of one shape, so the label depends on the weights: "FD-DINOv2" is
+ViT-L/14's, "CLIP-FID" is ViT-B/32's, and CMMD's published numbers are over
+ViT-L/14 at 336 pixels; labels of others have their shape.
 
     FD-DINOv2  Stein et al. 2023 (dgm-eval): uint8 resized to 224 x 224 by
                Pillow's bicubic filter, ImageNet statistics, CLS
@@ -25,10 +25,8 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.features.resize import check_images
-from i2i_prior.inference.encoder import (
-    Encoder,
-    load_encoder,
-)
+from i2i_prior.inference.batches import padded_batches
+from i2i_prior.inference.encoder import Encoder, load_encoder
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.preprocess import (
@@ -47,11 +45,11 @@ _CLIP_FID = Preprocessing(CLIP, "bicubic", 224, 1.0, torchvision=True)
 
 
 def load_dinov2(path: str | Path, heads: int | None = None) -> Extractor:
-    """The CLS token after the last norm, tap "cls".
+    """Extractor of DINOv2's CLS token after the last norm, tap "cls".
 
     Args:
       path: weights of DINOv2, Meta's or transformers' file or folder.
-      heads: where the file cannot tell.
+      heads: where the file does not imply them.
 
     Raises:
       UserError: where there are no such weights.
@@ -64,12 +62,12 @@ def load_dinov2(path: str | Path, heads: int | None = None) -> Extractor:
 
 
 def load_clip(path: str | Path, heads: int | None = None) -> Extractor:
-    """The projected CLS token, not normalised, tap "image".
+    """Extractor of CLIP's projected CLS token, not normalised, tap "image".
 
     Args:
-      path: weights of CLIP, OpenAI's or transformers', with its projection;
-        the text half may be there.
-      heads: where the file cannot tell.
+      path: weights of CLIP, OpenAI's or transformers', with its projection,
+        with or without the text half.
+      heads: where the file does not imply them.
 
     Raises:
       UserError: where there are no such weights.
@@ -78,8 +76,8 @@ def load_clip(path: str | Path, heads: int | None = None) -> Extractor:
     config = encoder.config
     if not config.projection:
         raise UserError(
-            f"{path} lacks CLIP's projection, so its features compare with "
-            "nobody's; take the whole model's file."
+            f"{path} lacks CLIP's projection, so its features compare with no "
+            "published ones; take the whole model's file."
         )
     model = model_name(config)
     own = "CLIP" if config.family == "clip" else "OpenCLIP"
@@ -91,7 +89,9 @@ def load_clip(path: str | Path, heads: int | None = None) -> Extractor:
 
 
 def model_name(config: ViTConfig) -> str:
-    """As "ViT-L/14", with "@336" where the size is not 224 and not DINOv2's.
+    """Name such as "ViT-L/14", with "@336" for sizes other than 224.
+
+    DINOv2 has no such suffix, since it takes all sizes.
 
     A shape without a published letter is named by its width and depth.
     """
@@ -111,8 +111,8 @@ def clip_score(
 ) -> dict[str, Any]:
     """Mean of max(cos, 0) between images and their captions, times `scale`.
 
-    Hessel et al., "CLIPScore", EMNLP 2021, who take 2.5 for `scale`; others
-    take 1 or 100, and other networks, so both stand in the result.
+    Hessel et al., "CLIPScore", EMNLP 2021, with `scale` 2.5; others take 1 or
+    100, and other networks, so both are part of the result.
 
     Args:
       images: (N, P), tap "image" of `load_clip`.
@@ -147,10 +147,10 @@ def clip_score(
 def embed_captions(
     path: str | Path, captions: Sequence[str], batch_size: int = 64
 ) -> np.ndarray:
-    """CLIP's projected embeddings of texts, float32 (N, P).
+    """Embeds texts by CLIP's text half, projected, float32 (N, P).
 
     Args:
-      path: as `load_clip`'s; its tokenizer lies beside.
+      path: as for `load_clip`; with its tokenizer in the same folder.
       captions: N texts; long ones are cut at the network's length.
       batch_size: texts at once.
 
@@ -162,11 +162,9 @@ def embed_captions(
     if length is None:
         raise UserError(f"{path} holds no text half of CLIP.")
     found = []
-    for start in range(0, len(captions), batch_size):
-        part = list(captions[start : start + batch_size])
-        spare = batch_size - len(part)  # one program does all batches
-        ids, _ = encoder.tokenize(part + [""] * spare, length)
-        found.append(np.asarray(encoder(ids).pooled)[: len(part)])
+    for rows, count in padded_batches(len(captions), batch_size):
+        ids, _ = encoder.tokenize([captions[row] for row in rows], length)
+        found.append(np.asarray(encoder(ids).pooled)[:count])
     return np.concatenate(found)
 
 
@@ -192,7 +190,7 @@ def _extractor(
     record: Preprocessing,
     cut: bool = False,
 ) -> Extractor:
-    """One of the three; `cut`: the central square is taken first."""
+    """Extractor of an encoder; `cut` takes the central square first."""
     config = encoder.config
     functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
     family = "clip" if record.statistics == CLIP else "dinov2"

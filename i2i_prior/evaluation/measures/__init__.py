@@ -1,1 +1,1 @@
-"""Numbers from features: NumPy, float64, no JAX."""
+"""Measures of features, in NumPy and float64, without JAX."""

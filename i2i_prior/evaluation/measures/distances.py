@@ -1,4 +1,4 @@
-"""Pairs of features: checked, in float64, a slab of rows at a time."""
+"""Checks of two feature sets, and their distances, a slab at a time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 
-# Numbers in a slab: 32 MB of float64, whatever the count of rows.
-_SLAB = 1 << 22
-# Of |x|^2: nearer than float32 features can tell apart is equal.
+_SLAB = 1 << 22  # numbers of a slab, 32 MB of float64
+# Share of |x|^2 below the resolution of float32 features: taken as equal.
 _EQUAL = 2e-14
 
 
 def feature_rows(
     first: np.ndarray, second: np.ndarray, at_least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two feature sets (n, d), (m, d) as float64.
+    """Checks two feature sets (n, d), (m, d) and converts them to float64.
 
     Raises:
         UserError: not two arrays of one width with at least `at_least` rows
@@ -50,10 +49,10 @@ def feature_rows(
 def squared_distances(
     x: np.ndarray, y: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Slabs (rows of x, |x_i - y_j|^2 (len(rows), m)) of float64 features.
+    """Yields slabs (rows of x, |x_i - y_j|^2 (len(rows), m)) in float64.
 
-    By |x|^2 + |y|^2 - 2 x.y about the mean of y. What that leaves of equal
-    rows is set to 0, so that copies are at distance 0 exactly.
+    Computed as |x|^2 + |y|^2 - 2 x.y about the mean of y. The rounding error
+    of equal rows is set to 0, so that copies are at distance 0 exactly.
     """
     centre = y.mean(axis=0)
     y = y - centre

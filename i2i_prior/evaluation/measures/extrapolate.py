@@ -1,18 +1,18 @@
-"""The Frechet distance that infinitely many samples would have.
+"""Frechet distance extrapolated to infinitely many samples.
 
 A Frechet distance over n samples is too large by about c / n (Chong and
 Forsyth 2020, "Effectively Unbiased FID and Inception Score and where to find
 them"), so a straight line in 1 / n, drawn through the distances of several n,
-is followed to 1 / n = 0. All n come from one pass: a shuffled order of the
+is extrapolated to 1 / n = 0. All n come from one pass: a shuffled order of the
 samples is fixed, and each n takes that many from its start.
 
-What noise does to the points follows from that. To first order a distance is a
-mean over its samples, so with t = 1 / n the points are a straight line plus
+The noise of the points follows from that. To first order a distance is a mean
+over its samples, so with t = 1 / n the points are a straight line plus
 s B(t), B a Brownian motion: variance s^2 t, covariance s^2 min(t, t'). The line
 is fitted with weights n, the inverse of the variance; s^2 is estimated from
 the residuals, and the standard error counts the covariance of nested sets,
 which that of an ordinary fit would not. Where the two distributions are nearly
-one, the noise falls faster than 1 / n and the standard error is too large.
+equal, the noise falls faster than 1 / n and the standard error is too large.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _FEWEST = 3  # a line through two points has no residual
 
 
 def fewest_images(dim: int) -> int:
-    """That a line through counts above `dim` takes."""
+    """Number of images for a line through counts above `dim`."""
     return dim + _FEWEST
 
 
 def prefix_sizes(count: int, dim: int) -> list[int]:
-    """15 counts, evenly from count / 10, but above `dim`, to `count`."""
+    """Counts of the 15 points, evenly from count / 10 (above `dim`) on."""
     smallest = max(count // 10, dim + 1)
     sizes = np.linspace(smallest, count, _POINTS).round().astype(int)
     return sorted(set(sizes.tolist()))
@@ -61,9 +61,9 @@ def fd_infinity(
     Args:
         reference: one side; it is factored once.
         features: (n, d) of the samples, in any order.
-        sizes: at least 3 different counts above d (the line is bent below)
-            and at most n; None for `prefix_sizes`.
-        seed: of the order the prefixes are taken in.
+        sizes: at least 3 different counts above d (the line is not straight
+            below) and at most n; None for `prefix_sizes`.
+        seed: of the order of the samples.
 
     Returns:
         "value" at infinity, which may come out just below 0, its
@@ -75,7 +75,7 @@ def fd_infinity(
     """
     features = np.asarray(features)
     statistics = FeatureStatistics(reference.dim, reference.features)
-    statistics.update(features[:2])  # a refusal comes before any work
+    statistics.update(features[:2])  # errors come before any work
     check_pair(reference, statistics)
     fewest = fewest_images(reference.dim)
     if len(features) < fewest:
@@ -86,7 +86,7 @@ def fd_infinity(
         )
     if sizes is None:
         sizes = prefix_sizes(len(features), reference.dim)
-    counts = _checked(sizes, len(features), reference.dim)
+    counts = _check_sizes(sizes, len(features), reference.dim)
     factor = (
         reference
         if isinstance(reference, Factor)
@@ -111,9 +111,13 @@ def fd_infinity(
 def fit_line(
     counts: np.ndarray, distances: np.ndarray
 ) -> tuple[float, float, float]:
-    """Value at 1 / n = 0, slope in 1 / n, standard error of the value.
+    """Fits value + slope / n to distances of nested prefixes.
 
-    counts, distances: (k,), k >= 3, of nested prefixes.
+    Args:
+        counts, distances: (k,), k >= 3.
+
+    Returns:
+        value at 1 / n = 0, slope in 1 / n, standard error of the value.
     """
     t = 1.0 / counts
     design = np.stack([np.ones_like(t), t], axis=1)
@@ -131,7 +135,7 @@ def fit_line(
     return float(line[0]), float(line[1]), float(error)
 
 
-def _checked(sizes: Sequence[int], count: int, dim: int) -> list[int]:
+def _check_sizes(sizes: Sequence[int], count: int, dim: int) -> list[int]:
     counts = sorted({int(size) for size in sizes})
     if len(counts) < _FEWEST:
         raise UserError(

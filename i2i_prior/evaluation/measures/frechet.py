@@ -1,4 +1,4 @@
-"""The Frechet distance between two Gaussians fitted to features.
+"""Frechet distance between two Gaussians fitted to features.
 
     FD = |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2)
 
@@ -11,9 +11,9 @@ The root is never formed. With S1 = R R^T, the eigenvalues of S1 S2 are those
 of the symmetric R^T S2 R, so the trace is the sum of their square roots. With
 S2 = Q Q^T too, it is the sum of the singular values of R^T Q, which keeps the
 digits that squaring loses. The first way costs two products and one symmetric
-eigenvalue problem once R is known (`reference_factor`), and knows from its
-spectrum how many digits it has; where those are too few, and for a set of few
-images beside its dimensions, whose Q is narrow, the second one is taken.
+eigenvalue problem once R is known (`reference_factor`), and its spectrum shows
+how many digits it has; where those are too few, and for a set of fewer images
+than dimensions, with a narrow Q, the second one is taken.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from i2i_prior.evaluation.measures.roots import covariance_root, narrow
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 _EPS = float(np.finfo(np.float64).eps)
-# Of Tr S1 + Tr S2: what rounding may cost the faster way at worst. Over falling
-# spectra of 256 to 1024 numbers it cost a thousandth of that.
-_DOUBT = 1e-8
+# Largest rounding error of the faster way, as a share of Tr S1 + Tr S2. Over
+# falling spectra of 256 to 1024 numbers it was a thousandth of that.
+_MOST_ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A set's moments with a factor of the covariance, S = R R^T.
+    """Moments of a set with a factor of the covariance, S = R R^T.
 
     Attributes:
         mean: (d,) float64.
         root: R, (d, r) float64, r the numerical rank of S.
         trace: Tr S.
         count: images behind the moments.
-        features: where the numbers come from, as in FeatureStatistics.
+        features: their origin, as in FeatureStatistics.
     """
 
     mean: np.ndarray
@@ -53,12 +53,12 @@ class Factor:
 
     @property
     def dim(self) -> int:
-        """Numbers a feature, d."""
+        """Dimension d of the features."""
         return len(self.mean)
 
     @property
     def rank(self) -> int:
-        """Of the covariance: at most d, and at most count - 1."""
+        """Rank of the covariance: at most d, and at most count - 1."""
         return self.root.shape[1]
 
 
@@ -66,11 +66,11 @@ def reference_factor(statistics: FeatureStatistics) -> Factor:
     """Factors a covariance once, for all the distances to it.
 
     By Cholesky; where that fails, or there are no more images than
-    dimensions, by eigenvectors, without those that only rounding made.
+    dimensions, by eigenvectors, without those of rounding errors.
 
     Raises:
-        UserError: fewer than 2 images, moments that are not finite, or a
-            covariance that is none, see `covariance_root`, which also warns.
+        UserError: fewer than 2 images, moments that are not finite, or an
+            invalid covariance, see `covariance_root`, which also warns.
     """
     _check_count(statistics)
     mean, cov = statistics.mean, statistics.cov
@@ -89,10 +89,10 @@ def frechet_distance(
 ) -> float:
     """Frechet distance between two feature sets, in squared feature units.
 
-    Symmetric in its arguments up to rounding, and never below 0 (rounding can
-    leave about -1e-12 for equal sets, which is cut off). Its bias is about
-    proportional to 1/count, so only equal counts compare. Where many sets are
-    held against one, give that one as its `reference_factor`.
+    Symmetric in its arguments up to rounding, and never below 0 (rounding
+    gives about -1e-12 for equal sets, which is cut off). Its bias is about
+    proportional to 1/count, so only equal counts compare. For many distances
+    to one set, give that one as its `reference_factor`.
 
     Raises:
         UserError: other dimensions, other features, fewer than 2 images, or
@@ -112,7 +112,7 @@ def frechet_distance(
 
 
 def distance_to(reference: Factor, other: FeatureStatistics | Factor) -> float:
-    """`frechet_distance` without its checks and warnings, for many in a row."""
+    """Frechet distance without checks and warnings, for many in a row."""
     difference = reference.mean - other.mean
     trace, root = _traces(reference, other)
     return max(float(difference @ difference + trace - 2.0 * root), 0.0)
@@ -121,27 +121,27 @@ def distance_to(reference: Factor, other: FeatureStatistics | Factor) -> float:
 def _traces(
     a: Factor, other: FeatureStatistics | Factor
 ) -> tuple[float, float]:
-    """Tr S1 + Tr S2, and Tr (S1 S2)^(1/2)."""
+    """Traces Tr S1 + Tr S2, and Tr (S1 S2)^(1/2)."""
     few = not isinstance(other, Factor) and narrow(other.count - 1, other.dim)
     if isinstance(other, FeatureStatistics) and not few:
         cov = other.cov
         trace = a.trace + float(np.trace(cov))
         if np.isfinite(trace):
             spectrum = np.linalg.eigvalsh(a.root.T @ cov @ a.root)
-            # The rest are zeros, of which rounding would make roots.
+            # The rest are zeros, and rounding would add their roots.
             spectrum = spectrum[-(other.count - 1) :]
-            if _doubt(spectrum) <= _DOUBT * trace:
+            if _rounding(spectrum) <= _MOST_ROUNDING * trace:
                 return trace, float(np.sqrt(spectrum.clip(0.0)).sum())
     b = other if isinstance(other, Factor) else reference_factor(other)
     values = np.linalg.svd(a.root.T @ b.root, compute_uv=False)
     return a.trace + b.trace, float(values.sum())
 
 
-def _doubt(spectrum: np.ndarray) -> float:
-    """How far rounding may move the sum of the roots of these eigenvalues.
+def _rounding(spectrum: np.ndarray) -> float:
+    """Bound of the rounding error of the sum of the eigenvalues' roots.
 
     An eigenvalue is known to about eps times the largest one, its root
-    therefore to that over twice itself; here all errors have one sign.
+    therefore to that over twice the root; here all errors have one sign.
     """
     if not len(spectrum) or spectrum[-1] <= 0.0:
         return 0.0
@@ -162,7 +162,7 @@ def _check_count(statistics: FeatureStatistics | Factor) -> None:
 def check_pair(
     a: FeatureStatistics | Factor, b: FeatureStatistics | Factor
 ) -> None:
-    """UserError unless both are of the same features, 2 images each."""
+    """Refuses sets of other features, or of fewer than 2 images each."""
     if a.dim != b.dim:
         raise UserError(
             f"features of dimension {a.dim} and {b.dim} have no Frechet "

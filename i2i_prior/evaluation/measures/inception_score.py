@@ -1,4 +1,4 @@
-"""The Inception Score: sure of each image, and of all classes together.
+"""Inception Score: confidence of each image, and diversity over classes.
 
     IS = exp(E_x KL(p(y | x) || p(y)))
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 
-# The order of the images moves a score of unsorted ones far less than this.
+# Share of the shuffled score, far below the effect of unsorted images' order.
 _SORTED = 0.8
 _CHECK_SEED = 2020
 
@@ -59,10 +59,12 @@ def inception_score(
             "the logits hold NaN or infinity; look at the images and at the "
             "weights."
         )
+    seed = _CHECK_SEED if shuffle_seed is None else shuffle_seed
+    order = np.random.RandomState(seed).permutation(len(logits))
+    shuffled = _score(logits, splits, order)
     if shuffle_seed is not None:
-        return _score(logits, splits, _shuffled(len(logits), shuffle_seed))
-    found = _score(logits, splits, np.arange(len(logits)))
-    mixed, _ = _score(logits, splits, _shuffled(len(logits), _CHECK_SEED))
+        return shuffled
+    found, mixed = _score(logits, splits, np.arange(len(logits))), shuffled[0]
     if found[0] < _SORTED * mixed:
         warnings.warn(
             f"the Inception Score is {found[0]:.2f} in the order of the "
@@ -71,10 +73,6 @@ def inception_score(
             stacklevel=2,
         )
     return found
-
-
-def _shuffled(count: int, seed: int) -> np.ndarray:
-    return np.random.RandomState(seed).permutation(count)
 
 
 def _score(
@@ -94,6 +92,6 @@ def _split_score(logits: np.ndarray) -> float:
     exponents = np.exp(shifted)
     sums = exponents.sum(axis=1, keepdims=True)
     p, log_p = exponents / sums, shifted - np.log(sums)
-    # a class that underflowed to 0 everywhere adds nothing
+    # a class that underflowed to 0 in all images adds nothing
     log_mean = np.log(np.maximum(p.mean(axis=0), np.finfo(np.float64).tiny))
     return float(np.exp((p * (log_p - log_mean)).sum(axis=1).mean()))

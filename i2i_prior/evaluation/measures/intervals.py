@@ -1,7 +1,7 @@
-"""How far would a Frechet distance move with other samples?
+"""Confidence intervals of a Frechet distance over other samples.
 
 The samples are split into K disjoint blocks, row i into block i modulo K.
-Drawing with repetition (the bootstrap) is no way here: repeats lower the
+Drawing with repetition (the bootstrap) is biased here: repeats lower the
 effective number of samples, and with it raise the distance.
 
 **Delete-block jackknife.** The interval is about the distance of all N
@@ -11,33 +11,34 @@ samples, v. With v_k the distance without block k and m their mean,
 
 (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 11, blocks
 for points); the half-width is its root times Student's t of K - 1 degrees. It
-covers what N other samples of the same source would give on average, **with**
-the bias of N samples, the one that every published FID has: the v_k share it,
-so the variance does not see it. `extrapolate.fd_infinity` takes it out.
+covers the expected distance of N other samples of the same source, **with** the
+bias of N samples, which every published FID has: the v_k share it, so it is not
+in the variance. `extrapolate.fd_infinity` removes it.
 
 **Disjoint blocks.** The interval is about the mean of the K blocks' own
 distances, which is larger: it covers the expected distance of N / K samples,
-and assumes nothing but their independence.
+and only assumes their independence.
 
 Share of 95 % intervals that covered, of 1000 (d = 8, N = 400, K = 10, as in
-tests/evaluation/test_intervals.py): the jackknife's 0.935 to 0.955 where the
-distributions differ and 0.986 where they are one (there the interval is too
-wide by a third); disjoint blocks' 0.934 to 0.945. Of 400 at d = 32 the
-jackknife's: 0.96 for N = 320 and 80, 0.995 for 24, fewer than dimensions.
+tests/evaluation/measures/test_intervals.py): the jackknife's 0.935 to 0.955
+where the distributions differ and 0.986 where they are equal (there the
+interval is too wide by a third); disjoint blocks' 0.934 to 0.945. Of 400 at
+d = 32 the jackknife's: 0.96 for N = 320 and 80, 0.995 for 24, fewer than
+dimensions.
 
 The reference counts as given: its own sampling error is not in the interval.
 
-Samples that are few beside their dimensions, and all that is left of them
-without a block, lie in one narrow space. There the distances are taken, and
-are the same: with an orthonormal basis B of it, B^T S B has the eigenvalues
-of S, and R^T S R = (B^T R)^T (B^T S B) (B^T R) for every root R.
+Fewer samples than dimensions, and any part of them, lie in one narrow space.
+Distances are computed in it, and are the same: with an orthonormal basis B of
+it, B^T S B has the eigenvalues of S, and
+R^T S R = (B^T R)^T (B^T S B) (B^T R) for every root R.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -55,13 +56,13 @@ from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its confidence interval.
+    """Confidence interval of a value.
 
     Attributes:
-        value: what the interval is about, in its middle.
+        value: in the middle of the interval.
         low, high: its ends; `low` is not cut off at 0.
         level: share of such intervals that cover, as 0.95.
-        method: how it was found, with the counts.
+        method: of estimation, with the counts.
     """
 
     value: float
@@ -70,8 +71,12 @@ class Interval:
     level: float
     method: str
 
+    def record(self) -> dict[str, Any]:
+        """Ends, level and method as JSON values, without the value."""
+        return {k: v for k, v in asdict(self).items() if k != "value"}
+
     def __str__(self) -> str:
-        """As "12.34 +- 0.21 (95 %)": two digits of the half-width."""
+        """Text such as "12.34 +- 0.21 (95 %)", two digits of half-width."""
         half = (self.high - self.low) / 2.0
         places = 2
         if 0.0 < half < np.inf:
@@ -96,8 +101,8 @@ def block_interval(
             about equal counts.
         blocks: K, for features.
         level: see `Interval`.
-        method: "jackknife" or "disjoint"; see the head of this file for what
-            each is about. The jackknife costs K + 1 distances, the other K.
+        method: "jackknife" or "disjoint", see the head of this file. The
+            jackknife costs K + 1 distances, the other K.
 
     Raises:
         UserError: fewer than 2 blocks, blocks of very different counts or
@@ -134,7 +139,7 @@ def block_interval(
 def split(
     features: np.ndarray, blocks: int, name: str = ""
 ) -> list[FeatureStatistics]:
-    """Statistics of rows 0, K, 2K, ...; of 1, K + 1, ...; and so on."""
+    """Statistics of K blocks: rows 0, K, 2K, ...; 1, K + 1, ...; and so on."""
     parts = []
     for block in range(blocks):
         part = FeatureStatistics(features.shape[-1], name)
@@ -146,9 +151,9 @@ def split(
 def leave_one_out(
     parts: Sequence[FeatureStatistics], rest: FeatureStatistics | None = None
 ) -> Iterator[FeatureStatistics]:
-    """The merged statistics of all parts but the first, the second, ...
+    """Yields merged statistics of all parts but the first, the second, ...
 
-    Merging the rest, rather than taking a part away from the whole, leaves
+    Merging the others, rather than subtracting a part from the whole, keeps
     the covariance positive semi-definite. By halves, so that K log K merges
     and log K covariances in memory are enough. `rest` goes into all of them.
     """
@@ -164,7 +169,7 @@ def leave_one_out(
 def merged(
     parts: Sequence[FeatureStatistics], first: FeatureStatistics | None = None
 ) -> FeatureStatistics:
-    """All parts, and `first`, in one; they stay as they are."""
+    """Merged statistics of all parts and `first`, which stay as they are."""
     total = FeatureStatistics(parts[0].dim)
     for part in parts if first is None else [first, *parts]:
         total.merge(part)
@@ -174,7 +179,7 @@ def merged(
 def _projected(
     factor: Factor, parts: list[FeatureStatistics], count: int
 ) -> tuple[Factor, list[FeatureStatistics]]:
-    """Both in a basis of all that `count` samples and the mean reach."""
+    """Sides in a basis of the span of `count` samples and the mean."""
     total = merged(parts)
     centre = total.mean
     gap = factor.mean - centre
@@ -188,7 +193,7 @@ def _projected(
         )
         for part in parts
     ]
-    # Its product with its transpose is all that counts.
+    # Only its product with its transpose matters.
     triangle = np.asarray(np.linalg.qr(factor.root.T @ basis, mode="r"))
     return replace(factor, mean=basis.T @ gap, root=triangle.T), small
 
@@ -233,15 +238,8 @@ def _check_blocks(
         )
 
 
-@functools.cache
 def student(level: float, freedom: int) -> float:
-    """Two-sided quantile of Student's t: P(|T| < quantile) = level.
+    """Two-sided quantile of Student's t: P(|T| < quantile) = level."""
+    from scipy import special  # a second to import
 
-    With T = sqrt(freedom) tan(angle) the density is cos(angle)^(freedom - 1)
-    up to a constant; its integral is tabulated and inverted.
-    """
-    angles = np.linspace(0.0, np.pi / 2.0, 100_001)
-    density = np.cos(angles) ** (freedom - 1)
-    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    angle = np.interp(level, share / share[-1], angles)
-    return float(np.sqrt(freedom) * np.tan(angle))
+    return float(special.stdtrit(freedom, (1.0 + level) / 2.0))

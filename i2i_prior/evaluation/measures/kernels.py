@@ -1,4 +1,4 @@
-"""Distances between feature sets by a kernel: KID and CMMD.
+"""Kernel distances between feature sets: KID and CMMD.
 
 Both estimate the squared maximum mean discrepancy
 
@@ -29,7 +29,7 @@ def kid(
     subsets: int = 100,
     subset_size: int = 1000,
 ) -> tuple[float, float]:
-    """Kernel distance over random subsets, as torch-fidelity draws them.
+    """KID over random subsets, as torch-fidelity draws them.
 
     k(x, y) = (x.y / d + 1)^3 with the unbiased estimate (Binkowski et al.
     2018, "Demystifying MMD GANs"); over the published Inception's pool3
@@ -41,14 +41,14 @@ def kid(
             subset is drawn first.
         y: (m, d).
         seed: of numpy's RandomState, 2020 in torch-fidelity.
-        subsets: how many.
+        subsets: their number.
         subset_size: rows of x, and of y, in each, without repetition.
 
     Returns:
         mean and standard deviation (ddof 0) over the subsets.
 
     Raises:
-        UserError: fewer rows than a subset needs, other widths, NaN.
+        UserError: fewer rows than a subset, other widths, NaN.
     """
     x, y = feature_rows(x, y, at_least=2)
     if min(len(x), len(y)) < subset_size:
@@ -76,13 +76,13 @@ def cmmd(x: np.ndarray, y: np.ndarray) -> float:
     """CLIP maximum mean discrepancy, x 1000 (Jayasumana et al. 2024).
 
     ("Rethinking FID: Towards a Better Evaluation Metric for Image
-    Generation".) Of embeddings at length 1, to which they are scaled here,
-    with k(x, y) = exp(-|x - y|^2 / (2 sigma^2)), sigma = 10, and the biased
+    Generation".) Of embeddings, scaled to length 1, with
+    k(x, y) = exp(-|x - y|^2 / (2 sigma^2)), sigma = 10, and the biased
     estimate, which counts each image's kernel with itself. The published
     numbers are over CLIP ViT-L/14 at 336 pixels.
 
-    All kernels are near 1, so 1 is taken off before they are summed (expm1):
-    in float32, without that, about 1e-4 of the result is noise.
+    All kernels are near 1, so 1 is subtracted before they are summed (expm1):
+    without that, about 1e-4 of a float32 result is noise.
 
     Args:
         x: (n, d).
@@ -122,7 +122,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of k(x_i, y_j) - 1 over all pairs."""
+    """Mean of CMMD's k(x_i, y_j) - 1 over all pairs."""
     scale = -1.0 / (2.0 * CMMD_SIGMA**2)
     total = sum(
         np.expm1(scale * slab).sum() for _, slab in squared_distances(x, y)

@@ -1,11 +1,11 @@
-"""Do the samples lie among the images, and do they reach all of them?
+"""Precision and recall of samples, density and coverage, by neighbours.
 
-A set is taken for the union of balls about its members, each as wide as the
-distance to the member's k-th nearest fellow.
+The manifold of a set is the union of balls about its members, their radii the
+distance to the k-th nearest other member.
 
     precision  share of the samples within a ball of the reference
     recall     share of the reference within a ball of the samples
-    density    balls of the reference that a sample lies in, mean over k
+    density    balls of the reference around a sample, mean over k
     coverage   share of the reference's balls that hold a sample
 
 Precision and recall after Kynkaanniemi et al. 2019, "Improved Precision and
@@ -36,13 +36,13 @@ from i2i_prior.evaluation.measures.distances import (
 def precision_recall(
     reference: np.ndarray, generated: np.ndarray, k: int = 3
 ) -> dict[str, float]:
-    """Precision and recall; the edge of a ball belongs to it (`<=`).
+    """Precision and recall, with closed balls (`<=`).
 
     Args:
         reference: (n, d) features of real images.
         generated: (m, d) features of samples.
-        k: of the neighbour that sets a ball's size; 3 in ADM's evaluator and
-            in torch-fidelity.
+        k: of the neighbour at a ball's radius; 3 in ADM's evaluator and in
+            torch-fidelity.
 
     Returns:
         {"precision", "recall"}.
@@ -57,10 +57,10 @@ def precision_recall(
 def prdc(
     reference: np.ndarray, generated: np.ndarray, k: int = 5
 ) -> dict[str, float]:
-    """Precision, recall, density and coverage, edges left out (`<`).
+    """Precision, recall, density and coverage, with open balls (`<`).
 
-    As the authors' package `prdc` and dgm-eval compute them. Arguments and
-    errors as in `precision_recall`; k is 5 in both.
+    As in the authors' package `prdc` and dgm-eval. Arguments and errors as in
+    `precision_recall`; k is 5 in both.
 
     Returns:
         {"precision", "recall", "density", "coverage"}; all at most 1 but the

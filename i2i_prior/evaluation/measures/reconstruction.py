@@ -1,7 +1,7 @@
-"""How near is a decoded image to its original? PSNR and SSIM.
+"""Reconstruction quality of decoded images: PSNR and SSIM.
 
-Both take 8-bit images and give one number a pair; a data set's number is their
-mean.
+Both take 8-bit images and give one number a pair; the number of a data set is
+their mean.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     Raises:
         UserError: anything but two uint8 arrays of one shape.
     """
-    _check(images, others)
+    _check_pairs(images, others)
     errors = np.array(
         [
             np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
@@ -44,8 +44,8 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     ("Image Quality Assessment: From Error Visibility to Structural
     Similarity".) As published: an 11 x 11 Gaussian window of standard
     deviation 1.5, moments divided by the sum of weights, K1 = 0.01,
-    K2 = 0.03, and the mean over the places where the window fits. Of colour
-    images it is the mean over the channels.
+    K2 = 0.03, and the mean over the places where the window fits, and over the
+    channels.
 
     Args:
         images, others: uint8 (n, H, W, C), H and W at least 11.
@@ -58,7 +58,7 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """
     from skimage.metrics import structural_similarity
 
-    _check(images, others)
+    _check_pairs(images, others)
     if min(images.shape[1:3]) < _WINDOW:
         raise UserError(
             f"SSIM needs images of {_WINDOW} x {_WINDOW} pixels at least, not "
@@ -80,7 +80,7 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     )
 
 
-def _check(images: np.ndarray, others: np.ndarray) -> None:
+def _check_pairs(images: np.ndarray, others: np.ndarray) -> None:
     good = images.dtype == others.dtype == np.uint8 and images.ndim == 4
     if not good or images.shape != others.shape:
         raise UserError(

@@ -1,11 +1,11 @@
 """Factors of covariances: S = R R^T, with as few columns as S has rank.
 
-A covariance of n images has rank n - 1 at most. Where that is small beside
-its width d, its range is found by one product with a few random vectors more
-than its rank (Halko, Martinsson and Tropp 2011, "Finding structure with
-randomness", section 4.1). Their error bound is of what lies beyond the rank,
-and here that is nothing but rounding, so the range is exact. It costs
-O(d^2 n), where all eigenvectors cost O(d^3).
+A covariance of n images has rank n - 1 at most. Where that is small compared
+with its width d, its range is found by one product with a few random vectors
+more than its rank (Halko, Martinsson and Tropp 2011, "Finding structure with
+randomness", section 4.1). Their error bound is the part beyond the rank, here
+nothing but rounding, so the range is exact. It costs O(d^2 n), all
+eigenvectors O(d^3).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import numpy as np
 from i2i_prior.errors import UserError
 
 _EPS = float(np.finfo(np.float64).eps)
-# Of the largest eigenvalue: more than rounding in float64 ever makes negative.
+# Share of the largest eigenvalue, beyond any rounding error in float64.
 _NEGATIVE = 1e-6
-# More than it ever makes in float32.
+# Likewise in float32.
 _NO_COVARIANCE = 1e-3
 _MORE = 10  # random vectors beyond the rank
 
 
 def narrow(rank: int, dim: int) -> bool:
-    """Whether the range of so low a rank is cheaper than all eigenvectors."""
+    """Returns True if the range of this rank is cheaper than eigenvectors."""
     return 2 * (rank + _MORE) <= dim
 
 
 def span(matrix: np.ndarray, rank: int) -> np.ndarray:
-    """An orthonormal basis of the range of a symmetric matrix.
+    """Orthonormal basis of the range of a symmetric matrix.
 
     Args:
         matrix: (d, d), positive semi-definite up to rounding.
-        rank: what its own is at most, at most d.
+        rank: upper bound of its own, at most d.
 
     Returns:
         (d, k), k = min(rank + 10, d); columns beyond the matrix's rank are
@@ -46,21 +46,21 @@ def span(matrix: np.ndarray, rank: int) -> np.ndarray:
 
 
 def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
-    """R (d, r) with R R^T = cov.
+    """Root R (d, r) of a covariance, R R^T = cov.
 
     Args:
         cov: (d, d), symmetric and finite.
-        most: the number of its images less one, which r does not exceed.
+        most: its images less one, an upper bound of r.
 
     Returns:
         Cholesky's triangle; where that fails, or `most` is below d,
-        eigenvectors, without those that only rounding made.
+        eigenvectors, without those of rounding errors.
 
     Raises:
-        UserError: an eigenvalue is so negative that it is no covariance.
-    Warns when one is more negative than float64 makes it.
+        UserError: an eigenvalue is too negative for a covariance.
+    Warns when one is more negative than rounding in float64.
     """
-    # eigenvalues below this are what rounding makes of zeros
+    # eigenvalues below this are rounding errors of zeros
     floor = len(cov) * _EPS * float(np.diag(cov).max())
     if most >= len(cov):
         try:
@@ -76,7 +76,7 @@ def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
         vectors = basis @ vectors
     else:
         values, vectors = np.linalg.eigh(cov)
-    lowest = f"the eigenvalue {values[0]:.3g} beside {values[-1]:.3g}"
+    lowest = f"the eigenvalue {values[0]:.3g} next to {values[-1]:.3g}"
     if values[0] < -_NO_COVARIANCE * abs(values[-1]):
         raise UserError(
             f"a covariance has {lowest}, which none has; compute the "

@@ -8,31 +8,26 @@ the centred features. Two such sets are joined exactly by
 
 (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
 computing sample variances", 1979, equations 2.1). Centring before the product
-keeps every digit that raw sums lose when the mean is large beside the spread,
-and the order of batches or of hosts does not matter beyond rounding.
+keeps every digit that raw sums lose for a mean larger than the spread, and the
+order of batches or of hosts does not matter beyond rounding.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
 
-# The count of statistics whose file does not say it: beyond any real one, and
-# a power of two, by which a covariance is scaled without rounding.
+# Count of statistics from a file without one: beyond any real one, and a power
+# of two, by which a covariance is scaled without rounding.
 UNCOUNTED = 2**62 + 1
-_SAVED = ("mu", "sigma", "count", "features")
 
 
 class FeatureStatistics:
     """Count, mean and covariance of features of `dim` numbers each.
 
-    `features` names where the numbers come from ("thumbnails", ...). It is
-    saved with them, and sets with two different names never mix.
+    `features` names their origin ("thumbnails", ...). It is saved with them,
+    and sets of two names are not merged.
     """
 
     def __init__(self, dim: int, features: str = "") -> None:
@@ -52,7 +47,7 @@ class FeatureStatistics:
         moment: np.ndarray,
         features: str = "",
     ) -> FeatureStatistics:
-        """The statistics with these numbers.
+        """Makes statistics of given moments.
 
         Args:
             count: number of features, at least 1.
@@ -80,9 +75,9 @@ class FeatureStatistics:
         count: int | None = None,
         features: str = "",
     ) -> FeatureStatistics:
-        """As `of`, from a covariance with divisor count - 1.
+        """Makes statistics of a covariance with divisor count - 1.
 
-        Without a count, as in most files of others, it is UNCOUNTED: then
+        Without a count, as in most published files, it is UNCOUNTED: then
         nothing can be merged with it.
         """
         count = UNCOUNTED if count is None else count
@@ -91,31 +86,32 @@ class FeatureStatistics:
 
     @property
     def counted(self) -> bool:
-        """Whether `count` is known."""
+        """True where `count` is known."""
         return self.count != UNCOUNTED
 
     @property
     def moment(self) -> np.ndarray:
-        """(dim, dim) float64, `cov` before the division; not a copy."""
+        """Sum of centred outer products, (dim, dim) float64; not a copy."""
         return self._moment
 
     @property
     def mean(self) -> np.ndarray:
-        """(dim,) float64; UserError before the first feature."""
-        self._need_features()
+        """Mean, (dim,) float64; UserError before the first feature."""
+        self._check_not_empty()
         return self._mean.copy()
 
     @property
     def cov(self) -> np.ndarray:
-        """(dim, dim) float64, divided by count - 1; zeros for one feature."""
-        self._need_features()
+        """Covariance, (dim, dim) float64, divided by count - 1; zeros for 1."""
+        self._check_not_empty()
         return self._moment / max(self.count - 1, 1)
 
     def update(self, features: np.ndarray) -> None:
         """Adds a batch (n, dim) of any float type and any n, also 0 or 1.
 
-        Raises UserError where the width is another one, or where a value is
-        not finite (a single NaN would spoil the whole set unseen).
+        Raises:
+            UserError: the width is another one, or a value is not finite,
+                which would make the whole set so.
         """
         batch = np.asarray(features, dtype=np.float64)
         if batch.ndim != 2 or batch.shape[1] != self.dim:
@@ -130,13 +126,17 @@ class FeatureStatistics:
             return
         mean = batch.mean(axis=0)
         centred = batch - mean
-        # what rounding left of the mean: it moves from the moment to the mean
+        # The rounding error of the mean moves from the moment to the mean.
         residual = centred.mean(axis=0)
         moment = centred.T @ centred - count * np.outer(residual, residual)
         self._join(count, mean + residual, moment)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Adds everything `other` has seen; `other` stays as it is."""
+        """Adds the features of `other`, which stays as it is.
+
+        Raises:
+            UserError: other features, or an unknown count.
+        """
         if other.dim != self.dim:
             raise UserError(
                 f"statistics of dimension {self.dim} and {other.dim} cannot "
@@ -149,48 +149,12 @@ class FeatureStatistics:
             )
         if not (self.counted and other.counted):
             raise UserError(
-                "statistics whose file does not say how many images they are "
-                "of cannot be merged; make them again from the images."
+                "statistics without a count of images cannot be merged; make "
+                "them again from the images."
             )
         self.features = self.features or other.features
         if other.count:
             self._join(other.count, other._mean, other._moment)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an .npz: mu, sigma (read by other FID tools too), count.
-
-        Written beside, then renamed: a killed run leaves no half of a file.
-        """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with beside.open("wb") as handle:
-                np.savez(
-                    handle,
-                    mu=self.mean,
-                    sigma=self.cov,
-                    count=np.int64(self.count),
-                    features=np.str_(self.features),
-                )
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> FeatureStatistics:
-        """Reads what `save` wrote; UserError for anything else."""
-        try:
-            file = read_arrays(path, _SAVED.__contains__)
-            mean, cov = file["mu"], file["sigma"]
-            count, features = int(file["count"]), str(file["features"])
-        except FileNotFoundError:
-            raise UserError(f"there is no statistics file {path}.") from None
-        except ERRORS as error:
-            raise _not_statistics(path, error) from error
-        if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or count < 1:
-            raise _not_statistics(path, "its arrays have the wrong shapes")
-        return cls.of_covariance(mean, cov, count, features)
 
     def _join(self, count: int, mean: np.ndarray, moment: np.ndarray) -> None:
         total = self.count + count
@@ -201,10 +165,10 @@ class FeatureStatistics:
         self._moment += np.outer(weight * delta, delta)
         self.count = total
 
-    def _need_features(self) -> None:
+    def _check_not_empty(self) -> None:
         if self.count == 0:
             raise UserError(
-                "these statistics have seen no feature; add images first."
+                "these statistics have no feature; add images first."
             )
 
 
@@ -212,11 +176,4 @@ def _not_finite() -> UserError:
     return UserError(
         "the features hold NaN or infinity; look at the images and at the "
         "function that computed them."
-    )
-
-
-def _not_statistics(path: object, why: object) -> UserError:
-    return UserError(
-        f"{path} is not a statistics file of i2i-prior ({why}); make one from "
-        "the images again."
     )

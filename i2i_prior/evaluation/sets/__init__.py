@@ -1,1 +1,1 @@
-"""Sets of images and their statistics: read, streamed, cached."""
+"""Sets of images and their statistics, from files or a cache."""

@@ -1,7 +1,7 @@
-"""Pickles of NumPy arrays in dicts, read without unpickling.
+"""Reading of pickled NumPy arrays in dicts, without unpickling.
 
-EDM2 keeps its reference statistics so. No name in the file is imported, and
-nothing but arrays, numbers, texts and dicts is built.
+The format of EDM2's reference statistics. No name in the file is imported,
+and nothing but arrays, numbers, texts and dicts is built.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files.pickle_machine import (
-    Inert,
-    run,
-)
+from i2i_prior.interop.files.pickle_machine import Inert, run
 
 _LARGEST = 1 << 30  # bytes; two statistics of 2048 and 1024 numbers are 42 MB
-_DEEPEST = 3  # dicts in dicts; what is shared deeper could be endless work
+_DEEPEST = 3  # dicts in dicts; shared ones deeper could be endless work
 _KINDS = "biufc"
-# Each under the names that NumPy 1 and NumPy 2 give it.
+# Each under the names of NumPy 1 and NumPy 2.
 _NAMES = {
     f"numpy.{core}.{name}"
     for core in ("core", "_core")
@@ -32,7 +29,7 @@ _NAMES = {
 
 
 class _Call(Inert):
-    """A call that was not made."""
+    """Recorded call, which is not made."""
 
     def __init__(self, name: str, arguments: tuple) -> None:
         super().__init__(name)
@@ -40,7 +37,7 @@ class _Call(Inert):
 
 
 def read_pickle(path: Path) -> Any:
-    """What the pickle holds.
+    """Reads the value of a pickle.
 
     Raises:
         UserError: it cannot be read, is too large, is damaged, or names
@@ -73,7 +70,7 @@ def _find(module: Any, attribute: Any) -> str:
 
 def _call(function: Any, arguments: Any) -> _Call:
     if type(function) is not str or type(arguments) is not tuple:
-        raise TypeError("a call of what is no function")
+        raise TypeError("a call without a function")
     return _Call(function, arguments)
 
 
@@ -82,13 +79,14 @@ def _refuse(persistent: Any) -> Any:
 
 
 def _built(value: Any, depth: int = 0) -> Any:
+    """Value with arrays in place of recorded calls."""
     if isinstance(value, _Call):
         return _array(value)
     if isinstance(value, dict) and depth < _DEEPEST:
         return {key: _built(one, depth + 1) for key, one in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise ValueError("it holds what is no array, number or text")
+    raise ValueError("it holds other things than arrays, numbers and texts")
 
 
 def _array(call: _Call) -> Any:

@@ -1,12 +1,12 @@
-"""Images streamed through an extractor into the statistics of their features.
+"""Statistics of the features of images, in one pass through an extractor.
 
 On the devices each window of rows becomes counts, means and centred second
 moments in float32; the host joins them in float64 (see `statistics`), with
-what rounding left of the means. Nothing but the features that are asked for
-grows with the number of images.
+the rounding errors of the means. Only kept features grow with the number of
+images.
 
-The rows of a set are dealt out to blocks, row number modulo their number, of
-which the whole is the sum: a confidence interval needs no second pass.
+Row r of a set belongs to block r modulo their number, and the whole is the
+sum of the blocks: a confidence interval needs no second pass.
 
 Several processes take a share of the rows each. Their statistics are joined
 in process order, so that all have the same numbers to the last bit.
@@ -27,37 +27,36 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
-from i2i_prior.evaluation.sets.batching import mixed_sizes, rebatch
-from i2i_prior.evaluation.sets.gathering import (
-    gathered,
-    interleaved,
-    joined_block,
+from i2i_prior.evaluation.sets.moments import (
+    BlockMoments,
+    gather,
+    interleave,
+    join_blocks,
 )
-from i2i_prior.evaluation.sets.moments import BlockMoments
-from i2i_prior.evaluation.sets.threads import THREADS, in_order
+from i2i_prior.evaluation.sets.streaming import THREADS, mixed_sizes, rebatch
+from i2i_prior.io.threads import map_in_order
 
 BLOCKS = 10
 # Rows between two visits of the host: each moves d x d numbers a block.
 WINDOW = 4096
-_AHEAD = 3  # batches that devices have before them
+_AHEAD = 3  # batches that wait for the devices
 _BATCH = "batch"
 _CPU_BATCH = 8
 
 
 @dataclass
 class Collected:
-    """What is known of a set of images after one pass.
+    """Features of a set of images, after one pass.
 
     Attributes:
         statistics: by tap, of all images.
-        features: by tap, (N, d) float32 in the order of the images, of those
-            taps that were to be kept.
+        features: by kept tap, (N, d) float32 in the order of the images.
         blocks: by tap, the statistics of disjoint parts whose sum is
             `statistics`; empty where they came from a file.
-        count: number of images; None where a file does not say it.
+        count: number of images; None for a file that does not record it.
         hash: SHA-256 of the images' own in their order, or of the file.
-        size: height and width of the images; None where it is not said.
-        provenance: JSON values, where the set is from.
+        size: height and width of the images; None where it is not known.
+        provenance: origin of the set, as JSON values.
     """
 
     statistics: dict[str, FeatureStatistics]
@@ -81,19 +80,19 @@ def collect(
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int], Any] | None = None,
 ) -> Collected:
-    """One pass over images.
+    """Collects statistics and features in one pass over images.
 
     Args:
         batches: uint8 (n, H, W, 3) of any n and one size; every row counts,
             exactly once.
-        extractor: what computes the features.
+        extractor: of the features.
         mesh: its devices of this process work; None for all of them.
         batch_size: images that the extractor sees at once, rounded up to a
             multiple of the devices.
         keep: taps whose features are kept.
         moments: taps whose statistics are taken; None for the first one.
-        blocks: into which the rows are dealt; 1 saves the memory of d x d
-            numbers each, where no interval is wanted.
+        blocks: their number; each takes d x d numbers, and 1 gives no
+            interval.
         share: (first, stride): the rows here are the rows first, first +
             stride, ... of the whole. With a stride other than 1 every process
             of the run calls with its share, (process, processes), and gets
@@ -104,7 +103,7 @@ def collect(
         UserError: images of two sizes, no image, or features that are not
             finite.
     """
-    pipe = _Pipe(extractor, mesh, batch_size)
+    pipe = _ExtractorPipe(extractor, mesh, batch_size)
     moments = (extractor.first,) if moments is None else tuple(moments)
     taps = {
         tap: BlockMoments(extractor, tap, blocks, share, pipe.rows)
@@ -127,11 +126,11 @@ def collect(
         window.clear()
         flushed = done
 
-    for batch in in_order(
+    for batch in map_in_order(
         pipe.ahead, rebatch(batches, pipe.batch), _AHEAD, pipe.threads
     ):
         window.append(pipe.features(batch.ready))
-        # The devices have work, and what waits for them stays bounded.
+        # The devices have work, and the memory of waiting batches is bounded.
         if len(window) >= _AHEAD:
             jax.block_until_ready(window[-_AHEAD])
         digests += batch.digests
@@ -149,11 +148,11 @@ def collect(
         for tap, rows in kept.items()
     }
     if share[1] > 1 and jax.process_count() > 1:
-        return _joined(parts, features, digests, size)
-    return _whole(parts, features, digests, size)
+        return _join_processes(parts, features, digests, size)
+    return _collected(parts, features, digests, size)
 
 
-def _whole(
+def _collected(
     blocks: dict[str, list[FeatureStatistics]],
     features: dict[str, np.ndarray],
     digests: list[bytes],
@@ -183,8 +182,8 @@ class _Batch:
     size: tuple[int, int]
 
 
-class _Pipe:
-    """From images to features on the devices of this process."""
+class _ExtractorPipe:
+    """Extraction of features on the devices of this process."""
 
     def __init__(
         self, extractor: Extractor, mesh: Mesh | None, batch: int
@@ -204,16 +203,16 @@ class _Pipe:
             self._parameters = jax.device_put(self._parameters, everywhere)
         # A program on the CPU leaves a core idle a fifth of the time, and
         # more images than some eight leave the cache.
-        self._beside = extractor.traced and _is_one_cpu(devices)
+        self._in_threads = extractor.traced and _is_one_cpu(devices)
         self.threads = THREADS
-        if self._beside:
+        if self._in_threads:
             self.batch, self.threads = min(self.batch, _CPU_BATCH), 2
         self._compiling, self._compiled = threading.Lock(), False
 
     def ahead(self, images: np.ndarray) -> _Batch:
-        """What is done in threads: on one CPU everything."""
+        """Prepares a batch in a thread; on one CPU computes it as well."""
         batch = self._prepare(images)
-        if not self._beside:
+        if not self._in_threads:
             return batch
         if self._compiled:
             return replace(batch, ready=self._computed(batch.ready))
@@ -223,14 +222,14 @@ class _Pipe:
         return batch
 
     def features(self, ready: Any) -> dict[str, Any]:
-        """By tap, dispatched but not waited for."""
-        return ready if self._beside else self._dispatched(ready)
+        """Features by tap, dispatched but not waited for."""
+        return ready if self._in_threads else self._dispatched(ready)
 
     def _computed(self, prepared: np.ndarray) -> dict[str, Any]:
         return jax.block_until_ready(self._dispatched(prepared))
 
     def _prepare(self, images: np.ndarray) -> _Batch:
-        """Short batches are filled up."""
+        """Prepares images, and pads a short batch."""
         prepared = self._extractor.prepare(images)
         missing = self.batch - len(images)
         if self._extractor.traced and missing:
@@ -254,24 +253,21 @@ def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
     return len(devices) == 1 and devices[0].platform == "cpu"
 
 
-def _joined(
+def _join_processes(
     blocks: dict[str, list[FeatureStatistics]],
     features: dict[str, np.ndarray],
     digests: list[bytes],
     size: tuple[int, int] | None,
 ) -> Collected:
-    """What all processes have, in their order; the same on each of them."""
+    """Joins the shares of all processes in their order."""
     facts = np.array([len(digests), *(size or (0, 0))], np.uint32)
-    every_fact = gathered(facts).tolist()
+    every_fact = gather(facts).tolist()
     counts = [count for count, _, _ in every_fact]
     sizes = list(dict.fromkeys((h, w) for count, h, w in every_fact if count))
     if len(sizes) > 1:
         raise mixed_sizes(*sizes[:2])
-    joined = {
-        tap: [joined_block(part) for part in parts]
-        for tap, parts in blocks.items()
-    }
-    rows = {tap: interleaved(f, counts) for tap, f in features.items()}
+    joined = {tap: join_blocks(parts) for tap, parts in blocks.items()}
+    rows = {tap: interleave(f, counts) for tap, f in features.items()}
     own = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    every = [bytes(digest) for digest in interleaved(own, counts)]
-    return _whole(joined, rows, every, sizes[0] if sizes else None)
+    every = [bytes(digest) for digest in interleave(own, counts)]
+    return _collected(joined, rows, every, sizes[0] if sizes else None)

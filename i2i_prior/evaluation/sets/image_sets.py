@@ -1,7 +1,7 @@
 """Sets of images to measure: folders, archives, SPECs and sample files.
 
 A set is a list of uint8 images in an order that depends only on the names.
-Nothing is left out in silence: what cannot be read is named and counted.
+Images that cannot be read are named and counted.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from i2i_prior.data.broken import open_picture
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    center_crop,
-)
+from i2i_prior.data.decode_image import BrokenImage, center_crop
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import OPENERS, open_source, places
 from i2i_prior.data.sources.folder import FolderSource
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.sets.batching import mixed_sizes
-from i2i_prior.evaluation.sets.sample_files import SampleFile
-from i2i_prior.evaluation.sets.threads import in_order
-from i2i_prior.evaluation.sets.zip_source import ZipSource
+from i2i_prior.evaluation.sets.archives import SampleFile, ZipSource
+from i2i_prior.evaluation.sets.streaming import THREADS, mixed_sizes
+from i2i_prior.io.threads import map_in_order
 
 _AHEAD = 64  # images decoded before they are asked for
 _WIDEST = 8192  # pixels of a side; more would fill the memory
-_NAMED = 3  # broken images that a sentence names
+_NAMED = 3  # broken images that a message names
 
 
 @dataclass
@@ -39,12 +35,12 @@ class ImageSet:
 
     Attributes:
         place: as it was given.
-        source: what has them.
-        indices: of those that are measured, in order.
+        source: of the images.
+        indices: of the measured images, in order.
         size: side of the square that each is cropped and resized to, as ADM
             does it; None to take them as they are.
-        skip_broken: whether images that cannot be read are left out.
-        broken: "name (reason)" of those that were, once `batches` is through.
+        skip_broken: leaves out images that cannot be read.
+        broken: "name (reason)" of these, once `batches` is through.
         used: indices of the others, in the order of the rows.
     """
 
@@ -61,15 +57,15 @@ class ImageSet:
         return len(self.indices)
 
     def share(self, process: int, processes: int) -> ImageSet:
-        """Every `processes`-th image from number `process` on."""
+        """Share of a process: every `processes`-th image from its own on."""
         return replace(self, indices=self.indices[process::processes])
 
     def batches(self) -> Iterator[np.ndarray]:
-        """uint8 (n, H, W, 3), decoded in threads, in order.
+        """Images uint8 (n, H, W, 3), decoded in threads, in order.
 
         Raises:
-            UserError: images of several sizes, no readable image, or images
-                that cannot be read where they are not to be skipped.
+            UserError: images of several sizes, no readable image, or an image
+                that cannot be read, without `skip_broken`.
         """
         self.broken, self.used = [], []
         self.shape()
@@ -78,12 +74,12 @@ class ImageSet:
         ):
             if isinstance(found, BrokenImage):
                 self.broken.append(f"{self._name(index)} ({found.reason})")
-            # A refusal that is to come counts them all before.
+            # After a broken image the rest is read only to count them all.
             elif self.skip_broken or not self.broken:
                 self.used.append(index)
                 yield found[None]
         if self.broken and not (self.skip_broken and self.used):
-            raise self._refusal()
+            raise self._broken_error()
 
     def shape(self) -> tuple[int, int] | None:
         """Height and width of all images; None where none can be read.
@@ -99,24 +95,24 @@ class ImageSet:
             indices = self.indices.tolist()
             if isinstance(self.source, SampleFile):
                 indices = indices[:1]
-            for found in in_order(self._header, indices, _AHEAD):
+            for found in map_in_order(self._header, indices, _AHEAD, THREADS):
                 first = self._shape = self._shape or found
                 if first is not None and found not in (None, first):
                     raise mixed_sizes(first, found)
         return self._shape
 
     def image(self, row: int) -> np.ndarray:
-        """The image of a row that `batches` has given, (H, W, 3) uint8."""
+        """Image of a row that `batches` has yielded, (H, W, 3) uint8."""
         pixels = self._pixels(self.used[row])
         assert isinstance(pixels, np.ndarray)
         return pixels
 
     def name(self, row: int) -> str:
-        """The name of the record of such a row."""
+        """Name of the record of such a row."""
         return self._name(self.used[row])
 
     def captions(self) -> dict[int, str]:
-        """The first caption of each image, by index.
+        """First caption of each image, by index.
 
         Raises:
             UserError: one has none.
@@ -128,17 +124,17 @@ class ImageSet:
             if not texts:
                 raise UserError(
                     f"{self._name(index)} of {self.place} has no caption; "
-                    "give a SPEC whose images have captions, as in a .txt "
-                    "beside each."
+                    "give a SPEC of images with captions, as in a .txt for "
+                    "each."
                 )
             found[index] = texts[0]
         return found
 
     def state(self) -> str:
-        """64 hex digits that change with any image, and need no decoding.
+        """Hash of the set, 64 hex digits, without decoding.
 
-        Of local files their names, sizes, times and numbers on the disk; of
-        other sources all that is stored.
+        Over the names, sizes, times and inodes of local files; over all
+        stored bytes of other sources.
         """
         digest = hashlib.sha256(repr((self.size, self.skip_broken)).encode())
         digest.update(np.asarray(self.indices, np.int64).tobytes())
@@ -164,20 +160,20 @@ class ImageSet:
             return f"image {index}"
 
     def _each(self, function: Callable) -> Iterator:
-        return in_order(function, self.indices.tolist(), _AHEAD)
+        return map_in_order(function, self.indices.tolist(), _AHEAD, THREADS)
 
     def _header(self, index: int) -> tuple[int, int] | None:
         try:
             picture = open_picture(self.source, index)
         except BrokenImage:
-            return None  # named when it is decoded
+            return None  # reported when it is decoded
         return picture.height, picture.width
 
     def _captions(self, index: int) -> tuple[str, ...]:
         try:
             return self.source[index].fields.get("captions", ())
         except OSError:
-            return ("",)  # named when it is decoded
+            return ("",)  # reported when it is decoded
 
     def _stored(self, index: int) -> bytes:
         try:
@@ -197,11 +193,11 @@ class ImageSet:
         except BrokenImage as broken:
             return broken
 
-    def _refusal(self) -> UserError:
+    def _broken_error(self) -> UserError:
         named = ", ".join(self.broken[:_NAMED])
         return UserError(
             f"{len(self.broken)} of {len(self)} images of {self.place} cannot "
-            f"be used, the first being {named}; mend or remove them, or give "
+            f"be used, the first being {named}; repair or remove them, or give "
             "--skip-broken to measure without them."
         )
 
@@ -219,13 +215,13 @@ def open_images(
         place: a folder, a .tar or .zip archive, an .npz with `arr_0` (as
             ADM's samplers write it), or a SPEC, see `open_source`.
         size, skip_broken: see `ImageSet`.
-        num: so many images, spread evenly over the set; None for all.
+        num: number of images, spread evenly over the set; None for all.
 
     Raises:
         UserError: nothing is there, it is no set of images, or it has fewer
             than `num` images.
     """
-    source = _open(str(place))
+    source = _open_source(str(place))
     if size is not None and not 1 <= size <= _WIDEST:
         raise UserError(
             f"--size is {size}; give a side of 1 to {_WIDEST} pixels."
@@ -241,7 +237,7 @@ def open_images(
     return ImageSet(str(place), source, indices, size, skip_broken)
 
 
-def _open(place: str) -> Source:
+def _open_source(place: str) -> Source:
     scheme = place.partition(":")[0]
     if scheme in (*OPENERS, "mix") and not os.path.exists(place):
         return open_source(place)
@@ -270,8 +266,10 @@ _BY_ENDING: dict[str, Callable[[str], Source]] = {
 
 
 def local_files(place: str, source: Source) -> list[str]:
-    """The files on this machine that have all of the source, where a place
-    tells it: a file, a folder, or archives. Else []."""
+    """Files on this machine that hold all of the source.
+
+    [] for places other than a file, a folder, or archives.
+    """
     path = places.absolute(place)
     if os.path.isfile(path):
         return [path]

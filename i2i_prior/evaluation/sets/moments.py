@@ -1,15 +1,21 @@
-"""Moments of features: float32 sums on the devices, joined in float64."""
+"""Moments of features: float32 sums on the devices, joined in float64.
+
+Also the join over the processes of a run, to the last bit the same on each:
+all processes call `join_blocks`, `interleave` and `gather` at the same place
+of the program.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from i2i_prior.evaluation.features.extractor import Extractor
@@ -17,14 +23,14 @@ from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 
 class BlockMoments:
-    """The blocks of one tap while they grow.
+    """Statistics of one tap in blocks, while features stream in.
 
     Args:
         extractor: of the features.
         tap: one of its taps.
-        blocks: how many; row r of the whole belongs to block r modulo that.
+        blocks: their number; row r of the whole belongs to block r modulo it.
         share: (first, stride) of the rows here, see `collect`.
-        rows: how batches lie on the devices of this process.
+        rows: sharding of batches on the devices of this process.
     """
 
     def __init__(
@@ -45,9 +51,9 @@ class BlockMoments:
         self._pending: Callable[[], None] | None = None
 
     def add(self, window: list[Any], first: int, rows: int) -> None:
-        """Takes a window of features whose first is row `first` here.
+        """Adds a window of features, its first being row `first` here.
 
-        What it has to wait for is waited for in the next call.
+        The sums are computed on the devices until the next call.
         """
         start, stride = self._share
         numbers = start + stride * (first + np.arange(rows))
@@ -71,18 +77,18 @@ class BlockMoments:
             taken[group, : len(places[block])] = places[block]
             mask[group, : len(places[block])] = True
         sums = _moments(tuple(window), taken, mask, self._sharding)
-        self.wait()
+        self._wait()
         self._pending = functools.partial(self._join, used, sums)
 
-    def wait(self) -> None:
-        """Joins what the devices have computed."""
+    def _wait(self) -> None:
+        """Joins the sums that the devices have computed."""
         if self._pending is not None:
             self._pending()
         self._pending = None
 
     def finish(self) -> list[FeatureStatistics]:
-        """The blocks, once all windows are in."""
-        self.wait()
+        """Statistics of the blocks, once all windows are in."""
+        self._wait()
         return self._blocks
 
     def _join(self, used: list[int], sums: Any) -> None:
@@ -90,7 +96,7 @@ class BlockMoments:
             count, mean, left, moment = (
                 np.asarray(part[group], np.float64) for part in sums
             )
-            # What rounding left of the mean moves from the moment to it.
+            # The rounding error of the mean moves from the moment to it.
             left = left / count
             moment -= np.outer(count * left, left)
             name = self._blocks[block].features
@@ -106,17 +112,17 @@ def _moments(
     mask: jax.Array,
     sharding: NamedSharding,
 ) -> tuple[jax.Array, ...]:
-    """Of each block of a window, in float32.
+    """Moments of each block of a window, in float32.
 
     Args:
         window: features (n, d).
-        taken: (blocks, rows), which of them are a block's.
-        mask: (blocks, rows), False for places that are empty.
+        taken: (blocks, rows), indices of a block's rows.
+        mask: (blocks, rows), False for padding.
         sharding: of (blocks, rows, ...).
 
     Returns:
-        counts (blocks,), means (blocks, d), sums of what is left around them
-        (blocks, d), centred second moments (blocks, d, d).
+        counts (blocks,), means (blocks, d), sums of the rows' deviations from
+        them (blocks, d), centred second moments (blocks, d, d).
     """
     features = jnp.concatenate(window).astype(jnp.float32)
     rows = jax.lax.with_sharding_constraint(features[taken], sharding)
@@ -129,3 +135,45 @@ def _moments(
         "brd,bre->bde", centred, centred, precision=jax.lax.Precision.HIGHEST
     )
     return count, mean, centred.sum(1), moment
+
+
+def join_blocks(blocks: Sequence[FeatureStatistics]) -> list[FeatureStatistics]:
+    """Statistics of each block over all processes, joined in their order."""
+    found = []
+    for block in blocks:
+        joined = FeatureStatistics(block.dim, block.features)
+        mean = block.mean if block.count else np.zeros(block.dim)
+        counts = gather(np.array([block.count], np.uint32))[:, 0]
+        means, moments = gather(mean), gather(block.moment)
+        for count, one, moment in zip(counts, means, moments, strict=True):
+            if count:
+                joined.merge(FeatureStatistics.of(int(count), one, moment))
+        found.append(joined)
+    return found
+
+
+def interleave(rows: np.ndarray, counts: list[int]) -> np.ndarray:
+    """Rows 0, 1, ... of the whole; process p has p, p + processes, ...
+
+    Args:
+        rows: (n, ...) of this process.
+        counts: n of each process.
+    """
+    filled = np.zeros((max(counts), *rows.shape[1:]), rows.dtype)
+    filled[: len(rows)] = rows
+    every = np.moveaxis(gather(filled), 0, 1)
+    return every.reshape(-1, *rows.shape[1:])[: sum(counts)]
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+    """Arrays of all processes, (processes, *array.shape).
+
+    Sent as words of 32 bits, since JAX would round float64 to float32.
+
+    Args:
+        array: of the same shape and dtype on all, of whole such words.
+    """
+    whole = np.ascontiguousarray(array)
+    words = np.frombuffer(whole.tobytes(), np.uint32)
+    found = np.asarray(multihost_utils.process_allgather(words))
+    return found.view(array.dtype).reshape(-1, *array.shape)

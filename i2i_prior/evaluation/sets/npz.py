@@ -1,7 +1,7 @@
-"""Arrays in .npz files of others, no larger in memory than in the file.
+"""Checked reading of .npz files: no more memory than the file has bytes.
 
-A header may claim any shape, and NumPy sets that much memory aside before it
-looks whether the numbers are there.
+A header may claim any shape, and NumPy allocates that much memory before it
+reads the numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 _LARGEST = 1 << 30  # bytes; statistics of 2048 and 2023 numbers are 66 MB
-# What reading a damaged file raises.
+# Errors of reading a damaged file.
 ERRORS = (
     *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError),
     *(zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError),
@@ -23,9 +23,9 @@ ERRORS = (
 
 
 def read_arrays(
-    path: str | os.PathLike[str], wanted: Callable[[str], bool]
+    path: str | os.PathLike[str], select: Callable[[str], bool]
 ) -> dict[str, np.ndarray]:
-    """Those arrays of an .npz whose names are wanted.
+    """Reads the arrays of an .npz with selected names.
 
     Raises:
         ERRORS: the file is damaged, holds objects, or more than 1 GiB.
@@ -35,7 +35,7 @@ def read_arrays(
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
-            if name == info.filename or not wanted(name):
+            if name == info.filename or not select(name):
                 continue
             left -= info.file_size
             if left < 0:
@@ -52,15 +52,15 @@ def read_arrays(
 def array_header(
     file: IO[bytes], size: int
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether columns come first, and type of an .npy.
+    """Shape, column-major order and dtype of an .npy.
 
     Args:
         file: at its start; at the first number afterwards.
-        size: bytes of it altogether.
+        size: of the file, bytes.
 
     Raises:
-        ValueError: it is none, or the numbers are more or fewer than the
-            shape tells.
+        ValueError: it is no .npy, or has more or fewer numbers than its shape
+            implies.
     """
     version = np.lib.format.read_magic(file)
     reader = {

@@ -1,9 +1,9 @@
-"""One side of a comparison, from images or from a statistics file.
+"""Sides of a comparison, from images or from a statistics file.
 
-Statistics that were collected once are kept in the user's cache folder. Their
-key is a hash of everything that they depend on: the images' state on the
-disk, the extractor's identity, this program's version and code. So a cached
-one is never stale; it is only found again, or not.
+Collected statistics are kept in the user's cache folder. Their key is a hash
+of everything that they depend on: the images' state on the disk, the
+extractor's identity, this program's version and code. So a cached file is
+never stale.
 
 The factor of a reference's covariance is not kept: it takes a fraction of a
 second, hardly more than reading it would.
@@ -36,7 +36,7 @@ from i2i_prior.evaluation.sets.statistics_files import (
 from i2i_prior.io.cache_dir import user_cache
 from i2i_prior.version import __version__
 
-_VERSION = 1  # of what is stored, and of the code that computes it
+_VERSION = 1  # of the stored files, and of the code that computes them
 
 
 def open_place(
@@ -46,7 +46,7 @@ def open_place(
     num: int | None = None,
     skip_broken: bool = False,
 ) -> ImageSet | Path:
-    """Images, opened but not read, or the path of a statistics file.
+    """Opens images without reading them, or finds a statistics file.
 
     Args:
         place, size, num, skip_broken: see `open_images`.
@@ -77,19 +77,19 @@ def open_side(
     batch_size: int = 32,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Collected:
-    """Statistics, and features where they are asked for, of a place.
+    """Reads or collects the statistics and features of a place.
 
-    Where there are several processes all call it, and share the work.
+    All processes of a run call it, and share the work.
 
     Args:
-        place: of `open_place`, or what it takes.
-        extractor: what computes the features.
-        size: see `open_images`, where the place is not open yet; of no use
-            to statistics.
+        place: of `open_place`, or its argument.
+        extractor: of the features.
+        size: see `open_images`, for a place that is not open yet; not used
+            for statistics.
         moments, keep, blocks: see `collect`. Features of a statistics file
-            are those of the images beside the statistics, as in ADM's files.
-        cached: whether statistics are looked for and kept in the cache,
-            which has neither features nor blocks.
+            are those of the images in it, as in ADM's files.
+        cached: reads and writes the cache of statistics, which has neither
+            features nor blocks.
         mesh, batch_size: see `collect`.
         progress: called with the number of finished images and of all.
 
@@ -122,7 +122,7 @@ def open_side(
     path = None
     if cached and not keep and blocks == 1:
         path = _cache_path(images, extractor, moments)
-        if kept := _kept(path, images, extractor):
+        if kept := _read_cache(path, images, extractor):
             return kept
 
     def report(done: int) -> None:
@@ -151,18 +151,18 @@ def open_side(
     images.broken = [name for text in texts for name in json.loads(text)]
     made.provenance = provenance(images, extractor)
     if path is not None:
-        # A cache that cannot be written is none.
+        # Without a cache that can be written nothing is kept.
         with contextlib.suppress(UserError):
             save_statistics(path, made)
     return made
 
 
-def _kept(
+def _read_cache(
     path: Path, images: ImageSet, extractor: Extractor
 ) -> Collected | None:
-    """From the cache; None unless all processes have it."""
+    """Statistics of the cache; None unless all processes have them."""
     found = None
-    # What cannot be read is made anew.
+    # A file that cannot be read is made again.
     with contextlib.suppress(UserError):
         found = read_statistics(path, extractor)
     if runtime.any_process("looking for statistics", found is None):
@@ -173,7 +173,7 @@ def _kept(
 
 
 def provenance(images: ImageSet, extractor: Extractor | None) -> dict[str, Any]:
-    """Where statistics are from, as JSON values."""
+    """Origin of statistics, as JSON values."""
     facts: dict[str, Any] = {
         "file": images.place,
         "format": "images",

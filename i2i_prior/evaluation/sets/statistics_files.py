@@ -1,4 +1,4 @@
-"""Statistics files: our own, and those of the tools that people cite.
+"""Statistics files: our own, and those of published tools.
 
     own              mu, sigma, count, features, provenance (JSON); further
                      taps as mu_s, sigma_s (spatial) and mu.TAP, sigma.TAP
@@ -7,9 +7,9 @@
     iMF              ref_mu, ref_sigma
     EDM2             a pickle, {num_images, fid: {mu, sigma}, fd_dinov2: ...}
 
-Those of others say nothing of the preset, the weights or the images: they
-are taken at their word, and the result says that nothing was said. Ours are
-refused where anything differs.
+Files of other tools do not record the preset, the weights or the images: they
+are taken as they are, and a note in the result says so. Ours are refused
+where anything differs.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from i2i_prior.evaluation.measures.statistics import (
     UNCOUNTED,
     FeatureStatistics,
 )
+from i2i_prior.evaluation.sets.archives import ARRAY
 from i2i_prior.evaluation.sets.array_pickles import read_pickle
 from i2i_prior.evaluation.sets.collect import Collected
-from i2i_prior.evaluation.sets.identity import check_identity
 from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
-from i2i_prior.evaluation.sets.sample_files import ARRAY
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
 
 ENDINGS = (".npz", ".pkl", ".pickle")
-# What EDM2 calls the features of our extractors.
+# Our extractors' features under EDM2's names.
 _PICKLED = {"inception": "fid", "dinov2": "fd_dinov2"}
 _OF_STATISTICS = ("mu", "sigma", "ref_", "count", "features", "provenance")
 _MEANS = ("mu", "ref_mu")
@@ -48,21 +47,21 @@ _NOTE = "says nothing of the preset, the weights, the size of the images{more}"
 
 
 def is_statistics(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is one of statistics rather than of images."""
+    """Returns True for a file of statistics rather than of images."""
     file = Path(path)
     if not file.is_file() or file.suffix.lower() not in ENDINGS:
         return False
-    # What cannot be read is refused with the reason when opened as images.
+    # A damaged file is refused with the reason when opened as images.
     return file.suffix.lower() != ".npz" or _has(file, _MEANS)
 
 
 def has_images(path: str | os.PathLike[str]) -> bool:
-    """Whether images lie beside the statistics, as in ADM's files."""
+    """Returns True for statistics that come with images, as in ADM's files."""
     return Path(path).suffix.lower() == ".npz" and _has(path, (ARRAY,))
 
 
 def save_statistics(path: Path, collected: Collected) -> None:
-    """Writes our own format; whole or not at all.
+    """Writes our own format atomically.
 
     The first tap is `mu` and `sigma`, which other FID tools read too.
 
@@ -87,7 +86,7 @@ def save_statistics(path: Path, collected: Collected) -> None:
         arrays[mean], arrays[cov] = statistics.mean, statistics.cov
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as beside, beside.open("wb") as file:
+        with atomic_path(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
 
 
@@ -95,30 +94,29 @@ def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
     """Reads any of the formats above, as statistics of an extractor.
 
     Raises:
-        UserError: the file is damaged, or its numbers cannot be such
-            statistics; or it says that they were made with another preset,
-            other weights, or anything else than the extractor's identity.
+        UserError: the file is damaged, its numbers are no statistics of
+            these features, or its recorded identity is not the extractor's.
     """
     file = Path(path)
     if file.suffix.lower() == ".npz":
         arrays = _arrays(file)
         if "provenance" in arrays:
-            return _own(file, arrays, extractor)
-        return _foreign(file, arrays, extractor)
-    return _pickled(file, extractor)
+            return _read_own(file, arrays, extractor)
+        return _read_published(file, arrays, extractor)
+    return _read_pickled(file, extractor)
 
 
-def _own(
+def _read_own(
     path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
 ) -> Collected:
     try:
         facts = json.loads(str(arrays["provenance"]))
         count = int(arrays["count"])
         taps, hash_ = facts.pop("taps"), str(facts.pop("hash"))
-        size, said = facts.pop("size"), facts["identity"]
+        size, identity = facts.pop("size"), facts["identity"]
         taps = [str(tap) for tap in taps]
         size = None if size is None else (int(size[0]), int(size[1]))
-        said = None if said is None else dict(said)
+        identity = None if identity is None else dict(identity)
     except (
         *(KeyError, TypeError, ValueError, AttributeError, IndexError),
         OverflowError,
@@ -126,8 +124,8 @@ def _own(
         raise UserError(
             f"{path} is a damaged statistics file ({error}); make it again."
         ) from error
-    if said is not None:  # as where it was made of a file of others
-        check_identity(str(path), said, extractor.identity)
+    if identity is not None:  # None where it was made of a published file
+        extractor.check_identity(str(path), identity)
     statistics = {}
     for number, tap in enumerate(taps):
         if tap not in extractor.taps:
@@ -146,7 +144,7 @@ def _own(
     )
 
 
-def _foreign(
+def _read_published(
     path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
 ) -> Collected:
     pairs = {extractor.first: ("mu", "sigma")}
@@ -157,7 +155,7 @@ def _foreign(
     elif "mu_s" in arrays and extractor.taps.get("spatial"):
         pairs["spatial"] = ("mu_s", "sigma_s")
         kind = "ADM"
-    # `FeatureStatistics.save` writes it, others do not.
+    # Of earlier versions of this program, not of other tools.
     count = None
     if "count" in arrays:
         if arrays["count"].shape or arrays["count"].dtype.kind not in "iu":
@@ -170,10 +168,10 @@ def _foreign(
         tap: _statistics(path, arrays, *pair, extractor.taps[tap], count)
         for tap, pair in pairs.items()
     }
-    return _from_others(path, kind, statistics, count)
+    return _unverified(path, kind, statistics, count)
 
 
-def _pickled(path: Path, extractor: Extractor) -> Collected:
+def _read_pickled(path: Path, extractor: Extractor) -> Collected:
     found = read_pickle(path)
     key = _PICKLED.get(extractor.name, extractor.name)
     entry = found.get(key) if isinstance(found, dict) else None
@@ -190,10 +188,10 @@ def _pickled(path: Path, extractor: Extractor) -> Collected:
             path, entry, "mu", "sigma", extractor.taps[extractor.first], count
         )
     }
-    return _from_others(path, "EDM2", statistics, count)
+    return _unverified(path, "EDM2", statistics, count)
 
 
-def _from_others(
+def _unverified(
     path: Path,
     kind: str,
     statistics: dict[str, FeatureStatistics],
@@ -212,7 +210,7 @@ def _from_others(
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Everything but images, which may be many, and what nobody asks for."""
+    """Arrays of statistics, without images, of which there may be many."""
     try:
         return read_arrays(path, lambda name: name.startswith(_OF_STATISTICS))
     except ERRORS as error:
@@ -243,35 +241,35 @@ def _statistics(
     dim: int,
     count: int | None,
 ) -> FeatureStatistics:
-    """Checked moments; float32 ones are taken, as several tools write it."""
+    """Checked moments of float32 or float64, as the tools write them."""
     mean, cov = arrays.get(mean_name), arrays.get(cov_name)
 
-    def refuse(why: str) -> UserError:
+    def error(why: str) -> UserError:
         return UserError(
             f"{path}: {why}; give a statistics file of the same features, or "
             "make one from the images."
         )
 
     if not isinstance(mean, np.ndarray) or not isinstance(cov, np.ndarray):
-        raise refuse(f"it lacks {mean_name} or {cov_name}")
+        raise error(f"it lacks {mean_name} or {cov_name}")
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
-        raise refuse(
+        raise error(
             f"{mean_name} {mean.shape} and {cov_name} {cov.shape} are no mean "
             "(d,) and covariance (d, d)"
         )
     if len(mean) != dim:
-        raise refuse(f"{mean_name} has {len(mean)} numbers, not {dim}")
+        raise error(f"{mean_name} has {len(mean)} numbers, not {dim}")
     if not {mean.dtype.name, cov.dtype.name} <= {"float32", "float64"}:
-        raise refuse(f"its numbers are {mean.dtype} and {cov.dtype}")
+        raise error(f"its numbers are {mean.dtype} and {cov.dtype}")
     if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-        raise refuse(f"{mean_name} or {cov_name} holds NaN or infinity")
+        raise error(f"{mean_name} or {cov_name} holds NaN or infinity")
     cov = cov.astype(np.float64)
     largest = float(np.abs(cov).max())
     if np.abs(cov - cov.T).max() > _SYMMETRIC * largest:
-        raise refuse(f"{cov_name} is not symmetric")
+        raise error(f"{cov_name} is not symmetric")
     if np.diag(cov).min() < -_SYMMETRIC * largest:
-        raise refuse(f"{cov_name} has a negative variance")
+        raise error(f"{cov_name} has a negative variance")
     if count is not None and count < 1:
-        raise refuse(f"it is of {count} images")
+        raise error(f"it is of {count} images")
     cov = (cov + cov.T) / 2
     return FeatureStatistics.of_covariance(mean, cov, count)

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.data.sources import Source
-from i2i_prior.evaluation.evaluate import EvalSpec, wanted
+from i2i_prior.evaluation.eval_spec import EvalSpec
 from i2i_prior.inference.generator import Generator
 from i2i_prior.tasks.base import Task
 from i2i_prior.training.input_pipeline import open_held_out
@@ -66,7 +66,7 @@ class EvaluatorContext:
     @functools.cached_property
     def eval_spec(self) -> EvalSpec:
         """Metrics and features of the `evaluate` section."""
-        return wanted(self.config)
+        return EvalSpec.from_config(self.config)
 
 
 class Evaluator(abc.ABC):

@@ -17,8 +17,8 @@ from i2i_prior.checkpoint.run_dir import read_json, write_json
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.directions import lower_is_better
-from i2i_prior.evaluation.score_files import scores_path
+from i2i_prior.evaluation.metrics import lower_is_better
+from i2i_prior.evaluation.result import result_path
 from i2i_prior.training.evaluators.base import (
     Evaluator,
     EvaluatorContext,
@@ -68,8 +68,8 @@ class BestCheckpoint(Evaluator):
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         text = "{}"
         if runtime.is_primary():
-            spec = self.context.eval_spec
-            path = scores_path(self.context.workdir, step, spec)
+            extractor = self.context.eval_spec.extractor
+            path = result_path(self.context.workdir, step, extractor)
             text = json.dumps(read_json(path))
         result = json.loads(runtime.allgather_text("scores", text)[0])
         self.consider(result, lambda: self.context.save(state, step))

@@ -10,15 +10,15 @@ from pathlib import Path
 from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
-from i2i_prior.evaluation.condition_matching import embedder
-from i2i_prior.evaluation.evaluate import evaluate, reference_side
-from i2i_prior.evaluation.sample_chunks import of_images
-from i2i_prior.evaluation.sample_store import Samples
-from i2i_prior.evaluation.score_files import (
-    described,
-    scores_path,
-    write_scores,
+from i2i_prior.evaluation.condition_matching import encoder_embedder
+from i2i_prior.evaluation.evaluate import collect_reference, evaluate_samples
+from i2i_prior.evaluation.result import (
+    result_path,
+    with_sampling,
+    write_evaluation,
 )
+from i2i_prior.evaluation.sample_store import SampleStore
+from i2i_prior.evaluation.sampling import sample_images
 from i2i_prior.evaluation.sets.collect import Collected
 from i2i_prior.inference.generator import Generator
 from i2i_prior.io.progress import Progress
@@ -64,34 +64,35 @@ class Metrics(Evaluator):
             self.context.check()
             progress.update(count)
 
-        samples = of_images(
-            config, generator, parameters, self._source, Samples(), done
+        samples = sample_images(
+            config, generator, parameters, self._source, SampleStore(), done
         )
-        result, picture = evaluate(
+        result, picture = evaluate_samples(
             samples,
             spec,
             lambda: self._reference,
-            embedder(generator, parameters, section.batch_size),
+            encoder_embedder(generator, parameters, section.batch_size),
             mesh=generator.mesh,
             batch_size=section.batch_size,
         )
         progress.close()
-        result = described(config, step, result)
+        result = with_sampling(config, step, result)
         result["seconds"] = round(time.monotonic() - began, 1)
         if runtime.is_primary():
-            write_scores(self._path(step), result, picture)
+            write_evaluation(self._path(step), result, picture)
         return _scalars(result["metrics"]), {}
 
     def stored(self, step: int) -> Scalars:
         return _scalars(read_json(self._path(step))["metrics"])
 
     def _path(self, step: int) -> Path:
-        return scores_path(self.context.workdir, step, self.context.eval_spec)
+        extractor = self.context.eval_spec.extractor
+        return result_path(self.context.workdir, step, extractor)
 
     @functools.cached_property
     def _reference(self) -> Collected:
         """Statistics that samples are compared with, collected once a run."""
-        return reference_side(
+        return collect_reference(
             self.context.config,
             self._source,
             self.context.eval_spec,

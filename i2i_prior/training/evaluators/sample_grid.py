@@ -8,8 +8,9 @@ import numpy as np
 
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
-from i2i_prior.evaluation.sample_chunks import held_out
-from i2i_prior.inference.generator import SampleOptions, generate_for
+from i2i_prior.evaluation.sampling import held_out_crops
+from i2i_prior.inference.generator import generate_for
+from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.report import image_grid
 from i2i_prior.training.evaluators.base import (
     Evaluator,
@@ -34,7 +35,7 @@ class SampleGrid(Evaluator):
 
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         config, section = self.context.config, self.context.config.sample
-        crops = held_out(config, self._source, section.conditions)
+        crops = held_out_crops(config, self._source, section.conditions)
         images, views = map(np.concatenate, zip(*crops, strict=True))
         generated = generate_for(
             self.context.generator,

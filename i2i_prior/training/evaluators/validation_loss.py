@@ -27,7 +27,7 @@ from i2i_prior.diffusion.paths import Path
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import validation_losses
-from i2i_prior.evaluation.sample_chunks import held_out
+from i2i_prior.evaluation.sampling import held_out_crops
 from i2i_prior.evaluation.validation_losses import FOLDER, KINDS, Losses
 from i2i_prior.io.progress import Progress
 from i2i_prior.models.functional import Flat
@@ -135,7 +135,7 @@ class ValidationLoss(Evaluator):
         if isinstance(source, CachedSource):
             yield from _cached_examples(config, source, count, size)
             return
-        for images, views in held_out(config, source, count, size):
+        for images, views in held_out_crops(config, source, count, size):
             batch = {"image": images, "view": views}
             if config.model.size_conditions:
                 side = np.float32(config.data.image_size)

@@ -7,20 +7,13 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.features.inception import (
-    TAPS,
-    features,
-    fold,
-)
+from i2i_prior.evaluation.features.inception import TAPS, features, fold
 from i2i_prior.evaluation.features.inception_weights import (
     InceptionWeights,
     inception_extractor,
 )
 from i2i_prior.evaluation.features.presets import PRESETS
-from tests.peers.torch_inception import (
-    random_state,
-    torch_fidelity_inception,
-)
+from tests.peers.torch_inception import random_state, torch_fidelity_inception
 
 torch = pytest.importorskip("torch")
 

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.features.presets import (
-    PRESETS,
-    find_preset,
-)
+from i2i_prior.evaluation.features.presets import PRESETS, find_preset
 
 
 def test_records_are_json_and_all_different():

@@ -11,10 +11,7 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.presets import PRESETS
-from i2i_prior.evaluation.features.resize import (
-    bilinear,
-    resize,
-)
+from i2i_prior.evaluation.features.resize import bilinear, resize
 
 torch = pytest.importorskip("torch")
 

@@ -239,7 +239,7 @@ def test_a_covariance_with_negative_variance_is_warned_about():
     bad = FeatureStatistics.of_covariance(
         np.zeros(3), np.diag([1.0, 1.0, -1e-3]), count=50
     )
-    with pytest.warns(UserWarning, match=r"eigenvalue -0.001 beside 1"):
+    with pytest.warns(UserWarning, match=r"eigenvalue -0.001 next to 1"):
         found = frechet_distance(a, bad)
     clipped = FeatureStatistics.of_covariance(
         np.zeros(3), np.diag([1.0, 1.0, 0.0]), count=50

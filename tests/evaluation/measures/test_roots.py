@@ -32,7 +32,7 @@ def test_a_span_holds_all():
 
 
 def test_what_is_no_covariance():
-    with pytest.raises(UserError, match=r"eigenvalue -0.6 beside 1, which"):
+    with pytest.raises(UserError, match=r"eigenvalue -0.6 next to 1, which"):
         covariance_root(np.eye(8) - 0.2, 100)
     slightly = np.diag([1.0] * 7 + [-1e-4])
     with pytest.warns(UserWarning, match="not computed in float64"):

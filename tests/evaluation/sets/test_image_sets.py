@@ -116,7 +116,10 @@ def test_a_set_without_a_readable_image_is_refused(tmp_path):
     ("array", "said"),
     [
         (np.full((2, 4, 4, 3), np.nan, np.float32), "96 numbers that are NaN"),
-        (np.zeros((2, 4, 4, 3)), "float64, of which nobody says what black"),
+        (
+            np.zeros((2, 4, 4, 3)),
+            "float64, and its black and white are not known",
+        ),
         (np.zeros((2, 3, 8, 8), np.uint8), r"of shape \(2, 3, 8, 8\); images"),
         (np.zeros((2, 4, 4, 3), np.int32), "images are uint8"),
         (np.zeros((0, 4, 4, 3), np.uint8), "holds no image"),

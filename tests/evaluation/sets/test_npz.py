@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.features.registry import pixel_extractor
 from i2i_prior.evaluation.sets.image_sets import open_images
 from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
+from i2i_prior.evaluation.sets.statistics_files import read_statistics
 
 
 def member(shape: tuple[int, ...], descr: str, numbers: bytes = b"") -> bytes:
@@ -47,8 +48,8 @@ def test_what_is_not_there_is_not_read(tmp_path, content):
     with pytest.raises(ERRORS):
         read_arrays(path, lambda name: name == "mu")
     assert read_arrays(path, lambda name: name == "nu") == {}
-    with pytest.raises(UserError, match="is not a statistics file"):
-        FeatureStatistics.load(path)
+    with pytest.raises(UserError, match="not a readable statistics file"):
+        read_statistics(path, pixel_extractor("colour_texture"))
 
 
 def test_a_file_that_unpacks_to_a_gibibyte_is_not_read(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import i2i_prior.training.evaluators.metrics
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.directions import lower_is_better
+from i2i_prior.evaluation.metrics import lower_is_better
 from i2i_prior.training.evaluators.best_checkpoint import BestCheckpoint
 from i2i_prior.training.evaluators.metrics import Metrics
 
@@ -149,7 +149,7 @@ def watched(monkeypatch):
     monkeypatch.setattr(Pipeline, "batches_from", counted)
     monkeypatch.setattr(Metrics, "run", waiting)
     monkeypatch.setattr(
-        i2i_prior.training.evaluators.metrics, "described", described
+        i2i_prior.training.evaluators.metrics, "with_sampling", described
     )
     return begun, during
 

@@ -1,16 +1,27 @@
-"""Images that come in batches of any size, in batches of one size."""
+"""Streams of images in batches of one size."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from i2i_prior.errors import UserError
 
+THREADS = min(16, os.cpu_count() or 1)
+
 
 def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same rows in batches of `size`; the last one may be shorter."""
+    """Batches of `size` with the same rows; the last one may be shorter.
+
+    Args:
+        batches: uint8 (n, H, W, 3) of any n.
+        size: rows of a batch.
+
+    Raises:
+        UserError: other arrays, or images of several sizes.
+    """
     waiting: list[np.ndarray] = []
     for batch in batches:
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
@@ -34,9 +45,9 @@ def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def mixed_sizes(one: Sequence[int], other: Sequence[int]) -> UserError:
-    """The refusal of images of two sizes, (height, width) each."""
+    """Error of images of two sizes, (height, width) each."""
     return UserError(
         f"the images are of several sizes, as {one[1]} x {one[0]} and "
         f"{other[1]} x {other[0]}; give --size N to crop and resize all to "
-        "N x N, or make them alike."
+        "N x N, or make their sizes equal."
     )

@@ -1,10 +1,10 @@
-"""Does a generated image show its own condition, and how freely?
+"""Retrieval of conditions by their samples, and diversity of the samples.
 
 Both measures compare features in standardised units: every number is divided
-by its standard deviation over the reference images (numbers that never vary
-are left out), and the parts of the features (thumbnail and orientation
-histograms, say) are scaled to weigh the same whatever their size. The
-distance is the Euclidean one.
+by its standard deviation over the reference images (constant numbers are left
+out), and the parts of the features (thumbnail and orientation histograms,
+say) are scaled to weigh the same whatever their size. The distance is the
+Euclidean one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def condition_match(
     generated: np.ndarray,
     features: FeatureFunction = FEATURES["thumbnails"],
 ) -> dict[str, float]:
-    """How well each generated image finds its condition among all N.
+    """Ranks the own condition of each generated image among all N.
 
     Args:
         condition_images: uint8 (N, H, W, 3).
@@ -48,7 +48,7 @@ def condition_match(
     per_condition = generated.shape[1] if generated.ndim == 5 else 1
     drawn = features(generated.reshape(-1, *generated.shape[-3:]))
     known = features(condition_images)
-    standardise = _standardiser(known, _parts(features))
+    standardise = _standardiser(known, features)
     distances = _squared_distances(standardise(drawn), standardise(known))
     right = np.repeat(np.arange(count), per_condition)
     to_right = distances[np.arange(len(right)), right][:, None]
@@ -74,9 +74,13 @@ def intra_diversity(
 ) -> float:
     """Mean distance within a condition over that between conditions.
 
-    0: all K images of a condition are the same; about 1: the condition does
-    not matter. images: uint8 (N, K, H, W, 3), N >= 2, K >= 2. If all images
-    are equal there is no diversity at all, and the result is 0.
+    Args:
+        images: uint8 (N, K, H, W, 3), N >= 2 conditions, K >= 2 samples.
+        features: as for `condition_match`.
+
+    Returns:
+        0 for K equal images a condition, or images that are all equal; about
+        1 for images that ignore their condition.
     """
     if images.ndim != 5 or images.shape[0] < 2 or images.shape[1] < 2:
         raise UserError(
@@ -85,7 +89,7 @@ def intra_diversity(
         )
     count, per_condition = images.shape[:2]
     found = features(images.reshape(-1, *images.shape[2:]))
-    standard = _standardiser(found, _parts(features))(found)
+    standard = _standardiser(found, features)(found)
     distances = np.sqrt(_squared_distances(standard, standard))
     condition = np.repeat(np.arange(count), per_condition)
     same = condition[:, None] == condition
@@ -96,27 +100,26 @@ def intra_diversity(
     return float(distances[same & others].mean() / between)
 
 
-def _parts(features: FeatureFunction) -> tuple[int, ...]:
-    return tuple(getattr(features, "parts", ()))
-
-
 def _standardiser(
-    reference: np.ndarray, parts: tuple[int, ...]
+    reference: np.ndarray, features: FeatureFunction
 ) -> FeatureFunction:
-    """(n, d) -> (n, d) float64: centred on `reference`, parts of weight 1."""
+    """Function (n, d) -> (n, d) float64, centred on `reference` (m, d).
+
+    The parts of the features, see `colour_texture.Features`, have weight 1.
+    """
     reference = np.asarray(reference, np.float64)
     mean, spread = reference.mean(axis=0), reference.std(axis=0)
     varies = spread > 1e-6 * (1.0 + np.abs(mean))
     scale = np.where(varies, 1.0 / np.where(varies, spread, 1.0), 0.0)
     start = 0
-    for size in parts or (reference.shape[1],):
+    for size in getattr(features, "parts", ()) or (reference.shape[1],):
         block = slice(start, start + size)
         scale[block] /= np.sqrt(max(varies[block].sum(), 1))
         start += size
-    return lambda features: (np.asarray(features, np.float64) - mean) * scale
+    return lambda rows: (np.asarray(rows, np.float64) - mean) * scale
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, d), (m, d) -> (n, m), never negative."""
+    """Squared distances (n, m) of rows (n, d) and (m, d), never negative."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T
     return np.clip(squares, 0.0, None)

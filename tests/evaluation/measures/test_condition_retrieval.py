@@ -7,7 +7,10 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.colour_texture import FEATURES
-from i2i_prior.evaluation.retrieval import condition_match, intra_diversity
+from i2i_prior.evaluation.measures.condition_retrieval import (
+    condition_match,
+    intra_diversity,
+)
 
 NAMES = list(FEATURES)
 

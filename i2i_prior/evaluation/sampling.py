@@ -1,4 +1,4 @@
-"""What an evaluation looks at, chunk by chunk: conditions and their samples."""
+"""Samples of a model for held-out images or prompts, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -9,59 +9,61 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from i2i_prior.data.held_out import each_crop
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.prompts import Prompt, prompt_hash
-from i2i_prior.evaluation.sample_store import (
-    CHUNK,
-    Samples,
-)
-from i2i_prior.inference.generator import (
-    Generator,
-    SampleOptions,
-    generate_for,
-)
+from i2i_prior.evaluation.sample_store import CHUNK, SampleStore
+from i2i_prior.inference import text_to_image
+from i2i_prior.inference.batches import padded_batches
+from i2i_prior.inference.generator import Generator, generate_for
+from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.models.functional import Flat
 from i2i_prior.tasks.resolve import resolve
 
-Done = Callable[[int], Any]  # called with the number of samples so far
+Report = Callable[[int], Any]  # called with the number of samples so far
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Some conditions, in their order, and what was drawn for them.
+class SampleChunk:
+    """Consecutive conditions and the samples that were drawn for them.
 
     Attributes:
       samples: uint8 (n, K, S, S, 3).
       images: uint8 (n, S, S, 3), the conditions; None for prompts.
-      views: uint8 (n, V, V, 3), what the encoder sees of them; likewise.
+      views: uint8 (n, V, V, 3), these as the encoder sees them; likewise.
     """
 
     samples: np.ndarray
     images: np.ndarray | None = None
     views: np.ndarray | None = None
 
+    @property
+    def flat(self) -> np.ndarray:
+        """Samples, uint8 (n K, S, S, 3)."""
+        return self.samples.reshape(-1, *self.samples.shape[2:])
 
-def of_images(
-    config: Any,
+
+def sample_images(
+    config: ConfigDict,
     generator: Generator,
     parameters: Flat,
     source: Source,
-    samples: Samples,
-    done: Done = lambda _: None,
-) -> Iterator[Chunk]:
-    """Samples for held-out crops; see `held_out`.
+    store: SampleStore,
+    report: Report = lambda _: None,
+) -> Iterator[SampleChunk]:
+    """Draws samples for held-out crops, see `held_out_crops`.
 
     Condition c has the samples c K to c K + K - 1, K = per_condition.
 
     Args:
-      config: a run's; the `evaluate` and `sample` sections count.
+      config: of a run; the `evaluate` and `sample` sections count.
       generator, parameters: the model.
       source: held-out images.
-      samples: where those lie that are drawn already.
-      done: see `Done`.
+      store: keeps what is drawn.
+      report: see `Report`.
 
     Raises:
       UserError: where the source is unusable.
@@ -74,36 +76,38 @@ def of_images(
             f"{each} a condition; choose a multiple of {each}"
         )
     count, size = section.num_samples // each, max(1, CHUNK // each)
-    for images, views in held_out(config, source, count, size):
-        wanted = np.repeat(views, each, axis=0)
 
-        def draw(first: int = start, wanted: np.ndarray = wanted) -> np.ndarray:
-            return generate_for(
-                generator,
-                parameters,
-                wanted,
-                guidance=config.sample.guidance,
-                options=SampleOptions.from_config(config.sample),
-                seed=config.seed,
-                batch_size=config.evaluate.batch_size,
-                first=first,
-                progress=lambda count: done(first + count),
-            )
+    def draw(views: np.ndarray, first: int) -> np.ndarray:
+        return generate_for(
+            generator,
+            parameters,
+            views,
+            guidance=config.sample.guidance,
+            options=SampleOptions.from_config(config.sample),
+            seed=config.seed,
+            batch_size=section.batch_size,
+            first=first,
+            progress=lambda done: report(first + done),
+        )
 
-        drawn = samples.chunk(start, len(wanted), draw)
-        start += len(wanted)
-        done(start)
-        shape = len(images), each, *drawn.shape[1:]
-        yield Chunk(drawn.reshape(shape), images, views)
+    for images, views in held_out_crops(config, source, count, size):
+        repeated = np.repeat(views, each, axis=0)
+        samples = store.chunk(
+            start, len(repeated), partial(draw, repeated, start)
+        )
+        start += len(repeated)
+        report(start)
+        shape = len(images), each, *samples.shape[1:]
+        yield SampleChunk(samples.reshape(shape), images, views)
 
 
-def held_out(
-    config: Any, source: Source, count: int, size: int = CHUNK
+def held_out_crops(
+    config: ConfigDict, source: Source, count: int, size: int = CHUNK
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fixed crops, and what the encoder sees of them, `size` at a time.
+    """Fixed crops, and the encoder's views of them, `size` at a time.
 
     Args:
-      config: a run's.
+      config: of a run.
       source: held-out images.
       count: crops in all.
       size: crops at once.
@@ -124,73 +128,68 @@ def held_out(
         yield columns[0], columns[-1]
 
 
-def of_prompts(
-    config: Any,
-    prior: Any,
+def sample_prompts(
+    config: ConfigDict,
+    generator: Generator,
+    parameters: Flat,
     prompts: Sequence[Prompt],
     text_encoder: Any,
-    samples: Samples,
-    done: Done = lambda _: None,
-) -> Iterator[Chunk]:
-    """Samples of a text-conditioned prior, one for each prompt.
+    store: SampleStore,
+    report: Report = lambda _: None,
+) -> Iterator[SampleChunk]:
+    """Draws one sample of a text-conditioned model for each prompt.
 
     Args:
-      config: as `of_images`.
-      prior: `Prior`, of the same run.
-      prompts: what to draw.
+      config, generator, parameters: as `sample_images`.
+      prompts: the conditions.
       text_encoder: see `text_to_image.draw`.
-      samples, done: as `of_images`.
+      store, report: as `sample_images`.
 
     Raises:
       UserError: where the model takes no captions.
     """
-    from i2i_prior.inference.text_to_image import draw
-
-    size = config.evaluate.batch_size
     captions = [prompt.caption for prompt in prompts]
 
-    def drawn(first: int, last: int) -> np.ndarray:
+    def draw(first: int, last: int) -> np.ndarray:
         parts = []
-        for start in range(first, last, size):
-            stop = min(start + size, last)
-            # The last batch repeats its last caption, to keep the shape.
-            rows = [min(row, stop - 1) for row in range(start, start + size)]
-            images = draw(
-                prior,
-                [captions[row] for row in rows],
+        size = config.evaluate.batch_size
+        for rows, count in padded_batches(last - first, size):
+            images = text_to_image.draw(
+                generator,
+                parameters,
+                [captions[first + row] for row in rows],
                 text_encoder,
                 seed=config.seed,
-                first=start,
+                first=first + int(rows[0]),
                 steps=config.sample.steps,
                 guidance=config.sample.guidance,
                 solver=config.sample.solver,
             )
-            parts.append(images[: stop - start])
-            done(stop)
+            parts.append(images[:count])
+            report(first + int(rows[0]) + count)
         return np.concatenate(parts)
 
     for first in range(0, len(captions), CHUNK):
         last = min(first + CHUNK, len(captions))
-        draw_these = partial(drawn, first, last)
-        images = samples.chunk(first, last - first, draw_these)
-        done(last)
-        yield Chunk(images[:, None])
+        samples = store.chunk(first, last - first, partial(draw, first, last))
+        report(last)
+        yield SampleChunk(samples[:, None])
 
 
-def settings(
-    config: Any,
+def sampling_settings(
+    config: ConfigDict,
     step: int,
     checkpoint: str,
     conditions: dict[str, Any],
     truncate: bool = False,
 ) -> dict[str, Any]:
-    """What shapes the samples, as plain values: see `sampling_run.Samples`.
+    """Settings that shape the samples, as plain values for a `SampleStore`.
 
     Args:
-      config: of the run, as it is used.
+      config: of the run, with its overrides.
       step: of the checkpoint.
       checkpoint: tells it from others of this step.
-      conditions: `of_source` or `of_list`.
+      conditions: `source_record` or `prompts_record`.
       truncate: see `Generator`.
     """
     return {
@@ -209,16 +208,18 @@ def settings(
     }
 
 
-def of_source(config: Any, source: Source) -> dict[str, Any]:
-    """Names the held-out images."""
+def source_record(config: ConfigDict, source: Source) -> dict[str, Any]:
+    """Record of held-out images."""
     return {
         "source": config.data.held_out or config.data.source,
         "fingerprint": source.fingerprint(),
     }
 
 
-def of_list(prompts: Sequence[Prompt], encoder_hash: str) -> dict[str, Any]:
-    """Names the prompts, and what reads them."""
+def prompts_record(
+    prompts: Sequence[Prompt], encoder_hash: str
+) -> dict[str, Any]:
+    """Record of prompts and of the text encoder that reads them."""
     return {
         "prompts_sha256": prompt_hash(prompts),
         "text_encoder_sha256": encoder_hash,

@@ -1,26 +1,25 @@
-"""Does a sample show its condition, asked of an embedding of both?
+"""Fidelity of samples to their conditions, by an embedding of both.
 
 Of N conditions with K samples each, embeddings c_i and s_ik of length 1:
 
-    cosine     mean of c_i . s_ik: 1 where they are embedded alike
-    unrelated  mean of c_j . s_ik over the other conditions j: what `cosine`
-               is for a model that does not listen
+    cosine     mean of c_i . s_ik, 1 for equal embeddings
+    unrelated  mean of c_j . s_ik over the other conditions j: the `cosine` of
+               a model that ignores its condition
     top1       share of samples whose nearest condition is their own; a tie
                of t conditions counts as 1 / t
     diversity  mean 1 - s_ik . s_il over pairs of one condition, divided by
-               that over pairs of two: 0 where a condition has one image, about
-               1 where it does not matter; needs K >= 2
+               that over pairs of two: 0 for one image a condition, about 1
+               for samples that ignore it; needs K >= 2
 
-Conditions compete, and are compared, within groups of GROUP in their order,
-so that top1 has the same chance level (1 / GROUP) for every N and memory does
-not grow with it.
+Conditions are compared within groups of GROUP in their order, so that top1
+has the same chance level (1 / GROUP) for every N and memory does not grow
+with N.
 
 The intervals are those of the delete-block jackknife over conditions (Efron
 and Stein, "The jackknife estimate of variance", 1981, with blocks for single
 observations): B blocks of conditions are left out in turn, and the variance is
-(B - 1) / B times the sum of squares of what the results differ from their
-mean. They say how far another draw of conditions would move the number, given
-the ones that it competes with.
+(B - 1) / B times the sum of squared deviations of the results from their
+mean. They cover another draw of conditions, given the ones of the group.
 """
 
 from __future__ import annotations
@@ -28,12 +27,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.intervals import student
+from i2i_prior.evaluation.measures.intervals import Interval, student
 
 GROUP = 64
 _BLOCKS = 20
@@ -43,7 +41,7 @@ _FEWEST = 10  # conditions for an interval
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What was found for each of N conditions, float64 (N,).
+    """Measures of each of N conditions, float64 (N,).
 
     `within` and `between` are the two means of `diversity`; `within` is NaN
     for one sample a condition.
@@ -55,45 +53,26 @@ class Fidelity:
     within: np.ndarray
     between: np.ndarray
 
-    def metrics(self, prefix: str = "fidelity") -> dict[str, float]:
-        """The means: PREFIX_cosine, _unrelated, _top1 and _diversity.
+    def summary(self, prefix: str = "fidelity") -> dict[str, Interval | float]:
+        """Means PREFIX_cosine, _unrelated, _top1 and, for K >= 2, _diversity.
 
-        The last is left out for one sample a condition.
+        With intervals at 95 %, but for fewer than 10 conditions.
         """
-        return {
-            f"{prefix}_{name}": value
-            for name, (value, _, _) in self._found().items()
-        }
-
-    def intervals(self, prefix: str = "fidelity") -> dict[str, dict[str, Any]]:
-        """Of each of `metrics`, at 95 %; none for fewer than 10 conditions.
-
-        "low", "high", "level" and "method", as `intervals.Interval` has them.
-        """
-        if len(self.cosine) < _FEWEST:
-            return {}
-        return {
-            f"{prefix}_{name}": {
-                "low": low,
-                "high": high,
-                "level": _LEVEL,
-                "method": "delete-block jackknife over conditions",
-            }
-            for name, (_, low, high) in self._found().items()
-        }
-
-    def _found(self) -> dict[str, tuple[float, float, float]]:
         found = {
-            name: jackknife(lambda x: x.mean(), getattr(self, name))
+            name: jackknife(np.mean, getattr(self, name))
             for name in ("cosine", "unrelated", "top1")
         }
         if np.isfinite(self.within).all():
             found["diversity"] = jackknife(_ratio, self.within, self.between)
-        return found
+        few = len(self.cosine) < _FEWEST
+        return {
+            f"{prefix}_{name}": interval.value if few else interval
+            for name, interval in found.items()
+        }
 
 
-def joined(parts: Sequence[Fidelity]) -> Fidelity:
-    """Of all groups, in their order."""
+def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
+    """Joins the results of several groups, in their order."""
     return Fidelity(
         *(
             np.concatenate([getattr(part, column.name) for part in parts])
@@ -102,11 +81,11 @@ def joined(parts: Sequence[Fidelity]) -> Fidelity:
     )
 
 
-def fidelity_of(conditions: np.ndarray, samples: np.ndarray) -> Fidelity:
+def condition_fidelity(conditions: np.ndarray, samples: np.ndarray) -> Fidelity:
     """Compares embeddings of one group.
 
     Args:
-      conditions: (n, d), any scale but 0.
+      conditions: (n, d), of any length but 0.
       samples: (n, K, d), of the images drawn for each; likewise.
 
     Raises:
@@ -148,8 +127,8 @@ def fidelity_of(conditions: np.ndarray, samples: np.ndarray) -> Fidelity:
 
 def jackknife(
     statistic: Callable[..., float], *columns: np.ndarray, blocks: int = _BLOCKS
-) -> tuple[float, float, float]:
-    """A statistic of rows with its 95 % interval, by deleting blocks.
+) -> Interval:
+    """Statistic of rows with its 95 % interval, by deleting blocks.
 
     The interval is value +- t s, t of Student's distribution with B - 1
     degrees of freedom and s the jackknife's standard error. Over 1000 draws
@@ -161,32 +140,32 @@ def jackknife(
       blocks: at most; row i belongs to block i modulo B.
 
     Returns:
-      value, low, high; the ends are NaN for fewer than two rows.
+      the interval; its ends are NaN for fewer than two rows.
     """
     rows = np.arange(len(columns[0]))
     blocks = min(blocks, len(rows))
-    value = float(statistic(*columns))
-    if blocks < 2:
-        return value, math.nan, math.nan
-    without = np.array(
-        [
-            statistic(*(column[rows % blocks != block] for column in columns))
-            for block in range(blocks)
-        ]
-    )
-    spread = ((without - without.mean()) ** 2).sum()
-    error = math.sqrt((blocks - 1) / blocks * spread)
-    half = student(_LEVEL, blocks - 1) * error
-    return value, value - half, value + half
+    value, half = float(statistic(*columns)), math.nan
+    if blocks >= 2:
+        without = np.array(
+            [
+                statistic(*(c[rows % blocks != block] for c in columns))
+                for block in range(blocks)
+            ]
+        )
+        spread = ((without - without.mean()) ** 2).sum()
+        error = math.sqrt((blocks - 1) / blocks * spread)
+        half = student(_LEVEL, blocks - 1) * error
+    method = "delete-block jackknife over conditions"
+    return Interval(value, value - half, value + half, _LEVEL, method)
 
 
 def _ratio(within: np.ndarray, between: np.ndarray) -> float:
-    """0 where nothing differs at all."""
+    """Ratio of the means; 0 where nothing differs at all."""
     return float(within.mean() / between.mean()) if between.mean() else 0.0
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1, float64."""
+    """Vectors scaled to length 1, float64."""
     vectors = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all() or not lengths.all():

@@ -1,6 +1,7 @@
-"""Images in an .npz: `arr_0`, uint8 (N, H, W, 3), as ADM's samplers write it.
+"""Sources of images in single files: .zip archives, and .npz of samples.
 
-A file of 50,000 images does not fit in memory, so each is read by itself.
+An .npz holds `arr_0`, uint8 (N, H, W, 3), as ADM's samplers write it. A file
+of 50,000 images does not fit in memory, so images are read one by one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import IO
 import numpy as np
 
 from i2i_prior.data.record import Record
+from i2i_prior.data.sources.names import EXTENSIONS, is_image_name
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.sets.npz import ERRORS, array_header
 
@@ -25,8 +27,51 @@ ARRAY = "arr_0"
 _LOCAL_HEADER = 30  # bytes before a member's name, in the zip format
 
 
+class ZipSource:
+    """Images in a zip archive, sorted by name.
+
+    Args:
+        path: of the archive.
+
+    Raises:
+        UserError: it cannot be read, or holds no image.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self.names = sorted(filter(is_image_name, archive.namelist()))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"archive {path} cannot be read ({error}); copy it again."
+            ) from error
+        if not self.names:
+            raise UserError(
+                f"archive {path} holds no image: its members should end in "
+                f"{', '.join(EXTENSIONS)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Record:
+        name = self.names[index]
+        try:
+            # Opened anew: one that is open serves one thread at a time.
+            with zipfile.ZipFile(self._path) as archive:
+                return Record(name, archive.read(name))
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise OSError(5, str(error)) from error
+
+    def fingerprint(self) -> str:
+        """Hash of the names, see `Source`."""
+        text = "\n".join(self.names).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(text).hexdigest()[:16]
+
+
 class SampleFile:
-    """The images of an .npz, in their order; any thread may read any.
+    """Images of an .npz in their order, readable in any thread.
 
     Grey images, (N, H, W) or (N, H, W, 1), become RGB, and transparent ones,
     (N, H, W, 4), are laid over white, as other sources do it. A compressed
@@ -37,7 +82,7 @@ class SampleFile:
 
     Raises:
         UserError: it is no such file, holds no image, or numbers that are
-            not uint8, of which nobody says what black and white are.
+            not uint8, for which black and white are not defined.
     """
 
     def __init__(self, path: str) -> None:
@@ -50,7 +95,7 @@ class SampleFile:
                     raise ValueError("columns come first in it")
                 first = member.tell()
                 if dtype.kind == "f":
-                    raise self._floats(member, dtype)
+                    raise self._float_error(member, dtype)
             if info.compress_type == zipfile.ZIP_STORED:
                 self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115 (kept)
                 first += _start(self._file, info)
@@ -83,12 +128,13 @@ class SampleFile:
         return Record(f"{ARRAY}[{index}]", _rgb(pixels))
 
     def fingerprint(self) -> str:
-        """As every source."""
+        """Hash of the shape, see `Source`."""
         text = repr(("npz", self._shape)).encode()
         return hashlib.sha256(text).hexdigest()[:16]
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
+        """Turns errors of a damaged file into a UserError."""
         try:
             yield
         except KeyError:
@@ -102,7 +148,7 @@ class SampleFile:
                 "write it again."
             ) from error
 
-    def _floats(self, member: IO[bytes], dtype: np.dtype) -> UserError:
+    def _float_error(self, member: IO[bytes], dtype: np.dtype) -> UserError:
         bad = 0
         while data := member.read(1 << 20):
             whole = len(data) // dtype.itemsize * dtype.itemsize
@@ -114,20 +160,21 @@ class SampleFile:
                 "infinite; find out where they come from and draw again."
             )
         return UserError(
-            f"{ARRAY} of {self._path} is {dtype}, of which nobody says what "
-            "black and white are; convert it to uint8, by "
-            "round(127.5 x + 127.5) from [-1, 1]."
+            f"{ARRAY} of {self._path} is {dtype}, and its black and white are "
+            "not known; convert it to uint8, by round(127.5 x + 127.5) from "
+            "[-1, 1]."
         )
 
 
 def _start(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member that is not compressed begin."""
+    """Offset of the bytes of a member that is not compressed."""
     file.seek(info.header_offset)
     name, extra = struct.unpack("<26xHH", file.read(_LOCAL_HEADER))
     return info.header_offset + _LOCAL_HEADER + name + extra
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
+    """Image (H, W[, 1, 3 or 4]) as (H, W, 3)."""
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == 4:

@@ -1,0 +1,85 @@
+"""Options of the sampler: a config's, with what is given in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from i2i_prior.errors import UserError
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of the sampler; hashable, so that each setting compiles once.
+
+    Attributes:
+      solver: a name of `diffusion.solvers.SOLVERS`.
+      steps: solver steps.
+      guided: runs the null half.
+      interval: path times between which guidance acts.
+      lower_order_final: first-order last step of multistep solvers.
+      clip: bound of every estimate of x0, [-clip, clip]; 0 for none.
+      null_mask: see `tasks.conditions.with_null`.
+    """
+
+    solver: str = "dpmpp_2m"
+    steps: int = 20
+    guided: bool = True
+    interval: tuple[float, float] = (0.0, 1.0)
+    lower_order_final: bool = True
+    clip: float = 0.0
+    null_mask: str = "full"
+
+    @classmethod
+    def from_config(cls, section: Any) -> SampleOptions:
+        """Reads the `sample` section of a config."""
+        return cls(
+            solver=section.solver,
+            steps=section.steps,
+            guided=section.guidance != 1,
+            interval=(section.guidance_low, section.guidance_high),
+            lower_order_final=section.lower_order_final,
+            clip=section.clip,
+            null_mask=section.null_mask,
+        )
+
+    @classmethod
+    def resolve(
+        cls,
+        config: ConfigDict,
+        steps: int | None = None,
+        guidance: float | None = None,
+        solver: str | None = None,
+        lower_order_final: bool | None = None,
+        null_mask: str | None = None,
+    ) -> tuple[SampleOptions, float]:
+        """Options of the config with what is given, and the guidance scale.
+
+        Raises:
+          UserError: where guidance is no number.
+        """
+        scale = config.sample.guidance if guidance is None else guidance
+        if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+            raise UserError(f"guidance is {scale!r}; give a number, 1 for none")
+        options = cls.from_config(config.sample)
+        if lower_order_final is None:
+            # The official text-to-image samplers take one below 10 steps.
+            text = config.conditioner.tokens_from == "tokens"
+            few = text and (options.steps if steps is None else steps) < 10
+            lower_order_final = options.lower_order_final or few
+        given: dict[str, Any] = {
+            "steps": steps,
+            "solver": solver,
+            "null_mask": null_mask,
+        }
+        return dataclasses.replace(
+            options,
+            guided=scale != 1,
+            lower_order_final=lower_order_final,
+            **{name: v for name, v in given.items() if v is not None},
+        ), float(scale)

@@ -1,0 +1,44 @@
+"""Work in threads with results in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+def map_in_order(
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    ahead: int,
+    threads: int,
+) -> Generator[Out]:
+    """Results function(item) in order, computed while earlier ones are used.
+
+    Closing the iterator ends its threads.
+
+    Args:
+        function: called in any thread; its exceptions are raised here, in the
+            order of the items.
+        items: taken one by one in the caller's thread.
+        ahead: results that wait at most.
+        threads: at once.
+    """
+    pool = ThreadPoolExecutor(threads)
+    rest = iter(items)
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in islice(rest, ahead):
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            done = waiting.popleft().result()
+            for item in islice(rest, 1):
+                waiting.append(pool.submit(function, item))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)

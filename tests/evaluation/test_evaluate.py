@@ -226,6 +226,7 @@ def test_a_metric_is_one_entry(tiny, images, monkeypatch, tmp_path):
     spec = EvalSpec.from_config(tiny("evaluate.metrics=brightness,darkest"))
     assert spec.metrics == ("darkest", "brightness")
     side = collect([images], spec.extractor, keep=spec.needs.reference)
+    side.provenance = {"file": "images.npz"}
     chunks = [chunk(images, 255 - images[:, None])]
     result, picture = evaluate_samples(chunks, spec, lambda: side)
     first = 5 * images[..., 0].mean((1, 2)) / 255  # COLOUR_WEIGHT x mean R

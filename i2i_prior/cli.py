@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from types import ModuleType
 
 from i2i_prior.commands import COMMANDS, common
@@ -15,11 +16,11 @@ from i2i_prior.errors import CRASHED, UserError
 
 def command_module(name: str) -> ModuleType:
     """The module of a command; its protocol is in `i2i_prior.commands`."""
-    return importlib.import_module(f"i2i_prior.commands.{COMMANDS[name]}")
+    return importlib.import_module(f"i2i_prior.commands.{COMMANDS[name][0]}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """A parser with all commands, their options and an example of each."""
+def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """A parser that knows all commands, and the options of those named."""
     parser = argparse.ArgumentParser(
         prog="i2i-prior",
         allow_abbrev=False,  # `restarts` looks for --restarts in full
@@ -29,18 +30,21 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND"
     )
-    for name in COMMANDS:
-        module = command_module(name)
-        module.add_options(
-            common.add_command(commands, name, module.HELP, module.EXAMPLE)
-        )
+    for name, (_, text) in COMMANDS.items():
+        if name in names:
+            module = command_module(name)
+            module.add_options(
+                common.add_command(commands, name, text, module.EXAMPLE)
+            )
+        else:
+            commands.add_parser(name, help=text)
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parses, runs, and turns a UserError into one sentence and its code."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = build_parser()
+    parser = build_parser(arguments)
     options, rest = parser.parse_known_args(arguments)
     options.arguments = arguments
     prefix = "--config."

@@ -9,7 +9,6 @@ from pathlib import Path
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
 
-HELP = "Compile for a machine that is not here."
 EXAMPLE = (
     "i2i-prior compile --config configs/lumos_xl2.py --topology v5e:16x16 "
     "--mesh replica=16,fsdp=16"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from i2i_prior.commands import common
 
-HELP = "Check muP at several widths."
 EXAMPLE = (
     "i2i-prior coordinates --config configs/quickstart.py "
     "--widths 80,160,320 --out checked"

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "Choose the records worth training on."
 EXAMPLE = (
     "i2i-prior curate --source folder:photos --out good.jsonl --min-side 256 "
     "--near-duplicates phash"

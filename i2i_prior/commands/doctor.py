@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 
-HELP = "Show devices, memory and disk of this machine."
 EXAMPLE = "i2i-prior doctor"
 OVERRIDES = False
 

@@ -6,7 +6,6 @@ import argparse
 
 from i2i_prior.commands import common
 
-HELP = "Score a checkpoint."
 EXAMPLE = "i2i-prior evaluate --workdir runs/quickstart --num-samples 256"
 OVERRIDES = True
 

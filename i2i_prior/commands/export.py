@@ -13,7 +13,6 @@ from i2i_prior.errors import UserError
 if TYPE_CHECKING:
     from i2i_prior.inference.load import Loaded
 
-HELP = "Write weights for other programs."
 EXAMPLE = (
     "i2i-prior export --workdir runs/quickstart --format torch --out prior"
 )

@@ -6,7 +6,6 @@ import argparse
 
 from i2i_prior.commands import common
 
-HELP = "Compare two sets of images, or their statistics."
 EXAMPLE = (
     "i2i-prior fid folder:/data/flowers samples.npz --metrics fid,kid,pr "
     "--preset adm --json fid.json"

@@ -6,7 +6,6 @@ import argparse
 
 from i2i_prior.commands import common
 
-HELP = "Fit scaling laws to runs, and predict from them."
 EXAMPLE = "i2i-prior fit --runs sweeps/isoflop --out laws --predict 1e20,1e21"
 OVERRIDES = False
 

@@ -14,7 +14,6 @@ from i2i_prior.errors import UserError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-HELP = "Count parameters, FLOPs and bytes of a config."
 EXAMPLE = (
     "i2i-prior flops --config configs/lumos_xl2.py --accelerator h100x8 "
     "--mfu 0.4"

@@ -13,7 +13,6 @@ from i2i_prior.errors import UserError
 if TYPE_CHECKING:
     from i2i_prior.inference.load import Loaded
 
-HELP = "Read weights of other programs."
 EXAMPLE = (
     "i2i-prior import lumos.pth --workdir runs/lumos --encoder dino.pth "
     "--autoencoder sd-vae/"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from i2i_prior.errors import UserError
 
-HELP = "Look at data before training on them."
 EXAMPLE = "i2i-prior inspect 'tar:/data/*.tar' --out looked_at"
 OVERRIDES = True
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
 
-HELP = "Walk between two images."
 EXAMPLE = (
     "i2i-prior interpolate --workdir runs/quickstart --start a.png "
     "--end b.png --frames 12 --out walk.gif"

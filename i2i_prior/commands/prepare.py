@@ -6,7 +6,6 @@ import argparse
 
 from i2i_prior.commands import common
 
-HELP = "Make a sharded data set of a source."
 EXAMPLE = (
     "i2i-prior prepare --source 'tar:/data/*.tar' --out latents --size 256 "
     "--latents sd --latent-weights sd-vae/ --embeddings dino=dino.pth:cls "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "Write report.html of a run."
 EXAMPLE = "i2i-prior report --workdir runs/quickstart"
 OVERRIDES = False
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
 
-HELP = "Draw variations of images."
 EXAMPLE = (
     "i2i-prior sample --workdir runs/quickstart --images cat.png dog.jpg "
     "--num 8 --out variations"

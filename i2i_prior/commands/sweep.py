@@ -6,7 +6,6 @@ import argparse
 
 from i2i_prior.commands import common
 
-HELP = "Plan many runs, start, watch and collect them."
 EXAMPLE = (
     "i2i-prior sweep submit sweeps/isoflop --config configs/sweeps/isoflop.py "
     "--backend local:slots=2"

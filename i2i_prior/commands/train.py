@@ -10,7 +10,6 @@ from pathlib import Path
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
 
-HELP = "Train a prior, or resume one."
 EXAMPLE = (
     "i2i-prior train --config configs/quickstart.py --workdir runs/quickstart "
     "--config.train.steps=500"

@@ -11,7 +11,6 @@ from i2i_prior.errors import UserError
 if TYPE_CHECKING:
     from i2i_prior.evaluation.features.inception_weights import InceptionWeights
 
-HELP = "Store the weights that metrics need."
 EXAMPLE = (
     "i2i-prior weights inception --from pt_inception-2015-12-05-6726825d.pth"
 )

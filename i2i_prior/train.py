@@ -15,8 +15,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.checkpoint import run_dir
 from i2i_prior.checkpoint.train_state import TrainState
-from i2i_prior.config import flatten
-from i2i_prior.config.fields import HOST_LOCAL
+from i2i_prior.config import HOST_LOCAL, flatten
 from i2i_prior.distributed import runtime
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.training import metadata
@@ -71,8 +70,9 @@ def train(
     runtime.assert_equal("checkpoint and data", compared)
 
     flops = facts["flops_per_step"]
-    parts = config, workdir, program, data, timer, flops, profile_steps
-    with open_loop(*parts) as loop:
+    with open_loop(
+        config, workdir, program, data, timer, flops, profile_steps
+    ) as loop:
         state, origin = loop.restore()
         # Claimed only now, so that a start that fails leaves nothing behind.
         if writes:

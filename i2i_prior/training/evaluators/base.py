@@ -72,7 +72,7 @@ class EvaluatorContext:
 class Evaluator(abc.ABC):
     """Measures the state every `every` steps and after the last one.
 
-    All processes of a run call each method alike; the first one writes.
+    All processes of a run make the same calls; the first one writes.
 
     Attributes:
       name: key in `registry.EVALUATORS`, used in messages.

@@ -77,15 +77,14 @@ class BestCheckpoint(Evaluator):
 
     def consider(
         self, result: Mapping[str, Any], save: Callable[[], None]
-    ) -> bool:
+    ) -> None:
         """Keeps the checkpoint of a result if it is the best so far.
+
+        A result that is considered twice makes no difference.
 
         Args:
           result: with step, metrics and settings; the same on all processes.
           save: saves the state that the result is of.
-
-        Returns:
-          True if it is the best; a result that is considered twice is not.
 
         Raises:
           UserError: if the result has no such metric.
@@ -99,7 +98,7 @@ class BestCheckpoint(Evaluator):
         value = metrics[self.metric]
         # Step 0 has learnt nothing and has no checkpoint.
         if not result["step"] or not self._is_better(value, result):
-            return False
+            return
         save()
         self.context.checkpoints.wait()
         self._record = {
@@ -111,7 +110,6 @@ class BestCheckpoint(Evaluator):
         if runtime.is_primary():
             write_json(self._file, self._record)
         self.context.checkpoints.protect(result["step"])
-        return True
 
     def forget_after(self, step: int) -> None:
         """Forgets a best checkpoint after the step of a rollback."""

@@ -24,7 +24,7 @@ class ParameterNorm(Evaluator):
     files = ("norms/*.json",)
 
     def __init__(self, context):
-        super().__init__(context, context.config.train.sample_every)
+        super().__init__(context, context.config.train.checkpoint_every)
         self.steps = []
 
     def path(self, step):
@@ -47,18 +47,15 @@ class ParameterNorm(Evaluator):
 
 
 @pytest.fixture
-def only_the_example(monkeypatch):
-    """Registers the example alone; gives the evaluators that were built."""
+def registered(monkeypatch):
+    """Registers the example; gives the evaluators that are built of it."""
     built = []
 
     def build(context):
         built.append(ParameterNorm(context))
         return built[-1]
 
-    monkeypatch.setattr(
-        "i2i_prior.training.evaluators.registry.EVALUATORS",
-        {ParameterNorm.name: build},
-    )
+    monkeypatch.setitem(EVALUATORS, ParameterNorm.name, build)
     return built
 
 
@@ -67,13 +64,11 @@ def norms(workdir):
     return {line["step"]: line["norm/ema"] for line in lines}
 
 
-def test_an_evaluator_is_one_class_and_one_entry(
-    train, only_the_example, tmp_path
-):
-    ended = train("train.sample_every=4")
+def test_an_evaluator_is_one_class_and_one_entry(train, registered, tmp_path):
+    ended = train("train.checkpoint_every=4")
     assert ended.code == 0, ended.err
     # Every four steps and after the last one.
-    assert only_the_example[0].steps == [4, 6]
+    assert registered[0].steps == [4, 6]
     found = norms(tmp_path / "run")
     assert list(found) == [4, 6]
     assert all(norm > 1 for norm in found.values())
@@ -84,9 +79,9 @@ def test_an_evaluator_is_one_class_and_one_entry(
     metrics = tmp_path / "run" / "metrics.jsonl"
     kept = [x for x in metrics.read_text().splitlines() if "norm" not in x]
     metrics.write_text("".join(f"{line}\n" for line in kept))
-    ended = train("train.sample_every=4")
+    ended = train("train.checkpoint_every=4")
     assert ended.code == 0, ended.err
-    assert only_the_example[1].steps == []
+    assert registered[1].steps == []
     assert norms(tmp_path / "run") == {6: found[6]}
 
 

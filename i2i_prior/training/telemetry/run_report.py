@@ -163,15 +163,16 @@ def _samples(folder: Path) -> str:
     if not pictures:
         return ""
 
-    def picture(step: int, path: Path, width: int | None, kind: str) -> str:
+    def picture(grid: tuple[int, Path], width: int | None, kind: str) -> str:
+        step, path = grid
         image = embedded(path, f"samples at step {step}", width)
         return figure(f"step {step:,}", image, kind)
 
     *earlier, newest = pictures
-    body = picture(*newest, None, "wide")
+    body = picture(newest, None, "wide")
     if earlier:
         chosen = np.linspace(0, len(earlier) - 1, min(8, len(earlier)))
-        figures = [picture(*earlier[round(i)], 420, "small") for i in chosen]
+        figures = [picture(earlier[round(i)], 420, "small") for i in chosen]
         body += f'<div class="strip">{"".join(figures)}</div>'
     return section("Samples", body)
 

@@ -6,17 +6,8 @@ import numpy as np
 
 from i2i_prior.scaling_laws.extrapolate import Prediction
 from i2i_prior.scaling_laws.fitting import Fitted
-from i2i_prior.scaling_laws.paired import (
-    LEAST,
-    Pair,
-)
-from i2i_prior.scaling_laws.points import (
-    FLAT,
-    SPAN,
-    Point,
-    column,
-    groups,
-)
+from i2i_prior.scaling_laws.paired import LEAST, Pair
+from i2i_prior.scaling_laws.points import FLAT, SPAN, Point, column, groups
 from i2i_prior.scaling_laws.residuals import gaps_of
 from i2i_prior.scaling_laws.uncertainty import intervals
 

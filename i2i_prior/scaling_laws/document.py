@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.scaling_laws import (
-    rates,
-    recipe,
-)
+from i2i_prior.scaling_laws import rates, recipe
 from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.fitting import Fitted
 from i2i_prior.scaling_laws.isoflop import PowerLaw

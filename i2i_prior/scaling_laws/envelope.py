@@ -11,12 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.points import (
-    Curve,
-    Point,
-    column,
-    groups,
-)
+from i2i_prior.scaling_laws.points import Curve, Point, column, groups
 
 LEAST = 3  # places that a law takes
 GRID = 40  # places on the FLOPs axis, evenly in the logarithm

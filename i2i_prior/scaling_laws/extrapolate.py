@@ -13,24 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from i2i_prior.scaling_laws import (
-    isocurve,
-    isoflop,
-    offset,
-    parametric,
-)
+from i2i_prior.scaling_laws import isocurve, isoflop, offset, parametric
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.points import (
-    FLAT,
-    Point,
-    column,
-    groups,
-)
-from i2i_prior.scaling_laws.uncertainty import (
-    Law,
-    predicted,
-    redraw,
-)
+from i2i_prior.scaling_laws.points import FLAT, Point, column, groups
+from i2i_prior.scaling_laws.uncertainty import Law, predicted, redraw
 
 LEAST_RUNS = 8  # three more than there are parameters
 CUTS = 3  # budgets that are left out in turns

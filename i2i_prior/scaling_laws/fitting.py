@@ -27,23 +27,10 @@ from i2i_prior.scaling_laws.isoflop import IsoFlop
 from i2i_prior.scaling_laws.offset import OffsetLaw
 from i2i_prior.scaling_laws.paired import Pair
 from i2i_prior.scaling_laws.parametric import Parametric
-from i2i_prior.scaling_laws.points import (
-    Point,
-    Table,
-    column,
-)
+from i2i_prior.scaling_laws.points import Point, Table, column
 from i2i_prior.scaling_laws.rank_correlation import Second
-from i2i_prior.scaling_laws.rates import (
-    Rate,
-    RateLaw,
-)
-from i2i_prior.scaling_laws.uncertainty import (
-    Cost,
-    Law,
-    cost_of,
-    plain,
-    redraw,
-)
+from i2i_prior.scaling_laws.rates import Rate, RateLaw
+from i2i_prior.scaling_laws.uncertainty import Cost, Law, cost_of, plain, redraw
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.scaling_laws.bootstrap import leverages
-from i2i_prior.scaling_laws.points import (
-    FLAT,
-    Point,
-    column,
-)
+from i2i_prior.scaling_laws.points import FLAT, Point, column
 
 LEAST = 3  # sizes that a parabola takes
 TUNING = 1.345  # of Huber's loss, in standard deviations: 95 % efficient

@@ -11,11 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from i2i_prior.scaling_laws.bootstrap import (
-    draw_noise,
-    leverages,
-    scale,
-)
+from i2i_prior.scaling_laws.bootstrap import draw_noise, leverages, scale
 from i2i_prior.scaling_laws.isocurve import (
     LEAST,
     TUNING,
@@ -27,11 +23,7 @@ from i2i_prior.scaling_laws.isocurve import (
     parabolas,
     vertices,
 )
-from i2i_prior.scaling_laws.points import (
-    Point,
-    column,
-    groups,
-)
+from i2i_prior.scaling_laws.points import Point, column, groups
 
 
 @dataclass(frozen=True)

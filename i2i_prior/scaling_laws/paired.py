@@ -23,12 +23,7 @@ from i2i_prior.evaluation.validation_losses import (
     document,
     read,
 )
-from i2i_prior.scaling_laws.points import (
-    Point,
-    Source,
-    Table,
-    groups,
-)
+from i2i_prior.scaling_laws.points import Point, Source, Table, groups
 
 LEAST = 2.0  # standard errors from which a difference is one
 # What decides whether two checkpoints were validated alike.

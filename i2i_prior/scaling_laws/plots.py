@@ -13,14 +13,8 @@ from i2i_prior.scaling_laws.axes import colour_of, finish
 from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.fitting import Fitted
 from i2i_prior.scaling_laws.isoflop import PowerLaw
-from i2i_prior.scaling_laws.points import (
-    column,
-    groups,
-)
-from i2i_prior.scaling_laws.uncertainty import (
-    log_loss,
-    optimum,
-)
+from i2i_prior.scaling_laws.points import column, groups
+from i2i_prior.scaling_laws.uncertainty import log_loss, optimum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +30,7 @@ def draw(folder: Path, fitted: Fitted) -> list[tuple[Path, str]]:
       UserError: where a picture cannot be written.
     """
     from i2i_prior.scaling_laws.rate_plots import learning_rates
-    from i2i_prior.scaling_laws.residual_plots import (
-        metrics,
-        pairs,
-        residuals,
-    )
+    from i2i_prior.scaling_laws.residual_plots import metrics, pairs, residuals
 
     made: list[tuple[str, str, Callable | None]] = [
         ("isoflop", "isoFLOP curves and their parabolas", isoflop),

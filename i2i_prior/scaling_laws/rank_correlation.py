@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2i_prior.scaling_laws.points import (
-    Table,
-    column,
-)
+from i2i_prior.scaling_laws.points import Table, column
 
 LEAST = 4  # runs with a metric
 PREFIX = "eval/"

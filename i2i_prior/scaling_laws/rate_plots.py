@@ -6,15 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.scaling_laws.axes import (
-    colour_of,
-    finish,
-)
-from i2i_prior.scaling_laws.rates import (
-    Rate,
-    by_series,
-    drift,
-)
+from i2i_prior.scaling_laws.axes import colour_of, finish
+from i2i_prior.scaling_laws.rates import Rate, by_series, drift
 
 
 def learning_rates(figure: Any, fitted: Any) -> None:

@@ -7,14 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.scaling_laws.isocurve import (
-    parabolas,
-    vertices,
-)
-from i2i_prior.scaling_laws.points import (
-    Point,
-    column,
-)
+from i2i_prior.scaling_laws.isocurve import parabolas, vertices
+from i2i_prior.scaling_laws.points import Point, column
 
 
 @dataclass(frozen=True)

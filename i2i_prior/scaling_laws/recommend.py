@@ -12,16 +12,8 @@ from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.isoflop import PowerLaw
 from i2i_prior.scaling_laws.offset import OffsetLaw
 from i2i_prior.scaling_laws.rates import RateLaw
-from i2i_prior.scaling_laws.recipe import (
-    Size,
-    recipe,
-)
-from i2i_prior.scaling_laws.uncertainty import (
-    Cost,
-    Law,
-    optimum,
-    predicted,
-)
+from i2i_prior.scaling_laws.recipe import Size, recipe
+from i2i_prior.scaling_laws.uncertainty import Cost, Law, optimum, predicted
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,12 @@ import numpy as np
 
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
-from i2i_prior.report.html import (
-    STYLE,
-    cell,
-    embedded,
-    escape,
-    section,
-)
+from i2i_prior.report.html import STYLE, cell, embedded, escape, section
 from i2i_prior.scaling_laws.fitting import Fitted
 from i2i_prior.scaling_laws.parametric import NAMES
 from i2i_prior.scaling_laws.plots import budgets
 from i2i_prior.scaling_laws.residuals import gaps_of
-from i2i_prior.scaling_laws.text import (
-    recipe_told,
-    span,
-)
+from i2i_prior.scaling_laws.text import recipe_told, span
 
 
 def write_report(

@@ -9,10 +9,7 @@ import numpy as np
 from i2i_prior.scaling_laws.axes import spare
 from i2i_prior.scaling_laws.fitting import Fitted
 from i2i_prior.scaling_laws.parametric import NAMES
-from i2i_prior.scaling_laws.points import (
-    column,
-    groups,
-)
+from i2i_prior.scaling_laws.points import column, groups
 from i2i_prior.scaling_laws.residuals import gaps_of
 
 METRICS = 4  # pictures of one page

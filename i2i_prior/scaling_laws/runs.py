@@ -12,16 +12,8 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.report.html import read_json
-from i2i_prior.scaling_laws.points import (
-    Curve,
-    Point,
-    Source,
-    Table,
-)
-from i2i_prior.sweeps.run.store import (
-    PlannedRun,
-    open_sweep,
-)
+from i2i_prior.scaling_laws.points import Curve, Point, Source, Table
+from i2i_prior.sweeps.run.store import PlannedRun, open_sweep
 
 METRIC = "validation/ema_uniform"
 

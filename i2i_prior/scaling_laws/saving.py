@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.checkpoint.run_dir import (
-    read_json,
-    write_json,
-)
+from i2i_prior.checkpoint.run_dir import read_json, write_json
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
@@ -24,19 +21,10 @@ from i2i_prior.scaling_laws.isoflop import PowerLaw
 from i2i_prior.scaling_laws.offset import OffsetLaw
 from i2i_prior.scaling_laws.parametric import NAMES
 from i2i_prior.scaling_laws.points import column
-from i2i_prior.scaling_laws.rates import (
-    Rate,
-    RateLaw,
-)
-from i2i_prior.scaling_laws.recipe import (
-    Size,
-    sizes_of,
-)
+from i2i_prior.scaling_laws.rates import Rate, RateLaw
+from i2i_prior.scaling_laws.recipe import Size, sizes_of
 from i2i_prior.scaling_laws.recommend import Laws
-from i2i_prior.scaling_laws.uncertainty import (
-    Cost,
-    Law,
-)
+from i2i_prior.scaling_laws.uncertainty import Cost, Law
 
 
 def laws_of(fitted: Fitted) -> Laws:

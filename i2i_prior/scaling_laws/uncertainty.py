@@ -19,10 +19,7 @@ from i2i_prior.scaling_laws.parametric import (
     _predict_with_slopes,
     descend,
 )
-from i2i_prior.scaling_laws.points import (
-    Point,
-    column,
-)
+from i2i_prior.scaling_laws.points import Point, column
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,13 @@ import pytest
 from PIL import Image
 
 from i2i_prior import cli
-from i2i_prior.scaling_laws import (
-    plots,
-    residual_plots,
-)
+from i2i_prior.scaling_laws import plots, residual_plots
 from i2i_prior.scaling_laws.diagnostics import doubts
 from i2i_prior.scaling_laws.fitting import fit_all
 from i2i_prior.scaling_laws.points import Table
 from i2i_prior.scaling_laws.recommend import recommend
 from i2i_prior.scaling_laws.saving import laws_of
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    save_sweep,
-)
+from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from tests.conftest import ROOT
 from tests.scaling_laws.fixtures_laws import (
     coverage,

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from i2i_prior.scaling_laws import (
-    envelope,
-    extrapolate,
-    rates,
-)
-from i2i_prior.scaling_laws.points import (
-    Curve,
-    Point,
-)
+from i2i_prior.scaling_laws import envelope, extrapolate, rates
+from i2i_prior.scaling_laws.points import Curve, Point
 from i2i_prior.scaling_laws.uncertainty import (
     Cost,
     Law,

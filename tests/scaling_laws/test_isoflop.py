@@ -7,16 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2i_prior.scaling_laws import (
-    isocurve,
-    isoflop,
-    offset,
-)
+from i2i_prior.scaling_laws import isocurve, isoflop, offset
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.points import (
-    Point,
-    column,
-)
+from i2i_prior.scaling_laws.points import Point, column
 from tests.scaling_laws.fixtures_laws import coverage
 
 

@@ -7,18 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2i_prior.evaluation.validation_losses import (
-    Losses,
-    write,
-)
+from i2i_prior.evaluation.validation_losses import Losses, write
 from i2i_prior.scaling_laws import paired
 from i2i_prior.scaling_laws.diagnostics import doubts
 from i2i_prior.scaling_laws.fitting import fit_all
-from i2i_prior.scaling_laws.points import (
-    Point,
-    Source,
-    Table,
-)
+from i2i_prior.scaling_laws.points import Point, Source, Table
 from tests.scaling_laws.fixtures_laws import coverage
 
 METRIC = "validation/ema_uniform"

@@ -9,10 +9,7 @@ from scipy.special import huber, logsumexp
 
 from i2i_prior.scaling_laws import parametric
 from i2i_prior.scaling_laws.points import column
-from i2i_prior.scaling_laws.uncertainty import (
-    log_loss,
-    plain,
-)
+from i2i_prior.scaling_laws.uncertainty import log_loss, plain
 from tests.scaling_laws.fixtures_laws import coverage
 
 

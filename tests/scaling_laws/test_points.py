@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.scaling_laws.points import (
-    Point,
-    column,
-    groups,
-    read_csv,
-)
+from i2i_prior.scaling_laws.points import Point, column, groups, read_csv
 
 HEAD = "params,tokens,flops,loss\n"
 

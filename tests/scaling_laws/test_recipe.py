@@ -11,16 +11,9 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from i2i_prior.aot.machine import machine
-from i2i_prior.scaling_laws import (
-    rank_correlation,
-    recipe,
-)
+from i2i_prior.scaling_laws import rank_correlation, recipe
 from i2i_prior.scaling_laws.plots import saved
-from i2i_prior.scaling_laws.points import (
-    Point,
-    Source,
-    Table,
-)
+from i2i_prior.scaling_laws.points import Point, Source, Table
 from i2i_prior.scaling_laws.residual_plots import metrics as metrics_picture
 
 

@@ -8,15 +8,8 @@ from dataclasses import replace
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.scaling_laws.runs import (
-    METRIC,
-    own_metric,
-    read_runs,
-)
-from i2i_prior.sweeps.run.store import (
-    Sweep,
-    save_sweep,
-)
+from i2i_prior.scaling_laws.runs import METRIC, own_metric, read_runs
+from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from tests.scaling_laws.fixtures_laws import planned
 from tests.scaling_laws.fixtures_laws import write_run as write
 

@@ -29,7 +29,7 @@ import numpy as np
 from i2i_prior.scaling_laws import isoflop, parametric
 from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.points import Point, column
-from i2i_prior.scaling_laws.uncertainty import intervals, redraw
+from i2i_prior.scaling_laws.uncertainty import redraw
 
 BUDGETS = (1e17, 3e17, 6e17, 1e18, 3e18, 6e18)
 OPTIMA = {
@@ -104,7 +104,7 @@ def parametric_trial(
     points = surface(np.random.default_rng(seed), noise, *grid)
     n, d, loss = (column(points, name) for name in ("n", "d", "loss"))
     law = redraw(parametric.fit(n, d, loss), points, seed, draws)
-    ends = intervals(law)
+    ends = law.intervals()
     return {
         name: (own, truth, ends[name][0] <= truth <= ends[name][1])
         for (name, truth), own in zip(LAW.items(), law.values, strict=True)

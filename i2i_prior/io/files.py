@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -51,6 +52,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes JSON atomically, objects as their `str`. Raises OSError."""
     text = json.dumps(value, indent=2, default=str)
     write_bytes(path, f"{text}\n".encode())
+
+
+def nan_to_null(value: Any) -> Any:
+    """Copy of dicts and lists with None for NaN and inf, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: nan_to_null(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_null(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def remove_partial(folder: Path) -> None:

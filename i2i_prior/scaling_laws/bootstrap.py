@@ -1,12 +1,12 @@
-"""Intervals that cover: residuals drawn again, stretched to few runs.
+"""Residual bootstrap, with intervals corrected for few runs.
 
-The naive bootstrap of runs covers too seldom where runs are few and each is
-a corner of the design. Here the design stays and the noise is drawn: from
-residuals freed of their leverage, smoothed by a kernel (an absolute-deviation
-fit runs through five points exactly, and would draw zeros), at the variance
-that the degrees of freedom ask for. Percentiles of the refits are stretched
-about the estimate by Student's t over the normal quantile. What this covers
-is measured by benchmarks/law_coverage.py.
+The bootstrap of cases covers too seldom where runs are few and each is a
+corner of the design. Here the design is fixed and the noise is drawn: from
+residuals corrected for leverage, smoothed by a kernel (a least-absolute fit
+runs through five points exactly, and would draw zeros), scaled to the
+variance over degrees of freedom. Percentiles of the refits are stretched
+about the estimate by the ratio of Student's t and normal quantiles.
+benchmarks/law_coverage.py measures the coverage.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def draw_noise(
     parameters: int,
     draws: int,
 ) -> np.ndarray:
-    """Noise (draws, n) like that behind the residuals (n,).
+    """Draws noise (draws, n) as behind the residuals (n,).
 
     Args:
-      rng: where randomness comes from.
+      rng: source of randomness.
       residuals: of the fit.
       leverage: (n,) of each point.
-      parameters: how many were fitted; n must be greater.
-      draws: how many sets.
+      parameters: number of those fitted; n must be greater.
+      draws: number of sets.
     """
     n = len(residuals)
     spread = scale(residuals, parameters)
@@ -52,13 +52,13 @@ def draw_noise(
 
 
 def scale(residuals: np.ndarray, parameters: int) -> float:
-    """Standard deviation of the noise: squares over degrees of freedom."""
+    """Standard deviation of the noise: root of squares over freedom."""
     free = max(len(residuals) - parameters, 1)
     return float(np.sqrt((residuals**2).sum() / free))
 
 
 def stretch(freedom: int, level: float = LEVEL) -> float:
-    """Student's quantile over the normal one, for so many degrees."""
+    """Ratio of Student's quantile to the normal one, at so many degrees."""
     from scipy import special  # its stats take a second to import
 
     top = 0.5 + level / 2
@@ -71,12 +71,12 @@ def interval(
     freedom: int,
     level: float = LEVEL,
 ) -> np.ndarray:
-    """Low and high ends (2, ...) about an estimate (...).
+    """Interval (2, ...), low and high end, about an estimate (...).
 
     Args:
       estimate: of the fit to the data.
       draws: (b, ...) of the refits; not finite ones are left out.
-      freedom: degrees, runs less parameters.
+      freedom: degrees of freedom, runs less parameters.
       level: of confidence.
     """
     draws = np.where(np.isfinite(draws), draws, np.nan)

@@ -10,7 +10,6 @@ if all of it is right.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,23 +21,12 @@ from ml_collections import ConfigDict
 from i2i_prior.config import config_hash
 from i2i_prior.errors import UserError
 from i2i_prior.interop.load_frozen import load_frozen
-from i2i_prior.io.progress import (
-    Progress,
-)
-from i2i_prior.models.activation_taps import (
-    PLACES,
-    Watched,
-)
+from i2i_prior.io.progress import Progress
+from i2i_prior.models.activation_taps import PLACES, Watched
 from i2i_prior.tasks.registry import make_task
-from i2i_prior.training.input_pipeline import (
-    make_pipeline,
-    open_training,
-)
+from i2i_prior.training.input_pipeline import make_pipeline, open_training
 from i2i_prior.training.optimizer import make_optimizer
-from i2i_prior.training.train_step import (
-    init_state,
-    make_train_step,
-)
+from i2i_prior.training.train_step import init_state, make_train_step
 from i2i_prior.training.validate import validate
 
 # Exponents of the width up to this size count as none. In muP they are zero
@@ -170,17 +158,6 @@ def verdict(result: dict[str, Any]) -> str:
         f"changes over width after {result['steps']} steps: "
         f"{'; '.join(parts)}; flat is within {FLAT:g}"
     )
-
-
-def as_json(value: Any) -> Any:
-    """The same with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: as_json(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [as_json(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _config(

@@ -1,7 +1,7 @@
-"""The loss envelope: the lowest loss at each compute, and whose it is.
+"""Loss envelope: the lowest loss at each compute, and the size that has it.
 
-Approach 1 of Hoffmann et al.: over training curves where there are some,
-else over the runs' ends, budget by budget.
+Approach 1 of Hoffmann et al. (arXiv 2203.15556): over training curves where
+there are some, else over the final losses, budget by budget.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.points import Curve, Point, column, groups
+from i2i_prior.scaling_laws.points import (
+    Curve,
+    Point,
+    column,
+    groups,
+    mean_flops,
+)
 
-LEAST = 3  # places that a law takes
-GRID = 40  # places on the FLOPs axis, evenly in the logarithm
+LEAST = 3  # points that a power law takes
+GRID = 40  # points on the FLOPs axis, evenly in the logarithm
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,9 @@ class Envelope:
       flops, loss: (k,) the envelope.
       n: (k,) size of the run that is lowest.
       coefficient, exponent: of the loss's law.
-      interval: (2,) of the exponent, 95 %, of runs drawn again.
-      size_exponent: of n's law, where more than one size is lowest.
-      of_curves: whether training curves made it.
+      interval: (2,) of the exponent, 95 %, by a bootstrap of the runs.
+      size_exponent: of the law of n; None where one size is always lowest.
+      of_curves: True if it is over training curves.
     """
 
     flops: np.ndarray
@@ -46,7 +52,7 @@ def fit(
     rng: np.random.Generator,
     draws: int,
 ) -> Envelope | None:
-    """The envelope, or None for fewer than three places on the axis."""
+    """Fits the envelope; None for fewer than three points of it."""
     curves = [c for c in curves if len(c.flops) >= 2 and c.point.role == "fit"]
     of_curves = len(curves) >= 2
     if of_curves:
@@ -74,7 +80,10 @@ def fit(
         if slopes
         else np.full(2, np.nan)
     )
-    many = len(set(winner)) > 1
+    size_exponent = None
+    if len(set(winner)) > 1:
+        line = np.polyfit(np.log(flops), np.log(winner), 1)
+        size_exponent = float(line[0])
     return Envelope(
         flops=flops,
         loss=np.exp(lowest),
@@ -82,19 +91,15 @@ def fit(
         coefficient=float(np.exp(constant)),
         exponent=float(slope),
         interval=ends,
-        size_exponent=(
-            float(np.polyfit(np.log(flops), np.log(winner), 1)[0])
-            if many
-            else None
-        ),
+        size_exponent=size_exponent,
         of_curves=of_curves,
     )
 
 
 def _front(table: np.ndarray) -> np.ndarray:
-    """Where (k,) of (runs, k) no loss of less compute is as low.
+    """Mask (k,) of (runs, k): columns below all losses of less compute.
 
-    A budget with few runs, or a curve far from its end, is no envelope.
+    Budgets with few runs, and curves far from their end, lie above it.
     """
     lowest = table.min(0)
     before = np.minimum.accumulate(np.concatenate([[np.inf], lowest[:-1]]))
@@ -106,23 +111,19 @@ def _of_curves(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
     first = min(curve.flops.min() for curve in curves)
     last = max(curve.flops.max() for curve in curves)
     grid = np.geomspace(first, last, GRID)
+    x, outside = np.log(grid), {"left": np.inf, "right": np.inf}
     table = [
-        np.interp(
-            np.log(grid),
-            np.log(curve.flops),
-            np.log(curve.loss),
-            left=np.inf,
-            right=np.inf,
-        )
+        np.interp(x, np.log(curve.flops), np.log(curve.loss), **outside)
         for curve in curves
     ]
     return grid, np.array(table)
 
 
 def _of_points(points: list[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """FLOPs (k,) and log losses (runs, k); infinite in other budgets."""
     budgets = groups(points)
     place = {p.id: k for k, group in enumerate(budgets) for p in group}
-    flops = np.array([np.exp(np.log(column(g, "c")).mean()) for g in budgets])
+    flops = np.array([mean_flops(group) for group in budgets])
     table = np.full((len(points), len(budgets)), np.inf)
     for row, point in enumerate(points):
         table[row, place[point.id]] = np.log(point.loss)

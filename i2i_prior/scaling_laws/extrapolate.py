@@ -1,37 +1,44 @@
-"""Held-out runs: does a law of smaller ones predict larger ones?
+"""Tests of extrapolation: laws of smaller runs against larger ones held out.
 
 Prediction intervals of refits alone are too narrow where the law itself is
 an approximation: on 240 published runs they covered 57 % of the larger ones.
-So the largest budgets of what is fitted are left out in turns, and intervals
-are widened until they hold the runs of these (split conformal prediction).
+So the largest fitted budgets are left out in turns, and intervals are widened
+until they cover their runs (split conformal prediction).
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from i2i_prior.scaling_laws import isocurve, isoflop, offset, parametric
+from i2i_prior.scaling_laws import isoflop, parametric
 from i2i_prior.scaling_laws.bootstrap import interval
+from i2i_prior.scaling_laws.isocurve import IsoCurve, curve_of
 from i2i_prior.scaling_laws.points import FLAT, Point, column, groups
-from i2i_prior.scaling_laws.uncertainty import Law, predicted, redraw
+from i2i_prior.scaling_laws.power_laws import OffsetLaw, PowerLaw
+from i2i_prior.scaling_laws.uncertainty import (
+    ParametricLaw,
+    predict_loss,
+    redraw,
+)
 
 LEAST_RUNS = 8  # three more than there are parameters
 CUTS = 3  # budgets that are left out in turns
 DRAWS = 200
-WIDEST = 1000.0  # times that an interval is widened, at most
+WIDEST = 1000.0  # largest factor of an interval
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How intervals did on budgets that were left out.
+    """Coverage of intervals on budgets that were left out.
 
     Attributes:
-      runs: that were predicted from smaller budgets.
-      covered: share of them in the interval as it comes from refits.
-      inflation: what intervals are widened by, 1 or more.
+      runs: number of runs predicted from smaller budgets.
+      covered: share of them in the interval of refits alone.
+      inflation: factor that intervals are widened by, 1 or more.
       covered_after: share of them in the widened interval.
     """
 
@@ -43,11 +50,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A held-out run or optimum: predicted, then looked at.
+    """Prediction of a held-out run or optimum.
 
     Attributes:
       id: of the run, or the budget's optimum.
-      law: parametric; isoflop, or "isoflop, offset": of the loss's two forms.
+      law: "parametric", "isoflop" or "isoflop, offset".
       c: its FLOPs.
       predicted, actual: loss.
       low, high: 95 % prediction interval.
@@ -63,52 +70,60 @@ class Prediction:
 
     @property
     def error(self) -> float:
-        """Predicted over actual, less 1."""
+        """Relative error: predicted over actual, less 1."""
         return self.predicted / self.actual - 1
+
+    def widened(self, ratio: float) -> Prediction:
+        """The same, its interval `ratio` times as wide in log loss."""
+        low, high = (
+            float(self.predicted * (end / self.predicted) ** ratio)
+            for end in (self.low, self.high)
+        )
+        return replace(self, low=low, high=high)
 
     @property
     def inside(self) -> bool:
-        """Whether the interval holds it, but for rounding."""
+        """True if the interval covers the loss, up to rounding."""
         near = FLAT * self.actual
         return self.low - near <= self.actual <= self.high + near
 
 
 def enough(points: list[Point]) -> bool:
-    """Whether the parametric law can be fitted."""
+    """Returns True if there are runs enough for the parametric law."""
     sizes = {point.n for point in points}
     data = {point.d for point in points}
     return len(points) >= LEAST_RUNS and min(len(sizes), len(data)) >= 3
 
 
-def law_of(points: list[Point], seed: int, draws: int) -> Law:
-    """The parametric law of the points."""
-    return _law_of(tuple(points), seed, draws)
-
-
 # The test of the largest budget and the calibration leave out the same ones.
 @functools.lru_cache(maxsize=8)
-def _law_of(points: tuple[Point, ...], seed: int, draws: int) -> Law:
+def law_of(points: tuple[Point, ...], seed: int, draws: int) -> ParametricLaw:
+    """Fits the parametric law with its draws."""
     n, d, loss = (column(points, name) for name in ("n", "d", "loss"))
     return redraw(parametric.fit(n, d, loss), list(points), seed, draws)
 
 
-def calibrate(points: list[Point], seed: int) -> Calibration | None:
-    """Leaves the largest budgets out in turns; None for too few."""
+def _cuts(points: list[Point]) -> Iterator[tuple[list[Point], list[Point]]]:
+    """Yields the runs below each of the largest budgets, and its own."""
     budgets = groups(points)
+    for cut in range(1, min(CUTS, len(budgets) - 3) + 1):
+        yield [p for group in budgets[:-cut] for p in group], budgets[-cut]
+
+
+def calibrate(points: list[Point], seed: int) -> Calibration | None:
+    """Leaves the largest budgets out in turns; None for too few of them."""
     ratios: list[float] = []
-    for cut in range(1, CUTS + 1):
-        below = [p for group in budgets[:-cut] for p in group]
-        if len(budgets) - cut < 3 or not enough(below):
+    for below, above in _cuts(points):
+        if not enough(below):
             break
-        above = budgets[-cut]
-        law = law_of(below, seed, DRAWS)
+        law = law_of(tuple(below), seed, DRAWS)
         n, d, loss = (column(above, name) for name in ("n", "d", "loss"))
-        centre, _, (low, high) = predicted(law, n, d, seed)
+        centre, _, (low, high) = predict_loss(law, n, d, seed)
         with np.errstate(all="ignore"):
             side = np.where(loss > centre, high / centre, centre / low)
             gap = np.abs(np.log(loss / centre))
             ratio = gap / np.maximum(np.log(side), 1e-12)
-        # A law that predicts no number there has missed by any width.
+        # A law that predicts NaN there has missed by any width.
         ratios += list(np.nan_to_num(ratio, nan=WIDEST).clip(0, WIDEST))
     if not ratios:
         return None
@@ -124,7 +139,11 @@ def calibrate(points: list[Point], seed: int) -> Calibration | None:
 
 
 def split(points: list[Point]) -> tuple[list[Point], list[Point], str]:
-    """(fitted, held out, why these): role holdout, else the largest budget."""
+    """Splits off the runs of role holdout, else of the largest budget.
+
+    Returns:
+      fitted runs, held-out runs, and a phrase that names the latter.
+    """
     fitted = [point for point in points if point.role == "fit"]
     held = [point for point in points if point.role == "holdout"]
     if held:
@@ -136,19 +155,19 @@ def split(points: list[Point]) -> tuple[list[Point], list[Point], str]:
     return fitted, [], "no run is held out, and too few to leave some out"
 
 
-def test(
+def predict_held_out(
     fitted: list[Point], held: list[Point], seed: int
 ) -> tuple[list[Prediction], Calibration | None]:
-    """Predicts the held-out runs from the fitted ones alone."""
+    """Predicts the held-out runs, by all laws, from the fitted ones alone."""
     rows: list[Prediction] = []
     calibration = None
     if held and enough(fitted):
         calibration = calibrate(fitted, seed)
-        law = law_of(fitted, seed, DRAWS)
+        law = law_of(tuple(fitted), seed, DRAWS)
         if calibration:
             law = replace(law, inflation=calibration.inflation)
         n, d = column(held, "n"), column(held, "d")
-        centre, _, (low, high) = predicted(law, n, d, seed)
+        centre, _, (low, high) = predict_loss(law, n, d, seed)
         rows += [
             Prediction(p.id, "parametric", p.c, *map(float, values))
             for p, *values in zip(
@@ -157,26 +176,22 @@ def test(
         ]
     wide = widening(fitted, seed) if held else {}
     rows += [
-        _widened(row, wide.get(row.law, 1.0))
+        row.widened(wide.get(row.law, 1.0))
         for row in _optima(fitted, held, seed)
     ]
     return rows, calibration
 
 
 def widening(points: list[Point], seed: int) -> dict[str, float]:
-    """What intervals of the isoFLOP laws of the loss are widened by.
+    """Factors that intervals of the isoFLOP laws of the loss are widened by.
 
-    Until they hold the optima of the largest budgets, left out in turns: few,
-    so it is the largest of what each of them takes. A law that could not be
-    tried is not among the keys.
+    With them the intervals cover the optima of the largest budgets, left out
+    in turns. These are few, so it is the largest of their factors. A law that
+    could not be tried has no key.
     """
-    budgets = groups(points)
     found: dict[str, float] = {}
-    for cut in range(1, CUTS + 1):
-        if len(budgets) - cut < 3:
-            break
-        below = [p for group in budgets[:-cut] for p in group]
-        for row in _optima(below, budgets[-cut], seed):
+    for below, above in _cuts(points):
+        for row in _optima(below, above, seed):
             end = row.high if row.actual > row.predicted else row.low
             room = max(abs(np.log(end / row.predicted)), 1e-12)
             ratio = abs(np.log(row.actual / row.predicted)) / room
@@ -185,42 +200,30 @@ def widening(points: list[Point], seed: int) -> dict[str, float]:
     return found
 
 
-def _widened(row: Prediction, ratio: float) -> Prediction:
-    ends = (
-        row.predicted * (end / row.predicted) ** ratio
-        for end in (row.low, row.high)
-    )
-    low, high = map(float, ends)
-    return replace(row, low=low, high=high)
-
-
 def _optima(
     fitted: list[Point], held: list[Point], seed: int
 ) -> list[Prediction]:
-    """Lowest losses of held-out budgets by the isoFLOP law, as drawn.
+    """Predicts lowest losses of held-out budgets by the isoFLOP laws.
 
-    Of a budget's parabola where it has one; else of its best run, which is
-    at the optimum at best.
+    The actual loss is the vertex of a budget's parabola where it has one;
+    else the loss of its best run, an upper bound. Intervals are not widened.
     """
     rng = np.random.default_rng(seed)
     made = isoflop.fit(fitted, rng, DRAWS) if held else ""
     if isinstance(made, str) or not made.freedom:
         return []
-    laws: dict[str, isoflop.PowerLaw | offset.OffsetLaw] = {
-        "isoflop": made.loss
-    }
-    with_offset = offset.of_optima(made)
-    if with_offset is not None:
-        laws["isoflop, offset"] = with_offset
+    laws: dict[str, PowerLaw | OffsetLaw] = {"isoflop": made.loss}
+    if made.offset is not None:
+        laws["isoflop, offset"] = made.offset
     rows = []
     for group in groups(held):
-        curve = isocurve.vertex(group)
-        if curve is None and group[0].role != "holdout":
+        curve = curve_of(group)
+        if isinstance(curve, str) and group[0].role != "holdout":
             continue  # the few runs of a budget that is not complete
         best = min(group, key=lambda point: point.loss)
         c, actual = best.c, best.loss
         name = f"best of {len(group)} at {c:.3g} FLOPs, {best.id}"
-        if curve is not None:
+        if isinstance(curve, IsoCurve):
             c, actual = curve.c, curve.loss_opt
             name = f"optimum at {c:.3g} FLOPs"
         noise = 0.0 if np.isnan(made.noise) else made.noise

@@ -1,4 +1,4 @@
-"""`i2i-prior fit`: runs in, laws out."""
+"""Fit of scaling laws by the options of `i2i-prior fit`."""
 
 from __future__ import annotations
 
@@ -8,35 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.aot.machine import (
-    Machine,
-    machine,
-)
+from i2i_prior.aot.machine import machine
+from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.errors import UserError
-from i2i_prior.scaling_laws import (
-    document,
-    saving,
-    tuning,
-)
-from i2i_prior.scaling_laws.diagnostics import doubts
-from i2i_prior.scaling_laws.fitting import (
-    Fitted,
-    fit_all,
-)
-from i2i_prior.scaling_laws.points import (
-    LARGEST,
-    Table,
-    read_csv,
-)
+from i2i_prior.scaling_laws import plots, rates, report
+from i2i_prior.scaling_laws.diagnostics import diagnose
+from i2i_prior.scaling_laws.figures import save_figure
+from i2i_prior.scaling_laws.fitting import fit_all
+from i2i_prior.scaling_laws.points import LARGEST, Table, read_csv
 from i2i_prior.scaling_laws.recommend import recommend
-from i2i_prior.scaling_laws.runs import (
-    own_metric,
-    read_runs,
-)
-from i2i_prior.scaling_laws.text import (
-    summary,
-    told,
-)
+from i2i_prior.scaling_laws.result import Laws, rates_values
+from i2i_prior.scaling_laws.runs import own_metric, read_runs
 
 LEAST_DRAWS = 100  # percentiles of fewer are noise
 
@@ -48,8 +30,8 @@ def fit(options: argparse.Namespace) -> int:
       UserError: for options that do not go together, and bad data.
     """
     budgets = _budgets(options.predict)
-    there = machine(options.accelerator, options.mfu, options.flops_per_second)
-    if there is not None and not budgets:
+    chips = machine(options.accelerator, options.mfu, options.flops_per_second)
+    if chips is not None and not budgets:
         raise UserError("hours are of budgets; add --predict, as 1e20,1e21")
     given = [bool(options.runs), bool(options.csv), bool(options.laws)]
     if sum(given) != 1:
@@ -57,9 +39,10 @@ def fit(options: argparse.Namespace) -> int:
     if options.laws:
         if not budgets:
             raise UserError("--laws DIR goes with --predict, as 1e20,1e21")
-        laws = saving.load(Path(options.laws))
+        laws = Laws.load(Path(options.laws))
         for c in budgets:
-            print(told(recommend(laws, c, options.seed, there)))
+            entry = recommend(laws, c, options.seed, chips)
+            print(report.recommendation(entry))
         return 0
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; give 0 or more")
@@ -74,33 +57,61 @@ def fit(options: argparse.Namespace) -> int:
         raise UserError(f"--out {out} is a file; choose a folder")
     table = _hold_out(_table(options), options.holdout)
     if not budgets and {point.role for point in table.points} == {"tune"}:
-        print(tuning.write(out, table))
+        _write_rates(out, table)
         return 0
-    fitted = fit_all(table, options.seed, options.bootstrap)
-    _write(out, fitted, budgets, options.seed, there)
+    found = fit_all(table, options.seed, options.bootstrap)
+    laws = Laws.of(found)
+    laws.values.update(
+        seed=options.seed,
+        predictions=[recommend(laws, c, options.seed, chips) for c in budgets],
+        warnings=diagnose(found, budgets),
+    )
+    laws.save(out)
+    pictures = plots.draw(out / "plots", found)
+    report.write_report(out / "report.html", found, laws.values, pictures)
+    print(report.summary(laws.values))
+    print(out / "report.html")
     return 0
 
 
-def _write(
-    out: Path,
-    fitted: Fitted,
-    budgets: list[float],
-    seed: int,
-    there: Machine | None,
-) -> None:
-    from i2i_prior.scaling_laws.plots import draw
-    from i2i_prior.scaling_laws.report import write_report
+def _write_rates(out: Path, table: Table) -> None:
+    """Writes OUT/laws.json, whose laws are null, and plots/rates.png.
 
-    laws = saving.laws_of(fitted)
-    values: dict[str, Any] = document.document(fitted)
-    values["seed"] = seed
-    values["predictions"] = [recommend(laws, c, seed, there) for c in budgets]
-    values["warnings"] = doubts(fitted, budgets)
-    saving.save(out, values, laws)
-    pictures = draw(out / "plots", fitted)
-    write_report(out / "report.html", fitted, values, pictures)
-    print(summary(values))
-    print(out / "report.html")
+    Raises:
+      UserError: where no size has three learning rates.
+    """
+    found, law = rates.fit(table.of("tune"))
+    if not found:
+        raise UserError(
+            "all runs are of role tune, and no size has three learning rates; "
+            "add runs, or wait for those that still train"
+        )
+    values: dict[str, Any] = {
+        "metric": table.metric,
+        "data": {
+            "runs": 0,
+            "tune": len(table.points),
+            "excluded": [list(pair) for pair in table.excluded],
+        },
+        "parametric": None,
+        "isoflop": None,
+        "learning_rate": rates_values(found, law),
+    }
+    file = out / "plots" / "rates.png"
+    save_figure(file, plots.rates, found, table.metric)
+    write_json(out / "laws.json", values)
+    for series, some in rates.by_series(found).items():
+        best = ", ".join(
+            f"{rate.best:.2g} at N = {rate.n:.3g}"
+            + " (the last one tried)" * rate.edge
+            for rate in some
+        )
+        name = f"{series}: " if series else ""
+        print(
+            f"{name}best learning rates {best}; a factor of "
+            f"{rates.drift(some):.2g} apart"
+        )
+    print(file)
 
 
 def _table(options: argparse.Namespace) -> Table:
@@ -130,6 +141,7 @@ def _hold_out(table: Table, flops: float | None) -> Table:
 
 
 def _budgets(text: str | None) -> list[float]:
+    """Budgets in FLOPs of --predict; raises UserError."""
     try:
         found = [float(part) for part in (text or "").split(",") if part]
     except ValueError:

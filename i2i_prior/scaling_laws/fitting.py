@@ -1,4 +1,4 @@
-"""All fits of a table of runs, and what they are doubted for."""
+"""All fits of a table of runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from i2i_prior.scaling_laws import (
     envelope,
     extrapolate,
     isoflop,
-    offset,
     paired,
     parametric,
     rank_correlation,
@@ -24,45 +23,50 @@ from i2i_prior.scaling_laws.extrapolate import (
     Prediction,
 )
 from i2i_prior.scaling_laws.isoflop import IsoFlop
-from i2i_prior.scaling_laws.offset import OffsetLaw
 from i2i_prior.scaling_laws.paired import Pair
-from i2i_prior.scaling_laws.parametric import Parametric
+from i2i_prior.scaling_laws.parametric import ParametricFit
 from i2i_prior.scaling_laws.points import Point, Table, column
-from i2i_prior.scaling_laws.rank_correlation import Second
+from i2i_prior.scaling_laws.rank_correlation import MetricRank
 from i2i_prior.scaling_laws.rates import Rate, RateLaw
-from i2i_prior.scaling_laws.uncertainty import Cost, Law, cost_of, plain, redraw
+from i2i_prior.scaling_laws.uncertainty import (
+    Cost,
+    ParametricLaw,
+    cost_of,
+    log_loss,
+    redraw,
+    uncentre,
+)
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What `fit_all` finds; None where there is too little for it.
+class LawFit:
+    """Result of `fit_all`; None where there are too few runs for a part.
 
     Attributes:
       table: the runs.
-      cost: how FLOPs come of sizes and tokens.
-      huber: the parametric fit; `law` is it with draws, in plain units.
+      cost: FLOPs over sizes and tokens.
+      huber: the parametric fit; `law` is it with draws, not centred.
       lad: (5,) E, A, B, alpha, beta by least absolute deviations.
       squares: (5,) by least squares in log loss.
-      isoflop: laws of the optima, `offset` that of the loss with an offset.
-      envelope: of the lowest losses.
-      held: predictions of held-out runs, `why_held` which these are, and
-        `held_calibration` how their intervals were made.
+      isoflop: laws of the optima of isoFLOP curves.
+      envelope: law of the lowest losses.
+      held: predictions of held-out runs, `why_held` a phrase that names
+        these, and `held_calibration` the calibration of their intervals.
       calibration: of the intervals of `law`.
       widening: of the isoFLOP laws of the loss, see `extrapolate.widening`.
       rates: best learning rates, `rate_law` over sizes.
-      pairs: neighbours in size, and whether the validation tells them apart.
-      others: metrics beside the loss.
-      missing: sentences on what could not be fitted.
+      pairs: neighbours in size, compared on the validation's images.
+      metrics: other metrics and their rank correlation with the loss.
+      missing: sentences on parts that could not be fitted.
     """
 
     table: Table
     cost: Cost
-    huber: Parametric | None
-    law: Law | None
+    huber: ParametricFit | None
+    law: ParametricLaw | None
     lad: np.ndarray | None
     squares: np.ndarray | None
     isoflop: IsoFlop | None
-    offset: OffsetLaw | None
     envelope: Envelope | None
     held: list[Prediction]
     why_held: str
@@ -72,7 +76,7 @@ class Fitted:
     rates: list[Rate]
     rate_law: RateLaw | None
     pairs: list[Pair]
-    others: list[Second]
+    metrics: list[MetricRank]
     missing: list[str]
 
     @property
@@ -80,29 +84,28 @@ class Fitted:
         """The runs that laws are fitted to."""
         return self.table.of("fit")
 
+    @property
+    def largest(self) -> float:
+        """FLOPs of the largest fitted run."""
+        return float(column(self.points, "c").max())
 
-def _elsewhere(table: Table) -> str:
-    """Where runs are that are not fitted."""
-    counts = {
-        "held out": len(table.of("holdout")),
-        "of role tune": len(table.of("tune")),
-        "left out": len(table.excluded),
-    }
-    told = [f"{count} are {what}" for what, count in counts.items() if count]
-    first = f" ({': '.join(table.excluded[0])})" if table.excluded else ""
-    return f"; {', '.join(told)}{first}" if told else ""
+    def residuals(self, points: list[Point]) -> np.ndarray:
+        """Residuals (k,) of runs in log loss: measured less predicted."""
+        assert self.law is not None
+        n, d, loss = (column(points, name) for name in ("n", "d", "loss"))
+        return np.log(loss) - log_loss(self.law.values, n, d)
 
 
-def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
-    """Fits everything there is enough for.
+def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> LawFit:
+    """Fits everything that there are runs enough for.
 
     Args:
       table: the runs.
-      seed: of all that is drawn.
+      seed: of all random draws.
       draws: refits behind each interval.
 
     Raises:
-      UserError: where there is not enough for any law.
+      UserError: for too few runs for any law.
     """
     points = table.of("fit")
     rng = np.random.default_rng(seed)
@@ -115,8 +118,8 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
         law = redraw(huber, points, seed, draws)
         if calibration:
             law = replace(law, inflation=calibration.inflation)
-        others = [parametric.fit(n, d, loss, width) for width in (1e-6, 1e3)]
-        lad, squares = (plain(fit.theta, fit.centre) for fit in others)
+        others = [parametric.fit(n, d, loss, delta) for delta in (1e-6, 1e3)]
+        lad, squares = (uncentre(fit.theta, fit.centre) for fit in others)
     else:
         missing.append(
             f"the parametric law takes {LEAST_RUNS} runs of 3 sizes and 3 "
@@ -130,13 +133,15 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
     if huber is None and optima is None:
         raise UserError(
             f"too few runs for a law: {'; '.join(missing)}"
-            f"{_elsewhere(table)}; add runs, or wait for those that still train"
+            f"{_not_fitted(table)}; add runs, or wait for those that still "
+            "train"
         )
     lower, held, why = extrapolate.split(table.points)
-    predictions, held_calibration = extrapolate.test(lower, held, seed)
-    tuned = table.of("tune") or points
-    best, rate_law = rates.fit(tuned)
-    return Fitted(
+    predictions, held_calibration = extrapolate.predict_held_out(
+        lower, held, seed
+    )
+    best, rate_law = rates.fit(table.of("tune") or points)
+    return LawFit(
         table=table,
         cost=cost_of(points),
         huber=huber,
@@ -144,7 +149,6 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
         lad=lad,
         squares=squares,
         isoflop=optima,
-        offset=None if optima is None else offset.of_optima(optima),
         envelope=envelope.fit(points, table.curves, rng, draws),
         held=predictions,
         why_held=why,
@@ -154,6 +158,18 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> Fitted:
         rates=best,
         rate_law=rate_law,
         pairs=paired.compare(table),
-        others=rank_correlation.beside(table),
+        metrics=rank_correlation.all_metrics(table),
         missing=missing,
     )
+
+
+def _not_fitted(table: Table) -> str:
+    """Counts of the runs that are not fitted, for an error message."""
+    counts = {
+        "held out": len(table.of("holdout")),
+        "of role tune": len(table.of("tune")),
+        "left out": len(table.excluded),
+    }
+    parts = [f"{count} are {kind}" for kind, count in counts.items() if count]
+    first = f" ({': '.join(table.excluded[0])})" if table.excluded else ""
+    return f"; {', '.join(parts)}{first}" if parts else ""

@@ -1,7 +1,7 @@
 """One isoFLOP curve: a parabola in log N through losses, and its vertex.
 
 A parabola is biased where the curve is not symmetric (arXiv 2603.22339), so
-the lowest place of an Akima interpolation stands beside its vertex.
+the minimum of an Akima interpolation is given with its vertex.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.scaling_laws.bootstrap import leverages
-from i2i_prior.scaling_laws.points import FLAT, Point, column
+from i2i_prior.scaling_laws.points import FLAT, Point, column, mean_flops
 
 LEAST = 3  # sizes that a parabola takes
+FEW_SIZES = f"fewer than {LEAST} sizes"
 TUNING = 1.345  # of Huber's loss, in standard deviations: 95 % efficient
 
 
 @dataclass(frozen=True)
 class IsoCurve:
-    """One budget.
+    """Curve of one budget.
 
     Attributes:
       c: its FLOPs, geometric mean.
       n, d, loss: (m,) of its runs, by size.
       parabola: (3,) loss over (log n - log n's mean), constant first.
       n_opt, d_opt, loss_opt: at the vertex.
-      akima: size where the Akima interpolation is lowest.
-      edge: whether the optimum is at or beyond the smallest or largest run.
+      akima: size at the minimum of the Akima interpolation.
+      edge: True if the optimum is at or beyond the smallest or largest run.
     """
 
     c: float
@@ -42,30 +43,23 @@ class IsoCurve:
     edge: bool
 
 
-def vertex(group: list[Point]) -> IsoCurve | None:
-    """The curve of one budget's runs; None where it has no optimum."""
+def curve_of(group: list[Point]) -> IsoCurve | str:
+    """The curve of one budget's runs; or a sentence why it has no optimum."""
     if len({point.n for point in group}) < LEAST:
-        return None
-    budget = float(np.exp(np.log(column(group, "c")).mean()))
-    curve = curve_of(budget, group)
-    return curve if isinstance(curve, IsoCurve) else None
-
-
-def curve_of(budget: float, group: list[Point]) -> IsoCurve | str:
-    """The curve of a budget's runs, of `LEAST` sizes; or why there is none."""
+        return FEW_SIZES
     n, d, loss = (column(group, name) for name in ("n", "d", "loss"))
     if np.ptp(loss) < FLAT * loss.min():
-        return "its losses are all one: no optimum"
+        return "its losses are all equal: no optimum"
     x = np.log(n) - np.log(n).mean()
     parabola = parabolas(x, loss[None] / loss.mean())[0] * loss.mean()
     x_opt, loss_opt = vertices(parabola)
     if not np.isfinite(x_opt):
-        return "its losses have no lowest point: no optimum"
+        return "its losses have no minimum: no optimum"
     if abs(x_opt - np.median(x)) > np.ptp(x):
         return "the optimum lies far beyond its sizes"
     lowest = akima_optima(n, loss[None])[0]
     return IsoCurve(
-        c=budget,
+        c=mean_flops(group),
         n=n,
         d=d,
         loss=loss,
@@ -81,28 +75,28 @@ def curve_of(budget: float, group: list[Point]) -> IsoCurve | str:
 
 
 def log_tokens(n: np.ndarray, d: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """log tokens at centred log sizes x, along the budget's curve."""
+    """Log tokens at centred log sizes x, along the budget's curve."""
     centred = np.log(n) - np.log(n).mean()
     return np.polyval(np.polyfit(centred, np.log(d), 2), x)
 
 
 def basis_of(x: np.ndarray) -> np.ndarray:
-    """1, x, x^2: (..., 3)."""
+    """Basis (..., 3) of parabolas: 1, x, x^2."""
     return np.stack([np.ones_like(x), x, x**2], -1)
 
 
 def parabolas(
     x: np.ndarray, loss: np.ndarray, width: float | None = None
 ) -> np.ndarray:
-    """Huber's parabolas (b, 3) through losses (b, m) over x (m,).
+    """Parabolas (b, 3) fitted by Huber's loss to losses (b, m) over x (m,).
 
     Args:
       x: centred log sizes.
       loss: of order one.
-      width: where Huber's loss turns linear; None takes it from the data.
+      width: residual from which Huber's loss is linear; None: from the data.
     """
     basis = basis_of(x)
-    # of all sums that the normal equations take, one product a round
+    # All sums of the normal equations by one product an iteration.
     products = (basis[:, :, None] * basis[:, None, :]).reshape(len(x), 9)
     shrunk = np.sqrt(1 - leverages(basis))
     weights = np.ones_like(loss)
@@ -124,14 +118,14 @@ def parabolas(
 
 
 def vertices(parabola: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and value of the lowest points of (..., 3); NaN where there is none."""
+    """Minima of parabolas (..., 3): x and value, NaN where there is none."""
     constant, slope, bend = np.moveaxis(parabola, -1, 0)
     bend = np.where(bend > 0, bend, np.nan)
     return -slope / (2 * bend), constant - slope * (slope / (4 * bend))
 
 
 def akima_optima(n: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """Sizes (b,) where Akima interpolations of losses (b, m) are lowest.
+    """Minima of Akima interpolations of losses (b, m): sizes (b,).
 
     Runs of one size count by their mean.
     """

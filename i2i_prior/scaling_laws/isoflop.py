@@ -13,7 +13,7 @@ import numpy as np
 
 from i2i_prior.scaling_laws.bootstrap import draw_noise, leverages, scale
 from i2i_prior.scaling_laws.isocurve import (
-    LEAST,
+    FEW_SIZES,
     TUNING,
     IsoCurve,
     akima_optima,
@@ -23,41 +23,29 @@ from i2i_prior.scaling_laws.isocurve import (
     parabolas,
     vertices,
 )
-from i2i_prior.scaling_laws.points import Point, column, groups
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """y = coefficient x C^exponent, with draws (b, 2) of (log coefficient,
-    exponent)."""
-
-    coefficient: float
-    exponent: float
-    draws: np.ndarray
-
-    def __call__(self, c: np.ndarray | float) -> np.ndarray:
-        """y at budgets c."""
-        return self.coefficient * np.asarray(c, float) ** self.exponent
-
-    def drawn(self, c: float) -> np.ndarray:
-        """(b,) y of the draws at one budget."""
-        return np.exp(self.draws[:, 0] + self.draws[:, 1] * np.log(c))
+from i2i_prior.scaling_laws.points import Point, groups, mean_flops
+from i2i_prior.scaling_laws.power_laws import (
+    OffsetLaw,
+    PowerLaw,
+    fit_offset_law,
+    fit_power_law,
+)
 
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """The fit.
+    """Power laws of the optima of isoFLOP curves.
 
     Attributes:
-      curves: those whose optimum counts, budgets ascending.
+      curves: those with an optimum that counts, budgets ascending.
       n_opt, d_opt, loss: power laws over budgets.
-      akima: N_opt's law from Akima optima.
-      loss_drawn: (b, curves) log losses at the optima, redrawn.
+      akima: power law of N_opt from Akima optima.
+      offset: law of the loss with an offset; None for too few budgets.
       freedom: degrees of freedom behind the draws; 0: they are NaN.
       noise: relative standard deviation of a loss about its parabola.
       scatter: of optimal sizes, and of their losses, about their laws over
-        what noise explains; above 1 where that is significant, and the draws
-        are widened by it.
+        the scatter that noise explains; above 1 where that is significant,
+        and the draws are widened by it.
       dropped: (budget, why) of curves without an optimum.
     """
 
@@ -66,7 +54,7 @@ class IsoFlop:
     d_opt: PowerLaw
     loss: PowerLaw
     akima: PowerLaw
-    loss_drawn: np.ndarray
+    offset: OffsetLaw | None
     freedom: int
     noise: float
     scatter: tuple[float, float]
@@ -76,28 +64,22 @@ class IsoFlop:
 def fit(
     points: list[Point], rng: np.random.Generator, draws: int
 ) -> IsoFlop | str:
-    """Fits curves and laws; a sentence where there are too few budgets."""
-    curves, dropped = [], []
-    for group in groups(points):
-        budget = float(np.exp(np.log(column(group, "c")).mean()))
-        if len({point.n for point in group}) < LEAST:
-            dropped.append((budget, f"fewer than {LEAST} sizes"))
-            continue
-        curves.append((budget, group))
-    made = [curve_of(budget, group) for budget, group in curves]
-    kept = [curve for curve in made if isinstance(curve, IsoCurve)]
-    dropped += [
-        (budget, curve)
-        for (budget, _), curve in zip(curves, made, strict=True)
-        if isinstance(curve, str)
-    ]
-    if len(kept) < 2:
-        has = "has" if len(kept) == 1 else "have"
+    """Fits curves and laws.
+
+    Returns:
+      the fit; a sentence where fewer than two budgets have an optimum.
+    """
+    made = [(mean_flops(group), curve_of(group)) for group in groups(points)]
+    curves = [curve for _, curve in made if isinstance(curve, IsoCurve)]
+    dropped = [(budget, why) for budget, why in made if isinstance(why, str)]
+    dropped.sort(key=lambda pair: pair[1] != FEW_SIZES)
+    if len(curves) < 2:
+        has = "has" if len(curves) == 1 else "have"
         return (
             "isoFLOP laws need two budgets with an optimum each, and here "
-            f"{len(kept)} of {len(kept) + len(dropped)} {has} one"
+            f"{len(curves)} of {len(made)} {has} one"
         )
-    return _laws(kept, dropped, rng, draws)
+    return _laws(curves, dropped, rng, draws)
 
 
 def _laws(
@@ -116,12 +98,7 @@ def _laws(
     used = 3 * len(curves)
     everything = np.concatenate(residuals)
     freedom = len(everything) - used
-    estimate = np.log(
-        [
-            [curve.n_opt, curve.d_opt, curve.loss_opt, curve.akima]
-            for curve in curves
-        ]
-    )
+    estimate = np.log([[c.n_opt, c.d_opt, c.loss_opt, c.akima] for c in curves])
     log_c = np.log([curve.c for curve in curves])
     if freedom < 1:
         drawn, freedom = _by_scatter(estimate, log_c, rng, draws)
@@ -133,27 +110,29 @@ def _laws(
         )
         width = TUNING * noise or None
         places = np.cumsum([len(curve.n) for curve in curves])[:-1]
-        drawn = np.stack(
-            [
-                _redrawn(curve, base + extra, width)
-                for curve, base, extra in zip(
-                    curves, fitted, np.split(many, places, axis=1), strict=True
-                )
-            ],
-            axis=1,
-        )
-    made = [_power_law(log_c, estimate[:, k], drawn[..., k]) for k in range(4)]
-    (n_opt, wide), (d_opt, _), (loss, high), (akima, _) = made
+        split = np.split(many, places, axis=1)
+        redrawn = [
+            _redrawn(curve, base + extra, width)
+            for curve, base, extra in zip(curves, fitted, split, strict=True)
+        ]
+        drawn = np.stack(redrawn, axis=1)
+    (n_opt, n_scatter), (d_opt, _), (loss, loss_scatter), (akima, _) = (
+        fit_power_law(log_c, estimate[:, k], drawn[..., k]) for k in range(4)
+    )
     return IsoFlop(
         curves=curves,
         n_opt=n_opt,
         d_opt=d_opt,
         loss=loss,
         akima=akima,
-        loss_drawn=drawn[..., 2],
+        offset=fit_offset_law(
+            np.array([curve.c for curve in curves]),
+            np.log([curve.loss_opt for curve in curves]),
+            drawn[..., 2],
+        ),
         freedom=freedom,
         noise=noise,
-        scatter=(wide, high),
+        scatter=(n_scatter, loss_scatter),
         dropped=dropped,
     )
 
@@ -161,7 +140,7 @@ def _laws(
 def _redrawn(
     curve: IsoCurve, losses: np.ndarray, width: float | None
 ) -> np.ndarray:
-    """log of (n_opt, d_opt, loss_opt, akima) of redrawn losses: (b, 4)."""
+    """Logs (b, 4) of n_opt, d_opt, loss_opt and akima of redrawn losses."""
     x = np.log(curve.n) - np.log(curve.n).mean()
     x_opt, lowest = vertices(parabolas(x, losses, width))
     # A draw without an optimum says that it may lie anywhere near the edge.
@@ -185,9 +164,10 @@ def _by_scatter(
     rng: np.random.Generator,
     draws: int,
 ) -> tuple[np.ndarray, int]:
-    """Draws where parabolas leave no residuals: of scatter about the laws.
+    """Draws from the scatter about the laws, as parabolas left no residuals.
 
-    Two budgets leave none of that either: NaN, and no degree of freedom.
+    Returns:
+      draws (b, k, 4), and degrees of freedom; of two budgets NaN and 0.
     """
     freedom = len(log_c) - 2
     if freedom < 1:
@@ -197,50 +177,3 @@ def _by_scatter(
     spread = np.sqrt((gaps**2).sum(0) / freedom)
     noise = rng.standard_normal((draws, *estimate.shape))
     return estimate + noise * spread, freedom
-
-
-def _power_law(
-    log_c: np.ndarray, estimate: np.ndarray, drawn: np.ndarray
-) -> tuple[PowerLaw, float]:
-    """A line through log optima (k,), and through each draw of them (b, k).
-
-    Optima count by their precision. Where they scatter about the line more
-    than their noise explains (chi squared, 1 %), draws are widened by the
-    square root of chi squared a degree (Birge's ratio).
-    """
-    from scipy import special
-
-    there = np.isfinite(drawn).any(0)
-    if not there.any():
-        line = _lines(log_c, estimate[None], np.ones(len(log_c)))[0]
-        blank = np.full((len(drawn), 2), np.nan)
-        return PowerLaw(float(np.exp(line[0])), float(line[1]), blank), 1.0
-    spread = np.full(len(log_c), np.inf)
-    spread[there] = np.nanstd(drawn[:, there], axis=0)
-    typical = np.median(spread[there])
-    spread = np.maximum(spread, max(typical / 2, 1e-9))
-    weights = 1 / spread**2
-    line = _lines(log_c, estimate[None], weights)[0]
-    lines = _lines(log_c, drawn, weights)
-    chi2 = float((weights * (estimate - line[0] - line[1] * log_c) ** 2).sum())
-    freedom = len(log_c) - 2
-    factor = 1.0
-    if freedom > 0 and typical > 1e-9 and special.chdtrc(freedom, chi2) < 0.01:
-        factor = float(np.sqrt(chi2 / freedom))
-    centre = np.nanmedian(lines, axis=0)
-    lines = centre + factor * (lines - centre)
-    return PowerLaw(float(np.exp(line[0])), float(line[1]), lines), factor
-
-
-def _lines(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted lines (b, 2), constant first; y (b, k) may have NaN."""
-    there = np.isfinite(y)
-    w = np.where(there, weights, 0.0)
-    y = np.where(there, y, 0.0)
-    total = w.sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean_x, mean_y = (w @ x) / total, (w * y).sum(-1) / total
-        gap = x - mean_x[:, None]
-        slope = (w * gap * (y - mean_y[:, None])).sum(-1)
-        slope = slope / (w * gap**2).sum(-1)
-    return np.stack([mean_y - slope * mean_x, slope], -1)

@@ -1,15 +1,15 @@
-"""L(N, D) = E + A / N^alpha + B / D^beta, fitted for good.
+"""Robust fit of the parametric law L(N, D) = E + A / N^alpha + B / D^beta.
 
 Hoffmann et al. (arXiv 2203.15556), approach 3: the sum over runs of Huber's
-loss (delta 1e-3) of log predicted - log measured. Two things of what went
-wrong there (Besiroglu et al., arXiv 2404.10102) are mended: the objective is
-a sum, not a mean, whose smallness stops optimisers early; and starts come
-from variable projection (for given alpha and beta the rest is a non-negative
-linear problem), all are polished, and how many agree is told.
+loss (delta 1e-3) of log predicted - log measured. Two errors of the original
+fit (Besiroglu et al., arXiv 2404.10102) are avoided: the objective is a sum,
+as the small values of a mean stop optimisers early; and starts come from
+variable projection (for given alpha and beta the rest is a non-negative
+linear problem), all are descended, and the number that agree is reported.
 
-A parameter vector is (log E', log A', log B', alpha, beta), those of sizes,
-tokens and losses divided by their geometric means: so a step in alpha hardly
-moves A', and the problem is well-conditioned.
+A parameter vector is (log E', log A', log B', alpha, beta), of sizes, tokens
+and losses divided by their geometric means: so a step in alpha hardly moves
+A', and the problem is well-conditioned.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import numpy as np
 
 DELTA = 1e-3  # of Huber's loss, in log loss
 NAMES = ("E", "A", "B", "alpha", "beta")
-# Below these exponents a term is a constant, above them it is a wall.
+# Below these exponents a term is a constant, above them a step.
 EXPONENTS = np.geomspace(0.05, 2.0, 9)
-_FLOOR = -30.0  # of a logarithm: a term as small as that is absent
+_FLOOR = -30.0  # of the log of a term, which then counts for nothing
 
 
 @dataclass(frozen=True)
-class Parametric:
-    """A fitted law.
+class ParametricFit:
+    """Fitted law, and the state of the optimiser.
 
     Attributes:
       theta: (5,) centred parameters, see the module docstring.
       centre: (3,) means of log N, log D and log loss.
       objective: the sum of Huber's losses.
       residuals: (n,) log measured - log predicted.
-      starts: how many were polished.
-      agreeing: how many came within 0.01 % of the best objective.
+      starts: number of starts.
+      agreeing: number of them within 0.01 % of the best objective.
       gradient: norm of the objective's gradient, over that of its terms.
     """
 
@@ -48,7 +48,7 @@ class Parametric:
     gradient: float
 
     def log_loss(self, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """Predicted log loss of sizes and tokens, of one shape."""
+        """Predicted log loss at sizes and tokens, arrays of one shape."""
         x, y = np.log(n) - self.centre[0], np.log(d) - self.centre[1]
         logs = predict(self.theta, np.ravel(x), np.ravel(y))
         return logs.reshape(x.shape) + self.centre[2]
@@ -59,7 +59,7 @@ def fit(
     d: np.ndarray,
     loss: np.ndarray,
     delta: float = DELTA,
-) -> Parametric:
+) -> ParametricFit:
     """Fits the law to runs.
 
     Args:
@@ -74,9 +74,9 @@ def fit(
     order = np.argsort(values)
     theta, objective = polish(found[order[0]], x, y, log_loss, delta)
     residuals = log_loss - predict(theta, x, y)
-    _, slopes = _predict_with_slopes(theta[None], x, y)
+    _, slopes = predict_with_slopes(theta[None], x, y)
     pulls = np.clip(residuals, -delta, delta)[:, None] * slopes[0]
-    return Parametric(
+    return ParametricFit(
         theta=theta,
         centre=centre,
         objective=objective,
@@ -96,7 +96,7 @@ def predict(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _terms(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(..., 3, n): E, A / N^alpha, B / D^beta."""
+    """Terms (..., 3, n) of the law: E, A / N^alpha, B / D^beta."""
     t = theta[..., None]
     logs = np.stack(
         np.broadcast_arrays(
@@ -109,7 +109,7 @@ def _terms(theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.exp(np.clip(logs, _FLOOR * 2, 60.0))
 
 
-def _predict_with_slopes(
+def predict_with_slopes(
     theta: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log loss (b, n) and its derivatives (b, n, 5)."""
@@ -140,7 +140,7 @@ def starts(x: np.ndarray, y: np.ndarray, loss: np.ndarray) -> np.ndarray:
                 [np.ones_like(x), np.exp(-alpha * x), np.exp(-beta * y)], 1
             )
             linear, _ = nnls(basis / loss[:, None], np.ones_like(x))
-            # A term that is off is begun small, or it would never come on.
+            # A term of 0 has no gradient: it starts small instead.
             linear = np.maximum(linear, 1e-3 * loss.mean())
             found.append([*np.log(linear), alpha, beta])
     return np.array(found)
@@ -154,21 +154,21 @@ def descend(
     delta: float = DELTA,
     rounds: int = 150,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Levenberg's method on reweighted squares, for many at once.
+    """Minimises by Levenberg's method on reweighted squares, batched.
 
     Args:
       theta: (b, 5) starts.
       x, y: (n,) centred logs.
       log_loss: (n,), or (b, n): one data set a start.
       delta: of Huber's loss.
-      rounds: at most so many.
+      rounds: most iterations.
 
     Returns:
       parameters (b, 5) and objectives (b,).
     """
     theta = np.array(theta, float)
     target = np.broadcast_to(log_loss, (len(theta), len(x)))
-    value, slopes = _predict_with_slopes(theta, x, y)
+    value, slopes = predict_with_slopes(theta, x, y)
     residuals = value - target
     objective = huber(residuals, delta).sum(-1)
     damping = np.full(len(theta), 1e-3)
@@ -188,7 +188,7 @@ def descend(
         step = -np.linalg.solve(system, pull[..., None])[..., 0]
         tried = theta[live] + step
         tried[:, :3] = np.maximum(tried[:, :3], _FLOOR)
-        new_value, new_slopes = _predict_with_slopes(tried, x, y)
+        new_value, new_slopes = predict_with_slopes(tried, x, y)
         new_residuals = new_value - target[live]
         new = huber(new_residuals, delta).sum(-1)
         better = new < objective[live]
@@ -211,12 +211,12 @@ def polish(
     log_loss: np.ndarray,
     delta: float = DELTA,
 ) -> tuple[np.ndarray, float]:
-    """One descent to the end: BFGS on the sum, in units of its curvature."""
+    """Minimises to convergence: BFGS on the sum, in units of its curvature."""
     from scipy.optimize import minimize
 
     def value(z: np.ndarray) -> tuple[float, np.ndarray]:
         p = theta + scale @ z
-        predicted, slopes = _predict_with_slopes(p[None], x, y)
+        predicted, slopes = predict_with_slopes(p[None], x, y)
         r = predicted[0] - log_loss
         pull = np.clip(r, -delta, delta) @ slopes[0]
         return float(huber(r, delta).sum() / unit), scale.T @ pull / unit
@@ -224,7 +224,7 @@ def polish(
     unit = 1.0
     objective = huber(predict(theta, x, y) - log_loss, delta).sum()
     for _ in range(20):
-        _, slopes = _predict_with_slopes(theta[None], x, y)
+        _, slopes = predict_with_slopes(theta[None], x, y)
         square = slopes[0].T @ slopes[0]
         values, vectors = np.linalg.eigh(square)
         scale = vectors / np.sqrt(np.maximum(values, values[-1] * 1e-14))

@@ -1,6 +1,6 @@
-"""The runs a law is fitted to, as a table: read from CSV, checked, grouped.
+"""Tables of runs that laws are fitted to: read from CSV, checked, grouped.
 
-Words: n are parameters, d tokens seen, c training FLOPs, loss the metric.
+Symbols: n parameters, d tokens seen, c training FLOPs, loss the metric.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ ROLES = ("fit", "holdout", "tune")
 LARGEST = 1e100  # of any number: their products stay finite
 FLAT = 1e-6  # share of the loss: no validation resolves as little
 # Runs are of one budget up to this factor between neighbours, and this one
-# in all: a chain of near ones is no budget.
+# between the first and the last: a long chain of neighbours is no budget.
 NEIGHBOURS, SPAN = 1.12, 1.25
-NUMBERS = (
-    *("params", "tokens", "flops", "loss"),
-    *("standard_error", "learning_rate", "epochs"),
-)
+COUNTS = ("params", "tokens", "flops")
+NUMBERS = (*COUNTS, "loss", "standard_error", "learning_rate", "epochs")
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,11 @@ class Point:
       c: training FLOPs.
       loss: the metric, positive.
       role: fit, holdout (laws must predict it) or tune (learning rates).
-      budget: name of the group of as many FLOPs; None where nobody said.
+      budget: name of its isoFLOP budget; None where not given.
       standard_error: of the loss; None where not known.
       learning_rate: None where not known.
       epochs: passes over the data; None where not known.
-      series: what learning rates are compared within, as "mup"; see `rates`.
+      series: learning rates are compared within it, as "mup"; see `rates`.
     """
 
     id: str
@@ -61,7 +59,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run lies, and what laws take no notice of.
+    """The run directory of a point, and its facts that laws do not use.
 
     Attributes:
       folder: the run directory.
@@ -81,7 +79,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Curve:
-    """A run while it trained: FLOPs so far (k,) and the metric there (k,)."""
+    """Training curve of a run: FLOPs so far (k,) and the metric there (k,)."""
 
     point: Point
     flops: np.ndarray
@@ -95,10 +93,10 @@ class Table:
     Attributes:
       points: those that count.
       excluded: (id, why) of those that do not.
-      notes: what was done to the data, to be said aloud.
-      metric: what `loss` is.
+      notes: sentences on columns that were computed.
+      metric: name of the metric in `loss`.
       curves: training curves, where there are any.
-      sources: of points that come of run directories, by id.
+      sources: of points from run directories, by id.
     """
 
     points: list[Point]
@@ -119,21 +117,28 @@ def column(points: Iterable[Point], name: str) -> np.ndarray:
     return np.array([math.nan if v is None else v for v in values], float)
 
 
+def mean_flops(points: Iterable[Point]) -> float:
+    """Geometric mean of the training FLOPs."""
+    return float(np.exp(np.log(column(points, "c")).mean()))
+
+
 def groups(points: list[Point]) -> list[list[Point]]:
     """Points of one budget together, budgets ascending, sizes ascending.
 
     By `budget` where all have one, else by clusters of log FLOPs. Digits
     are never rounded: 1.5e19 and 2.4e19 are two budgets.
     """
+    found: list[list[Point]] = []
     if all(point.budget is not None for point in points):
         named: dict[str | None, list[Point]] = {}
         for point in points:
             named.setdefault(point.budget, []).append(point)
         found = list(named.values())
     else:
-        found = []
         for point in sorted(points, key=lambda p: p.c):
-            if found and _near(found[-1], point):
+            if found and point.c <= min(
+                found[-1][-1].c * NEIGHBOURS, found[-1][0].c * SPAN
+            ):
                 found[-1].append(point)
             else:
                 found.append([point])
@@ -141,20 +146,16 @@ def groups(points: list[Point]) -> list[list[Point]]:
     return [sorted(group, key=lambda p: p.n) for group in found]
 
 
-def _near(group: list[Point], point: Point) -> bool:
-    return point.c <= min(group[-1].c * NEIGHBOURS, group[0].c * SPAN)
-
-
 def read_csv(path: Path, metric: str = "loss") -> Table:
     """Reads params, tokens, flops, loss, and more columns where given.
 
-    Of the first three any may be left out where two determine it by
-    C = 6 N D, which a note says. More columns: role (fit, holdout, tune), id,
-    budget (or group), standard_error, learning_rate, epochs. A loss that is
-    not finite is a run that diverged: it is left out and named.
+    One of the first three may be left out where two determine it by
+    C = 6 N D; a note names it. More columns: role (fit, holdout, tune), id,
+    budget (or group), standard_error, learning_rate, epochs, series. A run
+    whose loss is not finite has diverged: it is excluded.
 
     Raises:
-      UserError: for what cannot be read, in one sentence.
+      UserError: for a file that cannot be read or used, in one sentence.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -168,43 +169,37 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
             "params,tokens,flops,loss"
         ) from error
     _check_columns(path, names)
-    missing = [n for n in ("params", "tokens", "flops") if n not in names]
     points: list[Point] = []
     excluded: list[tuple[str, str]] = []
-    seen: dict[tuple, int] = {}
+    seen: dict[str, int] = {}
     for line, row in rows:
-        point = _point(path, line, row, missing)
-        key = (point.id,) if "id" in names else _key(point)
+        point = _point(f"line {line} of {path}", f"line {line}", row)
+        # Compared as text, in which NaN equals NaN.
+        key = point.id if "id" in names else str(replace(point, id=""))
         if key in seen:
             raise UserError(
                 f"line {line} of {path} repeats line {seen[key]}; remove one "
                 "(runs that differ only in their seed need an id each)"
             )
         seen[key] = line
-        if not math.isfinite(point.loss):
-            excluded.append((point.id, _why_none(row)))
-        elif not 1 / LARGEST < point.loss < LARGEST:
-            raise UserError(
-                f"line {line} of {path}: loss is {point.loss:g}, and laws are "
-                "fitted to its logarithm; give a positive metric, of any unit "
-                f"from {1 / LARGEST:.0e} to {LARGEST:.0e}"
-            )
-        else:
+        if math.isfinite(point.loss):
             points.append(point)
+        else:
+            excluded.append((point.id, _missing_loss(row)))
     notes = [
-        f"{name} = {how}, as {path.name} has no column {name}"
-        for name, how in (
+        f"{name} = {formula}, as {path.name} has no column {name}"
+        for name, formula in (
             ("flops", "6 x params x tokens"),
             ("tokens", "flops / (6 x params)"),
             ("params", "flops / (6 x tokens)"),
         )
-        if name in missing
+        if name not in names
     ]
     return Table(points, excluded, notes, metric)
 
 
 def _empty(row: dict) -> bool:
-    """Whether a row is commas alone, as spreadsheets end their tables."""
+    """Returns True for a row of commas alone, the end of many spreadsheets."""
     return not any(
         isinstance(v, list) or (v or "").strip() for v in row.values()
     )
@@ -220,7 +215,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
             f"{path} has no column loss (it has {', '.join(names) or 'none'}); "
             "its first line names the columns params,tokens,flops,loss"
         )
-    known = [n for n in ("params", "tokens", "flops") if n in names]
+    known = [name for name in COUNTS if name in names]
     if len(known) < 2:
         raise UserError(
             f"{path} has {' and '.join(known) or 'none'} of the columns "
@@ -228,57 +223,63 @@ def _check_columns(path: Path, names: list[str]) -> None:
         )
 
 
-def _point(path: Path, line: int, row: dict, missing: list[str]) -> Point:
+def _point(place: str, name: str, row: dict) -> Point:
+    """The run of a row; `place` is named in errors, `name` its id if none."""
     if None in row:
         raise UserError(
-            f"line {line} of {path} has more values than there are columns; "
+            f"{place} has more values than there are columns; "
             "numbers are written without commas"
         )
-    texts = {name: (value or "").strip() for name, value in row.items()}
+    texts = {key: (value or "").strip() for key, value in row.items()}
     numbers: dict[str, float | None] = {}
-    for name in NUMBERS:
-        text = texts.get(name, "")
+    for key in NUMBERS:
+        text = texts.get(key, "")
         try:
-            numbers[name] = float(text) if text else None
+            numbers[key] = float(text) if text else None
         except ValueError:
             raise UserError(
-                f"line {line} of {path}: {name} is {text!r}, not a number"
+                f"{place}: {key} is {text!r}, not a number"
             ) from None
-    n, d, c = (numbers[name] for name in ("params", "tokens", "flops"))
-    for name in ("params", "tokens", "flops"):
-        value = numbers[name]
-        if name not in missing and not (value and 0 < value < LARGEST):
+    for key in COUNTS:
+        value = numbers[key]
+        if key in row and not (value and 0 < value < LARGEST):
             raise UserError(
-                f"line {line} of {path}: {name} is {texts[name]!r}; it must be "
-                f"a positive number, less than {LARGEST:.0e}"
+                f"{place}: {key} is {texts[key]!r}; it must be a positive "
+                f"number, less than {LARGEST:.0e}"
             )
-    for name in ("learning_rate", "standard_error"):
-        value = numbers.get(name)
-        zero = value == 0 and name == "standard_error"
+    for key in ("learning_rate", "standard_error"):
+        value = numbers[key]
+        zero = value == 0 and key == "standard_error"
         if not (value is None or zero or 0 < value < LARGEST):
             raise UserError(
-                f"line {line} of {path}: {name} is {texts[name]!r}; leave it "
-                "empty where it is not known"
+                f"{place}: {key} is {texts[key]!r}; leave it empty where it is "
+                "not known"
             )
-    if "flops" in missing:
-        c = 6 * n * d  # type: ignore[operator]
-    elif "tokens" in missing:
-        d = c / (6 * n)  # type: ignore[operator]
-    elif "params" in missing:
-        n = c / (6 * d)  # type: ignore[operator]
     role = texts.get("role") or "fit"
     if role not in ROLES:
         raise UserError(
-            f"line {line} of {path}: role is {role!r}; it is one of "
-            f"{', '.join(ROLES)}"
+            f"{place}: role is {role!r}; it is one of {', '.join(ROLES)}"
         )
-    loss = numbers["loss"]
+    loss = math.nan if numbers["loss"] is None else numbers["loss"]
+    if math.isfinite(loss) and not 1 / LARGEST < loss < LARGEST:
+        raise UserError(
+            f"{place}: loss is {loss:g}, and laws are fitted to its logarithm; "
+            "give a positive metric, of any unit "
+            f"from {1 / LARGEST:.0e} to {LARGEST:.0e}"
+        )
+    n, d, c = (numbers[key] or math.nan for key in COUNTS)
+    if "flops" not in row:
+        c = 6 * n * d
+    elif "tokens" not in row:
+        d = c / (6 * n)
+    elif "params" not in row:
+        n = c / (6 * d)
     return Point(
-        id=texts.get("id") or f"line {line}",
-        n=float(n or 0),
-        d=float(d or 0),
-        c=float(c or 0),
-        loss=math.nan if loss is None else loss,
+        id=texts.get("id") or name,
+        n=n,
+        d=d,
+        c=c,
+        loss=loss,
         role=role,
         budget=texts.get("budget") or texts.get("group") or None,
         standard_error=numbers["standard_error"],
@@ -288,15 +289,9 @@ def _point(path: Path, line: int, row: dict, missing: list[str]) -> Point:
     )
 
 
-def _why_none(row: dict) -> str:
-    """Why a run has no finite loss; a sweep's table has its state."""
+def _missing_loss(row: dict) -> str:
+    """Reason for a loss that is not finite; a sweep's table has a state."""
     state = row.get("state") or ""
     if state not in ("", "done"):
         return str(state)
     return "diverged: its loss is not finite" if row["loss"] else "no loss yet"
-
-
-def _key(point: Point) -> tuple:
-    """What two lines of one run have alike, whatever their numbers."""
-    plain = replace(point, id="")
-    return (str(plain),)

@@ -1,7 +1,7 @@
-"""Other metrics of the same runs beside the loss: do they rank them alike?
+"""Rank correlation of other metrics of the runs with the loss.
 
-A law is fitted to one metric; Spearman's rank correlation tells whether FID
-and its like would order the runs as the loss does.
+A law is fitted to one metric; Spearman's rank correlation measures whether
+FID and others order the runs as the loss does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ PREFIX = "eval/"
 
 
 @dataclass(frozen=True)
-class Second:
-    """A metric over the runs that have it.
+class MetricRank:
+    """Rank correlation of a metric over the runs that have it.
 
     Attributes:
-      name: as result.json has it.
+      name: its name in result.json.
       loss, values: (k,) of the runs.
-      flops: (k,) of them.
-      spearman: rank correlation with the loss, NaN where all are alike.
-      p_value: of it, were there no order at all.
+      flops: (k,) of the runs.
+      spearman: rank correlation with the loss, NaN where all are equal.
+      p_value: of it, under independence.
     """
 
     name: str
@@ -36,8 +36,8 @@ class Second:
     p_value: float
 
 
-def beside(table: Table) -> list[Second]:
-    """Every metric of `PREFIX` that `LEAST` runs or more have."""
+def all_metrics(table: Table) -> list[MetricRank]:
+    """Ranks by every metric of `PREFIX` that `LEAST` runs or more have."""
     names = sorted(
         {
             name
@@ -59,12 +59,12 @@ def beside(table: Table) -> list[Second]:
             continue
         values = np.array([table.sources[p.id].metrics[name] for p in having])
         loss = column(having, "loss")
-        rank, chance = float("nan"), float("nan")
-        from scipy import stats
-
+        rank, p_value = float("nan"), float("nan")
         if np.ptp(values) > 0 and np.ptp(loss) > 0:
-            rank, chance = map(float, stats.spearmanr(loss, values))
+            from scipy import stats
+
+            rank, p_value = map(float, stats.spearmanr(loss, values))
         found.append(
-            Second(name, loss, values, column(having, "c"), rank, chance)
+            MetricRank(name, loss, values, column(having, "c"), rank, p_value)
         )
     return found

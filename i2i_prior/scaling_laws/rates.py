@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,10 @@ from i2i_prior.scaling_laws.points import Point, column
 
 @dataclass(frozen=True)
 class Rate:
-    """One size: its learning rates (k,), losses (k,), and the best rate.
+    """Learning rates (k,) of one size, their losses (k,), and the best rate.
 
-    `edge` says that the best is the lowest or highest that was tried; `series`
-    what else the runs have alike. The loss of a rate is the mean over seeds.
+    `edge` is True if the best is the lowest or highest tried; `series` names
+    the runs compared. The loss of a rate is the mean over seeds.
     """
 
     n: float
@@ -30,7 +29,7 @@ class Rate:
 @dataclass(frozen=True)
 class RateLaw:
     """rate = coefficient x N^exponent; spread is the log scatter about it,
-    None where two sizes leave none."""
+    None for two sizes, which determine the law."""
 
     sizes: list[Rate]
     coefficient: float
@@ -43,15 +42,15 @@ class RateLaw:
 
 
 def fit(points: list[Point]) -> tuple[list[Rate], RateLaw | None]:
-    """Best rates of sizes with three rates or more; a law from two sizes on.
+    """Finds best rates of sizes with three rates or more, and their law.
 
     Args:
       points: of role tune, or of any role; those of one series, one size and
         as many tokens are compared.
 
     Returns:
-      sizes by series, and the law over them; None where there are several
-      series, each of which has its own (`law_of`).
+      sizes by series, and the law over them; None for one size, or for several
+      series.
     """
     places: dict[tuple[str, float, float], list[Point]] = {}
     for point in points:
@@ -71,7 +70,7 @@ def fit(points: list[Point]) -> tuple[list[Rate], RateLaw | None]:
 
 
 def law_of(found: list[Rate]) -> RateLaw | None:
-    """The power law of best rates over sizes; None for less than two."""
+    """The power law of best rates over sizes; None for fewer than two."""
     if len({rate.n for rate in found}) < 2:
         return None
     x = np.log([rate.n for rate in found])
@@ -96,34 +95,13 @@ def by_series(found: list[Rate]) -> dict[str, list[Rate]]:
 
 
 def drift(found: list[Rate]) -> float:
-    """The largest of the best rates over the smallest; 1: one suits all."""
+    """Ratio of the largest best rate to the smallest; 1: one suits all."""
     best = [rate.best for rate in found]
     return max(best) / min(best)
 
 
-def plain(found: list[Rate], law: RateLaw | None) -> dict[str, Any] | None:
-    """For laws.json."""
-    if not found:
-        return None
-    return {
-        "coefficient": law and law.coefficient,
-        "exponent": law and law.exponent,
-        "spread": law and law.spread,
-        "sizes": [
-            {
-                "params": rate.n,
-                "best": rate.best,
-                "edge": rate.edge,
-                "series": rate.series,
-            }
-            for rate in found
-        ],
-        "drift": {name: drift(some) for name, some in by_series(found).items()},
-    }
-
-
 def _best(n: float, rates: np.ndarray, loss: np.ndarray, series: str) -> Rate:
-    """By a parabola in log rate through the lowest and what is around it."""
+    """Fits a parabola in log rate to the lowest loss and two on each side."""
     lowest = int(np.argmin(loss))
     near = slice(max(lowest - 2, 0), lowest + 3)
     x = np.log(rates[near]) - np.log(rates[lowest])

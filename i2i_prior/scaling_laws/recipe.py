@@ -1,8 +1,7 @@
-"""From a recommended size and token count to what one would start."""
+"""Steps, nearest config and hours of a recommended size and token count."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,12 @@ class Size:
     """A config that was run.
 
     Attributes:
-      id: of the largest run of it.
-      params: trained ones.
+      id: of its largest run.
+      params: trained parameters.
       batch_size: images a step.
       tokens_per_example: of one image.
       flops_per_step: those that count.
-      overhead: FLOPs of all networks over those.
+      overhead: FLOPs of all networks over those that count.
       overrides: config fields that make it, {} where not known.
     """
 
@@ -35,7 +34,7 @@ class Size:
 
 
 def sizes_of(table: Table) -> list[Size]:
-    """Each size of run directories once, ascending; [] for a CSV file."""
+    """Sizes of run directories, ascending; [] for a CSV file."""
     found: dict[float, Size] = {}
     for point in sorted(table.points, key=lambda p: p.c):
         source = table.sources.get(point.id)
@@ -59,17 +58,18 @@ def recipe(
     tokens: float,
     machine: Machine | None,
 ) -> dict[str, Any]:
-    """What to start for a budget.
+    """The run to start for a budget.
 
     Args:
-      sizes: that were run; [] leaves out what takes them.
+      sizes: that were run; [] for none.
       c: FLOPs.
       params, tokens: recommended.
       machine: for hours, None for none.
 
     Returns:
-      steps (of the recommended tokens) and batch_size; nearest: {id, params,
-      steps (that spend c on it), overrides}; hours, chip_hours, machine.
+      with sizes: steps (of the recommended tokens), batch_size, and nearest:
+      {id, params, steps (that spend c on it), overrides}; with a machine:
+      hours, chip_hours, machine, assumption.
     """
     found: dict[str, Any] = {}
     overhead = 1.0
@@ -96,8 +96,3 @@ def recipe(
             "assumption": machine.assumption,
         }
     return found
-
-
-def plain(sizes: list[Size]) -> list[dict[str, Any]]:
-    """Sizes as laws.json has them."""
-    return [dataclasses.asdict(size) for size in sizes]

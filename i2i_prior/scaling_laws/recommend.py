@@ -1,45 +1,17 @@
-"""What to train with a budget: size, tokens, loss and learning rate."""
+"""Recommendations for a budget: size, tokens, loss and learning rate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from i2i_prior.aot.machine import Machine
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.isoflop import PowerLaw
-from i2i_prior.scaling_laws.offset import OffsetLaw
 from i2i_prior.scaling_laws.rates import RateLaw
-from i2i_prior.scaling_laws.recipe import Size, recipe
-from i2i_prior.scaling_laws.uncertainty import Cost, Law, optimum, predicted
-
-
-@dataclass(frozen=True)
-class Laws:
-    """What a prediction takes; None where it was not fitted.
-
-    Attributes:
-      law, cost: the parametric law, and FLOPs of sizes and tokens.
-      optima: power laws "n_opt", "d_opt" and "loss" over FLOPs.
-      freedom: degrees of freedom behind the draws of `optima`.
-      offset: the loss over FLOPs with an offset.
-      rate: best learning rate over sizes.
-      largest: FLOPs of the largest run that was fitted.
-      sizes: configs that were run.
-      widening: of the intervals of the isoFLOP losses.
-    """
-
-    law: Law | None
-    cost: Cost
-    optima: dict[str, PowerLaw] | None
-    freedom: int
-    offset: OffsetLaw | None
-    rate: RateLaw | None
-    largest: float
-    sizes: list[Size] = field(default_factory=list)
-    widening: dict[str, float] = field(default_factory=dict)
+from i2i_prior.scaling_laws.recipe import recipe
+from i2i_prior.scaling_laws.result import Laws
+from i2i_prior.scaling_laws.uncertainty import optimum, predict_loss
 
 
 def recommend(
@@ -50,25 +22,18 @@ def recommend(
     Returns:
       flops, extrapolation (c over the largest run's), and for "parametric"
       and "isoflop", where fitted: params, tokens, tokens_per_param, loss. The
-      former's loss has run_interval_95, where a run should fall; the latter
-      has loss_with_offset.
-      learning_rate, where rates were tuned. recipe: what to start, by the
+      former's loss has run_interval_95, the prediction interval of a run; the
+      latter has loss_with_offset.
+      learning_rate, where rates were tuned. recipe: the run to start, by the
       parametric law where there is one, see `recipe`.
     """
-    found: dict[str, Any] = {
-        "flops": c,
-        "extrapolation": c / laws.largest,
-    }
-    best = None
+    found: dict[str, Any] = {"flops": c, "extrapolation": c / laws.largest}
+    best = {}
     if laws.optima:
-        found["isoflop"] = _by_optima(laws, laws.optima, c)
-        best = found["isoflop"]
-    if laws.law is not None:
-        by_law = _by_law(laws.law, laws.cost, c, seed)
-        if by_law:
-            found["parametric"] = by_law
-            best = by_law
-    if best is not None:
+        best = found["isoflop"] = _by_optima(laws, c)
+    if by_law := _by_law(laws, c, seed):
+        best = found["parametric"] = by_law
+    if best:
         size, tokens = (best[name]["value"] for name in ("params", "tokens"))
         if laws.rate is not None:
             found["learning_rate"] = _rate(laws.rate, size)
@@ -76,63 +41,59 @@ def recommend(
     return found
 
 
-def _by_law(law: Law, cost: Cost, c: float, seed: int) -> dict[str, Any]:
-    n, d = optimum(law.values, cost, c)
+def _by_law(laws: Laws, c: float, seed: int) -> dict[str, Any]:
+    """Predictions of the parametric law; {} where it has no optimum."""
+    law = laws.parametric
+    if law is None:
+        return {}
+    n, d = optimum(law.values, laws.cost, c)
     if not (0 < n < np.inf and 0 < d < np.inf):
         return {}
-    many_n, many_d = optimum(law.draws, cost, c)
-
-    def told(value: Any, draws: np.ndarray) -> dict[str, Any]:
-        return _told(float(value), draws, law.freedom)
-
-    loss, mean, run = predicted(law, np.array([n]), np.array([d]), seed)
+    many_n, many_d = optimum(law.draws, laws.cost, c)
+    loss, mean, run = predict_loss(law, np.array([n]), np.array([d]), seed)
     return {
-        "params": told(n, many_n),
-        "tokens": told(d, many_d),
-        "tokens_per_param": told(d / n, many_d / many_n),
+        "params": _entry(n, many_n, law.freedom),
+        "tokens": _entry(d, many_d, law.freedom),
+        "tokens_per_param": _entry(d / n, many_d / many_n, law.freedom),
         "loss": {
             "value": float(loss[0]),
-            "interval_95": [float(end) for end in mean[:, 0]],
-            "run_interval_95": [float(end) for end in run[:, 0]],
+            "interval_95": mean[:, 0].tolist(),
+            "run_interval_95": run[:, 0].tolist(),
         },
     }
 
 
-def _by_optima(
-    laws: Laws, optima: dict[str, PowerLaw], c: float
-) -> dict[str, Any]:
-    n, d, loss = (optima[name] for name in ("n_opt", "d_opt", "loss"))
-
-    def told(value: Any, draws: np.ndarray, law: str = "") -> dict[str, Any]:
-        wide = laws.widening.get(law, 1.0)
-        return _told(float(value), draws, laws.freedom, wide)
-
+def _by_optima(laws: Laws, c: float) -> dict[str, Any]:
+    """Predictions of the isoFLOP laws."""
+    (n, many_n), (d, many_d), (loss, losses) = (
+        (law(c), law.drawn(c)) for law in laws.optima.values()
+    )
+    wide, freedom = laws.widening, laws.freedom
     found = {
-        "params": told(n(c), n.drawn(c)),
-        "tokens": told(d(c), d.drawn(c)),
-        "tokens_per_param": told(d(c) / n(c), d.drawn(c) / n.drawn(c)),
-        "loss": told(loss(c), loss.drawn(c), "isoflop"),
+        "params": _entry(n, many_n, freedom),
+        "tokens": _entry(d, many_d, freedom),
+        "tokens_per_param": _entry(d / n, many_d / many_n, freedom),
+        "loss": _entry(loss, losses, freedom, wide.get("isoflop", 1.0)),
     }
-    if laws.offset is not None:
-        found["loss_with_offset"] = told(
-            laws.offset(c), laws.offset.drawn(c), "isoflop, offset"
-        )
+    if (law := laws.offset) is not None:
+        ratio = wide.get("isoflop, offset", 1.0)
+        found["loss_with_offset"] = _entry(law(c), law.drawn(c), freedom, ratio)
     return found
 
 
-def _told(
-    value: float, draws: np.ndarray, freedom: int, wide: float = 1.0
+def _entry(
+    value: Any, draws: np.ndarray, freedom: int, wide: float = 1.0
 ) -> dict[str, Any]:
-    """A positive value, its interval by logarithms, `wide` times as wide."""
+    """A positive value and its interval by logarithms, `wide` times as wide."""
+    value = float(value)
     with np.errstate(all="ignore"):
-        logs = np.log(draws)
-        ends = interval(np.log(value), logs, freedom) - np.log(value)
+        ends = interval(np.log(value), np.log(draws), freedom) - np.log(value)
         ends = value * np.exp(wide * ends)
-    return {"value": value, "interval_95": [float(end) for end in ends]}
+    return {"value": value, "interval_95": ends.tolist()}
 
 
 def _rate(law: RateLaw, size: float) -> dict[str, Any]:
-    """The learning rate of a size; an interval from three sizes on."""
+    """The learning rate of a size; with an interval from three sizes on."""
     found: dict[str, Any] = {"value": law(size), "interval_95": None}
     if law.spread is not None:
         from scipy import special
@@ -142,5 +103,5 @@ def _rate(law: RateLaw, size: float) -> dict[str, Any]:
         room = 1 + 1 / len(x) + gap**2 / ((x - x.mean()) ** 2).sum()
         wide = special.stdtrit(len(x) - 2, 0.975) * law.spread * np.sqrt(room)
         ends = law(size) * np.exp(np.array([-wide, wide]))
-        found["interval_95"] = [float(end) for end in ends]
+        found["interval_95"] = ends.tolist()
     return found

@@ -1,245 +1,298 @@
-"""report.html of a fit: data, laws, residuals, hold-outs, advice, doubts."""
+"""Fitted laws as text for the terminal, and as report.html."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import atomic_path
-from i2i_prior.report.html import STYLE, cell, embedded, escape, section
-from i2i_prior.scaling_laws.fitting import Fitted
+from i2i_prior.report.html import (
+    embedded,
+    escape,
+    figure,
+    section,
+    table,
+    write_page,
+)
+from i2i_prior.scaling_laws.fitting import LawFit
 from i2i_prior.scaling_laws.parametric import NAMES
-from i2i_prior.scaling_laws.plots import budgets
-from i2i_prior.scaling_laws.residuals import gaps_of
-from i2i_prior.scaling_laws.text import recipe_told, span
+from i2i_prior.scaling_laws.points import groups, mean_flops
+
+Values = dict[str, Any]
+
+
+def summary(values: Values) -> str:
+    """The contents of laws.json as lines of text."""
+    data, law = values["data"], values["parametric"]
+    optima, pairs = values["isoflop"], values["neighbours"]
+    lines = [
+        f"{data['runs']} runs fitted, {data['held_out']} held out, "
+        f"{len(data['excluded'])} left out; metric {values['metric']}"
+    ]
+    lines += [f"note: {note}" for note in data["notes"]]
+    lines += [f"left out: {name}: {why}" for name, why in data["excluded"]]
+    if law:
+        lines.append("L = E + A / N^alpha + B / D^beta, 95 % intervals:")
+        lines += [
+            f"  {name:6} {law[name]:<10.4g} {_span(law['interval_95'][name])}"
+            for name in NAMES
+        ]
+        agreeing = f"{law['starts_agreeing']} of {law['starts']}"
+        lines.append(f"  {agreeing} starts agree")
+    if optima:
+        lines.append("isoFLOP optima, coefficient x C^exponent:")
+        lines += [
+            f"  {name:6} {optima[name]['coefficient']:<10.4g} "
+            f"C^{optima[name]['exponent']:.4f} "
+            f"{_span(optima[name]['interval_95']['exponent'])}"
+            for name in ("n_opt", "d_opt", "loss")
+        ]
+    if pairs:
+        apart = sum(pair["resolved"] for pair in pairs)
+        least = min(pairs, key=lambda pair: pair["ratio"])
+        lines.append(
+            f"neighbours in size: {apart} of {len(pairs)} are told apart; the "
+            f"closest, {least['smaller']} and {least['larger']}, differ by "
+            f"{least['difference']:+.4g} +- {least['standard_error']:.2g}"
+            f"{'' if least['paired'] else ' (not paired)'}"
+        )
+    lines += [
+        f"{other['metric']} ranks {other['runs']} runs as the loss does by "
+        f"{other['spearman']:.2f} (Spearman)"
+        for other in values["other_metrics"]
+        if math.isfinite(other["spearman"])
+    ]
+    lines.append(f"held out: {values['held_out']['which']}")
+    lines += [
+        f"  {row['id']} ({row['law']}): predicted {row['predicted']:.4f}, "
+        f"actual {row['actual']:.4f}, {row['error']:+.2%}, 95 % "
+        f"{_span((row['low'], row['high']))}: "
+        f"{'inside' if row['inside'] else 'OUTSIDE'}"
+        for row in values["held_out"]["predictions"]
+    ]
+    if coverage := law and law["calibration"]:
+        lines.append(
+            f"coverage on budgets left out in turns: {coverage['covered']:.0%} "
+            f"of {coverage['runs']} runs as drawn, "
+            f"{coverage['covered_after']:.0%} after widening "
+            f"{coverage['inflation']:.2f} times"
+        )
+    lines += [recommendation(found) for found in values["predictions"]]
+    lines += [f"warning: {warning}" for warning in values["warnings"]]
+    return "\n".join(lines)
+
+
+def recommendation(found: Values) -> str:
+    """A recommendation as lines of text."""
+    lines = [
+        f"with {found['flops']:.4g} FLOPs ({found['extrapolation']:.3g} times "
+        "the largest run):"
+    ]
+    if not found.get("parametric") and not found.get("isoflop"):
+        lines.append("  no law has an optimum to recommend")
+    for law in ("parametric", "isoflop"):
+        lines += [
+            f"  {law:10} {name:16} {_estimate(entry, '<10.4g')}"
+            for name, entry in found.get(law, {}).items()
+        ]
+    if rate := found.get("learning_rate"):
+        lines.append(f"  {'learning rate':27} {_estimate(rate, '<10.3g')}")
+    lines += [f"  {line}" for line in _recipe(found)]
+    return "\n".join(lines)
+
+
+def _recipe(found: Values) -> list[str]:
+    """The run to start by a recommendation, in sentences."""
+    recipe = found.get("recipe", {})
+    lines = []
+    if near := recipe.get("nearest"):
+        fields = "".join(f" {k}={v}" for k, v in near["overrides"].items())
+        lines += [
+            f"{recipe['steps']:,} steps of batch {recipe['batch_size']}",
+            f"nearest config that ran: {near['id']}, {near['params']:.4g} "
+            f"parameters, {near['steps']:,} steps{':' if fields else ''}"
+            f"{fields}",
+        ]
+    if "hours" in recipe:
+        lines.append(
+            f"{recipe['hours']:.3g} hours of {recipe['machine']}, "
+            f"{recipe['chip_hours']:.3g} chip-hours; {recipe['assumption']}"
+        )
+    return lines
+
+
+def _span(ends: Any) -> str:
+    """An interval as [low, high]; empty where it is not finite."""
+    if not ends or None in ends or not all(map(math.isfinite, ends)):
+        return ""
+    return f"[{ends[0]:.4g}, {ends[1]:.4g}]"
+
+
+def _estimate(entry: Values, form: str = ".4g") -> str:
+    """A value with its interval."""
+    return f"{entry['value']:{form}} {_span(entry['interval_95'])}"
 
 
 def write_report(
     path: Path,
-    fitted: Fitted,
-    values: dict[str, Any],
+    fit: LawFit,
+    values: Values,
     pictures: list[tuple[Path, str]],
 ) -> None:
-    """Writes the page, pictures inside.
+    """Writes the page with the pictures embedded.
 
     Args:
       path: report.html.
-      fitted: the fit.
+      fit: the fit, for residuals.
       values: of laws.json.
-      pictures: files, and what they show.
+      pictures: files with their captions.
 
     Raises:
       UserError: where it cannot be written.
     """
     data = values["data"]
-    title = f"Scaling laws of {values['metric']}"
-    body = (
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="soft">{data["runs"]} runs fitted, {data["held_out"]} held '
-        f"out, {len(data['excluded'])} left out. Intervals are 95 %, of "
-        f"refits to redrawn noise (seed {values['seed']}).</p>"
-        + section("Warnings", _list(values["warnings"]))
-        + section("Recommended", _advice(values["predictions"]))
-        + section(
-            "Parametric law: L = E + A / N^alpha + B / D^beta", _law(values)
-        )
-        + section("Power laws of the compute-optimal run", _optima(values))
-        + section("Held out", _held(values))
-        + section("Neighbours in size", _neighbours(values["neighbours"]))
-        + section("Other metrics", _others(values["other_metrics"]))
-        + section("Pictures", _pictures(pictures))
-        + section("Residuals by budget", _residuals(fitted))
-        + section("Data", _list(data["notes"]) + _left_out(data["excluded"]))
+    subtitle = (
+        f"{data['runs']} runs fitted, {data['held_out']} held out, "
+        f"{len(data['excluded'])} left out; intervals are 95 %, of refits to "
+        f"redrawn noise (seed {values['seed']})"
     )
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
-        f"<main>{body}</main></html>"
-    )
-    mend = "free space or choose another --out"
-    with write_errors(path, mend), atomic_path(path) as beside:
-        beside.write_text(page, "utf-8")
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    if not rows:
-        return ""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+    sections = {
+        "Warnings": _list(values["warnings"]),
+        "Recommended": _recommended(values["predictions"]),
+        "Parametric law: L = E + A / N^alpha + B / D^beta": _parametric(
+            values["parametric"]
+        ),
+        "Power laws of the compute-optimal run": _optima(values),
+        "Held out": _held_out(values),
+        "Neighbours in size": _neighbours(values["neighbours"]),
+        "Other metrics": _metrics(values["other_metrics"]),
+        "Pictures": _pictures(pictures),
+        "Residuals by budget": _residuals(fit),
+        "Data": _list(data["notes"])
+        + table(["left out", "why"], data["excluded"]),
+    }
+    body = "".join(section(*each) for each in sections.items())
+    with write_errors(path, "free space or choose another --out"):
+        write_page(path, f"Scaling laws of {values['metric']}", subtitle, body)
 
 
 def _list(texts: list[str]) -> str:
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    return f"<ul>{items}</ul>" if items else ""
+    return items and f"<ul>{items}</ul>"
 
 
-def _law(values: dict[str, Any]) -> str:
-    law = values["parametric"]
+def _note(text: str) -> str:
+    return f'<p class="soft">{escape(text)}</p>'
+
+
+def _parametric(law: Values | None) -> str:
     if not law:
         return ""
-    forms = (
-        ("Huber on log loss", law),
-        ("least absolute", law["least_absolute"]),
-        ("least squares of logs", law["least_squares"]),
+    forms = {
+        "Huber on log loss": law,
+        "least absolute": law["least_absolute"],
+        "least squares of logs": law["least_squares"],
+    }
+    rows = [[name, *map(form.get, NAMES)] for name, form in forms.items()]
+    rows.insert(
+        1, ["its 95 % interval"] + [_span(law["interval_95"][k]) for k in NAMES]
     )
-    rows = [[name, *(form[k] for k in NAMES)] for name, form in forms]
-    ends = [span(law["interval_95"][name]) for name in NAMES]
-    rows.insert(1, ["its 95 % interval", *ends])
-    told = (
+    return table(["fit", *NAMES], rows) + _note(
         f"{law['starts_agreeing']} of {law['starts']} starts reach the optimum "
         f"(objective {law['objective']:.6g}); noise of a run "
         f"{law['noise']:.2%}; N* goes as C^{law['n_opt_exponent']:.4f} "
-        f"{span(law['n_opt_exponent_interval_95'])}."
+        f"{_span(law['n_opt_exponent_interval_95'])}."
     )
-    return _table(["fit", *NAMES], rows) + f'<p class="soft">{escape(told)}</p>'
 
 
-def _optima(values: dict[str, Any]) -> str:
-    optima = values["isoflop"]
+def _optima(values: Values) -> str:
+    laws = {}
+    if optima := values["isoflop"]:
+        laws = {
+            "N_opt, parabolas": optima["n_opt"],
+            "N_opt, Akima": optima["akima_n_opt"],
+            "D_opt": optima["d_opt"],
+            "loss": optima["loss"],
+            "loss with an offset": optima["loss_with_offset"],
+        }
+    if lowest := values["envelope"]:
+        laws[f"envelope of {lowest['of']}"] = lowest
     rows = []
-    names = {
-        "n_opt": "N_opt, parabolas",
-        "akima_n_opt": "N_opt, Akima",
-        "d_opt": "D_opt",
-        "loss": "loss",
-    }
-    for key, name in names.items() if optima else ():
-        law = optima[key]
-        ends = law["interval_95"]
-        rows.append(
-            [
-                name,
-                law["coefficient"],
-                span(ends["coefficient"]),
-                law["exponent"],
-                span(ends["exponent"]),
-                None,
-            ]
-        )
-    law = optima and optima["loss_with_offset"]
-    if law:
-        ends = law["interval_95"]
-        offset = f"{law['offset']:.4g} {span(ends['offset'])}"
-        exponent = span(ends["exponent"])
-        rows.append(
-            [
-                "loss with an offset",
-                law["coefficient"],
-                None,
-                law["exponent"],
-                exponent,
-                offset,
-            ]
-        )
-    law = values["envelope"]
-    if law:
-        rows.append(
-            [
-                f"envelope of {law['of']}",
-                law["coefficient"],
-                None,
-                law["exponent"],
-                span(law["interval_95"]["exponent"]),
-                None,
-            ]
-        )
+    for name, law in laws.items():
+        if law:
+            ends = law["interval_95"]
+            coefficient, exponent = law["coefficient"], law["exponent"]
+            row = [name, coefficient, _span(ends.get("coefficient"))]
+            row += [exponent, _span(ends["exponent"]), None]
+            if "offset" in law:
+                row[-1] = f"{law['offset']:.4g} {_span(ends['offset'])}"
+            rows.append(row)
     head = ["law", "coefficient", "95 %", "exponent of C", "95 %", "offset"]
-    told = (
+    note = _note(
         f"The metric is {values['metric']}; its pure power law holds near "
         "these budgets, the form with an offset further out."
     )
-    return _table(head, rows) + f'<p class="soft">{escape(told)}</p>' * bool(
-        rows
-    )
+    return table(head, rows) + note if rows else ""
 
 
-def _held(values: dict[str, Any]) -> str:
-    held = values["held_out"]
+def _held_out(values: Values) -> str:
     rows = [
-        [
-            row["id"],
-            row["law"],
-            row["c"],
-            row["predicted"],
-            row["actual"],
-            f"{row['error']:+.2%}",
-            span((row["low"], row["high"])),
-            "inside" if row["inside"] else "outside",
-        ]
-        for row in held["predictions"]
+        [row[key] for key in ("id", "law", "c", "predicted", "actual")]
+        + [f"{row['error']:+.2%}", _span((row["low"], row["high"]))]
+        + ["inside" if row["inside"] else "outside"]
+        for row in values["held_out"]["predictions"]
     ]
     head = ["run", "law", "FLOPs", "predicted", "actual", "error", "95 %", ""]
-    told = [f"Held out: {held['which']}."]
-    calibration = (values["parametric"] or {}).get("calibration")
-    if calibration:
-        told.append(
-            f"Coverage on {calibration['runs']} runs of budgets left out in "
-            f"turns: {calibration['covered']:.0%} as drawn, "
-            f"{calibration['covered_after']:.0%} after widening "
-            f"{calibration['inflation']:.2f} times, which the parametric "
-            "law's intervals of a loss are."
+    text = f"Held out: {values['held_out']['which']}."
+    if coverage := (values["parametric"] or {}).get("calibration"):
+        text += (
+            f" Coverage on {coverage['runs']} runs of budgets left out in "
+            f"turns: {coverage['covered']:.0%} as drawn, "
+            f"{coverage['covered_after']:.0%} after widening "
+            f"{coverage['inflation']:.2f} times, which the parametric law's "
+            "intervals of a loss are."
         )
-    wide = (values["isoflop"] or {}).get("loss_widening")
-    if wide:
+    if wide := (values["isoflop"] or {}).get("loss_widening"):
         ratios = ", ".join(f"{law} {ratio:.2f}" for law, ratio in wide.items())
-        told.append(
-            "The isoFLOP laws' intervals of a loss are widened to hold the "
+        text += (
+            " The isoFLOP laws' intervals of a loss are widened to hold the "
             f"optima of budgets left out in turns, times: {ratios}."
         )
-    return f"<p>{escape(' '.join(told))}</p>" + _table(head, rows)
+    return f"<p>{escape(text)}</p>" + table(head, rows)
 
 
-def _advice(predictions: list[dict[str, Any]]) -> str:
+def _recommended(predictions: list[Values]) -> str:
     rows = []
+    names = ("params", "tokens", "tokens_per_param", "loss", "loss_with_offset")
     for found in predictions:
+        rate = found.get("learning_rate")
         for law in ("parametric", "isoflop"):
-            if law not in found:
-                continue
-            entries = [
-                f"{entry['value']:.4g} {span(entry['interval_95'])}"
-                for name, entry in found[law].items()
-                if name != "loss_with_offset"
-            ]
-            floor = found[law].get("loss_with_offset")
-            entries.append(
-                f"{floor['value']:.4g} {span(floor['interval_95'])}"
-                if floor
-                else ""
-            )
-            rate = found.get("learning_rate")
-            rows.append(
-                [
-                    found["flops"],
-                    f"{found['extrapolation']:.3g} x",
-                    law,
-                    *entries,
-                    rate and f"{rate['value']:.3g} {span(rate['interval_95'])}",
-                ]
-            )
+            if law in found:
+                entries = map(found[law].get, names)
+                rows.append(
+                    [found["flops"], f"{found['extrapolation']:.3g} x", law]
+                    + [entry and _estimate(entry) for entry in entries]
+                    + [rate and _estimate(rate, ".3g")]
+                )
     head = ["FLOPs", "of the largest", "law", "N*", "D*", "D/N", "loss"]
-    told = [
-        f"{found['flops']:.4g} FLOPs: {'; '.join(lines)}."
-        for found in predictions
-        if (lines := recipe_told(found.get("recipe", {})))
-    ]
-    return _table([*head, "loss with an offset", "learning rate"], rows) + (
-        _list(told)
+    return table([*head, "loss with an offset", "learning rate"], rows) + _list(
+        [
+            f"{found['flops']:.4g} FLOPs: {'; '.join(_recipe(found))}."
+            for found in predictions
+            if _recipe(found)
+        ]
     )
 
 
-def _neighbours(pairs: list[dict[str, Any]]) -> str:
+def _neighbours(pairs: list[Values]) -> str:
     if not pairs:
         return ""
     rows = [
         [
-            pair["c"],
-            pair["smaller"],
-            pair["larger"],
+            *(pair["c"], pair["smaller"], pair["larger"]),
             f"{pair['difference']:+.5f}",
             f"{pair['standard_error']:.5f}",
             f"{pair['ratio']:.1f}",
@@ -248,56 +301,49 @@ def _neighbours(pairs: list[dict[str, Any]]) -> str:
         ]
         for pair in pairs
     ]
-    told = (
+    head = ["FLOPs", "smaller", "larger", "difference", "standard error"]
+    return _note(
         "Loss of the larger less that of the smaller, over the same images "
         "and noise, and its standard error. What another seed of training "
         "would change is not in it."
-    )
-    head = ["FLOPs", "smaller", "larger", "difference", "standard error"]
-    return f'<p class="soft">{told}</p>' + _table(
-        [*head, "ratio", "", ""], rows
-    )
+    ) + table([*head, "ratio", "", ""], rows)
 
 
-def _others(others: list[dict[str, Any]]) -> str:
+def _metrics(metrics: list[Values]) -> str:
     rows = [
         [
-            other["metric"],
-            other["runs"],
-            other["spearman"],
-            f"{other['p_value']:.2g}",
+            each["metric"],
+            each["runs"],
+            each["spearman"],
+            f"{each['p_value']:.2g}",
         ]
-        for other in others
+        for each in metrics
     ]
-    return _table(["metric", "runs", "Spearman with the loss", "p"], rows)
+    return table(["metric", "runs", "Spearman with the loss", "p"], rows)
 
 
-def _residuals(fitted: Fitted) -> str:
-    if fitted.law is None:
+def _residuals(fit: LawFit) -> str:
+    if fit.law is None:
         return ""
     rows = []
-    for c, group in budgets(fitted):
-        gaps = 100 * np.expm1(gaps_of(fitted, group))
-        rows.append(
-            [
-                c,
-                len(group),
-                f"{gaps.mean():+.2f} %",
-                f"{np.abs(gaps).mean():.2f} %",
-                f"{gaps[np.abs(gaps).argmax()]:+.2f} %",
-            ]
-        )
-    return _table(["FLOPs", "runs", "mean", "mean size", "largest"], rows)
+    for group in groups(fit.points):
+        gaps = 100 * np.expm1(fit.residuals(group))
+        worst = gaps[np.abs(gaps).argmax()]
+        percent = [
+            f"{gap:{sign}.2f} %"
+            for gap, sign in (
+                (gaps.mean(), "+"),
+                (np.abs(gaps).mean(), ""),
+                (worst, "+"),
+            )
+        ]
+        rows.append([mean_flops(group), len(group), *percent])
+    return table(["FLOPs", "runs", "mean", "mean size", "largest"], rows)
 
 
 def _pictures(pictures: list[tuple[Path, str]]) -> str:
     figures = "".join(
-        f'<figure class="plot">{embedded(path, what)}'
-        f"<figcaption>{escape(what)}</figcaption></figure>"
-        for path, what in pictures
+        figure(caption, embedded(path, caption), "plot")
+        for path, caption in pictures
     )
-    return f'<div class="plots">{figures}</div>' if figures else ""
-
-
-def _left_out(excluded: list[list[str]]) -> str:
-    return _table(["left out", "why"], [list(pair) for pair in excluded])
+    return figures and f'<div class="plots">{figures}</div>'

@@ -1,4 +1,4 @@
-"""The parametric law drawn again: intervals of what it is and predicts."""
+"""Bootstrap of the parametric law: intervals of parameters and predictions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from i2i_prior.scaling_laws.bootstrap import (
 from i2i_prior.scaling_laws.parametric import (
     DELTA,
     NAMES,
-    Parametric,
-    _predict_with_slopes,
+    ParametricFit,
     descend,
+    predict_with_slopes,
 )
 from i2i_prior.scaling_laws.points import Point, column
 
 
 @dataclass(frozen=True)
 class Cost:
-    """C = kappa N^eta D, as the runs have it: 6 and 1 where C is 6ND.
+    """C = kappa N^eta D, fitted to the runs: 6 and 1 where C is 6ND.
 
-    `spread` is the largest gap to a run, relative.
+    `spread` is the largest relative residual.
     """
 
     kappa: float
@@ -35,15 +35,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Law:
-    """L(N, D) = E + A / N^alpha + B / D^beta with its draws, in plain units.
+class ParametricLaw:
+    """L(N, D) = E + A / N^alpha + B / D^beta with its draws, not centred.
 
     Attributes:
       values: (5,) E, A, B, alpha, beta.
       draws: (b, 5) of the refits.
       freedom: degrees of freedom behind them.
       noise: standard deviation of a log loss about the law.
-      inflation: what prediction intervals are widened by (`extrapolate`).
+      inflation: factor of prediction intervals, from `extrapolate`.
     """
 
     values: np.ndarray
@@ -52,64 +52,62 @@ class Law:
     noise: float
     inflation: float = 1.0
 
+    def intervals(self) -> dict[str, list[float]]:
+        """95 % intervals by name, those of E, A and B by logarithms."""
+
+        def logs(values: np.ndarray) -> np.ndarray:
+            scales = np.log(np.maximum(values[..., :3], 1e-300))
+            return np.concatenate([scales, values[..., 3:]], -1)
+
+        ends = interval(logs(self.values), logs(self.draws), self.freedom)
+        ends[:, :3] = np.exp(np.clip(ends[:, :3], -600, 600))
+        return dict(zip(NAMES, ends.T.tolist(), strict=True))
+
 
 def redraw(
-    found: Parametric, points: list[Point], seed: int, draws: int
-) -> Law:
-    """The fitted law of the points with `draws` refits to redrawn noise."""
+    found: ParametricFit, points: list[Point], seed: int, draws: int
+) -> ParametricLaw:
+    """Refits the law of the points to `draws` sets of redrawn noise."""
     rng = np.random.default_rng(seed)
     x = np.log(column(points, "n")) - found.centre[0]
     y = np.log(column(points, "d")) - found.centre[1]
-    value, slopes = _predict_with_slopes(found.theta[None], x, y)
+    value, slopes = predict_with_slopes(found.theta[None], x, y)
     noise = draw_noise(
         rng, found.residuals, leverages(slopes[0]), len(NAMES), draws
     )
     begin = np.tile(found.theta, (draws, 1))
     drawn, _ = descend(begin, x, y, value + noise, DELTA, rounds=60)
-    return Law(
-        values=plain(found.theta, found.centre),
-        draws=plain(drawn, found.centre),
+    return ParametricLaw(
+        values=uncentre(found.theta, found.centre),
+        draws=uncentre(drawn, found.centre),
         freedom=len(points) - len(NAMES),
         noise=scale(found.residuals, len(NAMES)),
     )
 
 
-def plain(theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """E, A, B, alpha, beta (..., 5) of centred parameters (..., 5)."""
+def uncentre(theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Values E, A, B, alpha, beta (..., 5) of centred parameters (..., 5)."""
     e, a, b, alpha, beta = np.moveaxis(theta, -1, 0)
     logs = np.stack([e, a + alpha * centre[0], b + beta * centre[1]], -1)
     values = np.exp(np.clip(logs + centre[2], -700, 700))
     return np.concatenate([values, alpha[..., None], beta[..., None]], -1)
 
 
-def intervals(law: Law) -> dict[str, list[float]]:
-    """95 % intervals by name; those of E, A and B are made of logarithms."""
-
-    def logs(values: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [np.log(np.maximum(values[..., :3], 1e-300)), values[..., 3:]], -1
-        )
-
-    ends = interval(logs(law.values), logs(law.draws), law.freedom)
-    ends[:, :3] = np.exp(np.clip(ends[:, :3], -600, 600))
-    return {
-        name: [float(low), float(high)]
-        for name, (low, high) in zip(NAMES, ends.T, strict=True)
-    }
-
-
 def log_loss(values: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """log L (..., k) of plain parameters (..., 5) at n and d (k,)."""
+    """Log L (..., k) of parameters (..., 5), not centred, at n and d (k,)."""
     e, a, b, alpha, beta = np.moveaxis(values[..., None], -2, 0)
     with np.errstate(all="ignore"):
         return np.log(e + a * n**-alpha + b * d**-beta)
 
 
-def predicted(
-    law: Law, n: np.ndarray, d: np.ndarray, seed: int
+def predict_loss(
+    law: ParametricLaw, n: np.ndarray, d: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss (k,) at n and d (k,), its 95 % interval (2, k) as a law's value,
-    and the wider one (2, k) in which a run should fall.
+    """Predicts losses at n and d (k,).
+
+    Returns:
+      loss (k,), the 95 % confidence interval (2, k) of the law there, and the
+      wider prediction interval (2, k) of a run.
     """
     rng = np.random.default_rng(seed)
     centre = log_loss(law.values, n, d)
@@ -123,7 +121,7 @@ def predicted(
 
 
 def cost_of(points: list[Point]) -> Cost:
-    """How FLOPs come of sizes and tokens."""
+    """Fits FLOPs over sizes and tokens."""
     n, d, c = (np.log(column(points, name)) for name in ("n", "d", "c"))
     if np.ptp(n) < 1e-9:
         kappa = float(np.exp((c - d - n).mean()))
@@ -140,7 +138,7 @@ def cost_of(points: list[Point]) -> Cost:
 def optimum(
     values: np.ndarray, cost: Cost, c: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute-optimal n and d (...) of plain parameters (..., 5) at C = c.
+    """Compute-optimal n and d (...) of parameters (..., 5) at C = c.
 
     On the budget's line the two terms fall at rates in proportion:
     alpha A N^-alpha = eta beta B D^-beta.
@@ -155,3 +153,17 @@ def optimum(
         ) / (alpha + cost.eta * beta)
         n = np.exp(np.where(good, log_n, np.nan))
         return n, c / (cost.kappa * n**cost.eta)
+
+
+def frontier(
+    law: ParametricLaw, cost: Cost, c: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Optimal n, and d, at budgets c (k,): centre (k,) and draws (b, k) each.
+
+    None where the law has no optimum.
+    """
+    centres = np.array([optimum(law.values, cost, x) for x in c], float)
+    draws = np.array([optimum(law.draws, cost, x) for x in c]).T
+    if not np.isfinite(centres).all():
+        return None
+    return [(centres[:, 0], draws[:, 0]), (centres[:, 1], draws[:, 1])]

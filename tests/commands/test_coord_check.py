@@ -11,15 +11,9 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from i2i_prior.models.activation_taps import (
-    PLACES,
-    Watched,
-)
+from i2i_prior.models.activation_taps import PLACES, Watched
 from i2i_prior.models.dit import DiT, DiTConfig
-from i2i_prior.scaling_laws.coord_check import (
-    slopes,
-    verdict,
-)
+from i2i_prior.scaling_laws.coord_check import slopes, verdict
 from tests.conftest import TINY
 
 

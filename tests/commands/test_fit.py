@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 
 from i2i_prior import cli
-from i2i_prior.scaling_laws import plots, residual_plots
-from i2i_prior.scaling_laws.diagnostics import doubts
+from i2i_prior.scaling_laws import plots
+from i2i_prior.scaling_laws.diagnostics import diagnose
+from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.fitting import fit_all
 from i2i_prior.scaling_laws.points import Table
 from i2i_prior.scaling_laws.recommend import recommend
-from i2i_prior.scaling_laws.saving import laws_of
+from i2i_prior.scaling_laws.result import Laws
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from tests.conftest import ROOT
 from tests.scaling_laws.fixtures_laws import (
@@ -93,7 +94,7 @@ def test_predictions_come_with_intervals_and_doubts(fitted):
     low, high = near["parametric"]["loss"]["interval_95"]
     assert run_low < low < high < run_high
     assert far["extrapolation"] == pytest.approx(1e21 / 6e18)
-    assert any("167 times" in doubt for doubt in laws["warnings"])
+    assert any("167 times" in w for w in laws["warnings"])
 
 
 def test_plots_and_report_are_there_and_whole(fitted):
@@ -243,11 +244,11 @@ def test_a_sweep_is_fitted_told_apart_and_turned_into_a_recipe(
 def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
     points = coverage.surface(np.random.default_rng(0), 0.0, 4, 5)
     fitted = fit_all(Table([replace(p, loss=0.7) for p in points]), 0, 100)
-    assert any("do not show" in doubt for doubt in doubts(fitted, []))
-    assert recommend(laws_of(fitted), 1e19)["flops"] == 1e19
+    assert any("do not show" in warning for warning in diagnose(fitted, []))
+    assert recommend(Laws.of(fitted), 1e19)["flops"] == 1e19
     assert fitted.isoflop is None  # not an optimum of rounding
-    for picture in (plots.contour, residual_plots.pairs):
-        path = plots.saved(tmp_path / "flat.png", fitted, picture)
+    for picture in (plots.contour, plots.pairs):
+        path = save_figure(tmp_path / "flat.png", picture, fitted)
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5
 
@@ -258,7 +259,7 @@ def test_sizes_and_tokens_that_rise_together_are_doubted():
     bound = [replace(p, d=20 * p.n, c=120 * p.n**2) for p in points]
     together = fit_all(Table(bound), 0, 50)
     said = [
-        any("rise together" in doubt for doubt in doubts(fitted, []))
+        any("rise together" in warning for warning in diagnose(fitted, []))
         for fitted in (apart, together)
     ]
     assert said == [False, True]

@@ -12,10 +12,10 @@ from i2i_prior.scaling_laws import envelope, extrapolate, rates
 from i2i_prior.scaling_laws.points import Curve, Point
 from i2i_prior.scaling_laws.uncertainty import (
     Cost,
-    Law,
+    ParametricLaw,
     cost_of,
     optimum,
-    predicted,
+    predict_loss,
 )
 from tests.scaling_laws.fixtures_laws import coverage
 
@@ -30,7 +30,7 @@ def test_the_largest_budget_is_predicted_from_the_smaller_ones():
     fitted, held, why = extrapolate.split(made())
     assert {p.c for p in held} == {6e18}
     assert "largest budget" in why
-    rows, calibration = extrapolate.test(fitted, held, 0)
+    rows, calibration = extrapolate.predict_held_out(fitted, held, 0)
     rows = [row for row in rows if row.law == "parametric"]
     assert len(rows) == 8
     assert all(abs(row.error) < 0.01 for row in rows)
@@ -56,10 +56,10 @@ def test_intervals_of_a_law_that_bends_are_widened():
     found = extrapolate.calibrate(bent, 0)
     assert found.inflation > 2 * straight.inflation
     assert found.covered < 0.9
-    law = extrapolate.law_of(made(), 0, 100)
+    law = extrapolate.law_of(tuple(made()), 0, 100)
     one = np.array([1e8])
-    narrow = predicted(law, one, 100 * one, 0)[2]
-    wide = predicted(replace(law, inflation=3.0), one, 100 * one, 0)[2]
+    narrow = predict_loss(law, one, 100 * one, 0)[2]
+    wide = predict_loss(replace(law, inflation=3.0), one, 100 * one, 0)[2]
     ratio = np.log(wide[1] / wide[0]) / np.log(narrow[1] / narrow[0])
     assert ratio == pytest.approx(3)
 
@@ -100,7 +100,7 @@ def test_a_law_whose_draws_run_off_still_tells_an_interval():
     draws = np.tile(TRUTH, (200, 1))
     draws[:, 3] += 0.01 * np.random.default_rng(0).standard_normal(200)
     draws[0, 3] = -1  # no optimum in this one
-    law = Law(TRUTH, draws, 20, 0.001)
+    law = ParametricLaw(TRUTH, draws, 20, 0.001)
     n, _ = optimum(law.draws, Cost(6, 1, 0), 1e19)
     assert np.isnan(n[0])
     assert np.isfinite(n[1:]).all()
@@ -150,10 +150,10 @@ def best_of(c):
 def test_an_incomplete_budget_is_no_test_of_the_isoflop_law():
     points = [p for p in made() if p.c < 6e18 or int(p.id) % 8 == 0]
     fitted, held, _ = extrapolate.split(points)
-    rows, _ = extrapolate.test(fitted, held, 0)
+    rows, _ = extrapolate.predict_held_out(fitted, held, 0)
     assert [row.law for row in rows] == ["parametric"]
     held = [replace(p, role="holdout") for p in held]
-    rows, _ = extrapolate.test(fitted, held, 0)
+    rows, _ = extrapolate.predict_held_out(fitted, held, 0)
     assert rows[1].law == "isoflop"
     assert rows[1].id.startswith("best of 1 at 6e+18")
 
@@ -168,7 +168,7 @@ def test_a_pure_power_law_of_a_loss_with_a_floor_is_widened():
     ratio = extrapolate.widening(below, 0)
     assert ratio["isoflop"] > 1.5
     assert ratio["isoflop, offset"] == 1
-    rows, _ = extrapolate.test(below, held, 0)
+    rows, _ = extrapolate.predict_held_out(below, held, 0)
     by_law = {row.law: row for row in rows}
     drawn = extrapolate._optima(below, held, 0)[0]
     for end in ("low", "high"):

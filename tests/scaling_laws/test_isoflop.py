@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2i_prior.scaling_laws import isocurve, isoflop, offset
+from i2i_prior.scaling_laws import isocurve, isoflop, power_laws
 from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.points import Point, column
 from tests.scaling_laws.fixtures_laws import coverage
@@ -129,11 +129,11 @@ def test_a_loss_with_a_floor_shows_it():
     c = np.geomspace(1e17, 1e20, 6)
     loss = np.log(0.5 + 30 * c**-0.12)
     noise = 1e-5 * np.random.default_rng(0).standard_normal((50, 6))
-    law = offset.fit(c, loss, loss + noise)
+    law = power_laws.fit_offset_law(c, loss, loss + noise)
     assert law.offset == pytest.approx(0.5, abs=0.01)
     assert law.exponent == pytest.approx(0.12, abs=0.01)
     assert law(1e21) == pytest.approx(0.5 + 30 * 1e21**-0.12, rel=2e-3)
-    assert offset.fit(c[:3], loss[:3], noise[:, :3]) is None
+    assert power_laws.fit_offset_law(c[:3], loss[:3], noise[:, :3]) is None
 
 
 def test_points_of_one_size_do_not_break_a_curve():

@@ -9,7 +9,7 @@ import pytest
 
 from i2i_prior.evaluation.validation_losses import Losses, write
 from i2i_prior.scaling_laws import paired
-from i2i_prior.scaling_laws.diagnostics import doubts
+from i2i_prior.scaling_laws.diagnostics import diagnose
 from i2i_prior.scaling_laws.fitting import fit_all
 from i2i_prior.scaling_laws.points import Point, Source, Table
 from tests.scaling_laws.fixtures_laws import coverage
@@ -95,17 +95,17 @@ def test_pairs_that_are_not_told_apart_are_named(runs):
     clear = [replace(p, standard_error=1e-9) for p in points]
     fitted = fit_all(Table(clear), 0, 100)
     assert not any(
-        "told apart" in d or "apart" in d for d in doubts(fitted, [])
+        "told apart" in d or "apart" in d for d in diagnose(fitted, [])
     )
     pairs = fitted.pairs + paired.compare(table)
-    told = [
-        doubt
-        for doubt in doubts(replace(fitted, pairs=pairs), [])
-        if "standard errors apart" in doubt
+    found = [
+        warning
+        for warning in diagnose(replace(fitted, pairs=pairs), [])
+        if "standard errors apart" in warning
     ]
-    assert len(told) == 1
-    assert told[0].startswith(f"1 of {len(pairs)} neighbours")
-    assert "image by image): 1 and 2;" in told[0]
+    assert len(found) == 1
+    assert found[0].startswith(f"1 of {len(pairs)} neighbours")
+    assert "image by image): 1 and 2;" in found[0]
 
 
 def test_a_size_whose_runs_are_all_off_is_named():
@@ -118,8 +118,8 @@ def test_a_size_whose_runs_are_all_off_is_named():
     spoilt = [
         replace(p, loss=p.loss * 1.05) if p.n == sizes[2] else p for p in points
     ]
-    told = doubts(fit_all(Table(spoilt), 0, 100), [])
-    (named,) = (doubt for doubt in told if "to one side" in doubt)
+    found = diagnose(fit_all(Table(spoilt), 0, 100), [])
+    (named,) = (warning for warning in found if "to one side" in warning)
     assert "4 runs of 1.2e+08 parameters lie" in named
 
 

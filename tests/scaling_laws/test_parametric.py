@@ -9,7 +9,7 @@ from scipy.special import huber, logsumexp
 
 from i2i_prior.scaling_laws import parametric
 from i2i_prior.scaling_laws.points import column
-from i2i_prior.scaling_laws.uncertainty import log_loss, plain
+from i2i_prior.scaling_laws.uncertainty import log_loss, uncentre
 from tests.scaling_laws.fixtures_laws import coverage
 
 
@@ -34,7 +34,7 @@ def logs(values):
 def test_without_noise_the_law_is_found_exactly():
     n, d, loss = data(0.0)
     found = parametric.fit(n, d, loss)
-    values = plain(found.theta, found.centre)
+    values = uncentre(found.theta, found.centre)
     np.testing.assert_allclose(values, list(coverage.LAW.values()), rtol=1e-5)
     np.testing.assert_allclose(found.log_loss(n, d), np.log(loss), atol=1e-8)
 
@@ -42,7 +42,7 @@ def test_without_noise_the_law_is_found_exactly():
 def test_no_independent_optimiser_finds_a_lower_objective():
     n, d, loss = data(0.003)
     found = parametric.fit(n, d, loss)
-    values = plain(found.theta, found.centre)
+    values = uncentre(found.theta, found.centre)
     ours = objective(logs(values), n, d, loss)
     assert found.objective == pytest.approx(ours, rel=1e-9)
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_an_outlier_hardly_moves_the_law():
     loss[20] *= 1.5
     spoilt = parametric.fit(n, d, loss)
     squares = parametric.fit(n, d, loss, 1e3)
-    values = [plain(f.theta, f.centre) for f in (clean, spoilt, squares)]
+    values = [uncentre(f.theta, f.centre) for f in (clean, spoilt, squares)]
     assert values[1][3] == pytest.approx(values[0][3], abs=0.01)
     assert abs(values[2][3] - values[0][3]) > 0.02
 
@@ -106,7 +106,7 @@ def test_least_absolute_deviations_run_through_five_points():
 def test_plain_and_centred_parameters_say_the_same():
     n, d, loss = data(0.003)
     found = parametric.fit(n, d, loss)
-    values = plain(found.theta, found.centre)
+    values = uncentre(found.theta, found.centre)
     np.testing.assert_allclose(
         log_loss(values, n, d), found.log_loss(n, d), rtol=1e-9
     )

@@ -9,6 +9,7 @@ import pytest
 
 from i2i_prior.scaling_laws import rates
 from i2i_prior.scaling_laws.points import Point
+from i2i_prior.scaling_laws.result import rates_values
 
 RATES = np.array([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
 
@@ -52,7 +53,7 @@ def test_series_are_not_mixed():
     both += points(lambda n: 4e-3 * (n / 1e5) ** -0.5, "standard")
     found, law = rates.fit(both)
     assert law is None
-    told = rates.plain(found, law)
+    told = rates_values(found, law)
     assert told["drift"]["mup"] == pytest.approx(1, abs=1e-6)
     assert told["drift"]["standard"] == pytest.approx(4, rel=0.01)
     assert [size["series"] for size in told["sizes"]] == (

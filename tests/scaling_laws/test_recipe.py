@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +10,9 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from i2i_prior.aot.machine import machine
-from i2i_prior.scaling_laws import rank_correlation, recipe
-from i2i_prior.scaling_laws.plots import saved
+from i2i_prior.scaling_laws import plots, rank_correlation, recipe
+from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.points import Point, Source, Table
-from i2i_prior.scaling_laws.residual_plots import metrics as metrics_picture
 
 
 def source(steps, examples, width, **metrics):
@@ -87,13 +85,13 @@ def test_metrics_beside_the_loss_are_ranked_where_four_runs_have_them(
     for own in metrics:
         own["eval/flat"] = 2.0
     sources = {str(k): source(1, 1, 1, **metrics[k]) for k in range(5)}
-    own, flat = rank_correlation.beside(Table(points, sources=sources))
+    own, flat = rank_correlation.all_metrics(Table(points, sources=sources))
     assert (own.name, flat.name) == ("eval/fid", "eval/flat")
     assert own.spearman == pytest.approx(spearmanr(loss, fid).statistic)
     assert own.spearman == pytest.approx(0.9)
     np.testing.assert_array_equal(own.values, fid)
     assert np.isnan(flat.spearman)
-    shown = SimpleNamespace(others=[own, flat], table=Table(points))
-    path = saved(tmp_path / "metrics.png", shown, metrics_picture)
+    path = tmp_path / "metrics.png"
+    save_figure(path, plots.metrics, [own, flat], "loss")
     with Image.open(path) as image:
         assert np.asarray(image.convert("L")).std() > 5

@@ -1,4 +1,4 @@
-"""Task: what is learned of a batch, under which conditions, with which loss.
+"""Tasks: reading of a batch, conditions, random draws, loss, prediction.
 
 A task turns a batch into latents and conditions, draws what is random, and
 gives the loss and the guided network. Conditions reach the DiT by three doors
@@ -40,7 +40,7 @@ Draws = dict[str, Array]
 
 
 class Task:
-    """Denoising of latents under conditions; other tasks derive from it.
+    """Denoising of latents under conditions; base class of all tasks.
 
     Attributes:
       config: of the run.
@@ -117,10 +117,10 @@ class Task:
         return count, height // factor, width // factor, latent.channels
 
     def draw(self, key: Array, latents: tuple[int, int, int, int]) -> Draws:
-        """Everything random of one step, for the whole global batch.
+        """Draws all that is random in one step, for the global batch.
 
-        Drawn before micro-batching and sharding, so that neither changes
-        the loss.
+        It is drawn before micro-batching and sharding, so that neither
+        changes the loss.
 
         Args:
           key: of the step.
@@ -226,7 +226,7 @@ class Task:
         return doors
 
     def merged(self, parameters: Flat) -> Any:
-        """The model, with parameters that every device needs whole."""
+        """The networks, with parameters gathered where a device needs all."""
         operands = PRECISIONS[self.config.model.precision].operands
         return self.functional.merge(gather_all(parameters, operands))
 
@@ -305,12 +305,12 @@ class Task:
     def condition(
         self, parameters: Flat, given: dict[str, Array]
     ) -> tuple[Array | None, Conditions]:
-        """Embeddings and other conditions of what a sample is made from.
+        """Encodes what a sample is conditioned on.
 
         Args:
           parameters: all of them, by name.
-          given: of `example_spec`, whatever of it is a condition: view,
-            source_image, label.
+          given: the conditions among `example_spec`: view, source_image,
+            label, each (B, ...).
 
         Returns:
           embeddings float32 (B, M0, C_e) or None, and the other doors.

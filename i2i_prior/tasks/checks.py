@@ -1,4 +1,4 @@
-"""Conditions of the wrong shape or range, said in one sentence."""
+"""Checks of latents, timesteps and conditions that a person gives."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from i2i_prior.models.precision import Array
 
 
 def check_latents(config: DiTConfig, x: Array) -> None:
-    """Whether x is (B, H, W, C) in whole patches.
+    """Checks that x is (B, H, W, C) with H and W multiples of the patch.
 
     Raises:
-      UserError: where it is not.
+      UserError: if it is not.
     """
     channels, patch = config.channels, config.patch
     fits = x.ndim == 4 and x.shape[-1] == channels
@@ -29,10 +29,10 @@ def check_latents(config: DiTConfig, x: Array) -> None:
 
 
 def check_timestep(timestep: Array, batch: int) -> None:
-    """Whether there is one number for each latent.
+    """Checks that there is one number for each latent.
 
     Raises:
-      UserError: where there is not.
+      UserError: if there is not.
     """
     if timestep.shape != (batch,):
         raise UserError(
@@ -47,7 +47,7 @@ def check_conditions(
     tokens: Array | None,
     conditions: dict[str, Any],
 ) -> None:
-    """Whether conditions have a door, and the shape of it.
+    """Checks that the DiT takes these conditions, in these shapes.
 
     Args:
       config, conditioner: shapes of the model.
@@ -57,7 +57,7 @@ def check_conditions(
         an array or None.
 
     Raises:
-      UserError: at the first that has not.
+      UserError: at the first that it does not take.
     """
     names = ("pooled", "concat", "size", "aspect")
     check_inputs(config, tokens, *(conditions.get(name) for name in names))

@@ -1,4 +1,4 @@
-"""What a sample is conditioned on beside its tokens, and its null half."""
+"""Conditions of a sample, and the null half of classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from i2i_prior.models.precision import Array
 
 
 class Conditions(NamedTuple):
-    """Everything but the tokens; None where the model has no such door.
+    """Conditions other than tokens; None where the model takes none.
 
     Attributes:
       mask: bool (B, M), true where a token counts.
@@ -33,7 +33,7 @@ class Conditions(NamedTuple):
     null_mask: Array | None = None
 
     def doors(self) -> dict[str, Any]:
-        """The DiT's keyword arguments of the conditional half."""
+        """Keyword arguments of the DiT for the conditional half."""
         return {
             "mask": self.mask,
             "pooled": self.pooled,
@@ -51,7 +51,7 @@ def with_null(
     classes: int,
     null_mask: str,
 ) -> tuple[Array | None, dict[str, Any]]:
-    """Both halves of classifier-free guidance as one batch of 2 B.
+    """Joins the conditional and the null half into one batch of 2 B.
 
     Args:
       conditions, tokens: of the conditional half, tokens (B, M, D).
@@ -66,8 +66,7 @@ def with_null(
       tokens (2 B, M, D), and the other doors' arguments.
 
     Raises:
-      UserError: where a vector comes in through the pooled door, which has
-        no null.
+      UserError: for a vector through the pooled door, which has no null.
     """
     doors = conditions.doors()
     for name in ("size", "aspect"):

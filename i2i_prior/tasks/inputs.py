@@ -1,4 +1,4 @@
-"""Batch -> latents and conditions: what the networks read of an example."""
+"""Latents and conditions that the networks read from a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from i2i_prior.tasks.resolve import Resolved
 
 
 class Inputs(NamedTuple):
-    """What is learned, and what it is conditioned on.
+    """Target latents and their conditions.
 
     Attributes:
       x0: latents (B, H, W, C), float32.
@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
 def example_spec(
     config: ConfigDict, shapes: Resolved
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Arrays of one example: images as bytes, or prepared latents.
+    """Shapes and dtypes of one example: images, or prepared latents.
 
     Returns:
       image (S, S, 3) and, with an encoder, view (V, V, 3), uint8; or with
@@ -106,7 +106,6 @@ def read(
         return _read_cached(model, batch, noise)
     if noise is not None:
         noise = shard_all(noise)
-    # In the order in which the examples are listed, for a stable program.
     names = ("image", "view", "source_image")
     arrays = {name: shard_all(batch[name]) for name in names if name in batch}
     with data_parallel_only():

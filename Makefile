@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
+# Processes that run tests; each compiles into the same cache.
+WORKERS ?= 2
 export JAX_PLATFORMS ?=
 
 .PHONY: quickstart test lint bench clean
@@ -23,7 +25,7 @@ quickstart: $(VENV)/.installed
 	BIN=$(BIN) RUN=$(RUN) sh launch/quickstart.sh
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

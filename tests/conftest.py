@@ -25,7 +25,12 @@ TINY = Path(__file__).with_name("tiny_config.py")
 
 
 def _prepare_jax() -> None:
-    """Sets what JAX reads at import, for this process and its children."""
+    """Sets what JAX reads at import, for this process and its children.
+
+    Workers of pytest-xdist are such children: all compile into one cache.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     flags = [
         "--xla_force_host_platform_device_count=4",
         # Compiling is most of the time: 3x faster so, 8x with the next.

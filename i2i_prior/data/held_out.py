@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def evaluation_crops(
     seed: int = 0,
     min_scale: float = 0.25,
 ) -> np.ndarray:
-    """Crops to measure on, `each_crop` all at once.
+    """Crops to measure on, those of `each_example` all at once.
 
     Args:
         source: the held-out images.
@@ -38,26 +38,11 @@ def evaluation_crops(
         UserError: too few images are readable.
     """
     crops = np.empty((count, size, size, 3), np.uint8)
-    found = each_crop(source, count, (size,), seed, min_scale)
-    for crop, (image,) in zip(crops, found, strict=True):
-        crop[...] = image
+    cuts = {"image": ("", size)}
+    found = each_example(source, count, cuts, False, seed, min_scale)
+    for crop, example in zip(crops, found, strict=True):
+        crop[...] = example["image"]
     return crops
-
-
-def each_crop(
-    source: Source,
-    count: int,
-    sizes: Sequence[int],
-    seed: int = 0,
-    min_scale: float = 0.25,
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields the same box as uint8 (size, size, 3) for each size.
-
-    Args and errors as `each_example`, of the first image of each record.
-    """
-    cuts = {str(number): ("", size) for number, size in enumerate(sizes)}
-    for example in each_example(source, count, cuts, False, seed, min_scale):
-        yield tuple(example.values())
 
 
 def each_example(

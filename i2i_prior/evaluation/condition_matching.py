@@ -99,10 +99,9 @@ class ConditionMatcher:
     def add(self, chunk: SampleChunk) -> None:
         """Takes the next conditions."""
         assert chunk.images is not None
-        assert chunk.views is not None
-        self._waiting += zip(
-            chunk.images, chunk.views, chunk.samples, strict=True
-        )
+        # Without an encoder no metric looks at the views.
+        views = chunk.images if chunk.views is None else chunk.views
+        self._waiting += zip(chunk.images, views, chunk.samples, strict=True)
         while len(self._waiting) >= GROUP:
             self._match(self._waiting[:GROUP])
             del self._waiting[:GROUP]

@@ -28,7 +28,7 @@ from i2i_prior.evaluation.eval_spec import EvalSpec, needs, unique
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.metrics import CAPTIONS, METRICS
-from i2i_prior.evaluation.sampling import SampleChunk, held_out_crops
+from i2i_prior.evaluation.sampling import SampleChunk, held_out_examples
 from i2i_prior.evaluation.sets.collect import Collected, collect
 from i2i_prior.evaluation.sets.reference import open_side
 
@@ -107,8 +107,8 @@ def collect_reference(
             batch_size=section.batch_size,
         )
     count = section.num_samples // section.per_condition
-    crops = held_out_crops(config, source, count)
-    chunks = (SampleChunk(images[:, None]) for images, _ in crops)
+    examples = held_out_examples(config, source, count)
+    chunks = (SampleChunk(one["image"][:, None]) for one in examples)
     side = _collect(chunks, spec, need.reference, mesh, section.batch_size)
     side.provenance = {
         "file": config.data.held_out or config.data.source,

@@ -11,16 +11,22 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior.data.held_out import each_crop
+from i2i_prior.data.held_out import each_example
 from i2i_prior.data.sources import Source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.prompts import Prompt, prompt_hash
 from i2i_prior.evaluation.sample_store import CHUNK, SampleStore
 from i2i_prior.inference import text_to_image
 from i2i_prior.inference.batches import padded_batches
-from i2i_prior.inference.generator import Generator, generate_for
+from i2i_prior.inference.generator import (
+    Generator,
+    Given,
+    generate_for,
+    repeat,
+)
 from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.models.functional import Flat
+from i2i_prior.tasks.inputs import cuts
 from i2i_prior.tasks.resolve import resolve
 
 Report = Callable[[int], Any]  # called with the number of samples so far
@@ -32,8 +38,9 @@ class SampleChunk:
 
     Attributes:
       samples: uint8 (n, K, S, S, 3).
-      images: uint8 (n, S, S, 3), the conditions; None for prompts.
-      views: uint8 (n, V, V, 3), these as the encoder sees them; likewise.
+      images: uint8 (n, S, S, 3), the held-out images; None for prompts.
+      views: uint8 (n, V, V, 3), these as the encoder sees them; None where
+        the model has none.
     """
 
     samples: np.ndarray
@@ -54,7 +61,7 @@ def sample_images(
     store: SampleStore,
     report: Report = lambda _: None,
 ) -> Iterator[SampleChunk]:
-    """Draws samples for held-out crops, see `held_out_crops`.
+    """Draws samples for held-out examples, see `held_out_examples`.
 
     Condition c has the samples c K to c K + K - 1, K = per_condition.
 
@@ -77,11 +84,11 @@ def sample_images(
         )
     count, size = section.num_samples // each, max(1, CHUNK // each)
 
-    def draw(views: np.ndarray, first: int) -> np.ndarray:
+    def draw(given: Given, first: int) -> np.ndarray:
         return generate_for(
             generator,
             parameters,
-            views,
+            given,
             guidance=config.sample.guidance,
             options=SampleOptions.from_config(config.sample),
             seed=config.seed,
@@ -90,42 +97,48 @@ def sample_images(
             progress=lambda done: report(first + done),
         )
 
-    for images, views in held_out_crops(config, source, count, size):
-        repeated = np.repeat(views, each, axis=0)
+    for example in held_out_examples(config, source, count, size):
+        images = example.pop("image")
+        views = example.pop("target_view", example.get("view"))
+        given = repeat(example, each)
         samples = store.chunk(
-            start, len(repeated), partial(draw, repeated, start)
+            start, len(images) * each, partial(draw, given, start)
         )
-        start += len(repeated)
+        start += len(images) * each
         report(start)
         shape = len(images), each, *samples.shape[1:]
         yield SampleChunk(samples.reshape(shape), images, views)
 
 
-def held_out_crops(
+def held_out_examples(
     config: ConfigDict, source: Source, count: int, size: int = CHUNK
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fixed crops, and the encoder's views of them, `size` at a time.
+) -> Iterator[Given]:
+    """Fixed examples, `size` at a time, see `data.held_out.each_example`.
 
     Args:
       config: of a run.
       source: held-out images.
-      count: crops in all.
-      size: crops at once.
+      count: examples in all.
+      size: examples at once.
 
     Yields:
-      images uint8 (n, S, S, 3), views uint8 (n, V, V, 3) of the same boxes.
+      image uint8 (n, S, S, 3), the target, and the conditions of
+      `Task.example_spec`: view, source_image, label, each (n, ...); and target_view, see
+      `tasks.inputs.cuts`.
 
     Raises:
       UserError: where the source is unusable.
     """
     shapes = resolve(config)
-    sides = list(dict.fromkeys((shapes.image_size, shapes.view_size)))
-    crops = each_crop(
-        source, count, sides, seed=0, min_scale=config.data.min_scale
+    examples = each_example(
+        source,
+        count,
+        cuts(config, shapes),
+        labels=shapes.dit.classes > 0,
+        min_scale=config.data.min_scale,
     )
-    while some := list(islice(crops, size)):
-        columns = [np.stack(column) for column in zip(*some, strict=True)]
-        yield columns[0], columns[-1]
+    while some := list(islice(examples, size)):
+        yield {name: np.stack([one[name] for one in some]) for name in some[0]}
 
 
 def sample_prompts(

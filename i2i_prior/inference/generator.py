@@ -23,6 +23,8 @@ from i2i_prior.tasks.base import Task
 from i2i_prior.tasks.checks import check_conditions, check_latents
 from i2i_prior.tasks.conditions import Conditions
 
+Given = dict[str, np.ndarray]  # conditions of samples by name, each (N, ...)
+
 
 class Generator:
     """Embeds views and generates images for one task.
@@ -51,6 +53,15 @@ class Generator:
         """Embeds views, uint8 (B, V, V, 3), to float32 (B, M0, C)."""
         with self._on_mesh():
             return self.task.embed(parameters, shard_batch(jnp.asarray(views)))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def condition(
+        self, parameters: Flat, given: Given
+    ) -> tuple[Array | None, Conditions]:
+        """Encodes conditions, see `Task.condition`."""
+        with self._on_mesh():
+            given = {n: shard_batch(jnp.asarray(a)) for n, a in given.items()}
+            return self.task.condition(parameters, given)
 
     @functools.partial(jax.jit, static_argnums=0)
     def embedding(self, parameters: Flat, views: np.ndarray) -> Array:
@@ -192,15 +203,16 @@ class Generator:
     def images(
         self,
         parameters: Flat,
-        embeddings: Array,
+        embeddings: Array | None,
         noise: Array,
         guidance: float,
         options: SampleOptions,
         key: Array | None = None,
+        conditions: Conditions | None = None,
     ) -> np.ndarray:
         """Images uint8 (B, S, S, 3) of the `latents` of these arguments."""
         latents = self.latents(
-            parameters, embeddings, noise, guidance, options, key
+            parameters, embeddings, noise, guidance, options, key, conditions
         )
         return self.decode(parameters, latents)
 
@@ -239,7 +251,7 @@ def keys(seed: int, indices: np.ndarray | range) -> Array:
 def generate_for(
     generator: Generator,
     parameters: Flat,
-    views: np.ndarray,
+    given: Given,
     *,
     guidance: float,
     options: SampleOptions,
@@ -248,13 +260,13 @@ def generate_for(
     first: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """Generates one image for each view, in batches of one size.
+    """Generates one image for each example, in batches of one size.
 
     Args:
       generator, parameters: the model.
-      views: uint8 (N, V, V, 3).
+      given: conditions of N examples, see `Task.condition`.
       guidance, options: see `Generator.latents`.
-      seed: the image of view i draws from (seed, first + i).
+      seed: the image of example i draws from (seed, first + i).
       batch_size: images at once; the last batch is padded.
       first: number of the first image.
       progress: called with the number of finished images.
@@ -264,8 +276,10 @@ def generate_for(
     """
     shape = generator.task.latent_shape(1)[1:]
     out, done = [], 0
-    for rows, count in padded_batches(len(views), min(batch_size, len(views))):
-        embeddings = generator.embed(parameters, views[rows])
+    total = len(next(iter(given.values())))
+    for rows, count in padded_batches(total, min(batch_size, total)):
+        some = {name: array[rows] for name, array in given.items()}
+        embeddings, conditions = generator.condition(parameters, some)
         images = generator.images(
             parameters,
             embeddings,
@@ -273,12 +287,18 @@ def generate_for(
             guidance,
             options,
             keys(seed, first + rows),
+            conditions,
         )
         out.append(images[:count])
         done += count
         if progress is not None:
             progress(done)
     return np.concatenate(out)
+
+
+def repeat(given: Given, count: int) -> Given:
+    """Repeats every example `count` times, one after the other."""
+    return {name: np.repeat(a, count, axis=0) for name, a in given.items()}
 
 
 def condition_arrays(**conditions: Any) -> dict[str, Array | None]:

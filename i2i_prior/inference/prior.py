@@ -23,6 +23,7 @@ from i2i_prior.inference.generator import (
     condition_arrays,
     draw_noise,
     generate_for,
+    repeat,
 )
 from i2i_prior.inference.interpolation import INTERPOLATIONS
 from i2i_prior.inference.load import load_model
@@ -107,6 +108,26 @@ class Prior:
             )
         return np.stack([center_crop(open_image(i), size) for i in images])
 
+    def _given(self, images: Sequence[Image]) -> dict[str, np.ndarray]:
+        """Conditions that the model takes from images.
+
+        Raises:
+          UserError: if it takes none.
+        """
+        shapes, given = self.task.shapes, {}
+        if shapes.conditioner is not None:
+            given["view"] = self.views(images)
+        if shapes.dit.concat_channels:
+            given["source_image"] = np.stack(
+                [center_crop(open_image(i), shapes.image_size) for i in images]
+            )
+        if not given:
+            raise UserError(
+                "this model is not conditioned on images; draw from it with "
+                "Prior.sample"
+            )
+        return given
+
     def vary(
         self,
         images: Sequence[Image],
@@ -139,11 +160,10 @@ class Prior:
         options, scale = SampleOptions.resolve(
             self.config, steps, guidance, solver
         )
-        views = np.repeat(self.views(images), num, axis=0)
         out = generate_for(
             self._generator,
             self.parameters,
-            views,
+            repeat(self._given(images), num),
             guidance=scale,
             options=options,
             seed=seed,

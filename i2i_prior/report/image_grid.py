@@ -87,14 +87,17 @@ def grid(
 def condition_grid(
     conditions: np.ndarray,
     variations: np.ndarray,
+    targets: np.ndarray | None = None,
     scale: int | None = None,
     pad: int = 2,
 ) -> np.ndarray:
-    """Grid of conditions with their variations on the right, and a header.
+    """Grid of conditions, their variations, and targets, with a header.
 
     Args:
         conditions: uint8 (N, H', W', 3), brought to the variations' size.
         variations: uint8 (N, K, H, W, 3).
+        targets: uint8 (N, H, W, 3), what the variations are compared with;
+            the columns are then called source, samples and target.
         scale: whole enlarging factor; default makes an image about 96 high.
 
     Returns:
@@ -105,7 +108,7 @@ def condition_grid(
             "a condition grid needs (N, H, W, 3) conditions and (N, K, H, W, "
             f"3) variations, not {conditions.shape} and {variations.shape}."
         )
-    K, H, W = variations.shape[1:4]
+    H, W = variations.shape[2:4]
     scale = scale or max(1, round(96 / H))
     if conditions.shape[1:3] != (H, W):
         resized = [
@@ -113,13 +116,23 @@ def condition_grid(
             for image in conditions
         ]
         conditions = np.stack([np.asarray(image) for image in resized])
-    left = grid(conditions, columns=1, pad=pad, scale=scale)
-    right = grid(variations, pad=pad, scale=scale)
-    gap = np.full((len(left), max(4, W * scale // 8), 3), 255, np.uint8)
-    sheet = np.concatenate([left, gap, right], axis=1)
-    start = left.shape[1] + gap.shape[1] + pad
-    spans = [(pad, W * scale), (start, K * (W * scale + pad) - pad)]
-    return _label_columns(sheet, ["condition", "variations"], spans, 255)
+    names = ("condition", "variations")
+    parts = [conditions[:, None], variations]
+    if targets is not None:
+        names, parts = (
+            ("source", "samples", "target"),
+            [*parts, targets[:, None]],
+        )
+    sheets = [grid(part, pad=pad, scale=scale) for part in parts]
+    gap = np.full((len(sheets[0]), max(4, W * scale // 8), 3), 255, np.uint8)
+    spans, columns, start = [], [], 0
+    for sheet in sheets:
+        spans.append((start + pad, sheet.shape[1] - 2 * pad))
+        columns += [sheet, gap]
+        start += sheet.shape[1] + gap.shape[1]
+    return _label_columns(
+        np.concatenate(columns[:-1], axis=1), names, spans, 255
+    )
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

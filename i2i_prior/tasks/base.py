@@ -30,7 +30,6 @@ from i2i_prior.tasks.inputs import (
     embed,
     encode_mean,
     example_spec,
-    image_sides,
     read,
 )
 from i2i_prior.tasks.network import make_networks
@@ -47,10 +46,11 @@ class Task:
       shapes: of the networks, see `Resolved`.
       path: the noise path.
       functional: the networks as functions over named arrays.
-      columns: of a sample grid: arrays of a held-out example, and "samples".
+      columns: arrays of a held-out example that a sample grid shows: the
+        condition, left of the samples, and the target where it is another.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("image", "samples")
+    columns: ClassVar[tuple[str, ...]] = ("image",)
 
     @staticmethod
     def check(config: ConfigDict) -> None:
@@ -73,20 +73,6 @@ class Task:
     def example_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of one example; see `inputs.example_spec`."""
         return example_spec(self.config, self.shapes)
-
-    @property
-    def cuts(self) -> dict[str, tuple[str, int]]:
-        """Images of a held-out example: name -> image of the record, side.
-
-        `image` is the target; the others are conditions, by the names of
-        `example_spec`.
-        """
-        source, _, target = self.config.data.pair.lower().partition(":")
-        conditions = {"view": source, "source_image": source}
-        return {
-            name: (conditions.get(name, target), side)
-            for name, side in image_sides(self.shapes).items()
-        }
 
     def _frozen_patterns(self) -> tuple[str, ...]:
         patterns = list(frozen_names(self.shapes.dit))

@@ -15,8 +15,6 @@ class I2ITask(Task):
     tokens door.
     """
 
-    columns = ("image", "samples")
-
     @staticmethod
     def check(config: ConfigDict) -> None:
         """Checks that nothing but the image itself is a condition.

@@ -71,6 +71,23 @@ def image_sides(shapes: Resolved) -> dict[str, int]:
     return sides
 
 
+def cuts(config: ConfigDict, shapes: Resolved) -> dict[str, tuple[str, int]]:
+    """Images of a held-out example: name -> image of the record, and side.
+
+    `image` is the target, view and source_image are conditions; of a pair
+    with an encoder target_view, the target as the encoder sees images.
+    """
+    source, _, target = config.data.pair.lower().partition(":")
+    conditions = {"view": source, "source_image": source}
+    found = {
+        name: (conditions.get(name, target), side)
+        for name, side in image_sides(shapes).items()
+    }
+    if config.data.pair and "view" in found:
+        found["target_view"] = target, shapes.view_size
+    return found
+
+
 def _cached_spec(shapes: Resolved) -> dict[str, jax.ShapeDtypeStruct]:
     latent, conditioner = shapes.latent, shapes.conditioner
     side = shapes.image_size // latent.factor

@@ -17,7 +17,7 @@ from i2i_prior.tasks.base import Task
 class PairedTask(Task):
     """Translation between two images of a record, see `data.pair`."""
 
-    columns = ("source_image", "samples", "image")
+    columns = ("source_image", "image")
 
     @staticmethod
     def check(config: ConfigDict) -> None:

@@ -18,7 +18,7 @@ from i2i_prior.evaluation.sample_store import (
     npz_writer,
     settings_folder,
 )
-from i2i_prior.evaluation.sampling import held_out_crops, sample_images
+from i2i_prior.evaluation.sampling import held_out_examples, sample_images
 from i2i_prior.inference.generator import Generator
 from i2i_prior.inference.load import load_run
 from i2i_prior.parallel.mesh import make_mesh
@@ -132,12 +132,13 @@ def test_a_damaged_chunk_is_not_taken(tmp_path, content):
 
 
 def test_conditions_are_the_same_whatever_the_chunks(config, source):
-    (whole,) = held_out_crops(config, source, 5)
-    chunks = zip(*held_out_crops(config, source, 5, size=2), strict=True)
-    parts = [np.concatenate(chunk) for chunk in chunks]
-    assert whole[0].shape == (5, 8, 8, 3)
-    for one, other in zip(whole, parts, strict=True):
-        assert np.array_equal(one, other)
+    (whole,) = held_out_examples(config, source, 5)
+    parts = list(held_out_examples(config, source, 5, size=2))
+    assert whole["image"].shape == (5, 8, 8, 3)
+    assert set(whole) == {"image", "view"}
+    for name, array in whole.items():
+        joined = np.concatenate([part[name] for part in parts])
+        assert np.array_equal(array, joined)
 
 
 def test_samples_divide_into_conditions(tiny, source):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
-from i2i_prior.evaluation.sampling import held_out_crops
-from i2i_prior.inference.generator import generate_for
+from i2i_prior.evaluation.sampling import held_out_examples
+from i2i_prior.inference.generator import generate_for, repeat
 from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.report import image_grid
 from i2i_prior.training.evaluators.base import (
@@ -35,20 +33,26 @@ class SampleGrid(Evaluator):
 
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         config, section = self.context.config, self.context.config.sample
-        crops = held_out_crops(config, self._source, section.conditions)
-        images, views = map(np.concatenate, zip(*crops, strict=True))
+        count = section.conditions
+        (example,) = held_out_examples(config, self._source, count, count)
+        given = {n: a for n, a in example.items() if n != "image"}
         generated = generate_for(
             self.context.generator,
             state.ema_parameters(),
-            np.repeat(views, section.variations, axis=0),
+            repeat(given, section.variations),
             guidance=section.guidance,
             options=SampleOptions.from_config(section),
             seed=config.seed,
             batch_size=config.evaluate.batch_size,
             progress=lambda _: self.context.check(),
         )
-        shape = len(images), section.variations, *generated.shape[1:]
-        grid = image_grid.condition_grid(images, generated.reshape(shape))
+        shape = count, section.variations, *generated.shape[1:]
+        condition, *target = self.context.task.columns
+        grid = image_grid.condition_grid(
+            example[condition],
+            generated.reshape(shape),
+            *(example[name] for name in target),
+        )
         if runtime.is_primary():
             self._path(step).parent.mkdir(exist_ok=True)
             image_grid.save_png(self._path(step), grid)

@@ -27,7 +27,7 @@ from i2i_prior.diffusion.paths import Path
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import validation_losses
-from i2i_prior.evaluation.sampling import held_out_crops
+from i2i_prior.evaluation.sampling import held_out_examples
 from i2i_prior.evaluation.validation_losses import FOLDER, KINDS, Losses
 from i2i_prior.io.progress import Progress
 from i2i_prior.models.functional import Flat
@@ -135,13 +135,13 @@ class ValidationLoss(Evaluator):
         if isinstance(source, CachedSource):
             yield from _cached_examples(config, source, count, size)
             return
-        for images, views in held_out_crops(config, source, count, size):
-            batch = {"image": images, "view": views}
+        for batch in held_out_examples(config, source, count, size):
+            examples = len(batch["image"])
             if config.model.size_conditions:
                 side = np.float32(config.data.image_size)
-                batch["size"] = np.full((len(images), 2), side)
-                batch["aspect"] = np.ones((len(images), 1), np.float32)
-            yield batch, len(images)
+                batch["size"] = np.full((examples, 2), side)
+                batch["aspect"] = np.ones((examples, 1), np.float32)
+            yield batch, examples
 
 
 def compile_losses(task: Task, times: np.ndarray, mesh: Mesh) -> Callable:

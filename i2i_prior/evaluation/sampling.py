@@ -123,8 +123,8 @@ def held_out_examples(
 
     Yields:
       image uint8 (n, S, S, 3), the target, and the conditions of
-      `Task.example_spec`: view, source_image, label, each (n, ...); and target_view, see
-      `tasks.inputs.cuts`.
+      `Task.example_spec`: view, source_image, label, each (n, ...); of a
+      pair also target_view, see `tasks.inputs.cuts`.
 
     Raises:
       UserError: where the source is unusable.

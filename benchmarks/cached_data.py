@@ -8,9 +8,9 @@ Two data sets of random bytes are written first (and kept in --folder):
     embedding. Examples/s of batches of 256, threads as in the config, against
     the same through a torch DataLoader over one .npz a latent (how latent
     data sets of DiT forks are kept), two workers, interleaved.
-  - "large": many small examples (4x4x4 latents). Of a cold process, imports
-    and all: seconds to the batch of step 0 and of step 900,000; to another
-    one within the process; and resident memory.
+  - "large": many small examples (4x4x4 latents). Seconds of a cold process,
+    with its imports, to the batch of step 0 and of step 900,000; seconds to
+    another one within the process; and resident memory.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def write(folder: Path, count: int, side: int, width: int) -> None:
 
 
 def write_files(folder: Path, count: int) -> None:
-    """The same sizes as "lumos", one .npz an example."""
+    """Examples of the sizes of "lumos", one .npz each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for index in range(len(list(folder.iterdir())), count):
@@ -88,23 +88,25 @@ def write_files(folder: Path, count: int) -> None:
         )
 
 
-def ours(folder: Path, batches: int, start: int = 0):
+def timed(stream: Iterator, batches: int) -> float:
     """Seconds of so many batches, after one to warm up."""
-    from i2i_prior.data.cached import CachedPipeline, CachedSource
-
-    pipeline = CachedPipeline(CachedSource(folder), "random", BATCH, seed=start)
-    stream = pipeline.batches_from(start)
     next(stream)
     began = time.perf_counter()
     for _ in range(batches):
         next(stream)
-    seconds = time.perf_counter() - began
-    stream.close()
-    return seconds
+    return time.perf_counter() - began
 
 
-def torch_loader(folder: Path, batches: int, seed: int):
-    """The same of a DataLoader with two workers."""
+def ours(folder: Path, start: int) -> Iterator:
+    """Batches of `CachedPipeline` from a step on."""
+    from i2i_prior.data.cached import CachedPipeline, CachedSource
+
+    pipeline = CachedPipeline(CachedSource(folder), "random", BATCH, seed=start)
+    return pipeline.batches_from(start)
+
+
+def torch_loader(folder: Path, seed: int) -> Iterator:
+    """Batches of a DataLoader with two workers."""
     import torch
 
     files = sorted(folder.iterdir())
@@ -125,12 +127,7 @@ def torch_loader(folder: Path, batches: int, seed: int):
         drop_last=True,
         generator=torch.Generator().manual_seed(seed),
     )
-    stream = iter(loader)
-    next(stream)
-    began = time.perf_counter()
-    for _ in range(batches):
-        next(stream)
-    return time.perf_counter() - began
+    return iter(loader)
 
 
 COLD = """
@@ -185,8 +182,8 @@ def main() -> None:
     rows = []
     for number in range(options.rounds):
         batches = 60
-        mine = ours(lumos, batches, number * 100)
-        theirs = torch_loader(files, 20, number) * batches / 20
+        mine = timed(ours(lumos, number * 100), batches)
+        theirs = timed(torch_loader(files, number), 20) * batches / 20
         rows.append((batches * BATCH / mine, theirs / mine))
     rates, ratios = zip(*rows, strict=True)
     print(

@@ -1,4 +1,4 @@
-"""Images a second of training data: this project against a torch DataLoader.
+"""Throughput of training images: this project against a torch DataLoader.
 
     PYTHONPATH=. python benchmarks/data.py [--json OUT] [--rounds 9]
 
@@ -99,7 +99,7 @@ class Files:
         return pixels.permute(2, 0, 1).contiguous()
 
     def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """RandomResizedCrop's, drawn with torch's generator."""
+        """Box of RandomResizedCrop, drawn with torch's generator."""
         import torch
 
         for _ in range(10):

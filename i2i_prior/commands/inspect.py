@@ -89,7 +89,7 @@ def _inspect_source(options: argparse.Namespace) -> int:
         )
     finally:
         progress.close()
-    speeds = measure(source, [seen.record for seen in found.seen])
+    speeds = measure(source, [each.record for each in found.sample])
     print(describe.as_text(found, speeds))
     if options.out:
         folder = Path(options.out)

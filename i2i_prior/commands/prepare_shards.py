@@ -66,7 +66,7 @@ def prepare(options: argparse.Namespace) -> int:
         pictures,
         further,
         image=plan.kind == "images",
-        look=encoding.look if encoding else None,
+        inputs=encoding.inputs if encoding else None,
     )
     index, count = _process_index()
     for note in [*notes, *filter(None, [decided])]:

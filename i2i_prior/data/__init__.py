@@ -1,7 +1,8 @@
-"""Where images come from and how they become batches.
+"""Sources of images, and batches of them.
 
-`sources` opens a SPEC, `images` decodes and crops, `pipeline` makes the batch
-of a step. Nothing is imported here, so `images` alone stays light.
+`sources` opens a SPEC, `decode_image` decodes, `transforms` crops and
+augments, `pipeline` makes the batch of a step. Nothing is imported here, so
+that `decode_image` alone stays light.
 """
 
 from __future__ import annotations

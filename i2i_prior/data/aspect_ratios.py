@@ -2,8 +2,8 @@
 
 A multi-scale model is trained and sampled at a few sizes, not at any: their
 areas are within 10 % of the square's, their sides multiples of 1/16 of its
-side. Next to the size the model is told the ratio: the number in the table
-(two decimals), not the quotient of the sides.
+side. The model is also conditioned on the ratio: the number in the table (two
+decimals), not the quotient of the sides.
 """
 
 from __future__ import annotations
@@ -57,13 +57,17 @@ _TRAINING_1024: Table = {
     4.0: (2048, 512),
 }
 
-# Ratios with near neighbours, which nobody samples at.
+# Ratios with near neighbours, left out of sampling.
 _TRAINING_ONLY = {0.26, 0.27, 2.89, 3.11, 3.62, 3.75, 3.88}
 
 
 def training_sizes(side: int) -> Table:
-    """The 40 sizes around a square of another side; a multiple of 16 pixels,
-    so that every size is one of side / 16."""
+    """The 40 sizes around a square of another side.
+
+    Args:
+        side: a multiple of 16 pixels, so that all sides are multiples of
+            side / 16.
+    """
     return _scaled(_TRAINING_1024, side)
 
 
@@ -98,16 +102,16 @@ def nearest(
 ) -> tuple[float, tuple[int, int]]:
     """The size in a table whose ratio is nearest to height / width.
 
-    As get_closest_ratio of PixArt-alpha and Lumos: by the difference of the
-    ratios, the lower one where two are equally near. Only the shape of the
-    request counts, not its area.
+    Follows get_closest_ratio of PixArt-alpha and Lumos: by the difference of
+    the ratios, the lower of two that are equally near. The area of the
+    request does not matter.
 
     Args:
       height, width: wanted, in any unit.
       table: of `TRAINING` or `SAMPLING`.
 
     Returns:
-      the ratio as the model is told it, and (height, width) in pixels.
+      the ratio of the table, and (height, width) in pixels.
 
     Raises:
       UserError: where a side is not positive.

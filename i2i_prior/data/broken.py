@@ -1,4 +1,4 @@
-"""Images that cannot be read: told, counted, and too many refused."""
+"""Broken images: described, counted, and refused beyond a share."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-)
+from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
@@ -64,18 +61,55 @@ def describe(source: Source, index: int) -> str:
     )
 
 
-class BrokenTally:
-    """Counts the broken images of the batches that the hosts have seen.
+class BrokenLimit:
+    """Limit on the broken records of a source that is read once.
 
-    It counts anew after a restart. Of other hosts it knows what `share`
-    brought last.
+    They count against the whole source, for damage comes in runs: a shard
+    with an incomplete download may well be the first.
+
+    Attributes:
+        records, broken: number of records counted, and broken ones of them.
+
+    Args:
+        share: greatest share of broken records, in [0, 1].
+        total: records of the source.
+        advice: end of the message, after a colon.
+    """
+
+    def __init__(self, share: float, total: int, advice: str) -> None:
+        self._share, self._total, self._advice = share, total, advice
+        self.records = self.broken = 0
+        self._first: list[str] = []
+
+    def count(self, records: int, broken: Sequence[str]) -> None:
+        """Counts records; `broken` holds "name (reason)" of broken ones."""
+        self.records += records
+        self.broken += len(broken)
+        self._first += broken[: _NAMED - len(self._first)]
+
+    def check(self) -> None:
+        """Raises UserError if too many of all records are broken."""
+        if self.broken <= self._share * self._total:
+            return
+        whole = f" of {self._total:,} in all" * (self.records < self._total)
+        raise UserError(
+            f"{self.broken:,} of {self.records:,} records are broken, more "
+            f"than the share of {self._share:g} allowed{whole}, the first "
+            f"being {', '.join(self._first)}: {self._advice}"
+        )
+
+
+class BrokenTally:
+    """Counter of broken images in the batches of all hosts.
+
+    It starts at 0 after a restart. The counts of other hosts are those of the
+    last call of `share`.
 
     Args:
         source: the images.
-        places: of a host's batch, the examples that are counted here and on
-            no other host; None for all.
-        gather: (name, text) -> the texts of all hosts, which all ask for at
-            the same place of the program.
+        places: rows of a host's batch that are counted on this host and on no
+            other; None for all.
+        gather: (name, text) -> the texts of all hosts; a collective call.
     """
 
     def __init__(
@@ -92,12 +126,12 @@ class BrokenTally:
 
     @property
     def seen(self) -> int:
-        """Examples."""
+        """Number of examples."""
         return int((self._here + self._elsewhere)[0])
 
     @property
     def broken(self) -> int:
-        """Examples whose image had to be replaced."""
+        """Number of examples with a replaced image."""
         return int((self._here + self._elsewhere)[1])
 
     def add(self, batch: Batch) -> None:
@@ -108,20 +142,20 @@ class BrokenTally:
         self._indices |= dict.fromkeys(broken.tolist())
 
     def share(self) -> None:
-        """Brings the counts of all hosts together; all call it."""
+        """Sums the counts of all hosts; a collective call."""
         texts = self._gather("counting images", json.dumps(self._here.tolist()))
         counts = np.array([json.loads(text) for text in texts])
         self._elsewhere = counts.sum(0) - self._here
 
     @property
     def indices(self) -> list[int]:
-        """Distinct broken records of this host, in the order they were met."""
+        """Distinct broken records of this host, in order of appearance."""
         return list(self._indices)
 
     def names(self, most: int | None = None) -> list[str]:
-        """Broken records of all hosts as "name (reason)"; all call it.
+        """Broken records of all hosts as "name (reason)"; a collective call.
 
-        Reads them again, at most `most` of each host.
+        Reads at most `most` of them again on each host.
         """
         here = [describe(self._source, i) for i in self.indices[:most]]
         texts = self._gather("naming broken images", json.dumps(here))
@@ -129,12 +163,12 @@ class BrokenTally:
         return list(dict.fromkeys(found))
 
     def check(self, max_share: float) -> None:
-        """Raises UserError once too many of the examples were broken.
+        """Raises UserError if too many of the examples are broken.
 
-        All hosts call it, and decide alike.
+        A collective call with the same outcome on all hosts.
 
         Args:
-            max_share: greatest share of broken examples, in [0, 1]; judged
+            max_share: greatest share of broken examples, in [0, 1]; checked
                 from 100 examples on.
         """
         self.share()
@@ -144,5 +178,5 @@ class BrokenTally:
         raise UserError(
             f"{self.broken} of {self.seen} images are broken, more than the "
             f"share of {max_share:g} allowed, the first being {examples}: "
-            "mend the image source or raise data option max_broken."
+            "repair the image source or raise data option max_broken."
         )

@@ -1,23 +1,26 @@
 """Batches of one shape each, for images of many aspect ratios.
 
 Every image goes to the size of a table whose ratio is nearest to its own; a
-batch holds images of one size, so that a few programs serve all of them. Which
-size and which images step k has is a pure function of (sizes, seed, k).
+batch holds images of one size, so that a few programs serve all of them. Size
+and images of step k are a pure function of (sizes, seed, k).
 """
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import Any
 
+import grain
 import numpy as np
+from grain.transforms import DatasetSelectionMap
 
 from i2i_prior.data.aspect_ratios import Table
-from i2i_prior.data.order import Order
+from i2i_prior.data.order import shuffled
 from i2i_prior.errors import UserError
 
 
-class Buckets:
+class Buckets(DatasetSelectionMap):
     """The records of each batch.
 
     An epoch is as many whole batches of each size as its images fill; the
@@ -26,6 +29,7 @@ class Buckets:
 
     Attributes:
         shapes: (height, width) in pixels of each bucket that has a batch.
+        order: endless Grain dataset of the record of each example.
 
     Args:
         sizes: int (N, 2), height and width of every image, pixels.
@@ -57,17 +61,30 @@ class Buckets:
             shape: float(ratios[k])
             for shape, k in zip(self.shapes, kept, strict=True)
         }
-        self._members = [members[k] for k in kept]
+        self._lengths = [len(members[k]) for k in kept]
         self._batch_size, self._seed = batch_size, seed
         seeds = np.random.SeedSequence(seed).spawn(len(kept))
-        self._orders = [
-            Order(len(m), int(s.generate_state(1)[0]))
-            for m, s in zip(self._members, seeds, strict=True)
+        orders = [
+            shuffled(len(members[k]), int(own.generate_state(1)[0])).map(
+                members[k].item
+            )
+            for k, own in zip(kept, seeds, strict=True)
         ]
-        batches = [len(m) // batch_size for m in self._members]
+        batches = [length // batch_size for length in self._lengths]
         self._starts = np.cumsum([0, *batches])
+        self.order = grain.MapDataset.select_from_datasets(orders, self)
 
     def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """Bucket of an example, and its number among the bucket's."""
+        step, row = divmod(index, self._batch_size)
+        bucket, start = self._place(step)
+        return bucket, start + row
+
+    @property
+    def batches(self) -> int:
         """Batches an epoch."""
         return int(self._starts[-1])
 
@@ -75,22 +92,24 @@ class Buckets:
         """height / width of a bucket, as the table has it."""
         return self._ratios[shape]
 
-    def batch(self, step: int) -> tuple[tuple[int, int], np.ndarray]:
-        """(height, width) of a step's images, and their records (batch,)."""
-        epoch, place = divmod(step, len(self))
-        slot = _slots(len(self), self._seed, epoch)[place]
+    def shape(self, step: int) -> tuple[int, int]:
+        """(height, width) in pixels of a step's images."""
+        return self.shapes[self._place(step)[0]]
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Bucket of a step, and the first of its examples in the bucket."""
+        epoch, place = divmod(step, self.batches)
+        slot = int(_slots(self.batches, self._seed, epoch)[place])
         bucket = int(np.searchsorted(self._starts, slot, side="right")) - 1
-        members, order = self._members[bucket], self._orders[bucket]
-        start = epoch * len(members)
-        start += int(slot - self._starts[bucket]) * self._batch_size
-        places = [order[start + row] for row in range(self._batch_size)]
-        return self.shapes[bucket], members[places]
+        start = epoch * self._lengths[bucket]
+        start += (slot - int(self._starts[bucket])) * self._batch_size
+        return bucket, start
 
 
 def assign(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
     """The nearest of ascending ratios for each (height, width), uint8 (N,).
 
-    As `aspect_ratios.nearest`: the lower one where two are equally near.
+    As in `aspect_ratios.nearest`, the lower of two that are equally near.
     """
     wanted = sizes[:, 0] / np.maximum(sizes[:, 1], 1)
     upper = np.clip(np.searchsorted(ratios, wanted), 1, len(ratios) - 1)

@@ -1,8 +1,8 @@
 """`builtin:photos`: the photographs inside scikit-image and scikit-learn.
 
-Ten colour photographs that every installation already holds, so that the
-first run needs neither a download nor a data set. Seven train, three are
-held out. Neither package is imported: only their files are read.
+Ten colour photographs that every installation already holds, so that a first
+run needs no download. Seven are for training, three are held out. Neither
+package is imported, only their files are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from i2i_prior.errors import UserError
 _SKIMAGE = ("skimage", "data")
 _SKLEARN = ("sklearn", os.path.join("datasets", "images"))
 
-# motorcycle_right.png is the same scene a step aside, hence left out.
+# Without motorcycle_right.png, the same scene from a second camera.
 TRAIN = {
     "chelsea.png": _SKIMAGE,
     "china.jpg": _SKLEARN,
@@ -94,7 +94,7 @@ class PhotoSource:
 
 
 def _installed(photos: dict[str, tuple[str, str]]) -> list[str]:
-    """Paths of the photographs that are there; warns of the others."""
+    """Paths of the installed photographs; warns of missing ones."""
     paths = []
     for name, (package, folder) in photos.items():
         root = _package_root(package)
@@ -103,7 +103,7 @@ def _installed(photos: dict[str, tuple[str, str]]) -> list[str]:
             paths.append(path)
         else:
             warnings.warn(
-                f"builtin:photos goes without {name}: the installed "
+                f"builtin:photos lacks {name}: the installed "
                 f"{package} does not hold it.",
                 stacklevel=4,
             )

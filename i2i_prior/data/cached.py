@@ -6,16 +6,19 @@ function of (data set, options, step), as in `pipeline`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
 
 from i2i_prior.data.broken import Batch
 from i2i_prior.data.manifest import Manifest, read_manifest
-from i2i_prior.data.order import Order
-from i2i_prior.data.prefetch import batches_from
+from i2i_prior.data.order import shuffled
+from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Record
 from i2i_prior.data.shard_files import ShardReader
 from i2i_prior.errors import UserError
@@ -69,15 +72,15 @@ class CachedSource:
         return self._reader.read(indices)
 
 
-class CachedPipeline:
-    """Batches, or one host's rows of them.
+class CachedPipeline(Batches):
+    """Batches of prepared examples, or one host's rows of them.
 
     A batch is a dict of arrays of b = len(rows) examples:
         latent: (b, h, w, c), float16 or bfloat16, see the manifest.
         embedding: (b, M, C), float16 or bfloat16.
         index: (b,) int32, the example that is shown.
-        broken: (b,) int32, the one that should have been but is damaged, or
-            -1; the one shown instead is drawn, the same on every run.
+        broken: (b,) int32, the damaged example that it replaces, or -1; the
+            substitute is drawn, the same on every run.
 
     Args:
         source: the examples.
@@ -85,8 +88,8 @@ class CachedPipeline:
         batch_size: global, over all hosts.
         seed: of order and flips.
         flip: probability of the mirrored variant; 0 where there is none.
-        threads, workers, prefetch: see `ahead.batches_from`.
         rows: of the global batch, in their order; None for all.
+        prefetching: threads, workers and prefetch, see `Batches`.
     """
 
     def __init__(
@@ -97,69 +100,73 @@ class CachedPipeline:
         *,
         seed: int = 0,
         flip: float = 0.0,
-        threads: int = 4,
-        workers: int = 0,
-        prefetch: int = 8,
         rows: Sequence[int] | None = None,
+        **prefetching: int,
     ) -> None:
-        self._source = source
-        self._fields = {
-            "latent": "latent",
-            "embedding": f"embedding/{embedding}",
-        }
-        self._batch_size, self._seed, self._flip = batch_size, seed, flip
-        self._ahead = {
-            "threads": threads,
-            "workers": workers,
-            "prefetch": prefetch,
-        }
-        self._rows = list(range(batch_size) if rows is None else rows)
-        self._order = Order(len(source), seed)
+        read = _Reader(
+            source,
+            shuffled(len(source), seed),
+            embedding,
+            batch_size,
+            seed,
+            flip,
+            tuple(range(batch_size) if rows is None else rows),
+        )
+        # By steps, not examples: records are read many at a time.
+        super().__init__(
+            grain.MapDataset.range(sys.maxsize).map(read), **prefetching
+        )
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step` (from 0), or its rows for this host.
 
-        Raises:
-            UserError: so much is damaged that no substitute was found.
-        """
-        if step < 0:
-            raise IndexError(f"step {step} is negative")
-        start = step * self._batch_size
-        wanted = [self._order[start + row] for row in self._rows]
-        examples, shown = self._examples(wanted, start)
+@dataclass(frozen=True)
+class _Reader:
+    """Step -> batch; see `CachedPipeline`."""
+
+    source: CachedSource
+    order: grain.MapDataset
+    embedding: str
+    batch_size: int
+    seed: int
+    flip: float
+    rows: tuple[int, ...]
+
+    def __call__(self, step: int) -> Batch:
+        start = step * self.batch_size
+        numbers = [self.order[start + row] for row in self.rows]
+        examples, shown = self._examples(numbers, start)
         # Drawn for the whole batch, so that no row depends on the hosts.
-        rng = np.random.default_rng((self._seed, step, 3))
-        draws = rng.random(self._batch_size)[self._rows]
-        variants = (draws < self._flip).astype(int)
+        rng = np.random.default_rng((self.seed, step, 3))
+        draws = rng.random(self.batch_size)[list(self.rows)]
+        variants = (draws < self.flip).astype(int)
+        fields = {
+            "latent": "latent",
+            "embedding": f"embedding/{self.embedding}",
+        }
         batch = {
             name: np.stack(
                 [e[field][v] for e, v in zip(examples, variants, strict=True)]
             )
-            for name, field in self._fields.items()
+            for name, field in fields.items()
         }
-        index, first = np.array(shown, np.int32), np.array(wanted, np.int32)
-        broken = np.where(index == first, -1, first).astype(np.int32)
-        return {**batch, "index": index, "broken": broken}
-
-    def batches_from(self, step: int) -> Generator[Batch]:
-        """Endless `batch(step)`, `batch(step + 1)`, ..., made ahead."""
-        return batches_from(self, step, **self._ahead)
+        first, last = np.array(numbers, np.int32), np.array(shown, np.int32)
+        broken = np.where(last == first, -1, first).astype(np.int32)
+        return {**batch, "index": last, "broken": broken}
 
     def _examples(
-        self, wanted: list[int], start: int
+        self, numbers: list[int], start: int
     ) -> tuple[list[dict[str, Any]], list[int]]:
         """The examples, with substitutes for damaged ones."""
-        layout = self._source.manifest.layout
+        layout = self.source.manifest.layout
         try:
-            stored = self._source.read(wanted)
-            return [layout.arrays(data) for data in stored], wanted
+            stored = self.source.read(numbers)
+            return [layout.arrays(data) for data in stored], numbers
         except (OSError, ValueError):
             pass
         examples, shown = [], []
-        for row, index in zip(self._rows, wanted, strict=True):
-            rng = np.random.default_rng((self._seed, start + row, 4))
-            index, example = self._readable(index, rng)
-            shown.append(index)
+        for row, number in zip(self.rows, numbers, strict=True):
+            rng = np.random.default_rng((self.seed, start + row, 4))
+            number, example = self._readable(number, rng)
+            shown.append(number)
             examples.append(example)
         return examples, shown
 
@@ -167,14 +174,14 @@ class CachedPipeline:
         self, first: int, rng: np.random.Generator
     ) -> tuple[int, dict[str, Any]]:
         """`first`, or a substitute for it, and its arrays."""
-        index = first
+        number = first
         for _ in range(_MAX_SUBSTITUTES + 1):
             try:
-                (data,) = self._source.read([index])
-                return index, self._source.manifest.layout.arrays(data)
+                (data,) = self.source.read([number])
+                return number, self.source.manifest.layout.arrays(data)
             except (OSError, ValueError):
-                index = int(rng.integers(len(self._source)))
+                number = int(rng.integers(len(self.source)))
         raise UserError(
-            f"Example {first} of {self._source.manifest.folder} and "
+            f"Example {first} of {self.source.manifest.folder} and "
             f"{_MAX_SUBSTITUTES} substitutes are damaged: prepare it anew."
         )

@@ -1,9 +1,9 @@
-"""Captions cleaned as DeepFloyd IF, PixArt-alpha and Lumos clean them.
+"""Caption cleaning of DeepFloyd IF, PixArt-alpha and Lumos.
 
-These models have seen no other captions, so they are given no others. The
-rules and their order are those of `T5Embedder.clean_caption` in DeepFloyd's
-and PixArt's code, quirks included: one pass can leave what a second one
-takes away, and they make two.
+These models were trained on cleaned captions only. The rules and their order
+are those of `T5Embedder.clean_caption` in DeepFloyd's and PixArt's code,
+quirks included: one pass can leave text that a second pass removes, and they
+make two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import ModuleType
 
 from i2i_prior.errors import UserError
 
-Rule = tuple[re.Pattern[str], str]  # what is replaced, by what
+Rule = tuple[re.Pattern[str], str]  # pattern, replacement
 
 _SITE = r"[a-z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
 _FILE = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
@@ -68,7 +68,7 @@ _WORDS = _rules(
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),
     (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),
     (r"\b\d+[a-zA-Z]+\d+\b", ""),
-    # what shops and stock photo sites say
+    # phrases of shops and stock photo sites
     (r"(worldwide\s+)?(free\s+)?shipping", ""),
     (r"(free\s)?download(\sfree)?", ""),
     (r"\bclick\b\s(?:for|on)\s\w+", ""),
@@ -123,10 +123,10 @@ def clean_caption(text: str) -> str:
 
 
 def clean_captions(texts: Iterable[str]) -> list[str]:
-    """Captions as a text encoder of PixArt or Lumos gets them: two passes.
+    """Captions for the text encoders of PixArt and Lumos: two passes.
 
     Raises:
-      UserError: as `clean_caption`.
+      UserError: see `clean_caption`.
     """
     return [clean_caption(clean_caption(text)) for text in texts]
 

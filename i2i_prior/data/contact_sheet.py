@@ -8,10 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.decode_image import (
-    Encoded,
-    Picture,
-)
+from i2i_prior.data.decode_image import Encoded, Picture
 from i2i_prior.report import html
 
 STYLE = """
@@ -49,7 +46,7 @@ def thumbnail(record: Encoded, side: int) -> tuple[Picture, np.ndarray]:
 
 
 def tile(pixels: np.ndarray | None, lines: Sequence[str]) -> str:
-    """A picture (H, W, 3) uint8 as it is, or none, with text below."""
+    """A figure: pixels (H, W, 3) uint8, or none, with text below."""
     picture = ""
     if pixels is not None:
         encoded = io.BytesIO()
@@ -65,5 +62,5 @@ def tiles(figures: Iterable[str]) -> str:
 
 
 def group(figures: Iterable[str]) -> str:
-    """Tiles that belong together, the first one set apart, in a frame."""
+    """A frame around tiles, the first of them set apart."""
     return f'<div class="wide group">{"".join(figures)}</div>'

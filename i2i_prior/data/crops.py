@@ -1,9 +1,8 @@
-"""Boxes, and pixels resized out of them; no randomness kept.
+"""Boxes of images, and pixels resized out of them.
 
-Every random function takes its generator, so a box is a function of the
-image's size and the generator's state alone. Images are (H, W, 3) uint8 RGB
-in [0, 255]; a box is (left, top, right, bottom) in pixels, right and bottom
-exclusive.
+A random box is a function of the image's size and the generator's state
+alone. Images are (H, W, 3) uint8 RGB in [0, 255]; a box is (left, top, right,
+bottom) in pixels, right and bottom exclusive.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from PIL import Image
 try:
     import cv2
 
-    # The pipeline's threads are all the cores there are.
+    # The pipeline's own threads use all cores.
     cv2.setNumThreads(0)
 except ImportError:
     cv2 = None  # type: ignore[assignment]
@@ -26,11 +25,11 @@ Size = int | tuple[int, int]  # side of a square, or height and width
 
 _MAX_TRIES = 10  # of torchvision's RandomResizedCrop
 _VIEW_RATIO = (7 / 8, 8 / 7)
-# Pillow's box-averaging down to three times the size costs nothing visible.
+# Pillow's box-averaging down to three times the size is not visible.
 _GAP = 3.0
 # OpenCV's cubic is not antialiased, and sharper than Pillow's (a = -0.75, not
-# -0.5). A Gaussian before it makes up for both; of this width, in pixels of
-# the source a reduction, the result is nearest to Pillow's on photographs.
+# -0.5). A Gaussian before it corrects both; with this width, in pixels of the
+# source a reduction, the result is nearest to Pillow's on photographs.
 _BLUR = 0.36
 _MOST_REDUCED = 3.0  # more needs more taps
 
@@ -43,16 +42,15 @@ def resize(
 ) -> np.ndarray:
     """Cuts `box` out and resizes it, antialiased bicubic.
 
-    The cut comes first: no pixel that is wholly outside of the box has a part
-    in it.
+    The cut comes first: pixels wholly outside the box do not contribute.
 
     Args:
         image: (H, W, 3) uint8.
         box: whole numbers, or fractions of a pixel.
         size: see `Size`.
-        quick: by OpenCV where it can, in a fifth of the time, for boxes of
-            whole pixels and of at most three times the size: 0.2 to 0.7 of
-            255 apart from Pillow in the mean of photographs.
+        quick: use OpenCV, in a fifth of the time, for boxes of whole pixels
+            and of at most three times the size; 0.2 to 0.7 of 255 apart from
+            Pillow in the mean of photographs.
 
     Returns:
         (height, width, 3) uint8.
@@ -78,7 +76,7 @@ def resize(
 def _resize_quick(
     cut: np.ndarray, size: tuple[int, int], reductions: tuple[float, float]
 ) -> np.ndarray:
-    """OpenCV's cubic after a low pass; sizes are (width, height)."""
+    """OpenCV's cubic resize after a low pass; sizes are (width, height)."""
     if cut.shape[1::-1] == size:
         return np.ascontiguousarray(cut)
     across, down = (
@@ -93,7 +91,7 @@ def _resize_quick(
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """Height and width."""
+    """Height and width of a `Size`."""
     return (size, size) if isinstance(size, int) else size
 
 
@@ -104,11 +102,10 @@ def random_box(
     scale: tuple[float, float] = (0.25, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
-    """A random box of an image of that size.
+    """A random box of an image, as torchvision's RandomResizedCrop.
 
-    The box follows torchvision's RandomResizedCrop: area uniform in
-    `scale` times the image's area, log aspect ratio uniform, place uniform;
-    after ten boxes that do not fit, the largest central one.
+    Area uniform in `scale` times the image's area, log aspect ratio uniform,
+    place uniform; after ten boxes that do not fit, the largest central one.
 
     Args:
         height, width: of the image, in pixels.
@@ -133,13 +130,13 @@ def random_box(
 
 
 def view_box(box: Box, rng: np.random.Generator, min_scale: float) -> Box:
-    """Where a second look goes: a random box inside of the target's box.
+    """A random box inside the target's box, for a second view.
 
     Args:
-        box: the target's.
+        box: of the target.
         rng: not used at `min_scale` 1.
         min_scale: the area is uniform in [min_scale, 1] of the box's, the
-            aspect within 8/7 of the box's; 1 takes the whole box.
+            aspect within 8/7 of the box's; 1 returns the whole box.
     """
     if min_scale >= 1.0:
         return box
@@ -156,8 +153,7 @@ def view_box(box: Box, rng: np.random.Generator, min_scale: float) -> Box:
 
 
 def center_box(height: int, width: int, aspect: float = 1.0) -> Box:
-    """The largest central box of an image whose width / height is `aspect`,
-    a square by default."""
+    """The largest central box of width / height `aspect`."""
     w = min(width, max(1, round(height * aspect)))
     h = min(height, max(1, round(width / aspect)))
     left, top = (width - w) // 2, (height - h) // 2
@@ -180,9 +176,9 @@ def random_resized_crop(
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     """The central square resized to (size, size, 3) uint8.
 
-    What ADM and DiT do: to half a source pixel the same as resizing the
-    shorter side to `size` and then cutting the centre, but bounded in memory
-    for an image of any shape.
+    Within half a source pixel of ADM's and DiT's crop, which resizes the
+    shorter side to `size` and then cuts the centre, but bounded in memory for
+    an image of any shape.
     """
     return resize(image, center_box(*image.shape[:2]), size)
 

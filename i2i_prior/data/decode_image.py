@@ -1,7 +1,7 @@
-"""An encoded image as what is cut out of it, upright.
+"""Encoded images, decoded upright as a whole or box by box.
 
-`decoding` has the bytes, `crops` the boxes; their names that others use are
-here too.
+`decoding` reads the bytes, `crops` resizes; their names that other rooms use
+are exported here too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = [
     "resize",
 ]
 
-# EXIF orientation: whether rows become columns, and then which axes of the
-# result are mirrored, (left to right, top to bottom).
+# EXIF orientation -> (transposed, then mirrored left to right, mirrored top
+# to bottom).
 _TURNS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -56,21 +56,20 @@ _SPARE = 1.5
 
 
 class Encoded(Protocol):
-    """What is needed of a record."""
+    """Anything with encoded bytes or pixels, such as a record."""
 
     @property
     def data(self) -> bytes | np.ndarray: ...
 
 
 class Picture:
-    """An image of which only the header is read until pixels are asked for.
+    """An image decoded on demand; only its header is read at first.
 
     Attributes:
         height, width: of the upright image, in pixels.
 
     Args:
-        record: anything with `data`: encoded bytes, or pixels that are
-            already (H, W, 3) uint8.
+        record: encoded bytes, or pixels (H, W, 3) uint8.
         max_pixels: limit on width times height, checked in the header before
             any pixel is decoded or allocated.
 
@@ -100,18 +99,17 @@ class Picture:
     def cut(
         self, parts: Sequence[tuple[Box, Size]], exact: bool = True
     ) -> list[np.ndarray]:
-        """Boxes of the image, resized; it is decoded once for all of them.
+        """Boxes of the image, resized after one decoding.
 
         A JPEG is decoded at the smallest scale that every part allows, which
         saves half of the time and changes a crop by 1 of 255 in the mean.
 
         Args:
-            parts: a box of the upright image, and what it is resized to.
-            exact: False for boxes that are random anyway: their edges move
-                to the nearest pixel of the scale that is decoded, by a third
-                of a pixel of the result at most, and they are resized as
-                `resize` does it quickly. True gives the same pixels on every
-                machine.
+            parts: boxes of the upright image, and their sizes when resized.
+            exact: True for the same pixels on every machine. False, for
+                random boxes, moves their edges to the nearest pixel of the
+                decoded scale, by a third of a pixel of the result at most,
+                and resizes quickly (see `resize`).
 
         Returns:
             (height, width, 3) uint8 of each part.
@@ -131,7 +129,7 @@ class Picture:
     def _part(
         self, pixels: np.ndarray, shrink: int, box: Box, size: Size, exact: bool
     ) -> np.ndarray:
-        """Cuts where the box is stored: only the result is turned."""
+        """One box, cut in stored orientation; only the result is turned."""
         transposed, mirrored, upended = self._turn
         left, top, right, bottom = box
         if mirrored:
@@ -156,10 +154,10 @@ def decode(record: Encoded, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
     The first frame of an animation is taken; grey of 16 bits is scaled to 8
     bits by 255 / 65535 and colour of 16 bits keeps its high byte; colour
-    profiles are ignored, as is an orientation that stands behind the pixels.
+    profiles are ignored, as is an orientation stored behind the pixels.
 
     Args:
-        record: see `Picture`; pixels come back as they are.
+        record: see `Picture`; pixels are returned unchanged.
         max_pixels: see `Picture`.
 
     Returns:
@@ -185,9 +183,9 @@ def _turned(pixels: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
 
 
 def _shrink(box: Box, size: Size) -> int:
-    """The largest reduction by DCT that leaves a box sharp.
+    """The largest reduction by DCT that keeps a box sharp.
 
-    Others than a half, a quarter and an eighth are slower than none.
+    Reductions other than 2, 4 and 8 are slower than none.
     """
     height, width = sides(size)
     spare = min((box[3] - box[1]) / height, (box[2] - box[0]) / width)

@@ -1,11 +1,11 @@
-"""Bytes to pixels as they are stored: libjpeg-turbo where it can, else Pillow.
+"""Decoders of untrusted bytes: libjpeg-turbo for plain JPEG, else Pillow.
 
-Untrusted bytes end as pixels or as BrokenImage. The header is judged first:
-what a file claims to be is never allocated before its size is allowed.
-Decoders are simplejpeg (libjpeg-turbo without Pillow's copies, half the time)
-for plain JPEG, and Pillow for every other file, for whatever simplejpeg
-refuses, and where it is not installed: both hold the same library, and their
-pixels are equal to the bit.
+Any bytes give pixels or BrokenImage. The header is checked first: nothing is
+allocated before the size it claims is allowed. Plain JPEG is decoded by
+simplejpeg (libjpeg-turbo without Pillow's copies, half the time); Pillow
+decodes all other files, those that simplejpeg refuses, and all where it is
+not installed. Both hold the same library, and their pixels are equal to the
+bit.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ except ImportError:
 
 MAX_PIXELS = 100_000_000
 
-# Only these decoders run, whatever a file calls itself: Pillow would start
-# Ghostscript for an EPS file that is named .jpg.
+# Only these decoders run, whatever the name of a file: Pillow would start
+# Ghostscript for an EPS file named .jpg.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _ORIENTATION_TAG = 0x0112
 _START_OF_SCAN = b"\xff\xda"
-# A progressive file has some ten, another one to four, and thumbnails theirs.
-# Each of them walks over the whole image, even one of six bytes: a file of
-# them would decode for hours.
+# A progressive file has about ten, others one to four, thumbnails their own.
+# Each walks over the whole image, even one of six bytes, so that a file of
+# many would decode for hours.
 _MAX_SCANS = 64
 
 # `read_header` has its own limit, and catch_warnings is not thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Of damage it goes on in spite of: a line each, among millions of images.
+# Of damage that it ignores: a line each, for millions of images.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
@@ -53,13 +53,13 @@ class BrokenImage(Exception):  # noqa: N818 (an event, not a programming error)
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before any pixel is decoded.
+    """Header of an encoded image.
 
     Attributes:
         height, width: as stored, in pixels.
-        orientation: EXIF, 1 to 8; 1 where the tag is missing or damaged.
-        jpeg: whether its decoder can scale down.
-        plain: whether it is a JPEG that simplejpeg decodes (RGB or grey).
+        orientation: EXIF, 1 to 8; 1 if the tag is missing or damaged.
+        jpeg: True if its decoder can scale down.
+        plain: True for a JPEG that simplejpeg decodes (RGB or grey).
     """
 
     height: int
@@ -134,8 +134,11 @@ def _scans(data: bytes) -> int:
 
 
 def _one_scan(data: bytes, image: Image.Image) -> bool:
-    """Whether a JPEG's first scan has all there is, so that a decoder ends
-    after it: said by five bytes, where counting walks over all of them."""
+    """Returns True if a JPEG's first scan holds all components.
+
+    A decoder then ends after it. Shown by five bytes, while counting scans
+    walks over all of them.
+    """
     components = {"L": 1, "RGB": 3, "CMYK": 4}.get(image.mode, 0)
     length = 6 + 2 * components
     header = _START_OF_SCAN + struct.pack(">HB", length, components)
@@ -152,7 +155,7 @@ def _open(data: bytes) -> Image.Image:
 
 @contextlib.contextmanager
 def _broken(max_pixels: int) -> Iterator[None]:
-    """Whatever Pillow raises becomes BrokenImage."""
+    """Turns the exceptions of Pillow into BrokenImage."""
     try:
         yield
     except (BrokenImage, MemoryError):

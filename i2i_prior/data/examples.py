@@ -1,8 +1,8 @@
-"""Prepared examples as bytes: what one record of an ArrayRecord shard holds.
+"""Binary format of prepared examples, the records of ArrayRecord shards.
 
 Arrays of a fixed shape come first, one after the other, so that reading one is
-a view at a known offset; then everything else, each with its length before it.
-The layout is written once, in the manifest.
+a view at a known offset; then all other fields, each after its length. The
+layout is written once, in the manifest.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-# Of the field's value: an array of a fixed shape, bytes, text, or what JSON
-# can hold.
+# Of a field: an array of a fixed shape, bytes, text, or a JSON value.
 KINDS = ("array", "bytes", "text", "json")
 _DTYPES = {
     name: np.dtype(getattr(ml_dtypes, name, name))
@@ -32,9 +31,9 @@ class Field:
     """One field of every example.
 
     Attributes:
-        name: as "image", "latent", "embedding/dino".
+        name: such as "image", "latent", "embedding/dino".
         kind: one of `KINDS`.
-        dtype, shape: of an array, else "" and ().
+        dtype, shape: of an array; "" and () for other kinds.
     """
 
     name: str
@@ -44,22 +43,21 @@ class Field:
 
     @property
     def bytes(self) -> int:
-        """Of an array; 0 for what has no fixed size."""
+        """Size of an array in bytes; 0 for other kinds."""
         if self.kind != "array":
             return 0
         return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
 
 class Layout:
-    """Turns examples into bytes and back.
+    """Conversion of examples to bytes and back.
 
     Args:
         fields: in the order of the manifest.
 
     Raises:
-        ValueError: for a kind or dtype that does not exist, a side that is no
-            int or negative, a shape of what is no array, or two fields of one
-            name.
+        ValueError: an unknown kind or dtype, a side that is no int or
+            negative, a shape without an array, or two fields of one name.
     """
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -68,7 +66,7 @@ class Layout:
             raise ValueError("two fields have the same name")
         for f in fields:
             if f.kind not in KINDS or not _is_known(f):
-                raise ValueError(f"field {f} is none that a layout knows")
+                raise ValueError(f"field {f} is unknown to the layout")
         self._arrays = [f for f in fields if f.kind == "array"]
         self._others = [f for f in fields if f.kind != "array"]
         self._fixed = sum(f.bytes for f in self._arrays)
@@ -88,10 +86,10 @@ class Layout:
         return [{**asdict(f), "shape": list(f.shape)} for f in self.fields]
 
     def pack(self, example: Mapping[str, Any]) -> bytes:
-        """One value a field, of its kind -> bytes.
+        """Bytes of an example with one value a field.
 
         Raises:
-            ValueError: where an array has another shape or dtype.
+            ValueError: an array has another shape or dtype.
         """
         parts = []
         for f in self._arrays:
@@ -114,7 +112,7 @@ class Layout:
         """The inverse of `pack`; arrays are read-only views of `data`.
 
         Raises:
-            ValueError: where `data` was not packed by this layout.
+            ValueError: `data` was not packed by this layout.
         """
         example = self.arrays(data)
         place = self._fixed
@@ -131,10 +129,10 @@ class Layout:
         return example
 
     def arrays(self, data: bytes) -> dict[str, Any]:
-        """The arrays alone, which costs microseconds.
+        """The arrays alone, in microseconds.
 
         Raises:
-            ValueError: where there are too few bytes.
+            ValueError: there are too few bytes.
         """
         if len(data) < self._fixed:
             raise ValueError("a damaged example (it ends too early)")

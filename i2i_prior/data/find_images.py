@@ -1,4 +1,4 @@
-"""Images that a command line names by path or SPEC."""
+"""Images that a user gives as path, array or SPEC."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from i2i_prior.data.decode_image import BrokenImage, decode
-from i2i_prior.data.open_image import open_image
+from i2i_prior.data.record import Record
 from i2i_prior.data.sources import OPENERS, open_source
 from i2i_prior.errors import UserError
 
+Image = str | Path | np.ndarray
 MOST_IMAGES = 64  # of a SPEC: conditions that fit one grid
 
 
@@ -49,3 +50,27 @@ def find_images(text: str) -> list[tuple[str, np.ndarray]]:
     if not found:
         raise UserError(f"{spec} holds no image named {wanted}")
     return found
+
+
+def open_image(image: Image) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 of a path or an array.
+
+    Raises:
+      UserError: it cannot be read, or is no uint8 RGB array.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(
+                f"an image array is uint8 (H, W, 3), not {image.dtype} "
+                f"{image.shape}"
+            )
+        return image
+    try:
+        with open(image, "rb") as file:
+            return decode(Record(str(image), file.read()))
+    except OSError as error:
+        raise UserError(
+            f"cannot read the image {image} ({error.strerror})"
+        ) from error
+    except BrokenImage as error:
+        raise UserError(f"the image {image} is unusable: {error}") from error

@@ -1,4 +1,4 @@
-"""Fixed crops of held-out images, the same for every run that measures."""
+"""Fixed crops of held-out images, the same for every evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from i2i_prior.data.broken import read_record
 from i2i_prior.data.crops import center_crop, random_box, resize
 from i2i_prior.data.decode_image import BrokenImage
-from i2i_prior.data.sources import Source
+from i2i_prior.data.record import (
+    Source,
+)
 from i2i_prior.data.transforms import label_of, open_image
 from i2i_prior.errors import UserError
 
@@ -22,7 +24,7 @@ def evaluation_crops(
     seed: int = 0,
     min_scale: float = 0.25,
 ) -> np.ndarray:
-    """Crops to measure on, those of `each_example` all at once.
+    """Evaluation crops of `each_example` in one array.
 
     Args:
         source: the held-out images.
@@ -53,7 +55,7 @@ def each_example(
     seed: int = 0,
     min_scale: float = 0.25,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields crops to measure on, fixed and spread evenly over the records.
+    """Yields evaluation crops, fixed and spread evenly over the records.
 
     With at least `count` records, the central squares of the first `count`
     readable ones in a seeded order; otherwise random crops, equally many of
@@ -64,7 +66,7 @@ def each_example(
         count: number of crops.
         cuts: name -> image of the record (see `Record.image`) and side in
             pixels; all show the same box.
-        labels: whether `label`, int32 (), comes with them.
+        labels: True to add `label`, int32 ().
         seed: of order and boxes.
         min_scale: least share of an image's area in a random crop.
 
@@ -86,10 +88,10 @@ def each_example(
         if done < count:
             raise UserError(
                 f"Only {done} of {len(source)} images are readable, but "
-                f"{count} are asked for: ask for fewer or mend the source."
+                f"{count} are asked for: ask for fewer or repair the source."
             )
         return
-    # Twice decoded rather than all kept: megapixels add up.
+    # Decoded twice, since keeping all would fill the memory.
     readable = [index for index, _, _ in examples]
     if not readable:
         raise UserError("There is no readable image: check the image source.")
@@ -112,7 +114,7 @@ def _decode(
     cuts: Mapping[str, tuple[str, int]],
     labels: bool,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Pixels by the images of the cuts, and the label where asked for."""
+    """Pixels by the images of the cuts, and the label if `labels`."""
     record = read_record(source, index)
     images = {
         name: open_image(record, name).pixels()

@@ -1,7 +1,7 @@
-"""Indices of folders and archives, kept from one start to the next.
+"""On-disk cache of the indices of folders and archives.
 
-They lie below the user's cache folder. A cache is never needed: what cannot
-be written is not kept, and what cannot be read is made anew.
+It is in the user's cache folder, and optional: an index that cannot be
+written is not kept, one that cannot be read is made again.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from i2i_prior.io.cache_dir import user_cache
 
 Arrays = dict[str, np.ndarray]
 
-_VERSION = 2  # of what is stored; an index of another version is not read
-# A change so soon after the last one may leave the time as it was.
+_VERSION = 2  # of the stored arrays; other versions are not read
+# A second change within this time may leave the time of change as it is.
 _SETTLED = 2 * 10**9  # ns
-_LEFT_OVER = 86_400  # seconds; nobody writes an index for so long
+_LEFT_OVER = 86_400  # seconds; writing an index never takes so long
 _STAMP = "stamp"
 
 
 def load(kind: str, place: str, stamp: str) -> Arrays | None:
-    """The index of `place`, or None where there is none that is whole.
+    """The index of `place`, or None if there is no valid one.
 
     Args:
         kind: of index, such as "tar".
         place: absolute path or URL.
-        stamp: as it was given to `save`; another one means that the place
-            has changed.
+        stamp: given to `save`; another one means that the place has changed.
     """
     try:
         with np.load(_file(kind, place), allow_pickle=False) as stored:
-            # Every array is read to its end, which checks its sum.
+            # Every array is read to its end, which checks its CRC.
             arrays = {name: stored[name] for name in stored.files}
         wanted = _text(f"{_VERSION} {place} {stamp}")
         if not np.array_equal(arrays.pop(_STAMP), wanted):
@@ -52,37 +51,37 @@ def load(kind: str, place: str, stamp: str) -> Arrays | None:
 def save(
     kind: str, place: str, stamp: str, arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Keeps an index; does nothing where the cache cannot be written."""
+    """Keeps an index; does nothing if the cache cannot be written."""
     path = _file(kind, place)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        # Beside, then renamed: two processes may index the same place.
-        descriptor, beside = tempfile.mkstemp(".part", "", path.parent)
+        # Renamed when whole: two processes may index the same place.
+        descriptor, part = tempfile.mkstemp(".part", "", path.parent)
         try:
             with open(descriptor, "wb") as file:
                 stored = {_STAMP: _text(f"{_VERSION} {place} {stamp}")}
                 np.savez(file, **stored, **arrays)  # type: ignore[arg-type]
-            os.replace(beside, path)
+            os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(beside)
+                os.unlink(part)
             raise
 
 
 def settled(mtime_ns: int, before_ns: int) -> bool:
-    """Whether a time of change is old enough to tell of the next change.
+    """Returns True if the next change is certain to alter a time of change.
 
     Args:
         mtime_ns: the time of change.
-        before_ns: `time.time_ns()` before it was looked at. Taken later, it
-            would hide a change that came soon after the look.
+        before_ns: `time.time_ns()` before `mtime_ns` was read. Taken later, it
+            would hide a change soon after the reading.
     """
     return mtime_ns < before_ns - _SETTLED
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what processes that were killed have left half-written."""
+    """Removes partial files that killed processes have left."""
     for part in folder.glob("*.part"):
         with contextlib.suppress(OSError):
             if part.stat().st_mtime < time.time() - _LEFT_OVER:

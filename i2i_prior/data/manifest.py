@@ -1,7 +1,7 @@
-"""`manifest.json`: what a folder of prepared examples holds, and from what.
+"""`manifest.json`: contents and origin of a folder of prepared examples.
 
-It is written last, so a folder with one is complete; everything in it is
-checked before it is believed.
+It is written last, so that a folder with a manifest is complete. All of it is
+validated on reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from i2i_prior.errors import UserError
 FORMAT = 1
 MANIFEST, PLAN, DROPPED = "manifest.json", "plan.json", "dropped.jsonl"
 KINDS = ("images", "latents")
-# Of the other keys, what each of them is.
+# Types of the other keys.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "source": str,
     "source_fingerprint": str,
@@ -32,7 +32,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "version": str,
     "content_hash": str,
 }
-# What is said of each network.
+# Types of the keys of each network.
 _AUTOENCODER: dict[str, type] = {"kind": str, "shape": str, "sha256": str}
 _ENCODER: dict[str, type] = {
     "family": str,
@@ -62,27 +62,27 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `i2i-prior prepare` says of its output.
+    """Description of a prepared folder.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         kind: "images" (encoded bytes) or "latents".
         layout: turns a record of a shard into an example.
         count: examples in all shards.
         shards: in the order of the examples.
-        source, source_fingerprint: what it was made from.
+        source, source_fingerprint: SPEC and fingerprint of the source.
         records: of the source; those not among `count` were dropped.
-        examples_per_shard: records of the source that a shard was made from.
-        dropped: reason -> how many records were left out for it; each of
-            them is named in dropped.jsonl.
-        preprocessing: what was done to the pixels, by option.
+        examples_per_shard: records of the source for each shard.
+        dropped: reason -> number of dropped records, which are named in
+            dropped.jsonl.
+        preprocessing: options of the pixels, by name.
         autoencoder: {"kind", "shape", "sha256"}, None without latents. The
-            shape is empty where the kind, a preset, says it.
+            shape is empty if the kind is a preset.
         encoders: name -> {"family", "sha256", "choice", "view_size",
             "pixels"}, the last as config.encoder.pixels; older manifests
             lack it.
         version: of i2i_prior.
-        content_hash: 16 hex digits that tell one content from another.
+        content_hash: 16 hex digits, different for other contents.
     """
 
     folder: Path
@@ -105,7 +105,7 @@ class Manifest:
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, checked against its files.
 
-    Costs one look at each shard (its size), and reads none.
+    Costs one stat of each shard; none is read.
 
     Raises:
         UserError: the folder is missing or unfinished, the manifest is
@@ -147,7 +147,7 @@ def _why_none(folder: Path, error: Exception) -> str:
 
 
 def _parse(folder: Path, found: Any) -> Manifest:
-    """Raises ValueError where anything is not as it should be."""
+    """The manifest; raises ValueError if anything in it is invalid."""
     _require(isinstance(found, dict), "it is no JSON object")
     version = found.get("format")
     _require(version == FORMAT, f"format {version!r} is not {FORMAT}")
@@ -180,7 +180,7 @@ def _parse(folder: Path, found: Any) -> Manifest:
 
 
 def _check_networks(found: dict[str, Any], layout: Layout) -> None:
-    """What a run compares with its config, and the arrays it is said of."""
+    """Checks the entries of the networks, and that their arrays exist."""
     autoencoder, encoders = found["autoencoder"], found["encoders"]
     wanted = [f"embedding/{name}" for name in encoders]
     if autoencoder is not None:

@@ -1,33 +1,29 @@
 """The batch of a step: a pure function of (source, options, step).
 
-Example number n = step * batch_size + j is record `order[n]`, where `order`
-shuffles anew each epoch (n // len(source)); all its random draws come from a
+A chain of Grain datasets: shuffled, mixed record numbers (`order`), batches of
+them (`transforms`), prefetch in threads and processes (`prefetch`). Example
+number n = step * batch_size + row takes all its random numbers from a
 generator seeded with (seed, n). So there is no iterator state: a run resumes
-by asking for the batch of its step, and the global batch is the same on any
-number of hosts, worker processes and threads: each host makes the rows of it
-that its devices hold.
+at any step, and the global batch is the same on any number of hosts, worker
+processes and threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import grain
 import numpy as np
 
-from i2i_prior.data.broken import (
-    Batch,
-    BrokenTally,
-    describe,
-    read_record,
-)
+from i2i_prior.data.broken import Batch, describe, read_record
 from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.crops import Size
 from i2i_prior.data.decode_image import BrokenImage
-from i2i_prior.data.held_out import evaluation_crops
 from i2i_prior.data.order import order_of
-from i2i_prior.data.prefetch import batches_from
+from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Source
 from i2i_prior.data.transforms import (
     OPTIONS,
@@ -42,14 +38,6 @@ from i2i_prior.data.transforms import (
     require_share,
 )
 from i2i_prior.errors import UserError
-
-__all__ = [
-    "Batch",
-    "BrokenTally",
-    "DataOptions",
-    "Pipeline",
-    "evaluation_crops",
-]
 
 _MAX_SUBSTITUTES = 64
 
@@ -88,7 +76,9 @@ class DataOptions:
         return own | set(OPTIONS)
 
     @classmethod
-    def of(cls, **options: Any) -> DataOptions:
+    def of(
+        cls, image_size: int, batch_size: int, **options: Any
+    ) -> DataOptions:
         """Options by name, those of the transforms among them.
 
         Raises:
@@ -97,11 +87,12 @@ class DataOptions:
         """
         own = {n: v for n, v in options.items() if n not in OPTIONS}
         drawn = {n: v for n, v in options.items() if n in OPTIONS}
-        return cls(**own, transforms=make_transforms(**drawn))
+        transforms = make_transforms(**drawn)
+        return cls(image_size, batch_size, transforms=transforms, **own)
 
 
-class Pipeline:
-    """Batches, or one host's rows of them.
+class Pipeline(Batches):
+    """Batches of images, or one host's rows of them.
 
     A batch is a dict of arrays of b = len(rows) examples:
         image: (b, S, S, 3) uint8, the target crop; with buckets (b, H, W, 3)
@@ -110,9 +101,9 @@ class Pipeline:
         source_image: as `image`, only with `pair`; see `transforms`.
         label: (b,) int32, only with `labels`.
         index: (b,) int32, the record that is shown.
-        broken: (b,) int32, the record that should have been shown but could
-            not be read, or -1. The one shown instead is drawn by the
-            example's own generator, so it is the same on every run.
+        broken: (b,) int32, the record that could not be read and is replaced
+            by another, or -1. The substitute is drawn by the example's own
+            generator, so it is the same on every run.
         size: (b, 2) float32, height and width of the original, and
         aspect: (b, 1) float32, the batch's height / width; both only with
             buckets.
@@ -121,7 +112,7 @@ class Pipeline:
         source: the images; picklable where `options.workers` is not 0.
         options: see `DataOptions`.
         rows: of the global batch, in their order; None for all.
-        buckets: which sizes and records batches have; None for squares.
+        buckets: sizes and records of the batches; None for squares.
     """
 
     def __init__(
@@ -132,92 +123,93 @@ class Pipeline:
         buckets: Buckets | None = None,
     ) -> None:
         everything = range(options.batch_size)
-        self._rows = everything if rows is None else tuple(rows)
-        if not self._rows or not set(self._rows) <= set(everything):
+        rows = tuple(everything if rows is None else rows)
+        if not rows or not set(rows) <= set(everything):
             raise ValueError(f"rows {rows} are not in {everything}")
-        self._source = source
-        self._options = options
-        self._order = order_of(source, options.seed, options.shuffle)
-        self._buckets = buckets
-
-    def batch(self, step: int) -> Batch:
-        """The batch of `step` (from 0), or its rows for this host.
-
-        Raises:
-            UserError: no readable image was found for an example.
-        """
-        if step < 0:
-            raise IndexError(f"step {step} is negative")
-        start = step * self._options.batch_size
-        shape: Size = self._options.image_size
-        if self._buckets is None:
-            records = [self._order[start + row] for row in self._rows]
+        if buckets is None:
+            order = order_of(source, options.seed, options.shuffle)
         else:
-            shape, chosen = self._buckets.batch(step)
-            records = chosen[list(self._rows)].tolist()
-        examples = [
-            self._example(start + row, record, shape)
-            for row, record in zip(self._rows, records, strict=True)
-        ]
-        names = examples[0].keys()
-        return {
-            name: np.stack([example[name] for example in examples])
-            for name in names
-        }
-
-    def batches_from(self, step: int) -> Generator[Batch]:
-        """Endless `batch(step)`, `batch(step + 1)`, ..., made ahead.
-
-        Starts at once at any step; closing the iterator ends its threads and
-        worker processes. See `ahead.batches_from`.
-        """
-        options = self._options
-        return batches_from(
-            self,
-            step,
-            threads=options.threads,
-            workers=options.workers,
-            prefetch=options.prefetch,
+            order = buckets.order
+        make = BatchMaker(source, order, options, rows, buckets)
+        super().__init__(
+            grain.MapDataset.range(sys.maxsize).map(make),
+            options.threads,
+            options.workers,
+            options.prefetch,
         )
 
-    def _example(
-        self, number: int, first: int, shape: Size
-    ) -> dict[str, np.ndarray]:
-        """Example `number` of the run, with a substitute where broken."""
-        options, index = self._options, first
-        rng = np.random.default_rng((options.seed, number))
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Step -> batch of images; see `Pipeline`.
+
+    An element of the Grain dataset is a batch, not an example: each further
+    map and batch of Grain 0.2.18 takes about 10 us an example, and its
+    `random_map` and `filter` cannot replace a broken record by one that its
+    own generator draws, at its own place in the batch.
+    """
+
+    source: Source
+    order: grain.MapDataset
+    options: DataOptions
+    rows: tuple[int, ...]
+    buckets: Buckets | None = None
+
+    def __call__(self, step: int) -> Batch:
+        shape: Size = self.options.image_size
+        if self.buckets is not None:
+            shape = self.buckets.shape(step)
+        start = step * self.options.batch_size
+        examples = [self._example(start + row, shape) for row in self.rows]
+        return {
+            name: np.stack([example[name] for example in examples])
+            for name in examples[0]
+        }
+
+    def _example(self, index: int, shape: Size) -> dict[str, np.ndarray]:
+        """Example `index` of the run, with a substitute if it is broken."""
+        options = self.options
+        record = first = self.order[index]
+        rng = np.random.default_rng((options.seed, index))
         for _ in range(_MAX_SUBSTITUTES + 1):
             before = rng.bit_generator.state
             try:
-                record = read_record(self._source, index)
-                picture = open_image(record)
-                height, width = picture.height, picture.width
-                if min(height, width) < options.min_side:
-                    raise BrokenImage("is smaller than the crop")
-                draft = Draft(height, width, shape)
-                key = options.seed, number
-                draft = apply(options.transforms, draft, rng, key)
-                example = render(draft, record, picture)
-                if options.labels:
-                    example["label"] = label_of(record)
+                example = self._arrays(record, index, shape, rng)
             except BrokenImage:
                 # A broken image takes no draws, wherever it breaks. Drawn,
                 # not the next in order: damage comes in runs, as when a
                 # download broke off.
                 rng.bit_generator.state = before
-                index = int(rng.integers(len(self._source)))
+                record = int(rng.integers(len(self.source)))
                 continue
-            broken = -1 if index == first else first
-            if self._buckets is not None:
-                ratio = self._buckets.ratio(shape)
-                example["size"] = np.array((height, width), np.float32)
-                example["aspect"] = np.array([ratio], np.float32)
+            broken = -1 if record == first else first
             return example | {
-                "index": np.array(index, np.int32),
+                "index": np.array(record, np.int32),
                 "broken": np.array(broken, np.int32),
             }
         raise UserError(
             f"There is no readable image: {_MAX_SUBSTITUTES} substitutes for "
-            f"{describe(self._source, first)} were broken too, so check the "
+            f"{describe(self.source, first)} were broken too, so check the "
             "image source and data options min_side and pair."
         )
+
+    def _arrays(
+        self, number: int, index: int, shape: Size, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Arrays of record `number`; raises BrokenImage."""
+        options = self.options
+        record = read_record(self.source, number)
+        picture = open_image(record)
+        height, width = picture.height, picture.width
+        if min(height, width) < options.min_side:
+            raise BrokenImage("is smaller than the crop")
+        draft = Draft(height, width, shape)
+        apply(options.transforms, draft, rng, (options.seed, index))
+        example = render(draft, record, picture)
+        if options.labels:
+            example["label"] = label_of(record)
+        if self.buckets is not None:
+            ratio = self.buckets.ratio(shape)
+            example["size"] = np.array((height, width), np.float32)
+            example["aspect"] = np.array([ratio], np.float32)
+        return example

@@ -28,13 +28,13 @@ class Record:
     Attributes:
         name: relative to the source (path in the folder, member of the tar).
         data: encoded bytes, or pixels (H, W, 3) uint8 in [0, 255]. Pixels are
-            read-only, for a source may hand out the same array again.
-        fields: what else there is, by these names only:
+            read-only, since a source may return the same array again.
+        fields: further content, by these names only:
             captions: tuple of str.
             label: int, the class.
-            json: dict, as it was stored (a camera, say).
-            images: dict of encoded bytes: the further images of the example,
-                by what their names end in after the key ("labels.jpg").
+            json: dict, such as a camera.
+            images: dict of encoded bytes, the further images of the example
+                by the ends of their names after the key ("labels.jpg").
     """
 
     name: str
@@ -42,7 +42,7 @@ class Record:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def image(self, ending: str = "") -> bytes | np.ndarray:
-        """One of the images, by what its name ends in after the key.
+        """One of the images, by the end of its name after the key.
 
         Args:
             ending: in small letters, as "labels.jpg"; "" for `data`.
@@ -56,10 +56,10 @@ class Record:
 
 
 class Source(Protocol):
-    """Random access to the images of one place.
+    """Random access to the records of one place.
 
-    An immutable list of records. Reading record i needs no state, so any
-    thread, worker process (it is pickled there) or host may read any record.
+    An immutable list without a reading state: any thread, worker process (it
+    is pickled) or host may read any record.
     """
 
     def __len__(self) -> int:
@@ -67,14 +67,14 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`; raises OSError where it cannot be read."""
+        """Record `index`; raises OSError if it cannot be read."""
         ...
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the list of names or sizes.
 
-        No image is read for it, and the place does not enter: the same
-        folder mounted elsewhere has the same fingerprint.
+        No image is read, and the place does not matter: the same folder
+        mounted elsewhere has the same fingerprint.
         """
         ...
 
@@ -84,6 +84,13 @@ def split_name(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     key, _, ending = base.partition(".")
     return f"{folder}{slash}{key}", ending.lower()
+
+
+def position(index: int, length: int) -> int:
+    """The same index from 0; raises IndexError outside [-length, length)."""
+    if not -length <= index < length:
+        raise IndexError(f"record {index} of {length}")
+    return index % length
 
 
 def fingerprint_of(

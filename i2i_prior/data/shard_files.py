@@ -1,4 +1,4 @@
-"""Records of ArrayRecord shards, at random."""
+"""Random access to the records of ArrayRecord shards."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from i2i_prior.data.sources import places
 
-# Starting its threads costs the library more than reading so few records.
+# For fewer records the library's threads cost more than they save.
 _FEW = 64
-# What the library raises for damaged bytes.
+# Exceptions of the library for damaged bytes.
 DAMAGE = (RuntimeError, ValueError, IndexError)
 
 
@@ -32,7 +32,7 @@ class ShardReader:
         return sum(self.shards.values())
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
-        """Records as they are stored, in the order asked for.
+        """Stored bytes of records, in the order of `indices`.
 
         Raises:
             OSError: one of them is damaged.

@@ -1,40 +1,36 @@
-"""Height and width of every image of a source, kept from start to start.
+"""Height and width of every image of a source, cached on disk.
 
-Records are read whole, by each host for itself, and no pixel is decoded; what
-was read is kept only where every record could be.
+Each host reads all records, and decodes no pixel. The sizes are kept only if
+every record could be read.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from i2i_prior.data import index_cache
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-)
+from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.record import Source
+from i2i_prior.io.threads import map_in_order
 
-_CHUNK = 4096  # records in flight
+_AHEAD = 4096  # records read in advance
 _KIND = "sizes"
 
 
 def image_sizes(
     source: Source, advance: Callable[[int], None] = lambda done: None
 ) -> np.ndarray:
-    """Sizes in pixels, upright; kept for the next start.
+    """Sizes in pixels of the upright images.
 
     Args:
-        source: its fingerprint says whether what was kept is of it.
-        advance: is told how many records are done.
+        source: identified in the cache by its fingerprint.
+        advance: called with the number of records done.
 
     Returns:
         int32 (N, 2), height and width; (1, 1) for an image without a
-        readable header, which training replaces when it meets it.
+        readable header, which training will replace.
     """
     place = f"sizes:{source.fingerprint()}"
     kept = index_cache.load(_KIND, place, str(len(source)))
@@ -42,22 +38,21 @@ def image_sizes(
         return kept["sizes"]
     sizes = np.ones((len(source), 2), np.int32)
 
-    def look(index: int) -> bool:
+    def read(index: int) -> bool:
         try:
             picture = Picture(source[index])
         except BrokenImage:
             return True
         except OSError:
-            return False  # it may be there the next time
+            return False  # it may be readable the next time
         sizes[index] = picture.height, picture.width
         return True
 
     whole = True
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        for start in range(0, len(source), _CHUNK):
-            end = min(start + _CHUNK, len(source))
-            whole &= all(list(pool.map(look, range(start, end))))
-            advance(end)
+    numbers = range(len(source))
+    for done, known in enumerate(map_in_order(read, numbers, _AHEAD), 1):
+        whole &= known
+        advance(done)
     if whole:
         index_cache.save(_KIND, place, str(len(source)), {"sizes": sizes})
     return sizes

@@ -1,7 +1,7 @@
 """Transforms of training images: crop, flip, pair, view, jitter.
 
-A transform changes a `Draft`: which boxes of which images become the arrays
-of an example. Nothing is decoded until `render`, so that every random number
+A transform changes a `Draft`, the boxes of images that become the arrays of an
+example. Nothing is decoded until `render`, so that every random number
 is drawn first and each image is decoded once, at the least scale that is
 needed.
 
@@ -24,7 +24,7 @@ to `image`, here the photograph, of the same box and flip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -47,7 +47,7 @@ from i2i_prior.errors import UserError
 Adjust = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 -> the same
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Cut:
     """A box of an image that becomes one array of an example.
 
@@ -66,9 +66,9 @@ class Cut:
     adjust: tuple[Adjust, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Draft:
-    """An example before its pixels are decoded.
+    """An example before its pixels are decoded, changed by transforms.
 
     Attributes:
         height, width: of the record's images, pixels.
@@ -80,16 +80,12 @@ class Draft:
     height: int
     width: int
     size: Size
-    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    cuts: dict[str, Cut] = field(default_factory=dict)
     exact: bool = False
-
-    def with_cuts(self, **cuts: Cut) -> Draft:
-        """The draft with arrays added or replaced."""
-        return replace(self, cuts={**self.cuts, **cuts})
 
 
 class Transform(Protocol):
-    """Draft and generator -> draft.
+    """Function that changes a draft in place.
 
     Attributes:
         stream: 0 to share the example's generator, in the order of the
@@ -98,8 +94,8 @@ class Transform(Protocol):
 
     stream: ClassVar[int]
 
-    def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
-        """The draft, changed by a fixed number of draws."""
+    def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
+        """Changes the draft, by draws that do not depend on pixels."""
         ...
 
 
@@ -122,16 +118,16 @@ class Crop:
         require(known, "crop", '"random" or "center"')
         _require_scale(self.min_scale, "min_scale")
 
-    def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
+    def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
         size, height, width = draft.size, draft.height, draft.width
         aspect = None if isinstance(size, int) else size[1] / size[0]
-        exact = self.crop == "center"
-        if exact:
+        draft.exact = self.crop == "center"
+        if draft.exact:
             box = center_box(height, width, aspect or 1.0)
         else:
             ratio = (aspect, aspect) if aspect else (3 / 4, 4 / 3)
             box = random_box(height, width, rng, (self.min_scale, 1.0), ratio)
-        return replace(draft.with_cuts(image=Cut(box, size)), exact=exact)
+        draft.cuts["image"] = Cut(box, size)
 
 
 @dataclass(frozen=True)
@@ -144,14 +140,10 @@ class Flip:
     def __post_init__(self) -> None:
         require_share(self.flip, "flip")
 
-    def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
-        if rng.random() >= self.flip:
-            return draft
-        cuts = {
-            name: replace(cut, flipped=not cut.flipped)
-            for name, cut in draft.cuts.items()
-        }
-        return draft.with_cuts(**cuts)
+    def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
+        if rng.random() < self.flip:
+            for cut in draft.cuts.values():
+                cut.flipped = not cut.flipped
 
 
 @dataclass(frozen=True)
@@ -178,19 +170,17 @@ class Pair:
             '"labels.jpg:photo.jpg"',
         )
 
-    def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
-        if not self.pair:
-            return draft
-        source, _, target = self.pair.lower().partition(":")
-        image = replace(draft.cuts["image"], image=target)
-        return draft.with_cuts(
-            image=image, source_image=replace(image, image=source)
-        )
+    def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
+        if self.pair:
+            source, _, target = self.pair.lower().partition(":")
+            image = draft.cuts["image"]
+            image.image = target
+            draft.cuts["source_image"] = replace(image, image=source)
 
 
 @dataclass(frozen=True)
 class View:
-    """Adds `view`, what an encoder sees: a box inside the target's box.
+    """Adds `view`, the input of an encoder: a box inside the target's box.
 
     Of a pair it shows the source, otherwise the target.
 
@@ -210,14 +200,15 @@ class View:
         _require_scale(self.view_min_scale, "view_min_scale")
         require_share(self.view_flip, "view_flip")
 
-    def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
+    def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
         if not self.view_size:
-            return draft
+            return
         seen = draft.cuts.get("source_image", draft.cuts["image"])
         box = view_box(seen.box, rng, self.view_min_scale)
         flipped = seen.flipped != (rng.random() < self.view_flip)
-        view = replace(seen, box=box, size=self.view_size, flipped=flipped)
-        return draft.with_cuts(view=view)
+        draft.cuts["view"] = Cut(
+            box, self.view_size, seen.image, flipped, seen.adjust
+        )
 
 
 @dataclass(frozen=True)
@@ -235,14 +226,12 @@ class Jitter:
     def __post_init__(self) -> None:
         require_share(self.view_jitter, "view_jitter")
 
-    def __call__(self, draft: Draft, rng: np.random.Generator) -> Draft:
+    def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
         view, strength = draft.cuts.get("view"), self.view_jitter
         if view is None or not strength:
-            return draft
+            return
         factors = rng.uniform(1 - strength, 1 + strength, 3)
-        change: Adjust = partial(jitter, factors=factors)
-        adjust = (*view.adjust, change)
-        return draft.with_cuts(view=replace(view, adjust=adjust))
+        view.adjust = (*view.adjust, partial(jitter, factors=factors))
 
 
 # In the order in which they are applied and draw.
@@ -279,8 +268,8 @@ def apply(
     draft: Draft,
     rng: np.random.Generator,
     key: tuple[int, int],
-) -> Draft:
-    """The draft after all transforms.
+) -> None:
+    """Applies all transforms to a draft.
 
     Args:
         rng: of the example.
@@ -288,9 +277,9 @@ def apply(
     """
     for transform in transforms:
         stream = transform.stream
-        own = np.random.default_rng((*key, stream)) if stream else rng
-        draft = transform(draft, own)
-    return draft
+        transform(
+            draft, np.random.default_rng((*key, stream)) if stream else rng
+        )
 
 
 def render(draft: Draft, record: Record, first: Picture) -> dict[str, Any]:
@@ -306,15 +295,16 @@ def render(draft: Draft, record: Record, first: Picture) -> dict[str, Any]:
         BrokenImage: an image is missing, damaged, or of another size than the
             first.
     """
-    arrays: dict[str, Any] = dict.fromkeys(draft.cuts)
-    for image in dict.fromkeys(cut.image for cut in draft.cuts.values()):
+    arrays: dict[str, Any] = {}
+    for image in dict.fromkeys([cut.image for cut in draft.cuts.values()]):
         picture = open_image(record, image) if image else first
         if (picture.height, picture.width) != (draft.height, draft.width):
             raise BrokenImage(f"has another size than its {image}")
-        cuts = {n: cut for n, cut in draft.cuts.items() if cut.image == image}
-        parts = [(cut.box, cut.size) for cut in cuts.values()]
+        names = [n for n, cut in draft.cuts.items() if cut.image == image]
+        parts = [(draft.cuts[n].box, draft.cuts[n].size) for n in names]
         pixels = picture.cut(parts, draft.exact)
-        for (name, cut), array in zip(cuts.items(), pixels, strict=True):
+        for name, array in zip(names, pixels, strict=True):
+            cut = draft.cuts[name]
             for adjust in cut.adjust:
                 array = adjust(array)
             arrays[name] = flip(array) if cut.flipped else array

@@ -16,7 +16,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from i2i_prior.data.sources import Source
+from i2i_prior.data.record import (
+    Source,
+)
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.comparison import Comparison
 from i2i_prior.evaluation.condition_matching import (

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.data.decode_image import center_crop
-from i2i_prior.data.open_image import open_image
+from i2i_prior.data.find_images import open_image
 from i2i_prior.errors import UserError
 from i2i_prior.inference.batches import padded_batches
 from i2i_prior.interop import encoders, native

@@ -1,4 +1,4 @@
-"""What the model is given at one step: pictures and statistics of a batch."""
+"""Pictures and statistics of the batch of one step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw, ImageFont
 
+from i2i_prior.data.broken import Batch
 from i2i_prior.data.contact_sheet import fit
-from i2i_prior.data.pipeline import Batch
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
@@ -21,20 +21,22 @@ from i2i_prior.report.html import section
 from i2i_prior.training.input_pipeline import make_pipeline
 
 _SHOWN = 32  # examples
-_SIDE, _MOST = 160, 256  # target and view are brought to about these sides
+_SIDE, _MOST = 160, 256  # least and greatest side of an enlarged image
 _INK, _SOFT = (40, 40, 40), (120, 120, 120)
 _LINE = 15  # height of a line of text in pixels
+# Arrays of images in a batch, and their titles.
+_IMAGES = {"image": "target", "source_image": "source", "view": "view"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A part of a step's batch.
+    """First rows of a step's batch.
 
     Attributes:
         step: of the run.
         total: examples in the batch.
-        batch: the first rows of it, see `Pipeline`.
-        names: of the records shown.
+        batch: its first rows, see `Pipeline`.
+        names: of their records.
     """
 
     step: int
@@ -42,12 +44,17 @@ class Shown:
     batch: Batch
     names: list[str]
 
+    @property
+    def images(self) -> dict[str, str]:
+        """Arrays of images in the batch, and their titles."""
+        return {n: title for n, title in _IMAGES.items() if n in self.batch}
+
 
 def take(config: ConfigDict, step: int) -> Shown:
-    """The first rows of the batch of a step, made as training makes them.
+    """The first rows of the batch of a step, the same as in training.
 
     Raises:
-        UserError: `step` is negative, or there is no image to be seen.
+        UserError: `step` is negative, or the data are prepared latents.
     """
     if step < 0:
         raise UserError(f"step {step} is before the first: give 0 or more")
@@ -65,16 +72,16 @@ def take(config: ConfigDict, step: int) -> Shown:
 
 
 def statistics(batch: Batch) -> list[tuple[str, str, float, float, float]]:
-    """Of image and view: (what, channel, mean, std, share of 0 and 255).
+    """Rows (title, channel, mean, std, share of 0 and 255) of all images.
 
     Mean and standard deviation are of levels scaled to [-1, 1].
     """
     rows = []
-    for what, title in (("image", "target"), ("view", "view")):
-        if what not in batch:
+    for array, title in _IMAGES.items():
+        if array not in batch:
             continue
         for channel, name in enumerate(("red", "green", "blue")):
-            levels = batch[what][..., channel]
+            levels = batch[array][..., channel]
             scaled = image_grid.from_uint8(levels)
             ends = float(((levels == 0) | (levels == 255)).mean())
             row = title, name, float(scaled.mean()), float(scaled.std()), ends
@@ -83,14 +90,13 @@ def statistics(batch: Batch) -> list[tuple[str, str, float, float, float]]:
 
 
 def as_text(shown: Shown) -> str:
-    """Shapes and statistics, to print."""
+    """Shapes and statistics as text."""
     of = f"{len(shown.names)} of {shown.total}"
     broken = int((shown.batch["broken"] >= 0).sum())
     lines = [f"step {shown.step}: {of} examples, {broken} substituted"]
-    for what, title in (("image", "target"), ("view", "view")):
-        if what in shown.batch:
-            height, width = shown.batch[what].shape[1:3]
-            lines.append(f"{title:<8}height {height}, width {width}, uint8")
+    for array, title in shown.images.items():
+        height, width = shown.batch[array].shape[1:3]
+        lines.append(f"{title:<8}height {height}, width {width}, uint8")
     lines += ["", "levels in [-1, 1]    mean     std   clipped"]
     lines += [
         f"{title:<8}{name:<9}{mean:>8.3f}{std:>8.3f}{ends:>9.1%}"
@@ -112,12 +118,8 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
         for title, channel, mean, std, ends in statistics(shown.batch)
     ]
     image = html.embedded(picture, f"examples of step {shown.step}")
-    body = section(
-        "Target beside the encoder's view"
-        if "view" in shown.batch
-        else "Targets",
-        f'<figure class="wide">{image}</figure>',
-    )
+    title = ", ".join(shown.images.values()).capitalize()
+    body = section(title, f'<figure class="wide">{image}</figure>')
     body += section(
         "Channels, levels scaled to [-1, 1]",
         html.table(("", "mean", "std", "at 0 or 255"), rows),
@@ -130,25 +132,23 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
 
 
 def contact_sheet(shown: Shown) -> np.ndarray:
-    """Targets, each beside its view, with number and name below: uint8."""
+    """Images of each example side by side over number and name, uint8."""
     batch = shown.batch
     examples = []
     for row, name in enumerate(shown.names):
-        parts = [_sized(batch["image"][row])]
-        if "view" in batch:
-            parts.append(_sized(batch["view"][row]))
+        parts = [_sized(batch[array][row]) for array in shown.images]
         index, broken = int(batch["index"][row]), int(batch["broken"][row])
         instead = f" instead of {broken}" if broken >= 0 else ""
         lines = [f"record {index}{instead}", os.path.basename(name)]
         examples.append(_captioned(parts, lines))
-    columns = 4 if "view" in batch else 6
+    columns = {1: 6, 2: 4, 3: 3}[len(shown.images)]
     return image_grid.grid(
         np.stack(examples), columns=min(columns, len(examples)), pad=12
     )
 
 
 def _sized(image: np.ndarray) -> np.ndarray:
-    """Small ones enlarged by whole factors, so that pixels stay visible."""
+    """The image, enlarged by a whole factor or shrunk to `_MOST`."""
     side = max(image.shape[:2])
     if side > _MOST:
         return fit(image, _MOST)
@@ -159,7 +159,7 @@ def _sized(image: np.ndarray) -> np.ndarray:
 def _captioned(
     images: Sequence[np.ndarray], lines: Sequence[str]
 ) -> np.ndarray:
-    """Images side by side, bottoms in line, over lines of text."""
+    """Images side by side, aligned at the bottom, over lines of text."""
     gap = 4
     height = max(len(image) for image in images)
     width = sum(image.shape[1] + gap for image in images) - gap
@@ -177,7 +177,7 @@ def _captioned(
 
 
 def _shortened(text: str, width: float, length) -> str:
-    """The text, or its end after three dots: names differ in their ends."""
+    """The text, or its end after three dots, since names differ there."""
     if length(text) <= width:
         return text
     while text and length(f"...{text}") > width:

@@ -1,4 +1,4 @@
-"""A survey as text for a terminal, and as inspect.html."""
+"""Reports of a survey: text, and inspect.html."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from i2i_prior.data.contact_sheet import STYLE, thumbnail, tile, tiles
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Source
 from i2i_prior.inspection.speed import Speed
-from i2i_prior.inspection.survey import Seen, Survey
+from i2i_prior.inspection.survey import SampledRecord, Survey
 from i2i_prior.report import html
 from i2i_prior.report.charts import bars
 from i2i_prior.report.html import escape, section
@@ -31,7 +31,7 @@ _MEGAPIXELS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 def as_text(survey: Survey, speeds: Sequence[Speed]) -> str:
-    """Counts, histograms, broken records and speed, to print."""
+    """Counts, histograms, broken records and speed as text."""
     lines = [f"{name:<19}{value}" for name, value in _facts(survey, speeds)]
     for plot in _histograms(survey):
         lines += ["", plot.title]
@@ -39,11 +39,11 @@ def as_text(survey: Survey, speeds: Sequence[Speed]) -> str:
         for label, count in zip(plot.ranges(), plot.counts, strict=True):
             bar = "#" * round(count / highest * _BAR)
             lines.append(f"  {label:>12} {count:>9,} {bar}")
-    for reason, seen in survey.broken().items():
-        lines += ["", f"{len(seen):,} broken: {reason}"]
-        lines += [f"  {_named(found)}" for found in seen[:_NAMED]]
-        if len(seen) > _NAMED:
-            lines.append(f"  and {len(seen) - _NAMED:,} more")
+    for reason, sample in survey.broken().items():
+        lines += ["", f"{len(sample):,} broken: {reason}"]
+        lines += [f"  {_named(found)}" for found in sample[:_NAMED]]
+        if len(sample) > _NAMED:
+            lines.append(f"  and {len(sample) - _NAMED:,} more")
     # File names may hold bytes that are no text.
     return "\n".join(lines).encode("utf-8", "replace").decode()
 
@@ -51,7 +51,7 @@ def as_text(survey: Survey, speeds: Sequence[Speed]) -> str:
 def write_page(
     survey: Survey, speeds: Sequence[Speed], source: Source, folder: Path
 ) -> Path:
-    """Writes `folder`/inspect.html: the same with plots and pictures.
+    """Writes `folder`/inspect.html, with plots and pictures.
 
     Returns:
         Its path.
@@ -63,17 +63,17 @@ def write_page(
     )
     if plots:
         body += section("Sizes", f'<div class="plots">{plots}</div>')
-    for reason, seen in survey.broken().items():
-        names = "<br>".join(escape(_named(found)) for found in seen)
+    for reason, sample in survey.broken().items():
+        names = "<br>".join(escape(_named(found)) for found in sample)
         body += section(
-            f"{len(seen):,} broken: {reason}",
+            f"{len(sample):,} broken: {reason}",
             f'<div class="wide">{names}</div>',
         )
     body += section("Pictures", tiles(_pictures(survey, source)))
     below = (
         f"All {survey.records:,} records"
         if survey.whole
-        else f"A random sample of {len(survey.seen):,} of {survey.records:,} "
+        else f"A random sample of {len(survey.sample):,} of {survey.records:,} "
         f"records (seed {survey.seed})"
     )
     path = folder / "inspect.html"
@@ -83,29 +83,29 @@ def write_page(
 def _facts(
     survey: Survey, speeds: Sequence[Speed]
 ) -> Iterator[tuple[str, str]]:
-    """Names and values, the most important first."""
-    n, seen = survey.records, survey.seen
+    """Yields names and values, the most important first."""
+    n, sample = survey.records, survey.sample
     yield "records", f"{n:,}"
     if not survey.whole:
         yield (
             "looked at",
-            f"{len(seen):,}, a random sample (seed {survey.seed}); "
+            f"{len(sample):,}, a random sample (seed {survey.seed}); "
             "what follows is of these",
         )
     for note in survey.notes:
         yield "note", note
-    broken = sum(bool(found.broken) for found in seen)
-    yield "broken", f"{broken:,} ({broken / len(seen):.2%})"
-    size = sum(found.bytes for found in seen)
+    broken = sum(bool(found.broken) for found in sample)
+    yield "broken", f"{broken:,} ({broken / len(sample):.2%})"
+    size = sum(found.bytes for found in sample)
     about = "" if survey.whole else "about "
-    whole = size / len(seen) * n
-    yield "bytes", f"{about}{_bytes(whole)}, {_bytes(size / len(seen))} each"
+    whole = size / len(sample) * n
+    yield "bytes", f"{about}{_bytes(whole)}, {_bytes(size / len(sample))} each"
     yield "formats", _list(survey.kinds())
     yield "extensions", _list(survey.extensions())
     fields = survey.fields()
     yield "beside images", _list(fields) if fields else "nothing"
     if (captions := fields.get("captions", 0)) > 0:
-        each = sum(found.captions for found in seen) / captions
+        each = sum(found.captions for found in sample) / captions
         yield "captions", f"{each:.1f} a captioned record"
     sizes = survey.sizes()
     if len(sizes):
@@ -128,18 +128,18 @@ def _facts(
 
 @dataclass(frozen=True)
 class _Histogram:
-    """Counts between edges; None for the open ends."""
+    """Counts between edges; an edge of None is open."""
 
     title: str
     edges: list[float | None]
     counts: list[int]
 
     def ranges(self) -> list[str]:
-        """What each count is of."""
+        """Range of each count as text."""
         return [_range(*pair) for pair in itertools.pairwise(self.edges)]
 
     def bounds(self) -> list[str]:
-        """The edges themselves."""
+        """Edges as text."""
         return ["" if edge is None else f"{edge:g}" for edge in self.edges]
 
 
@@ -163,7 +163,7 @@ def _histograms(survey: Survey) -> Iterator[_Histogram]:
 def _histogram(
     title: str, values: np.ndarray, edges: Sequence[float]
 ) -> _Histogram:
-    """The lower edge counts; bars that are empty at the ends are cut off."""
+    """Counts in [low, high) without empty bars at the ends."""
     places = np.digitize(values, edges)
     first, last = int(places.min()), int(places.max())
     counts = np.bincount(places - first).tolist()
@@ -171,27 +171,27 @@ def _histogram(
 
 
 def _pictures(survey: Survey, source: Source) -> Iterator[str]:
-    """Tiles of sound records, spread evenly over the sample."""
-    sound = [found for found in survey.seen if not found.broken]
-    places = np.linspace(0, len(sound) - 1, min(_SHOWN, len(sound)))
+    """Yields tiles of readable records, spread evenly over the sample."""
+    readable = [found for found in survey.sample if not found.broken]
+    places = np.linspace(0, len(readable) - 1, min(_SHOWN, len(readable)))
     for place in np.rint(places).astype(int).tolist():
-        found = sound[place]
+        found = readable[place]
         try:
             picture, small = thumbnail(source[found.record], _SIDE)
         except (OSError, BrokenImage):
-            continue  # it was there a moment ago
+            continue  # removed since the survey
         size = f"{picture.width} x {picture.height}"
         yield tile(small, [os.path.basename(found.name), size])
 
 
-def _named(found: Seen) -> str:
+def _named(found: SampledRecord) -> str:
     detail = found.broken.partition(" (")[2].removesuffix(")")
     name = found.name or "name unknown"
     return f"record {found.record}: {name}" + (f" ({detail})" * bool(detail))
 
 
 def _list(counts: Mapping[str, int]) -> str:
-    """{"JPEG RGB": 12} -> "JPEG RGB 12"; the eight most frequent."""
+    """Text of the eight most frequent, as "JPEG RGB 12"."""
     parts = [f"{name} {count:,}" for name, count in counts.items()]
     rest = [f"{len(parts) - 8} more kinds"] if len(parts) > 8 else []
     return ", ".join(parts[:8] + rest)

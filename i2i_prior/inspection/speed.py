@@ -1,4 +1,4 @@
-"""How fast a source is read and decoded here."""
+"""Throughput of reading and decoding a source on this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from i2i_prior.data.curation.filters import stored_bytes
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    decode,
-)
+from i2i_prior.data.decode_image import BrokenImage, decode
 from i2i_prior.data.record import Record, Source
 
 _MOST_BYTES = 256 << 20  # of records held in memory
@@ -25,9 +22,9 @@ class Speed:
     """One measurement.
 
     Attributes:
-        what: as "decode, 1 thread".
-        images: that were read or decoded.
-        bytes: of them as stored.
+        what: such as "decode, 1 thread".
+        images: number of images.
+        bytes: of the stored images.
         seconds: wall time.
     """
 
@@ -43,18 +40,17 @@ class Speed:
 
 
 def measure(source: Source, numbers: Sequence[int]) -> list[Speed]:
-    """Times reading, then decoding from memory: one thread, then all cores.
+    """Times reading, and decoding from memory in one thread and on all cores.
 
-    Decoding is whole and at full size, to RGB; the files lie in the page cache
-    where they were read just before. Broken ones are decoded too, as far as
-    they go.
+    Decoding is at full size, to RGB, broken images included as far as
+    possible; files that were just read are in the page cache.
 
     Args:
-        numbers: of the records; as many are taken as fit into 256 MiB, and
+        numbers: of the records; as many are used as fit into 256 MiB, and
             decoded for about two seconds a measurement.
 
     Returns:
-        Three measurements; none where nothing can be read.
+        Three measurements; none if nothing can be read.
     """
     records: list[Record] = []
     size = 0
@@ -80,7 +76,7 @@ def measure(source: Source, numbers: Sequence[int]) -> list[Speed]:
 
 
 def _decoding(records: list[Record], threads: int) -> Speed:
-    """Decodes the records, in rounds of 8 a thread until time is up."""
+    """Times decoding, in rounds of 8 records a thread until time is up."""
     done, size = 0, 0
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -94,7 +90,7 @@ def _decoding(records: list[Record], threads: int) -> Speed:
 
 
 def _decode(record: Record) -> int:
-    """Stored bytes of what was decoded."""
+    """Decodes a record; returns its stored bytes."""
     with contextlib.suppress(BrokenImage):
         decode(record)
     return stored_bytes(record)

@@ -1,4 +1,4 @@
-"""What is in a source: a random sample of its records, read and decoded."""
+"""Survey of a source: a random sample of its records, read and decoded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import collections
 import io
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,24 +13,21 @@ import numpy as np
 from PIL import Image
 
 from i2i_prior.data.curation.filters import stored_bytes
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-    decode,
-)
+from i2i_prior.data.decode_image import BrokenImage, Picture, decode
 from i2i_prior.data.decoding import FORMATS
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
+from i2i_prior.io.threads import map_in_order
 
-_CHUNK = 256  # records in flight
+_AHEAD = 256  # records read in advance
 
 
 @dataclass(frozen=True)
-class Glance:
-    """What the header of an image says; "", 0 and 0 where it does not.
+class ImageHeader:
+    """Header of an image; "", 0 and 0 if it is unreadable.
 
     Attributes:
-        kind: format and mode, as "JPEG RGB"; "pixels" for an array.
+        kind: format and mode, such as "JPEG RGB"; "pixels" for an array.
         width, height: in pixels, upright.
     """
 
@@ -41,23 +37,23 @@ class Glance:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SampledRecord:
     """One record of the sample.
 
     Attributes:
         record: its number.
-        name: in the source; "" where it could not be read.
+        name: in the source; "" if it cannot be read.
         bytes: of the stored image.
-        glance: at its first bytes.
-        broken: why it cannot be used, completing "the image ..."; else "".
-        captions: how many.
-        fields: names of what else it has (captions, label, json, images).
+        header: header of the image.
+        broken: reason that completes "the image ..."; "" if it is readable.
+        captions: number of captions.
+        fields: names of its fields (captions, label, json, images).
     """
 
     record: int
     name: str = ""
     bytes: int = 0
-    glance: Glance = Glance()
+    header: ImageHeader = ImageHeader()
     broken: str = ""
     captions: int = 0
     fields: tuple[str, ...] = ()
@@ -71,49 +67,49 @@ class Survey:
         spec: of the source.
         records: in the whole source.
         seed: of the sample.
-        seen: the sampled records in the source's order; all, if it is small.
+        sample: the sampled records in the source's order; all, if it is small.
         notes: of the source, see `TarSource`.
     """
 
     spec: str
     records: int
     seed: int
-    seen: list[Seen] = field(repr=False)
+    sample: list[SampledRecord] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
-        """Whether the sample is all there is."""
-        return len(self.seen) == self.records
+        """True if the sample holds all records."""
+        return len(self.sample) == self.records
 
-    def broken(self) -> dict[str, list[Seen]]:
-        """Reason class -> records, the most frequent class first."""
-        classes: dict[str, list[Seen]] = {}
-        for seen in self.seen:
-            if seen.broken:
-                reason = seen.broken.partition(" (")[0]
-                classes.setdefault(reason, []).append(seen)
+    def broken(self) -> dict[str, list[SampledRecord]]:
+        """Reason -> records, the most frequent reason first."""
+        classes: dict[str, list[SampledRecord]] = {}
+        for each in self.sample:
+            if each.broken:
+                reason = each.broken.partition(" (")[0]
+                classes.setdefault(reason, []).append(each)
         by_size = sorted(classes.items(), key=lambda item: -len(item[1]))
         return dict(by_size)
 
     def sizes(self) -> np.ndarray:
-        """(n, 2) int64, width and height of all whose header is readable."""
-        sizes = [(x.glance.width, x.glance.height) for x in self.seen]
+        """(n, 2) int64, width and height of images with a readable header."""
+        sizes = [(x.header.width, x.header.height) for x in self.sample]
         found = np.array(sizes, np.int64).reshape(-1, 2)
         return found[found.min(1, initial=1) > 0]
 
     def kinds(self) -> dict[str, int]:
         """Format and mode -> records."""
-        return _counted(seen.glance.kind or "unknown" for seen in self.seen)
+        return _counted(each.header.kind or "unknown" for each in self.sample)
 
     def extensions(self) -> dict[str, int]:
         """File name extension in lower case -> records."""
-        ends = (os.path.splitext(seen.name)[1].lower() for seen in self.seen)
+        ends = (os.path.splitext(each.name)[1].lower() for each in self.sample)
         return _counted(end or "none" for end in ends)
 
     def fields(self) -> dict[str, int]:
-        """Name of a field -> records that have it."""
-        return _counted(name for seen in self.seen for name in seen.fields)
+        """Name of a field -> number of records with it."""
+        return _counted(name for each in self.sample for name in each.fields)
 
 
 def survey(
@@ -126,8 +122,8 @@ def survey(
     """Reads and decodes up to `sample` records, in threads.
 
     Args:
-        source: what `spec` opened.
-        advance: is told how many records are done.
+        source: opened from `spec`.
+        advance: called with the number of records done.
 
     Raises:
         UserError: `sample` is not positive.
@@ -139,25 +135,23 @@ def survey(
     if sample < n:
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.choice(n, sample, replace=False))
-    seen: list[Seen] = []
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        for start in range(0, len(chosen), _CHUNK):
-            chunk = chosen[start : start + _CHUNK].tolist()
-            for found in pool.map(partial(_look, source), chunk):
-                seen.append(found)
-                advance(len(seen))
+    sampled: list[SampledRecord] = []
+    numbers = chosen.tolist()
+    for found in map_in_order(partial(_read, source), numbers, _AHEAD):
+        sampled.append(found)
+        advance(len(sampled))
     notes = tuple(getattr(source, "notes", ()))
-    return Survey(spec, n, seed, seen, notes)
+    return Survey(spec, n, seed, sampled, notes)
 
 
-def glance(record: Record) -> Glance:
+def image_header(record: Record) -> ImageHeader:
     """Format and size, without decoding any pixel; never raises."""
     kind = _kind(record.data)
     try:
         picture = Picture(record)
     except BrokenImage:
-        return Glance(kind)
-    return Glance(kind, picture.width, picture.height)
+        return ImageHeader(kind)
+    return ImageHeader(kind, picture.width, picture.height)
 
 
 def _kind(data: bytes | np.ndarray) -> str:
@@ -168,26 +162,26 @@ def _kind(data: bytes | np.ndarray) -> str:
             return f"{image.format} {image.mode}"
     except MemoryError:
         raise
-    except Exception:  # as `decode`: hostile bytes raise nearly everything
+    except Exception:  # hostile bytes make Pillow raise nearly everything
         return ""
 
 
-def _look(source: Source, number: int) -> Seen:
+def _read(source: Source, number: int) -> SampledRecord:
     try:
         record = source[number]
     except OSError as error:
         why = f"cannot be read ({error.strerror or error})"
-        return Seen(number, broken=why)
+        return SampledRecord(number, broken=why)
     broken = ""
     try:
         decode(record)
     except BrokenImage as error:
         broken = error.reason
-    return Seen(
+    return SampledRecord(
         record=number,
         name=record.name,
         bytes=stored_bytes(record),
-        glance=glance(record),
+        header=image_header(record),
         broken=broken,
         captions=len(record.fields.get("captions", ())),
         fields=tuple(record.fields),
@@ -195,5 +189,5 @@ def _look(source: Source, number: int) -> Seen:
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:
-    """The most frequent first."""
+    """Counts of names, the most frequent first."""
     return dict(collections.Counter(names).most_common())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ def map_in_order(
     function: Callable[[In], Out],
     items: Iterable[In],
     ahead: int,
-    threads: int,
+    threads: int = 0,
 ) -> Generator[Out]:
     """Results function(item) in order, computed while earlier ones are used.
 
@@ -27,9 +28,9 @@ def map_in_order(
             order of the items.
         items: taken one by one in the caller's thread.
         ahead: results that wait at most.
-        threads: at once.
+        threads: at once; 0 for two a core, since some wait for the disk.
     """
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1))
     rest = iter(items)
     waiting: deque[Future[Out]] = deque()
     try:

@@ -17,7 +17,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.inspection import batch as batches
 from i2i_prior.inspection.describe import as_text, write_page
 from i2i_prior.inspection.speed import measure
-from i2i_prior.inspection.survey import Glance, glance, survey
+from i2i_prior.inspection.survey import ImageHeader, image_header, survey
 from i2i_prior.report.image_grid import grid
 from i2i_prior.training.setup import data_options
 
@@ -74,12 +74,12 @@ def test_a_survey_counts_everything(folder):
         "cannot be decoded": ["<i>cut.jpg", "cut.jpg"],
         "is empty": ["empty.png"],
     }
-    sizes = {seen.name: seen.glance for seen in found.seen}
-    assert sizes["turned.jpg"] == Glance("JPEG RGB", 40, 60)  # upright
-    assert sizes["cut.jpg"] == Glance("JPEG RGB", 60, 40)
+    sizes = {seen.name: seen.header for seen in found.sample}
+    assert sizes["turned.jpg"] == ImageHeader("JPEG RGB", 40, 60)  # upright
+    assert sizes["cut.jpg"] == ImageHeader("JPEG RGB", 60, 40)
     assert len(found.sizes()) == 7
     stored = sum(path.stat().st_size for path in folder.iterdir())
-    assert sum(seen.bytes for seen in found.seen) == stored
+    assert sum(seen.bytes for seen in found.sample) == stored
     text = as_text(found, [])
     assert "3 (37.50%)" in text
     assert "record 0: <i>cut.jpg (image file is truncated" in text
@@ -110,14 +110,14 @@ def test_a_sample_is_random_and_says_so(tmp_path):
     done: list[int] = []
     found = survey(Growing(), "a:b", 60, advance=done.append)
     assert done == list(range(1, 61))
-    numbers = [seen.record for seen in found.seen]
+    numbers = [seen.record for seen in found.sample]
     assert numbers == sorted(set(numbers))
     assert numbers[0] < 500
     assert numbers[-1] > 4500
     again = survey(Growing(), "a:b", 60)
     assert again == found
     other = survey(Growing(), "a:b", 60, seed=1)
-    assert [seen.record for seen in other.seen] != numbers
+    assert [seen.record for seen in other.sample] != numbers
     text = as_text(found, [])
     assert "60, a random sample (seed 0)" in text
     assert "captions 60" in text
@@ -162,7 +162,7 @@ def test_a_glance_has_the_size_that_is_decoded():
         ("WEBP", {"exif": turned}),
     ):
         record = Record("x", encoded(noise, kind, **options))
-        seen = glance(record)
+        seen = image_header(record)
         assert (seen.height, seen.width) == decode(record).shape[:2] == (9, 6)
 
 
@@ -190,11 +190,13 @@ def test_a_glance_at_hostile_bytes_raises_nothing(folder):
             damaged = bytearray(sound[: int(rng.integers(len(sound) + 1))])
             for place in rng.integers(0, len(damaged), 9) if damaged else ():
                 damaged[place] = rng.integers(256)
-            assert isinstance(glance(Record("x", bytes(damaged))), Glance)
-    assert glance(Record("x", b"%!PS-Adobe")) == Glance()
-    assert glance(Record("x", np.zeros((3, 4, 3), np.uint8))) == Glance(
-        "pixels", 4, 3
-    )
+            assert isinstance(
+                image_header(Record("x", bytes(damaged))), ImageHeader
+            )
+    assert image_header(Record("x", b"%!PS-Adobe")) == ImageHeader()
+    assert image_header(
+        Record("x", np.zeros((3, 4, 3), np.uint8))
+    ) == ImageHeader("pixels", 4, 3)
 
 
 def test_the_command_writes_a_page_that_stands_alone(command, folder, tmp_path):

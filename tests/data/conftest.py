@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def index_folder(tmp_path_factory, monkeypatch):
-    """Where this test's indices are kept."""
+    """Folder of this test's indices."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return cache / "i2i_prior" / "index"

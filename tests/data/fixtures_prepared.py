@@ -1,4 +1,4 @@
-"""Folders of prepared examples: what is in them, and what they came from."""
+"""Folders of prepared examples: their sources and their contents."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def dropped(folder: Path) -> list[dict]:
 
 
 def plan_of(records: int) -> Plan:
-    """Of one shard of images."""
+    """Plan of one shard of images."""
     return Plan(
         kind="images",
         fields=fields_of((), True, ()),

@@ -21,7 +21,7 @@ def png(value: int) -> bytes:
 
 
 def value_of(record: Record) -> int:
-    """What `png` was given."""
+    """Red level of an image of `png`."""
     return int(decode(record)[0, 0, 0])
 
 

@@ -1,4 +1,4 @@
-"""Mutated archives: nothing but UserError and OSError may come of them.
+"""Fuzzing of archives: reading raises nothing but UserError and OSError.
 
 python tests/data/fuzz.py --cases 100000 --what tar
 """
@@ -23,16 +23,13 @@ if __name__ == "__main__":
 
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    png,
-    write_arrayrecord,
-)
+from tests.data.fixtures_sources import png, write_arrayrecord
 
 MOST_SECONDS = 5.0  # of one case, far above any that ends
 
 
 def a_tar() -> bytes:
-    """An archive with all that makes headers interesting."""
+    """An archive with headers of all kinds."""
     file = io.BytesIO()
     formats = (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
     for kind in formats:
@@ -53,7 +50,7 @@ def a_tar() -> bytes:
             link = tarfile.TarInfo("5.png")
             link.type, link.linkname = tarfile.SYMTYPE, "1.png"
             archive.addfile(link)
-        # The end mark of the first goes, so that the second is read too.
+        # Without its end mark the second archive is read too.
         if kind == formats[0]:
             file.truncate(archive.offset - 1024)
             file.seek(0, io.SEEK_END)
@@ -90,7 +87,7 @@ def mutated(data: bytes, rng: random.Random, block: int) -> bytes:
 
 
 def mutated_tar(data: bytes, rng: random.Random) -> bytes:
-    """As `mutated`; often within headers, whose sums are put right."""
+    """Mutations often within headers, with corrected checksums."""
     changed = bytearray(mutated(data, rng, 512) if rng.random() < 0.5 else data)
     for at in range(0, len(changed) - 511, 512):
         if changed[at + 257 : at + 262] != b"ustar":
@@ -107,7 +104,7 @@ def mutated_tar(data: bytes, rng: random.Random) -> bytes:
 
 
 def run_case(scheme: str, path: Path, data: bytes) -> str:
-    """Opens and reads all; returns how it ended, raises what must not be."""
+    """Opens and reads all; returns its end, raises other exceptions."""
     path.write_bytes(data)
     start, ended, complaint = time.monotonic(), "read", ""
     try:

@@ -1,4 +1,4 @@
-"""Damaged images by the thousand: nothing but pixels or BrokenImage comes.
+"""Fuzzing of images: decoding gives pixels or raises BrokenImage.
 
     PYTHONPATH=. python tests/data/fuzz_images.py --cases 100000 [--seed 0]
 
@@ -18,10 +18,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-)
+from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.record import Record
 
 GROUP = 2000  # cases a child
@@ -103,10 +100,10 @@ def mutated(files: list[bytes], rng: np.random.Generator) -> bytes:
 
 
 def try_one(data: bytes, rng: np.random.Generator) -> str:
-    """Looks at the header, cuts twice, decodes whole; says what came out.
+    """Reads the header, cuts twice, decodes the whole; returns the outcome.
 
     Raises:
-        whatever should not have come out.
+        any exception but BrokenImage.
     """
     try:
         picture = Picture(Record("x", data), MOST_PIXELS)
@@ -139,7 +136,7 @@ def run(first: int, cases: int, seed: int = 0) -> Counter[str]:
 
 
 def main() -> int:
-    """Runs the groups; 1 where one of them failed."""
+    """Runs the groups; returns 1 if one of them failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

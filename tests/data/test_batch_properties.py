@@ -1,4 +1,4 @@
-"""Whatever the seed, step, hosts and batch: byte for byte the same batch."""
+"""Properties of batches for any seed, step, hosts and batch size."""
 
 from __future__ import annotations
 

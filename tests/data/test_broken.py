@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data.pipeline import BrokenTally, DataOptions, Pipeline
+from i2i_prior.data.broken import BrokenTally
+from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
 
@@ -119,8 +120,8 @@ def test_tally_of_sound_images_is_quiet(source):
     assert tally.names() == []
 
 
-def test_hosts_count_together_and_decide_alike(source):
-    """Of two hosts the second also reads two examples of the first."""
+def test_hosts_count_together_and_decide_the_same(source):
+    """The second of two hosts also reads two examples of the first."""
     texts, met = ["", ""], threading.Barrier(2)
 
     def host(number):

@@ -56,7 +56,7 @@ def without(monkeypatch):
 
 def test_a_missing_photo_is_passed_over_with_a_warning(without):
     without("sklearn")
-    with pytest.warns(UserWarning, match=r"without china\.jpg"):
+    with pytest.warns(UserWarning, match=r"lacks china\.jpg"):
         source = open_source("builtin:photos")
     assert len(source) == 6
 
@@ -64,7 +64,7 @@ def test_a_missing_photo_is_passed_over_with_a_warning(without):
 def test_no_photo_at_all_is_an_error(without):
     without("sklearn", "skimage")
     with (
-        pytest.warns(UserWarning, match="goes without"),
+        pytest.warns(UserWarning, match="lacks"),
         pytest.raises(UserError, match="install"),
     ):
         open_source("builtin:photos")

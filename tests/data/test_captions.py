@@ -11,10 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from i2i_prior.data.captions import (
-    clean_caption,
-    clean_captions,
-)
+from i2i_prior.data.captions import clean_caption, clean_captions
 from i2i_prior.errors import UserError
 
 pytest.importorskip("bs4", reason="beautifulsoup4 is not installed")
@@ -122,14 +119,14 @@ def flickr():
 
 
 def official(module):
-    """diffusers' cleaning, bound to what it needs of a pipeline."""
+    """diffusers' cleaning, bound to the part of a pipeline that it needs."""
     pipeline = module.PixArtAlphaPipeline
     return lambda text: pipeline._clean_caption(pipeline, text)
 
 
 @pytest.fixture
 def original(diffusers_module, monkeypatch):
-    """As DeepFloyd and PixArt have it: stripped after the unescaping."""
+    """DeepFloyd's and PixArt's cleaning: stripped after the unescaping."""
     stripping = SimpleNamespace(unescape=lambda s: html.unescape(s).strip())
     monkeypatch.setattr(diffusers_module, "html", stripping)
     return official(diffusers_module)

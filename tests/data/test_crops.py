@@ -26,7 +26,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 def jitter(image, generator, strength) -> np.ndarray:
     """The image as a view that `Jitter` changes."""
     draft = Draft(1, 1, 1, {"view": Cut((0, 0, 1, 1), 1)})
-    for adjust in Jitter(strength)(draft, generator).cuts["view"].adjust:
+    Jitter(strength)(draft, generator)
+    for adjust in draft.cuts["view"].adjust:
         image = adjust(image)
     return image
 

@@ -1,4 +1,4 @@
-"""Curation: filters, near duplicates, selections and what is dropped."""
+"""Curation: filters, near duplicates, selections and reports."""
 
 from __future__ import annotations
 
@@ -20,14 +20,11 @@ from i2i_prior.data.curation.duplicates import (
     perceptual_hash,
 )
 from i2i_prior.data.curation.embeddings import near_by_embedding
-from i2i_prior.data.curation.filters import Look, load_plugin
+from i2i_prior.data.curation.filters import FilterInput, load_plugin
 from i2i_prior.data.curation.options import CurateOptions
 from i2i_prior.data.curation.passes import curate
 from i2i_prior.data.curation.report import write_curation_report
-from i2i_prior.data.decode_image import (
-    Picture,
-    decode,
-)
+from i2i_prior.data.decode_image import Picture, decode
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources import open_source
@@ -45,7 +42,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def brute(near: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """What best-first gives, from the whole matrix of who is near whom."""
+    """Result of best-first selection from the whole matrix of distances."""
     instead = np.full(len(rank), -1)
     kept: list[int] = []
     for place in np.argsort(rank):
@@ -528,9 +525,9 @@ number = 3
 """
 
 
-def look(level: int) -> Look:
+def look(level: int) -> FilterInput:
     image = np.full((9, 12, 3), level, np.uint8)
-    return Look(Record("a.png", image), 9, 12, image, lambda: image)
+    return FilterInput(Record("a.png", image), 9, 12, image, lambda: image)
 
 
 def test_functions_of_users_judge(tmp_path):
@@ -577,7 +574,7 @@ def test_a_failing_function_leaves_no_file(folder, tmp_path):
     file.write_text(PLUGINS)
     spec = f"folder:{folder}"
     options = CurateOptions(filters=(f"{file}:fails",))
-    with pytest.raises(UserError, match="mend the function"):
+    with pytest.raises(UserError, match="correct the function"):
         curate(open_source(spec), spec, options, out)
     assert not out.exists()
     twice = CurateOptions(filters=(f"{file}:truth", f"{file}:truth"))
@@ -597,7 +594,7 @@ def test_a_place_that_cannot_be_written_is_told_first(folder, tmp_path):
             curate(open_source(spec), spec, ANY, place, seen.append)
     assert not seen
     for place in (tmp_path, tmp_path / "file" / "deep" / "kept.jsonl"):
-        with pytest.raises(UserError, match="cannot be written"):
+        with pytest.raises(UserError, match="cannot write selection"):
             write_selection(place, {}, np.ones(3, bool), [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file"]
 

@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    decode,
-)
-from i2i_prior.data.sources import Record, open_source
+from i2i_prior.data.decode_image import BrokenImage, decode
+from i2i_prior.data.record import Record
+from i2i_prior.data.sources import open_source
 
 NOISE = Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -309,7 +307,7 @@ def test_pillow_does_not_warn_of_bombs():
     # 100 million and a few: above Pillow's warning, below its error.
     code = (
         "from i2i_prior.data.decode_image import BrokenImage, decode\n"
-        "from i2i_prior.data.sources import Record\n"
+        "from i2i_prior.data.record import Record\n"
         f"data = {png_header(10_000, 10_001)!r}\n"
         "try:\n    decode(Record('x', data))\n"
         "except BrokenImage as broken:\n    print(broken.reason)\n"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from i2i_prior.data.decode_image import center_crop
-from i2i_prior.data.pipeline import evaluation_crops
+from i2i_prior.data.held_out import evaluation_crops
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
 

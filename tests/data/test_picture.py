@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data import (
-    crops,
-    decode_image,
-    decoding,
-)
+from i2i_prior.data import crops, decode_image, decoding
 from i2i_prior.data.crops import random_box, resize, view_box
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-    decode,
-)
+from i2i_prior.data.decode_image import BrokenImage, Picture, decode
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources import open_source

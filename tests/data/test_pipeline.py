@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from i2i_prior.data.pipeline import DataOptions, Pipeline
-from i2i_prior.data.sources import Record, open_source
+from i2i_prior.data.record import Record
+from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
 
 

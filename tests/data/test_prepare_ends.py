@@ -14,15 +14,8 @@ import pytest
 
 from i2i_prior.data.prepare.workers import work
 from i2i_prior.errors import UserError
-from tests.data.fixtures_prepared import (
-    contents,
-    examples,
-    write_photos,
-)
-from tests.io.test_disk import (
-    UNSHARE,
-    mount_refused,
-)
+from tests.data.fixtures_prepared import contents, examples, write_photos
+from tests.io.test_disk import UNSHARE, mount_refused
 
 PHOTOS, PER_SHARD = 72, 3
 SHARDS = PHOTOS // PER_SHARD
@@ -53,7 +46,7 @@ def options(photos):
 
 @pytest.fixture(scope="module")
 def undisturbed(command, options, tmp_path_factory):
-    """What one process makes that nobody disturbs."""
+    """Output of one process that is not interrupted."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     ended = command(*options(out), "--workers=1")
     assert ended.code == 0, ended.err

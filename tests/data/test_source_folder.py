@@ -12,11 +12,7 @@ from i2i_prior.data.record import fingerprint_of
 from i2i_prior.data.sources import folder, open_source
 from i2i_prior.data.sources.names import Names
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    age,
-    png,
-    write_folder,
-)
+from tests.data.fixtures_sources import age, png, write_folder
 
 FILES = {
     "a/1.jpg": b"1",

@@ -11,10 +11,7 @@ import pytest
 
 from i2i_prior.data.sources import open_source, parquet
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    png,
-    value_of,
-)
+from tests.data.fixtures_sources import png, value_of
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
 import pyarrow.parquet as pq  # noqa: E402
@@ -100,8 +97,8 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "b.parquet").write_bytes(b"")
     write(tmp_path / "c.parquet", [])
     for name, what in [
-        ("a", "no whole Parquet file"),
-        ("b", "no whole Parquet file"),
+        ("a", "no complete Parquet file"),
+        ("b", "no complete Parquet file"),
         ("c", "holds no row"),
         ("d", "does not exist"),
     ]:

@@ -9,12 +9,7 @@ import pytest
 from i2i_prior.data.sources import Mixture, open_source
 from i2i_prior.data.sources.spec import Spec, parse, parse_mix
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    png,
-    value_of,
-    write_folder,
-    write_tar,
-)
+from tests.data.fixtures_sources import png, value_of, write_folder, write_tar
 
 SCHEMES = {"tar": ("image",), "folder": (), "parquet": ("image", "caption")}
 

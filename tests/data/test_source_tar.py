@@ -13,12 +13,7 @@ import pytest
 
 from i2i_prior.data.sources import open_source, tar_index
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    age,
-    png,
-    value_of,
-    write_tar,
-)
+from tests.data.fixtures_sources import age, png, value_of, write_tar
 
 PAIRS = {
     "1.cls": b"4",

@@ -14,11 +14,7 @@ import pytest
 
 from i2i_prior.data.sources import open_source
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    png,
-    value_of,
-    write_arrayrecord,
-)
+from tests.data.fixtures_sources import png, value_of, write_arrayrecord
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ from fsspec.registry import known_implementations
 
 from i2i_prior.data.sources import open_source, tar_index
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    png,
-    value_of,
-    write_folder,
-    write_tar,
-)
+from tests.data.fixtures_sources import png, value_of, write_folder, write_tar
 
 MEMBERS = {
     "a/1.jpg": png(1),

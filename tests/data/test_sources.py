@@ -18,12 +18,7 @@ import pytest
 from i2i_prior.data.decode_image import decode
 from i2i_prior.data.sources import open_source, tar
 from i2i_prior.errors import UserError
-from tests.data.fixtures_sources import (
-    png,
-    value_of,
-    write_folder,
-    write_tar,
-)
+from tests.data.fixtures_sources import png, value_of, write_folder, write_tar
 
 TINY = Path(__file__).parents[3] / "shared/data/tiny_imagenet64/val.tar"
 

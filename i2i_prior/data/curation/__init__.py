@@ -1,8 +1,8 @@
-"""Which records of a source are worth training on, and why the others not.
+"""Selection of the records of a source for training.
 
-`filters` judge one record, `duplicates` compare all of them, `passes` runs
-both, `selected` keeps the result and reads through it, `report` shows what was
-dropped. Nothing is imported here.
+`filters` judge single records, `duplicates` and `embeddings` compare them,
+`passes` runs both, `sources.selected` stores the selection and reads through
+it, `report` shows dropped records. Nothing is imported here.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Near duplicates by a perceptual hash of 64 bits.
 
 Of images that are near each other the best is kept, and an image is dropped
-only where one near it is kept: a chain a ~ b ~ c, whose ends are not near each
-other, loses b alone. So whatever is dropped has its stand-in.
+only if one near it is kept: of a chain a ~ b ~ c with ends that are not near
+each other, b alone is dropped. So every dropped image has a kept near
+duplicate.
 
 Two hashes of 64 bits are near by chance too often: at 6 bits once in 2e8 pairs
 of photographs, which would be once for every image of 190 million. So a pair
-counts only where 16 mean colours agree as well; of 8 chance pairs at 8 bits
-that leaves none (see tests/data/test_curation.py for what is found).
+counts only if 16 mean colours agree as well; of 8 chance pairs at 8 bits that
+leaves none (see tests/data/test_curation.py).
 
-Records are numbers from 0 to n - 1 here; `rank` says which is better.
+Records are numbers from 0 to n - 1 here, ordered by `rank`, the best first.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ MAX_DISTANCE = 16  # bits; from about 20 on any two images are "near"
 
 _SIDE = 32  # of the grey thumbnail that is transformed
 _LOW = 8  # frequencies kept a side
-_FLAT = 2.0  # grey levels (standard deviation) below which noise would decide
-_ALIKE = 0.95  # least correlation of the mean colours of near duplicates
+_FLAT = 2.0  # standard deviation in grey levels below which noise dominates
+_CORRELATED = 0.95  # least correlation of near duplicates' mean colours
 _CHECKED = 65_536  # pairs whose colours are compared at once
 _MAX_PAIRS = 100_000_000
 _MAX_TABLES = 10_000
@@ -38,14 +39,14 @@ _COSINES = np.cos(
 
 
 def perceptual_hash(thumbnail: np.ndarray) -> int | None:
-    """Which of the 64 lowest DCT coefficients are above their median.
+    """Hash of 64 bits: the lowest DCT coefficients above their median.
 
     Args:
         thumbnail: the whole image squeezed to (64, 64, 3) uint8.
 
     Returns:
         A number of 64 bits, not 0; None for an image without coarse
-        structure, which looks like any other of its kind.
+        structure, which cannot be told from others of its kind.
     """
     grey = thumbnail @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
     grey = grey.reshape(_SIDE, 2, _SIDE, 2).mean((1, 3))
@@ -54,12 +55,12 @@ def perceptual_hash(thumbnail: np.ndarray) -> int | None:
         return None
     # Beyond rounding: most waves of a plain gradient are zero.
     bits = waves > np.median(waves[1:]) + 1e-6
-    bits[0] = True  # the mean says nothing about the structure
+    bits[0] = True  # the mean is no part of the structure
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def check_distance(threshold: float) -> None:
-    """Raises UserError for no whole number in [0, 16]."""
+    """Raises UserError unless `threshold` is a whole number in [0, 16]."""
     if threshold not in range(MAX_DISTANCE + 1):
         raise UserError(
             f"the threshold of perceptual hashes is {threshold:g}: give whole "
@@ -68,7 +69,7 @@ def check_distance(threshold: float) -> None:
 
 
 def mean_colours(thumbnail: np.ndarray) -> np.ndarray:
-    """Of a grid of 4 x 4 areas: (64, 64, 3) uint8 -> (48,) uint8."""
+    """Mean colours of 4 x 4 areas: (64, 64, 3) uint8 -> (48,) uint8."""
     areas = thumbnail.reshape(4, 16, 4, 16, 3).mean((1, 3))
     return np.rint(areas).astype(np.uint8).ravel()
 
@@ -78,16 +79,17 @@ def near_by_hash(
 ) -> np.ndarray:
     """Finds near duplicates among hashes, exactly and not quadratically.
 
-    Images of one hash and like colours share the fate of the best of them.
+    Images of one hash and similar colours are kept or dropped with the best
+    of them.
 
     Args:
         hashes: uint64 (n,), each a `perceptual_hash`.
         colours: uint8 (n, 48), each `mean_colours`.
-        rank: (n,), a permutation: of two near images the lower one stays.
-        threshold: bits in which near duplicates differ at most.
+        rank: (n,), a permutation: of two near images the lower one is kept.
+        threshold: greatest number of bits in which near duplicates differ.
 
     Returns:
-        int64 (n,): the record that is kept in its stead, -1 for a kept one.
+        int64 (n,): the kept near duplicate of a record, -1 for a kept one.
 
     Raises:
         UserError: `threshold` is not in [0, 16], or so many are near that
@@ -98,10 +100,10 @@ def near_by_hash(
     leader = _leaders(hashes, colours, rank)
     leaders = np.flatnonzero(leader < 0)
 
-    def alike(pairs: np.ndarray) -> np.ndarray:
-        return _alike(colours, leaders[pairs[:, 0]], leaders[pairs[:, 1]])
+    def similar(pairs: np.ndarray) -> np.ndarray:
+        return _similar(colours, leaders[pairs[:, 0]], leaders[pairs[:, 1]])
 
-    pairs = _near_pairs(hashes[leaders], int(threshold), alike)
+    pairs = _near_pairs(hashes[leaders], int(threshold), similar)
     better = _greedy(pairs, rank[leaders])
     instead = leader.copy()
     gone = np.flatnonzero(better >= 0)
@@ -115,23 +117,23 @@ def near_by_hash(
 def _leaders(
     hashes: np.ndarray, colours: np.ndarray, rank: np.ndarray
 ) -> np.ndarray:
-    """(n,): the best record of the same hash and like colours, else -1."""
+    """(n,): the best record of the same hash and similar colours, else -1."""
     leader = np.full(len(hashes), -1, np.int64)
     left = np.lexsort((rank, hashes))
     while len(left):
         first = np.r_[True, hashes[left[1:]] != hashes[left[:-1]]]
         best = left[first][np.cumsum(first) - 1]
         left, best = left[~first], best[~first]
-        same = _alike(colours, left, best)
+        same = _similar(colours, left, best)
         leader[left[same]] = best[same]
         left = left[~same]
     return leader
 
 
-def _alike(
+def _similar(
     colours: np.ndarray, first: np.ndarray, second: np.ndarray
 ) -> np.ndarray:
-    """(p,) bool: whether the colours of two records are arranged alike."""
+    """(p,) bool: True if the mean colours of two records are correlated."""
     found = np.zeros(len(first), bool)
     for start in range(0, len(first), _CHECKED):
         part = slice(start, start + _CHECKED)
@@ -142,16 +144,16 @@ def _alike(
         one -= one.mean(1, keepdims=True)
         other -= other.mean(1, keepdims=True)
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        found[part] = equal | ((one * other).sum(1) > _ALIKE * lengths)
+        found[part] = equal | ((one * other).sum(1) > _CORRELATED * lengths)
     return found
 
 
 def _near_pairs(
     hashes: np.ndarray,
     threshold: int,
-    alike: Callable[[np.ndarray], np.ndarray],
+    similar: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Pairs (p, 2) that differ in `threshold` bits at most and are `alike`.
+    """Pairs (p, 2) that differ in `threshold` bits at most and are `similar`.
 
     Cut into m blocks, two such hashes agree in m - threshold blocks at least.
     So for each choice of as many blocks the hashes are sorted by these bits,
@@ -163,7 +165,7 @@ def _near_pairs(
     waiting = 0
     for mask in _masks(len(hashes), threshold):
         for pairs in _pairs_that_agree(hashes & mask, hashes, threshold):
-            pairs = pairs[alike(pairs)]
+            pairs = pairs[similar(pairs)]
             batch.append(pairs)
             waiting += len(pairs)
             if waiting > len(found) + 1_000_000:
@@ -173,7 +175,7 @@ def _near_pairs(
 
 
 def _merged(parts: list[np.ndarray]) -> np.ndarray:
-    """Every pair once: several tables find the same."""
+    """Distinct pairs; several tables find the same ones."""
     pairs = np.sort(np.concatenate(parts), axis=1)
     # Two 32-bit halves in one number sort ten times faster than rows.
     joined = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
@@ -186,7 +188,7 @@ def _merged(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _masks(n: int, threshold: int) -> list[np.uint64]:
-    """The bits to sort by, one mask a table; the cheapest way to cut."""
+    """Masks of the bits to sort by, one a table, for the cheapest cut."""
 
     def cost(blocks: int) -> float:
         agreeing = 64 * (blocks - threshold) / blocks
@@ -230,12 +232,12 @@ def _pairs_that_agree(
 
 
 def _greedy(pairs: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """(n,): best first, who is kept drops those near it that are left."""
+    """(n,): kept near duplicates, or -1; a kept record drops worse ones."""
     swap = rank[pairs[:, 0]] > rank[pairs[:, 1]]
     pairs[swap] = pairs[swap, ::-1]
     pairs = pairs[np.lexsort((rank[pairs[:, 1]], rank[pairs[:, 0]]))]
     instead = np.full(len(rank), -1, np.int64)
-    # The fate of `better` is settled: all pairs that could drop it are past.
+    # `better` is decided by now: the pairs that could drop it come earlier.
     for better, worse in pairs:
         if instead[better] < 0 and instead[worse] < 0:
             instead[worse] = better

@@ -1,7 +1,7 @@
-"""Near duplicates by given embeddings: who is kept is settled as by hash.
+"""Near duplicates by given embeddings; records are kept as by hash.
 
 Exact, and so quadratic: a million of 768 numbers are 4e14 multiplications, an
-hour on a few cores. Beyond that hash first, and embed what is left.
+hour on a few cores. Beyond that hash first, and embed the kept records.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _BLOCK = 4096  # rows compared at once: 64 MiB of products
 
 
 def open_embeddings(path: str, n: int) -> np.ndarray:
-    """An .npy file (n, D) of numbers as a memory map.
+    """Memory map of an .npy file of numbers (n, D).
 
     Raises:
-        UserError: it is none, or has another number of rows.
+        UserError: it is no such file, or has another number of rows.
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"embeddings {path} are no .npy file of numbers ({error}): write "
-            "them with numpy.save, or say phash"
+            "them with numpy.save, or give phash"
         ) from error
     numbers = isinstance(found, np.ndarray) and found.dtype.kind in "fiu"
     if not numbers or found.ndim != 2 or len(found) != n or not found.shape[1]:
@@ -37,7 +37,7 @@ def open_embeddings(path: str, n: int) -> np.ndarray:
 
 
 def check_cosine(threshold: float) -> None:
-    """Raises UserError for no number in (0, 1]."""
+    """Raises UserError unless `threshold` is in (0, 1]."""
     if not 0 < threshold <= 1:
         raise UserError(
             f"the threshold of embeddings is {threshold:g}: give a cosine "
@@ -54,23 +54,23 @@ def near_by_embedding(
     """Finds near duplicates among embeddings: O(n * kept * D) products.
 
     Exact, in memory that does not grow with n: blocks of rows are compared
-    with blocks of what is kept so far.
+    with blocks of the rows kept so far.
 
     Args:
         embeddings: (N, D) of any real dtype, a memory map or an array; a row
             of zeros is near nothing.
-        numbers: int64 (n,), the rows that count.
-        rank: (n,), as in `near_by_hash`.
-        threshold: cosine from which two are near duplicates.
+        numbers: int64 (n,), the rows to compare.
+        rank: (n,), see `near_by_hash`.
+        threshold: least cosine of near duplicates.
 
     Returns:
-        As `near_by_hash`: places in `numbers`.
+        int64 (n,), see `near_by_hash`: places in `numbers`.
 
     Raises:
         UserError: `threshold` is not in (0, 1], or a row is not finite.
     """
     check_cosine(threshold)
-    threshold -= 1e-6  # float32 has cos(x, x) just below 1 at times
+    threshold -= 1e-6  # in float32 cos(x, x) may be just below 1
     order = np.argsort(rank)
     instead = np.full(len(order), -1, np.int64)
     kept = np.empty(len(order), np.int64)

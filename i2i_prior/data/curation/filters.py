@@ -1,7 +1,7 @@
-"""Filters: one record in, a reason to drop it out, or None.
+"""Filters: functions of a record that give a reason to drop it, or None.
 
 Built in are the least side, the greatest aspect ratio and the least entropy;
-further ones are functions of a user's file. A filter runs in many threads.
+others are functions of a user's file. A filter runs in many threads.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
 
-THUMBNAIL = 64  # side of `Look.thumbnail`
+THUMBNAIL = 64  # side of `FilterInput.thumbnail`
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a filter sees of a record.
+class FilterInput:
+    """Input of a filter.
 
     Attributes:
-        record: as its source holds it.
+        record: of the source.
         height, width: in pixels, upright.
         thumbnail: the whole image squeezed to (64, 64, 3) uint8.
-        pixels: () -> the image (H, W, 3) uint8, which may cost its decoding.
+        pixels: () -> the image (H, W, 3) uint8, decoded at the call.
     """
 
     record: Record
@@ -42,45 +42,45 @@ class Look:
 
 
 def stored_bytes(record: Record) -> int:
-    """Bytes of a record's image as its source holds it."""
+    """Number of bytes of a record's image in its source."""
     data = record.data
     return len(data) if isinstance(data, bytes) else data.nbytes
 
 
-# Why the record is dropped, completing "the image ...", or None to keep it.
-Filter = Callable[[Look], str | None]
+# FilterInput -> reason to drop the record, completing "the image ...", or None.
+Filter = Callable[[FilterInput], str | None]
 
 
 def min_side(least: int) -> Filter:
-    """Keeps images whose shorter side has at least that many pixels."""
+    """Filter of images by the shorter side in pixels."""
 
-    def judge(look: Look) -> str | None:
-        if min(look.height, look.width) >= least:
+    def judge(image: FilterInput) -> str | None:
+        if min(image.height, image.width) >= least:
             return None
-        size = f"{look.width} x {look.height}"
+        size = f"{image.width} x {image.height}"
         return f"has {size} pixels, a side below {least}"
 
     return judge
 
 
 def max_aspect(greatest: float) -> Filter:
-    """Keeps images whose longer side is at most so many times the shorter."""
+    """Filter of images by the longer side over the shorter side."""
 
-    def judge(look: Look) -> str | None:
-        short, long = sorted((look.height, look.width))
+    def judge(image: FilterInput) -> str | None:
+        short, long = sorted((image.height, image.width))
         if long <= greatest * short:
             return None
-        size = f"{look.width} x {look.height}"
+        size = f"{image.width} x {image.height}"
         return f"is {long / short:.4g} times as long as wide ({size})"
 
     return judge
 
 
 def min_entropy(least: float) -> Filter:
-    """Keeps images whose `entropy` is at least so many bits."""
+    """Filter of images by `entropy` in bits."""
 
-    def judge(look: Look) -> str | None:
-        bits = entropy(look.thumbnail)
+    def judge(image: FilterInput) -> str | None:
+        bits = entropy(image.thumbnail)
         return None if bits >= least else f"has {bits:.2f} bits of entropy"
 
     return judge
@@ -115,9 +115,9 @@ def load_plugin(spec: str) -> Plugin:
     """Opens `FILE.py:function` or `FILE.py:function:LEAST`.
 
     The function takes the image (H, W, 3) uint8, read-only, and its `Record`.
-    It returns whether to keep it, or (keep, reason), or a score; a score needs
+    It returns True to keep it, or (keep, reason), or a score; a score needs
     LEAST, the lowest that is kept. It is called from many threads. The file is
-    run: only name one that you trust.
+    run: only give one that you trust.
 
     Raises:
         UserError: there is no such file or function, the file fails when run,
@@ -155,7 +155,7 @@ def _number(spec: str, text: str) -> float:
     if not math.isfinite(value):
         raise UserError(
             f"filter {spec!r} ends in {text!r}, which is no number: write the "
-            "least score that is kept there"
+            "least score to keep there"
         )
     return value
 
@@ -168,7 +168,7 @@ def _run(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file is a program: anything may be wrong
+    except Exception as error:  # a user's program may raise anything
         first = " ".join(str(error).split())
         raise UserError(
             f"filter file {path}: {type(error).__name__}: {first[:300]}"
@@ -180,32 +180,32 @@ def _judge(
     function: Callable[[np.ndarray, Record], Any],
     name: str,
     least: float | None,
-    look: Look,
+    image: FilterInput,
 ) -> str | None:
-    """What a user's function says; whatever it raises ends the pass."""
-    pixels = look.pixels().view()
+    """Result of a user's function; an exception in it ends the pass."""
+    pixels = image.pixels().view()
     pixels.setflags(write=False)
     try:
-        said = function(pixels, look.record)
+        result = function(pixels, image.record)
     except Exception as error:
         first = " ".join(str(error).split())
         raise UserError(
-            f"filter {name} failed on {look.record.name} "
-            f"({type(error).__name__}: {first[:300]}): mend the function"
+            f"filter {name} failed on {image.record.name} "
+            f"({type(error).__name__}: {first[:300]}): correct the function"
         ) from error
-    if isinstance(said, tuple) and len(said) == 2:
-        return None if said[0] else str(said[1])
-    if isinstance(said, bool | np.bool_):
-        return None if said else "was refused"
+    if isinstance(result, tuple) and len(result) == 2:
+        return None if result[0] else str(result[1])
+    if isinstance(result, bool | np.bool_):
+        return None if result else "was refused"
     try:
-        score = float(said)
+        score = float(result)
     except (TypeError, ValueError):
         score = None
     if score is None or least is None:
         raise UserError(
-            f"filter {name} returned {said!r:.80} for {look.record.name}: it "
-            "returns (keep, reason), or a score with the least one kept after "
-            f"the function's name, as in {name}:0.5"
+            f"filter {name} returned {result!r:.80} for {image.record.name}: "
+            "return (keep, reason), or a score with the least one to keep "
+            f"after the function's name, as in {name}:0.5"
         )
-    # Not "<": a score that is no number keeps nothing.
+    # Not "<", which would keep a score of NaN.
     return None if score >= least else f"scores {score:.4g}, below {least:g}"

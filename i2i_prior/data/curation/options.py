@@ -1,4 +1,4 @@
-"""What a curation drops."""
+"""Options of a curation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PHASH = "phash"
 
 @dataclass(frozen=True)
 class CurateOptions:
-    """What is dropped; 0, "" and () drop nothing.
+    """Criteria for dropping records; 0, "" and () drop none.
 
     Attributes:
         min_side: least side in pixels.
@@ -22,7 +22,7 @@ class CurateOptions:
         near_duplicates: "phash", or an .npy file of (N, D) embeddings.
         threshold: of near duplicates; bits (6) or cosine (0.95) if None.
         filters: FILE.py:function[:LEAST] each, see `load_plugin`.
-        max_broken: greatest share of broken records, see `Limit`.
+        max_broken: greatest share of broken records, see `BrokenLimit`.
     """
 
     min_side: int = 0
@@ -61,8 +61,8 @@ class CurateOptions:
             hashed = self.near_duplicates == PHASH
             (check_distance if hashed else check_cosine)(self.threshold)
 
-    def least_or_most(self) -> float:
-        """The threshold of near duplicates."""
+    def near_threshold(self) -> float:
+        """The threshold of near duplicates, in bits or as a cosine."""
         if self.threshold is not None:
             return self.threshold
         return 6 if self.near_duplicates == PHASH else 0.95

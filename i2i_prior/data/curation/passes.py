@@ -1,9 +1,9 @@
-"""The passes over a source that end in a selection.
+"""Curation of a source: passes over its records that give a selection.
 
-First each record by itself: decoded in threads, judged by the filters in
-their order, hashed. Then all that is left against each other. A record that
-cannot be decoded is dropped as "broken". The result is a function of source
-and options alone.
+The first pass decodes each record in threads, applies the filters in order,
+and hashes it; the second compares the remaining ones. A record that cannot be
+decoded is dropped as "broken". The result is a function of source and options
+alone.
 
 Memory: 17 bytes a record while the images are read. Near duplicates by hash
 take 48 more, and 290 in all while they are compared: 55 GB for 190 million
@@ -17,8 +17,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from typing import TextIO
 
 import numpy as np
 
+from i2i_prior.data.broken import BrokenLimit
 from i2i_prior.data.curation.duplicates import (
     mean_colours,
     near_by_hash,
@@ -39,7 +39,7 @@ from i2i_prior.data.curation.embeddings import (
 from i2i_prior.data.curation.filters import (
     THUMBNAIL,
     Filter,
-    Look,
+    FilterInput,
     Plugin,
     load_plugin,
     max_aspect,
@@ -47,12 +47,8 @@ from i2i_prior.data.curation.filters import (
     min_side,
     stored_bytes,
 )
-from i2i_prior.data.curation.limit import Limit
 from i2i_prior.data.curation.options import PHASH, CurateOptions
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    Picture,
-)
+from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources.selected import (
     refuse_mixture,
@@ -60,18 +56,16 @@ from i2i_prior.data.sources.selected import (
     write_selection,
 )
 from i2i_prior.errors import UserError
-from i2i_prior.io.disk import (
-    check_output,
-    write_errors,
-)
+from i2i_prior.io.disk import check_output, write_errors
+from i2i_prior.io.threads import map_in_order
 
 BROKEN, DUPLICATE = "broken", "near_duplicate"
-_CHUNK = 1024  # records in flight
+_AHEAD = 1024  # records examined in advance
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is left of a record that was looked at."""
+class _Result:
+    """Result of the first pass for one record."""
 
     name: str
     reason: str = ""
@@ -82,27 +76,27 @@ class _Seen:
     colours: np.ndarray | None = None
 
 
-class _Columns:
-    """The same of all records."""
+class _Results:
+    """Results of the first pass for all records, as arrays."""
 
     def __init__(self, n: int) -> None:
         self.kept = np.ones(n, bool)
-        # 0 for none: the bit of the mean is set in a hash.
+        # 0 for none, since the bit of the mean is always set in a hash.
         self.phash = np.zeros(n, np.uint64)
         self.pixels, self.bytes = np.zeros((2, n), np.uint32)
-        # Of zeros the system only makes memory once they are written to.
+        # Zeros take memory only once they are written to.
         self.colours = np.zeros((n, 48), np.uint8)
 
-    def put(self, record: int, seen: _Seen) -> None:
-        self.kept[record] = not seen.reason
-        if seen.phash is not None and seen.colours is not None:
-            self.phash[record] = seen.phash
-            self.colours[record] = seen.colours
-        self.pixels[record] = seen.pixels
-        self.bytes[record] = min(seen.bytes, 2**32 - 1)
+    def put(self, record: int, result: _Result) -> None:
+        self.kept[record] = not result.reason
+        if result.phash is not None and result.colours is not None:
+            self.phash[record] = result.phash
+            self.colours[record] = result.colours
+        self.pixels[record] = result.pixels
+        self.bytes[record] = min(result.bytes, 2**32 - 1)
 
     def rank(self, records: np.ndarray) -> np.ndarray:
-        """0 for the most pixels, then the most bytes, then the first."""
+        """Ranks: the most pixels first, then the most bytes, then by number."""
         order = np.lexsort(
             (
                 -self.bytes[records].astype(np.int64),
@@ -121,17 +115,17 @@ def curate(
     out: str | os.PathLike[str],
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, int]:
-    """Judges every record of a source and writes the selection.
+    """Applies the filters to all records and writes the selection.
 
     Args:
-        source: what `spec` opened.
-        spec: stands in the selection.
-        options: what is dropped.
-        out: the selection, FILE.jsonl; there only when it is whole.
-        advance: is told how many records have been looked at.
+        source: opened from `spec`.
+        spec: stored in the selection.
+        options: criteria for dropping records.
+        out: the selection, FILE.jsonl, written atomically.
+        advance: called with the number of records done.
 
     Returns:
-        How many were dropped for each reason.
+        The number of dropped records for each reason.
 
     Raises:
         UserError: an option, an embedding file or a user's function is bad,
@@ -145,33 +139,45 @@ def curate(
     kind, embeddings = options.near_duplicates, None
     if kind not in ("", PHASH):
         embeddings = open_embeddings(kind, len(source))
-    threshold = options.least_or_most()
-    seen = _Columns(len(source))
+    threshold = options.near_threshold()
+    results = _Results(len(source))
     counts: collections.Counter[str] = collections.Counter()
-    limit = Limit(options.max_broken, len(source))
-    looks = _looks(source, _filters(options, plugins), kind == PHASH)
+    # A disk that is gone fails for every record: without a limit it would
+    # look like a source of broken images.
+    limit = BrokenLimit(
+        options.max_broken,
+        len(source),
+        "repair the source, or raise --max-broken",
+    )
+    filters, hashed = _filters(options, plugins), kind == PHASH
+    examined = map_in_order(
+        partial(_examine, source, filters, hashed),
+        range(len(source)),
+        ahead=_AHEAD,
+    )
     with (
         write_errors(f"selection {out}"),
         _spool(out) as spool,
-        closing(looks),  # which ends its threads
+        closing(examined),  # which ends its threads
     ):
-        for record, look in enumerate(looks):
-            seen.put(record, look)
-            if look.reason:
-                counts[look.reason] += 1
-                spool.write(_line(record, look))
-            broken = look.detail if look.reason == BROKEN else ""
-            limit.add(look.name, broken)
+        for record, result in enumerate(examined):
+            results.put(record, result)
+            if result.reason:
+                counts[result.reason] += 1
+                spool.write(_line(record, result))
+            broken = [f"{result.name} ({result.detail})"]
+            limit.count(1, broken if result.reason == BROKEN else [])
+            limit.check()
             advance(record + 1)
-        if not seen.kept.any():
+        if not results.kept.any():
             why = ", ".join(f"{reason} {n:,}" for reason, n in counts.items())
             raise UserError(
                 f"no record of {spec} would be kept (dropped: {why}): loosen "
                 "the filters"
             )
-        instead = _near(seen, embeddings, kind, threshold)
+        instead = _near(results, embeddings, kind, threshold)
         counts.update({DUPLICATE: len(instead)} if len(instead) else {})
-        seen.kept[instead[:, 0]] = False
+        results.kept[instead[:, 0]] = False
         spool.seek(0)
         pairs = (
             json.dumps({"record": record, "reason": DUPLICATE, "instead": kept})
@@ -189,12 +195,12 @@ def curate(
         }
         spooled = (line.rstrip("\n") for line in spool)
         lines = itertools.chain(spooled, pairs)
-        write_selection(out, header, seen.kept, lines)
+        write_selection(out, header, results.kept, lines)
     return dict(counts)
 
 
 def _spool(out: str | os.PathLike[str]) -> TextIO:
-    """A file without a name beside `out`: whether one can write is told now."""
+    """A nameless file in the folder of `out`, which proves it writable."""
     folder = Path(out).expanduser().parent
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
@@ -203,7 +209,7 @@ def _spool(out: str | os.PathLike[str]) -> TextIO:
 def _filters(
     options: CurateOptions, plugins: list[Plugin]
 ) -> dict[str, Filter]:
-    """Reason class -> filter, in the order they are asked."""
+    """Reason -> filter, in the order of application."""
     filters: dict[str, Filter] = {}
     if options.min_side:
         filters["min_side"] = min_side(options.min_side)
@@ -214,45 +220,34 @@ def _filters(
     for plugin in plugins:
         if plugin.name in filters:
             raise UserError(
-                f"filter {plugin.name} is given twice: what it drops could not "
-                "be told apart, so name file or function otherwise"
+                f"filter {plugin.name} is given twice, with one name for what "
+                "both drop: rename the file or the function"
             )
         filters[plugin.name] = plugin.judge
     return filters
 
 
-def _looks(
-    source: Source, filters: dict[str, Filter], hashed: bool
-) -> Generator[_Seen]:
-    """Looks at all records in many threads; yields in their order."""
-    # More threads than cores: some wait for the disk or the network.
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
-        for start in range(0, len(source), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(source)))
-            yield from pool.map(partial(_look, source, filters, hashed), chunk)
-
-
-def _look(
+def _examine(
     source: Source, filters: dict[str, Filter], hashed: bool, record: int
-) -> _Seen:
-    """Decodes one record, asks the filters, hashes it where wanted."""
+) -> _Result:
+    """Decodes one record, applies the filters, and hashes it if `hashed`."""
     try:
         found = source[record]
     except OSError as error:
         why = f"cannot be read ({error.strerror or error})"
-        return _Seen(f"record {record}", BROKEN, why)
+        return _Result(f"record {record}", BROKEN, why)
     try:
         picture = Picture(found)
         height, width = picture.height, picture.width
-        # A small one: a JPEG is decoded at an eighth where that is enough.
+        # So small that a JPEG may be decoded at an eighth.
         (thumbnail,) = picture.cut([((0, 0, width, height), THUMBNAIL)])
-        look = Look(found, height, width, thumbnail, picture.pixels)
+        image = FilterInput(found, height, width, thumbnail, picture.pixels)
         for reason, judge in filters.items():
-            if (why_not := judge(look)) is not None:
-                return _Seen(found.name, reason, why_not)
+            if (why_not := judge(image)) is not None:
+                return _Result(found.name, reason, why_not)
     except BrokenImage as error:
-        return _Seen(found.name, BROKEN, error.reason)
-    return _Seen(
+        return _Result(found.name, BROKEN, error.reason)
+    return _Result(
         found.name,
         pixels=height * width,
         bytes=stored_bytes(found),
@@ -261,33 +256,36 @@ def _look(
     )
 
 
-def _line(record: int, seen: _Seen) -> str:
+def _line(record: int, result: _Result) -> str:
     line = {
         "record": record,
-        "reason": seen.reason,
-        "detail": seen.detail,
-        "name": seen.name,
+        "reason": result.reason,
+        "detail": result.detail,
+        "name": result.name,
     }
     return json.dumps(line) + "\n"
 
 
 def _near(
-    seen: _Columns, embeddings: np.ndarray | None, kind: str, threshold: float
+    results: _Results,
+    embeddings: np.ndarray | None,
+    kind: str,
+    threshold: float,
 ) -> np.ndarray:
-    """(p, 2): the near duplicates, and what is kept in their stead."""
+    """(p, 2): near duplicates, and the kept record for each."""
     if not kind:
         return np.zeros((0, 2), np.int64)
     if embeddings is None:
-        records = np.flatnonzero(seen.phash)
+        records = np.flatnonzero(results.phash)
         instead = near_by_hash(
-            seen.phash[records],
-            seen.colours[records],
-            seen.rank(records),
+            results.phash[records],
+            results.colours[records],
+            results.rank(records),
             int(threshold),
         )
     else:
-        records = np.flatnonzero(seen.kept)
-        rank = seen.rank(records)
+        records = np.flatnonzero(results.kept)
+        rank = results.rank(records)
         instead = near_by_embedding(embeddings, records, rank, threshold)
     gone = np.flatnonzero(instead >= 0)
     return np.stack([records[gone], records[instead[gone]]], axis=1)

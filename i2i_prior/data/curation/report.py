@@ -1,4 +1,4 @@
-"""curation.html: what a selection dropped, with thumbnails, by reason."""
+"""curation.html: dropped records of a selection by reason, as thumbnails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.contact_sheet import (
-    STYLE,
-    group,
-    thumbnail,
-    tile,
-    tiles,
-)
+from i2i_prior.data.contact_sheet import STYLE, group, thumbnail, tile, tiles
 from i2i_prior.data.curation.filters import stored_bytes
 from i2i_prior.data.curation.passes import DUPLICATE
 from i2i_prior.data.decode_image import BrokenImage
@@ -26,31 +20,25 @@ from i2i_prior.data.sources.selected import (
     read_selection,
 )
 from i2i_prior.report.charts import bars
-from i2i_prior.report.html import (
-    cards,
-    escape,
-    folded,
-    section,
-    write_page,
-)
+from i2i_prior.report.html import cards, escape, folded, section, write_page
 
 _SHOWN = 40  # records a reason
 _GROUPS = 40  # kept images whose near duplicates are shown
-_BESIDE = 6  # near duplicates of one kept image
+_NEAR = 6  # near duplicates shown of one kept image
 _SIDE = 128  # of a thumbnail
 
 
 def write_curation_report(
     selection: str, source: Source, folder: str | os.PathLike[str]
 ) -> Path:
-    """Writes `folder`/curation.html: at most some hundred thumbnails.
+    """Writes `folder`/curation.html, with a few hundred thumbnails at most.
 
-    Of each reason a random sample is shown, the same each time; near
-    duplicates stand beside the image that is kept.
+    A fixed random sample is shown of each reason; near duplicates next to the
+    kept image.
 
     Args:
         selection: a file of `curate`.
-        source: what it was made from.
+        source: of the selection.
 
     Returns:
         The path of the page.
@@ -83,13 +71,13 @@ def write_curation_report(
     body += folded("Options", {"source": header["source"], **header["options"]})
     title = f"Curation of {header['source']}"
     path = Path(folder) / "curation.html"
-    return write_page(path, title, "What was dropped, and why", body, STYLE)
+    return write_page(path, title, "Dropped records by reason", body, STYLE)
 
 
 def _sampled(
     dropped: Iterable[dict[str, Any]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Up to `_SHOWN` lines of each reason, each line as likely as another."""
+    """Uniform samples of up to `_SHOWN` lines of each reason."""
     rng = np.random.default_rng(0)
     seen: dict[str, int] = {}
     samples: dict[str, list[dict[str, Any]]] = {}
@@ -113,14 +101,14 @@ def _tiles(lines: list[dict[str, Any]], source: Source) -> str:
 
 
 def _groups(lines: list[dict[str, Any]], source: Source) -> str:
-    """Kept images, each with those that were dropped for it on its right."""
-    beside: dict[int, list[int]] = {}
+    """Kept images, each with its dropped near duplicates on its right."""
+    near: dict[int, list[int]] = {}
     for line in lines:
-        beside.setdefault(line["instead"], []).append(line["record"])
+        near.setdefault(line["instead"], []).append(line["record"])
     parts = []
-    for kept, records in sorted(beside.items())[:_GROUPS]:
+    for kept, records in sorted(near.items())[:_GROUPS]:
         figures = [_tile(source, kept, "kept")]
-        figures += [_tile(source, i, "dropped") for i in records[:_BESIDE]]
+        figures += [_tile(source, i, "dropped") for i in records[:_NEAR]]
         parts.append(group(figures))
     return _more(len(lines)) + "".join(parts)
 
@@ -130,17 +118,17 @@ def _more(shown: int) -> str:
     return f'<p class="soft">{escape(text)}</p>' if text else ""
 
 
-def _tile(source: Source, record: int, says: str) -> str:
-    """A record's thumbnail, number, name and size; without where broken."""
+def _tile(source: Source, record: int, note: str) -> str:
+    """Thumbnail, number, name and size of a record; text alone if broken."""
     try:
         found = source[record]
     except OSError:
-        return tile(None, [f"record {record}", says])
+        return tile(None, [f"record {record}", note])
     lines = [f"{record}: {found.name}"]
     try:
         picture, small = thumbnail(found, _SIDE)
     except BrokenImage:
-        return tile(None, [*lines, says])
+        return tile(None, [*lines, note])
     stored = stored_bytes(found)
     size = f"{picture.width} x {picture.height}, {stored:,} bytes"
-    return tile(small, [*lines, size, says])
+    return tile(small, [*lines, size, note])

@@ -1,8 +1,9 @@
-"""From a source to a folder of ArrayRecord shards: `i2i-prior prepare`.
+"""Conversion of a source to ArrayRecord shards: `i2i-prior prepare`.
 
-`plan` says what is made, `examples` makes one, `ahead` encodes many,
-`shards` writes a file of them, `crew` does it in several processes,
-`finish` puts the manifest together. What has networks is handed in.
+`plan` describes the output, `examples` makes an example, `encode` runs
+networks on batches of them, `shards` writes one file and `write_shards` all,
+in the processes of `workers`; `finalize` writes the manifest. Networks are
+passed in as functions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Examples encoded many at a time, while the next ones are decoded."""
+"""Encoding of examples in batches, while the next ones are decoded."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.data.examples import Field
-from i2i_prior.data.prepare.examples import SEEN, Dropped, Look
+from i2i_prior.data.prepare.examples import INPUTS, Dropped, MakeInputs
 
 Made = dict[str, Any] | Dropped
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What has networks, as functions: this package knows none.
+    """Networks that encode examples, as functions.
 
     Attributes:
-        fields: arrays that it makes of each example.
-        look: what it wants to see of an image.
-        encode: those of `batch` examples, (batch, ...) by name -> the fields,
-            (batch, ...), arrays that may still be computed on the device.
+        fields: arrays that are added to each example.
+        inputs: image -> inputs of the networks.
+        encode: inputs (batch, ...) by name -> the fields (batch, ...), arrays
+            that may still be computed on the device.
         batch: examples encoded at once.
     """
 
     fields: tuple[Field, ...]
-    look: Look
+    inputs: MakeInputs
     encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
     batch: int
 
 
 def encoded(made: Iterable[Made], encoding: Encoding) -> Iterator[Made]:
-    """The examples with their arrays, in order.
+    """Yields the examples with their arrays, in order.
 
-    Batches are counted from the first example on, and the last one is filled
-    up, so that the result depends on nothing else, and one program does all.
-    While a batch is on the device, the next one is put together.
+    Batches are counted from the first example on, and the last one is padded,
+    so that the result depends on nothing else and one compiled program does
+    all. While a batch is on the device, the next one is assembled.
     """
     group: list[Made] = []
     on_device: tuple[list[Made], Mapping[str, Any]] | None = None
@@ -61,9 +61,9 @@ def encoded(made: Iterable[Made], encoding: Encoding) -> Iterator[Made]:
 def _start(group: list[Made], encoding: Encoding) -> Mapping[str, Any]:
     examples = [item for item in group if not isinstance(item, Dropped)]
     spare = encoding.batch - len(examples)
-    seen = [example.pop(SEEN) for example in examples]
+    inputs = [example.pop(INPUTS) for example in examples]
     return encoding.encode(
-        {name: _filled([s[name] for s in seen], spare) for name in seen[0]}
+        {name: _filled([s[name] for s in inputs], spare) for name in inputs[0]}
     )
 
 

@@ -1,4 +1,4 @@
-"""One record of a source becomes one example, or is dropped with a reason."""
+"""Conversion of a record to an example, or a reason to drop it."""
 
 from __future__ import annotations
 
@@ -17,39 +17,35 @@ from i2i_prior.data.decode_image import (
     center_crop,
     decode,
 )
-from i2i_prior.data.prepare.source_order import (
-    UnreadableError,
-    read,
-)
+from i2i_prior.data.prepare.read_record import read
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
 ENCODINGS = ("keep", "jpeg", "png")
 CROPS = ("center", "none")
 TOO_SMALL = "is smaller than the least side"
-SEEN = "seen"  # key of what waits to be encoded, no field
-_PROBED = 16  # records that tell which further images there are
+INPUTS = "inputs"  # key of the networks' inputs, which is no field
+_PROBED = 16  # records examined for further images
 _REASON = 200  # characters
 
-# Of one image, uint8 (H, W, 3) and of any size -> arrays of fixed shapes.
-Look = Callable[[np.ndarray], dict[str, np.ndarray]]
+# Image (H, W, 3) uint8 of any size -> arrays of fixed shapes.
+MakeInputs = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is done to the pixels.
+    """Options of the pixels.
 
     Attributes:
         size: side in pixels of the square that is cut out, or of the shorter
-            side (never made longer) with crop "none"; 0 changes no size.
+            side (never enlarged) with crop "none"; 0 changes no size.
         crop: one of `CROPS`; "center" is the largest central square.
-        encode: one of `ENCODINGS`; pixels that were never encoded are kept
-            as PNG.
+        encode: one of `ENCODINGS`; "keep" stores unencoded pixels as PNG.
         quality: of a JPEG, 1 to 100; its colours are not subsampled.
-        min_side: smaller images are dropped; 0 takes all.
+        min_side: smaller images are dropped; 0 keeps all.
 
     Raises:
-        UserError: a value is out of its range, or two do not go together.
+        UserError: a value is out of its range, or two do not fit together.
     """
 
     size: int = 0
@@ -70,10 +66,10 @@ class Pictures:
             )
 
     def to_json(self, stored: bool) -> dict[str, Any]:
-        """What shapes the result, by option.
+        """Options that shape the result, by name.
 
         Args:
-            stored: whether any image is.
+            stored: True if any image is stored.
         """
         found: dict[str, Any] = {"size": self.size, "min_side": self.min_side}
         if self.size:
@@ -87,7 +83,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A record that is left out; `reason` completes "NAME ..."."""
+    """A dropped record; `reason` completes "NAME ..."."""
 
     name: str
     reason: str
@@ -99,30 +95,32 @@ class Dropped:
 
     @property
     def broken(self) -> bool:
-        """Whether it counts against --max-broken."""
+        """True if it counts against --max-broken."""
         return self.kind != TOO_SMALL
 
 
 @dataclass(frozen=True)
 class Maker:
-    """make(index) -> the example, or `Dropped`; any thread or process may.
+    """Function of a record's index: its example, or `Dropped`.
+
+    Safe for any thread or process.
 
     Attributes:
-        source: the records.
-        pictures: what is done to the pixels.
+        source: of the records.
+        pictures: options of the pixels.
         further: names of the further images that every example has.
-        image: whether the example keeps its image.
-        look: what the networks see of the image, kept as `SEEN`.
+        image: True to store the image.
+        inputs: makes the inputs of the networks, kept as `INPUTS`.
 
     Raises:
-        UserError: a record cannot be read, though not for what it holds.
+        UserError: a failure of the system prevents reading.
     """
 
     source: Source
     pictures: Pictures
     further: tuple[str, ...] = ()
     image: bool = True
-    look: Look | None = None
+    inputs: MakeInputs | None = None
 
     def __call__(self, index: int) -> dict[str, Any] | Dropped:
         name = _name_of(self.source, index)
@@ -130,7 +128,7 @@ class Maker:
             record = read(self.source, index, name)
             name = _storable(record.name)
             return self._example(name, record)
-        except (UnreadableError, BrokenImage) as broken:
+        except BrokenImage as broken:
             return Dropped(name, _repeatable(broken.reason))
 
     def _example(self, name: str, record: Record) -> dict[str, Any]:
@@ -151,20 +149,20 @@ class Maker:
             for number, further in enumerate(self.further):
                 data = _further(images, further, self.pictures)
                 example[f"images/{number}"] = data
-        if self.look:
-            example[SEEN] = self.look(_square(pixels, self.pictures))
+        if self.inputs:
+            example[INPUTS] = self.inputs(_square(pixels, self.pictures))
         return example
 
 
 def probe(source: Source) -> tuple[tuple[str, ...], str]:
-    """Names of the further images that records have, sorted, and a note.
+    """Names of the records' further images, sorted, and a note on them.
 
-    A few records all over the source are asked. Where they differ there are
-    none; a later record that lacks one is dropped and named. The note says
-    what was decided, "" where no record has any.
+    Examines a few records all over the source; if they differ, further images
+    are left out. A later record without one is dropped. The note is "" if no
+    record has any.
 
     Raises:
-        UserError: a record cannot be read, though not for what it holds.
+        UserError: a failure of the system prevents reading.
     """
     count = min(len(source), _PROBED)
     found = set()
@@ -172,7 +170,7 @@ def probe(source: Source) -> tuple[tuple[str, ...], str]:
         index = place * len(source) // count
         try:
             record = read(source, index, _name_of(source, index))
-        except UnreadableError:
+        except BrokenImage:
             continue
         found.add(tuple(sorted(record.fields.get("images", {}))))
     if len(found) > 1:
@@ -184,18 +182,18 @@ def probe(source: Source) -> tuple[tuple[str, ...], str]:
 
 
 def _name_of(source: Source, index: int) -> str:
-    """Of a record that may be unreadable."""
+    """Name of a record that may be unreadable."""
     names = getattr(source, "names", None)
     return _storable(names[index]) if names is not None else f"record {index}"
 
 
 def _storable(name: str) -> str:
-    """Names of files may hold bytes that are no UTF-8."""
+    """The name as UTF-8, which names of files need not be."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _repeatable(reason: str) -> str:
-    """Without addresses in memory, which differ between two runs."""
+    """The reason without memory addresses, which differ between runs."""
     return re.sub(r"0x[0-9a-fA-F]{4,}", "0x", reason)[:_REASON]
 
 
@@ -211,7 +209,7 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _square(pixels: np.ndarray, pictures: Pictures) -> np.ndarray:
-    """The part of an image that is kept, at its own size."""
+    """The part of an image that is kept, not resized."""
     if not pictures.size or pictures.crop == "none":
         return pixels
     left, top, right, bottom = center_box(*pixels.shape[:2])
@@ -233,7 +231,7 @@ def _further(
 def _bytes(
     data: bytes | np.ndarray, pixels: np.ndarray, pictures: Pictures
 ) -> bytes:
-    """An image as it is stored."""
+    """Encoded bytes of an image to store."""
     if pictures.encode == "keep" and isinstance(data, bytes):
         return data
     if pictures.size and pictures.crop == "center":
@@ -252,6 +250,6 @@ def _bytes(
             image.save(out, "JPEG", quality=pictures.quality, subsampling=0)
         else:
             image.save(out, "PNG")
-    except (OSError, ValueError) as error:  # longer than 65,500 pixels, say
+    except (OSError, ValueError) as error:  # such as 65,500 pixels
         raise BrokenImage(f"cannot be encoded ({error})") from error
     return out.getvalue()

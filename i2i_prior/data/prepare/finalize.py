@@ -1,4 +1,4 @@
-"""When all shards are there: the manifest, and the scaffolding taken down."""
+"""Manifest of a finished folder, and removal of its temporary files."""
 
 from __future__ import annotations
 
@@ -7,49 +7,28 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from i2i_prior.data.broken import BrokenLimit
 from i2i_prior.data.manifest import DROPPED, MANIFEST, PLAN, content_hash
-from i2i_prior.data.prepare.examples import Dropped
 from i2i_prior.data.prepare.plan import Plan
 from i2i_prior.data.prepare.shards import Outcome, read_outcome
 from i2i_prior.errors import UserError
 from i2i_prior.io import files
 
-_NAMED = 3  # records named in an error
 
-
-class Tally:
-    """How many records are broken, and whether that is too many.
-
-    Args:
-        max_broken: greatest share of broken records, in [0, 1].
-        total: records of the source.
-    """
+class Tally(BrokenLimit):
+    """Limit on the broken records of all shards, see `BrokenLimit`."""
 
     def __init__(self, max_broken: float, total: int) -> None:
-        self._max_broken, self._total = max_broken, total
-        self.records = self.broken = 0
-        self._first: list[Dropped] = []
+        advice = (
+            "raise --max-broken and run the command again, which goes on, or "
+            "repair the source and choose another --out"
+        )
+        super().__init__(max_broken, total, advice)
 
     def add(self, outcome: Outcome) -> None:
         """Counts a shard."""
-        broken = outcome.broken
-        self.records += outcome.records
-        self.broken += len(broken)
-        self._first += broken[: _NAMED - len(self._first)]
-
-    def check(self) -> None:
-        """Raises UserError once too many of all records are broken."""
-        if self.broken <= self._max_broken * self._total:
-            return
-        so_far = self.records < self._total
-        whole = f" of {self._total} in all" if so_far else ""
-        named = ", ".join(f"{d.name} ({d.reason})" for d in self._first)
-        raise UserError(
-            f"{self.broken} of {self.records} records are broken, more than "
-            f"the share of {self._max_broken:g} allowed{whole}, the first "
-            f"being {named}: raise --max-broken and run the command again, "
-            "which goes on, or mend the source and choose another --out"
-        )
+        broken = [f"{item.name} ({item.reason})" for item in outcome.broken]
+        self.count(outcome.records, broken)
 
 
 def finish(
@@ -58,16 +37,16 @@ def finish(
     """Writes dropped.jsonl and manifest.json, the latter last.
 
     Args:
-        folder, plan: what was made.
+        folder, plan: of the shards.
         max_broken: greatest share of broken records, in [0, 1].
         notes: on the source, for the manifest.
 
     Returns:
-        how many examples there are.
+        the number of examples.
 
     Raises:
         UserError: too many records are broken, or none is left; the shards
-            stay.
+            are kept.
         OSError: of the disk.
     """
     tally = Tally(max_broken, plan.records)
@@ -77,8 +56,8 @@ def finish(
     counts: Counter[str] = Counter()
     shards = []
     with (
-        files.atomic_path(folder / DROPPED) as beside,
-        beside.open("w", encoding="utf-8") as file,
+        files.atomic_path(folder / DROPPED) as part,
+        part.open("w", encoding="utf-8") as file,
     ):
         for shard, outcome in enumerate(_outcomes(folder, plan)):
             shards.append(
@@ -114,7 +93,7 @@ def finish(
 
 
 def tidy(folder: Path) -> None:
-    """Removes what only an unfinished folder needs."""
+    """Removes the files of an unfinished folder."""
     for path in folder.glob("data-*-of-*.json"):
         path.unlink(missing_ok=True)
     (folder / PLAN).unlink(missing_ok=True)
@@ -122,12 +101,12 @@ def tidy(folder: Path) -> None:
 
 
 def _outcomes(folder: Path, plan: Plan) -> Iterator[Outcome]:
-    """Of all shards, one in memory at a time."""
+    """Yields the outcome of each shard, one in memory at a time."""
     for shard in range(plan.shards):
         outcome = read_outcome(folder, plan, shard)
         if outcome is None:
             raise UserError(
                 f"{folder / plan.file(shard)} has gone while the folder was "
-                "prepared; run the same command again, which makes it anew"
+                "prepared; run the same command again, which makes it again"
             )
         yield outcome

@@ -11,11 +11,11 @@ DTYPE, BATCH_SIZE = "float16", 32  # if the options are left out
 
 
 def pictures_of(options: argparse.Namespace) -> Pictures:
-    """The work on pixels that the options name, checked without files.
+    """Options of the pixels, checked without files.
 
     Raises:
-      UserError: for options out of range, that do not go together, or that
-        would have no effect.
+      UserError: an option is out of range, has no effect, or does not fit
+        another.
     """
     if bool(options.latents) != bool(options.latent_weights):
         raise UserError("--latents and --latent-weights belong together")

@@ -1,7 +1,7 @@
-"""What is made, settled before the first shard and kept beside the shards.
+"""Plan of an output folder, stored in it before the first shard.
 
-Shard s is a pure function of (source, plan, s), so whatever a killed run left
-behind is either whole or made again, byte for byte the same.
+Shard s is a pure function of (source, plan, s), so that a shard of a killed
+run is either complete or made again with the same bytes.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from i2i_prior.data.manifest import FORMAT, MANIFEST, PLAN
 from i2i_prior.errors import UserError
 from i2i_prior.io import files
 
-# A source has one fingerprint wherever it is mounted.
-_ANYHOW = ("source",)
+# Not compared: the fingerprint is the same wherever a source is mounted.
+_IGNORED = ("source",)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one output folder holds; every field is plain.
+    """Contents of an output folder, in JSON values.
 
     Attributes:
         kind: "images" or "latents".
         fields: `Layout.to_json` of an example.
-        source: SPEC; source_fingerprint and records tell what it held.
-        examples_per_shard: records that a shard is made from.
+        source: SPEC; identified by source_fingerprint and records.
+        examples_per_shard: records of the source for each shard.
         preprocessing, autoencoder, encoders, version: see `Manifest`.
     """
 
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """How many files there will be."""
+        """Number of files."""
         return -(-self.records // self.examples_per_shard)
 
     @property
@@ -53,7 +53,7 @@ class Plan:
         return Layout.from_json(self.fields)
 
     def indices(self, shard: int) -> range:
-        """Records of the source that a shard is made from."""
+        """Records of the source for a shard."""
         start = shard * self.examples_per_shard
         return range(start, min(start + self.examples_per_shard, self.records))
 
@@ -62,22 +62,22 @@ class Plan:
         return f"data-{shard:05d}-of-{self.shards:05d}.array_record"
 
     def side_file(self, shard: int) -> str:
-        """Name of what is said of a shard until there is a manifest."""
+        """Name of a shard's outcome, kept until there is a manifest."""
         return f"data-{shard:05d}-of-{self.shards:05d}.json"
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """JSON form of the plan."""
         return {"format": FORMAT, **asdict(self)}
 
 
 def fields_of(
     arrays: tuple[Field, ...], image: bool, further: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """The fields of an example, in their order.
+    """Fields of an example, in order.
 
     Args:
-        arrays: that networks make.
-        image: whether the image's bytes are kept.
+        arrays: of the networks.
+        image: True to store the image's bytes.
         further: names of further images.
     """
     fields = [*arrays, Field("size", "array", "int32", (2,))]
@@ -92,13 +92,13 @@ def fields_of(
 
 
 def claim(folder: Path, plan: Plan) -> bool:
-    """Makes a folder this plan's, or goes on in one that is.
+    """Starts a folder with a plan, or resumes one with the same plan.
 
     Returns:
-        whether all is done already.
+        True if the folder is complete.
 
     Raises:
-        UserError: it holds something else, or another plan's work.
+        UserError: it holds other files, or those of another plan.
         OSError: of the disk.
     """
     if folder.exists() and not folder.is_dir():
@@ -113,7 +113,7 @@ def claim(folder: Path, plan: Plan) -> bool:
             )
         folder.mkdir(parents=True, exist_ok=True)
     differing = _differing(found, plan) if found is not None else ""
-    # A shard that a killed run had not told of yet is none of this plan's.
+    # Without a shard the plan of a killed run may be replaced.
     if differing and (done or next(folder.glob("data-*"), None)):
         raise UserError(
             f"{folder} was {'made' if done else 'begun'} otherwise "
@@ -145,7 +145,7 @@ def _foreign(folder: Path) -> bool:
 
 
 def _differing(found: dict[str, Any], plan: Plan) -> str:
-    """The first things that are not as planned, in words."""
+    """The first differences from the plan, as text."""
     there, here = _flat(found), _flat(plan.to_json())
     words = [
         f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
@@ -156,7 +156,7 @@ def _differing(found: dict[str, Any], plan: Plan) -> str:
 
 
 def _flat(plan: dict[str, Any]) -> dict[str, Any]:
-    """What shapes the result, by short names, for short sentences."""
+    """Values that shape the result, by short names for messages."""
     flat: dict[str, Any] = {}
     for name in ("format", *Plan.__dataclass_fields__):
         value = plan.get(name)
@@ -164,6 +164,6 @@ def _flat(plan: dict[str, Any]) -> dict[str, Any]:
             flat[name] = [f.get("name") for f in value or []]
         elif isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items()}
-        elif name not in _ANYHOW:
+        elif name not in _IGNORED:
             flat[name] = value
     return flat

@@ -1,4 +1,4 @@
-"""One shard: written beside, renamed, and only then said to be there."""
+"""Shards, each written to a temporary file and renamed when complete."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from i2i_prior.io import disk, files
 # already, and so nearly is the noise in latents.
 OPTIONS = "group_size:1,uncompressed"
 
-# Called with how many more records are done; ends the work by an exception.
+# Called with the number of further records done; an exception ends the work.
 Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the records of a shard.
+    """Result of a shard.
 
     Attributes:
-        count, bytes, sha256: of its file.
-        dropped: in the order of the source.
+        count: examples in its file.
+        bytes, sha256: of its file.
+        dropped: records, in the order of the source.
     """
 
     count: int
@@ -38,12 +39,12 @@ class Outcome:
 
     @property
     def records(self) -> int:
-        """How many it was made from."""
+        """Number of records of the source."""
         return self.count + len(self.dropped)
 
     @property
     def broken(self) -> list[Dropped]:
-        """Those of `dropped` that nobody wished away."""
+        """Dropped records that count against --max-broken."""
         return [dropped for dropped in self.dropped if dropped.broken]
 
 
@@ -57,25 +58,25 @@ def write_shard(
     """Writes the examples of a shard and its side file.
 
     Args:
-        made: of each record of the shard, in order.
-        tick: called for each of them, and before the shard takes its name.
+        made: result of each record of the shard, in order.
+        tick: called for each of them, and before the shard is renamed.
 
     Raises:
-        OSError: of the disk; nothing half-written is left.
+        OSError: of the disk; no partial file is left.
     """
     path = folder / plan.file(shard)
-    with files.atomic_path(path) as beside:
+    with files.atomic_path(path) as part:
         try:
-            count, dropped = _write(beside, plan.layout, made, tick)
-        except RuntimeError as error:  # how array_record says everything
+            count, dropped = _write(part, plan.layout, made, tick)
+        except RuntimeError as error:  # of array_record, for any failure
             raise disk.disk_error(error, path) or error from error
-        with beside.open("rb") as file:
+        with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        outcome = Outcome(count, beside.stat().st_size, digest, tuple(dropped))
+        outcome = Outcome(count, part.stat().st_size, digest, tuple(dropped))
         tick(0)
     rows = [[item.name, item.reason] for item in dropped]
-    said = {**vars(outcome), "dropped": rows}
-    files.write_json(folder / plan.side_file(shard), said)
+    found = {**vars(outcome), "dropped": rows}
+    files.write_json(folder / plan.side_file(shard), found)
     return outcome
 
 
@@ -85,7 +86,7 @@ def _write(
     made: Iterable[dict[str, Any] | Dropped],
     tick: Tick,
 ) -> tuple[int, list[Dropped]]:
-    # Not at the top: whoever reads a plan need not load it.
+    # Late: reading a plan does not need it.
     from array_record.python.array_record_module import ArrayRecordWriter
 
     count, dropped = 0, []
@@ -104,12 +105,12 @@ def _write(
 
 
 def read_outcome(folder: Path, plan: Plan, shard: int) -> Outcome | None:
-    """Of a finished shard; None where it has to be made (again)."""
+    """Outcome of a finished shard; None if it has to be made (again)."""
     try:
-        said = json.loads((folder / plan.side_file(shard)).read_text())
+        found = json.loads((folder / plan.side_file(shard)).read_text())
         size = (folder / plan.file(shard)).stat().st_size
-        dropped = tuple(Dropped(*row) for row in said.pop("dropped"))
-        outcome = Outcome(**said, dropped=dropped)
+        dropped = tuple(Dropped(*row) for row in found.pop("dropped"))
+        outcome = Outcome(**found, dropped=dropped)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return outcome if outcome.bytes == size else None

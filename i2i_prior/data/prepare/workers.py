@@ -1,8 +1,12 @@
-"""Several processes at jobs that know nothing of each other.
+"""Worker processes for independent jobs.
 
 Workers are spawned, since forking a process with threads may hang. They
-ignore signals, which reach a whole terminal or job: the process that started
-them decides. Where it dies, they end by themselves.
+ignore signals, which reach all processes of a terminal or job, and leave the
+reaction to their parent. If it dies, they exit.
+
+Not concurrent.futures.ProcessPoolExecutor (Python 3.11): it does not report
+which process died of what during which job, and waits for running jobs
+instead of ending them.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from i2i_prior.errors import UserError
 # task(job, tick) -> result, all of them picklable but tick.
 Task = Callable[[int, Callable[[int], None]], Any]
 
-_PATIENCE = 0.2  # seconds between two looks at the clock or at the parent
+_POLL_SECONDS = 0.2
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
@@ -40,18 +44,18 @@ def work(
     count: int,
     tick: Callable[[int], None],
 ) -> Iterator[Any]:
-    """The results of task(job), as they come.
+    """Yields the results of task(job), in order of completion.
 
     Args:
         task: picklable.
         jobs: numbers.
         count: processes.
-        tick: called with how many pieces were done since it was called last,
-            at least every `_PATIENCE` seconds; ends all by an exception.
+        tick: called with the number of pieces done since its last call, at
+            least every `_POLL_SECONDS`; an exception ends all workers.
 
     Raises:
-        UserError: a worker died; names it and its job. What the others were
-            at is left undone.
+        UserError: a worker died; names it and its job. Running jobs of other
+            workers are abandoned.
         Exception: of the task.
     """
     rest = iter(jobs)
@@ -59,15 +63,15 @@ def work(
     workers: list[_Worker] = []
     try:
         for job in rest:
-            workers.append(_started(context, task, job))
+            workers.append(_start(context, task, job))
             if len(workers) == count:
                 break
         while any(worker.job is not None for worker in workers):
             busy = {w.connection: w for w in workers if w.job is not None}
             pieces = 0
-            for connection in wait(list(busy), _PATIENCE):
+            for connection in wait(list(busy), _POLL_SECONDS):
                 worker = busy[connection]  # type: ignore[index]
-                kind, value = _heard(worker)
+                kind, value = _receive(worker)
                 if kind == "ticks":
                     pieces += value
                 elif kind == "failed":
@@ -87,7 +91,7 @@ def work(
             worker.connection.close()
 
 
-def _started(context: Any, task: Task, job: int) -> _Worker:
+def _start(context: Any, task: Task, job: int) -> _Worker:
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, task), daemon=True)
     process.start()
@@ -97,7 +101,8 @@ def _started(context: Any, task: Task, job: int) -> _Worker:
     return _Worker(process, ours, job)
 
 
-def _heard(worker: _Worker) -> tuple[str, Any]:
+def _receive(worker: _Worker) -> tuple[str, Any]:
+    """Next message of a worker; raises UserError if it died."""
     try:
         return worker.connection.recv()
     except (EOFError, OSError) as error:
@@ -115,22 +120,22 @@ def _heard(worker: _Worker) -> tuple[str, Any]:
 
 
 def _serve(connection: Connection, task: Task) -> None:
-    """The life of a worker."""
+    """Main function of a worker process."""
     for name in _SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    ticks, due = 0, time.monotonic() + _PATIENCE
+    ticks, due = 0, time.monotonic() + _POLL_SECONDS
 
     def tick(pieces: int) -> None:
         nonlocal ticks, due
         ticks += pieces
         if parent is None or not parent.is_alive():
-            sys.exit(1)  # by an exception, so that nothing is left behind
+            sys.exit(1)  # an exception, so that partial files are removed
         if time.monotonic() > due:
             connection.send(("ticks", ticks))
-            ticks, due = 0, time.monotonic() + _PATIENCE
+            ticks, due = 0, time.monotonic() + _POLL_SECONDS
 
-    # Broken: the parent has gone, or wants no more.
+    # A broken pipe: the parent has exited, or needs no more results.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while (job := connection.recv()) is not None:
             try:
@@ -138,8 +143,8 @@ def _serve(connection: Connection, task: Task) -> None:
             except (OSError, UserError) as error:
                 connection.send(("failed", error))
             except Exception:
-                told = RuntimeError(traceback.format_exc())
-                connection.send(("failed", told))
+                text = RuntimeError(traceback.format_exc())
+                connection.send(("failed", text))
             else:
                 connection.send(("ticks", ticks))
                 ticks = 0

@@ -1,4 +1,4 @@
-"""The shards that one process of the command makes."""
+"""Writing of all shards of one process of the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from i2i_prior.io.threads import map_in_order
 
 @dataclass(frozen=True)
 class ShardTask:
-    """task(shard, tick) -> its `Outcome`; no network has a part in it."""
+    """Function of a shard's number: writes it without networks."""
 
     folder: Path
     plan: Plan
@@ -38,17 +38,16 @@ def make_shards(
     tick: Tick,
     encoding: Encoding | None = None,
 ) -> Generator[Outcome]:
-    """Makes shards, in several processes or with networks in this one.
+    """Yields the outcome of each shard when it is finished.
+
+    Closing the iterator ends its processes.
 
     Args:
-        make: of the records.
+        make: function of a record.
         shards: their numbers.
-        workers: processes; threads that decode, with an encoding.
-        tick: ends all by an exception.
-        encoding: what the networks make of the examples, if anything.
-
-    Returns:
-        of each shard, when it is finished. Closing it ends the processes.
+        workers: processes; with an encoding, threads that decode.
+        tick: an exception ends the work.
+        encoding: networks, which run in this process.
 
     Raises:
         UserError: a worker process died.

@@ -1,4 +1,4 @@
-"""Sources of images: what a SPEC means, behind one protocol."""
+"""Sources of images, opened by SPEC."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, Source
+from i2i_prior.data.record import Source
 from i2i_prior.data.sources.mixture import Mixture
 from i2i_prior.data.sources.spec import parse, parse_mix
 from i2i_prior.errors import UserError
-
-__all__ = ["OPENERS", "Mixture", "Record", "Source", "open_source"]
 
 
 def open_source(spec: str) -> Source:
@@ -71,7 +69,7 @@ def _sampled(spec: str, source: Source, sample: str) -> Source:
 
 
 def _opener(path: str) -> Callable[..., Source]:
-    """Calls what is named module:function, imported at the first call."""
+    """A function that imports module:name at its first call."""
 
     def open_it(place: str, **options: str) -> Source:
         module, _, name = path.partition(":")
@@ -81,7 +79,7 @@ def _opener(path: str) -> Callable[..., Source]:
     return open_it
 
 
-# scheme -> what opens it, and its options
+# scheme -> class or function that opens it, and its options
 _KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "folder": ("sources.folder:FolderSource", ("image",)),
     "tar": ("sources.tar:TarSource", ("image",)),

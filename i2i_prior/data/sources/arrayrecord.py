@@ -1,4 +1,4 @@
-"""Images in ArrayRecord files: prepared data sets, or encoded images alone."""
+"""Images in ArrayRecord files, prepared or encoded images alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ import numpy as np
 
 from i2i_prior.data.examples import Layout
 from i2i_prior.data.manifest import MANIFEST, PLAN, read_manifest
-from i2i_prior.data.record import Record, fingerprint_of
-from i2i_prior.data.shard_files import (
-    DAMAGE,
-    ShardReader,
-)
+from i2i_prior.data.record import Record, fingerprint_of, position
+from i2i_prior.data.shard_files import DAMAGE, ShardReader
 from i2i_prior.data.sources import places
 from i2i_prior.errors import UserError
 
@@ -22,8 +19,8 @@ from i2i_prior.errors import UserError
 class ArrayRecordSource:
     """The images of ArrayRecord files, in the order of the file names.
 
-    In a folder that `i2i-prior prepare` wrote, an example brings its fields
-    along; elsewhere each record is one encoded image.
+    In a folder of `i2i-prior prepare` an example has fields; elsewhere each
+    record is one encoded image.
 
     Args:
         place: a folder, file or wildcard on this machine.
@@ -69,9 +66,7 @@ class ArrayRecordSource:
         return len(self._reader)
 
     def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        index %= len(self)
+        index = position(index, len(self))
         (data,) = self.read_examples([index])
         if self._layout is None:
             return Record(self._name(index), data)
@@ -81,11 +76,7 @@ class ArrayRecordSource:
             raise OSError(5, f"a damaged example ({error})") from error
 
     def read_examples(self, indices: Sequence[int]) -> list[bytes]:
-        """Records as they are stored, in the order asked for.
-
-        Raises:
-            OSError: one of them is damaged.
-        """
+        """Stored bytes, see `ShardReader.read`."""
         return self._reader.read(indices)
 
     def fingerprint(self) -> str:
@@ -110,14 +101,14 @@ def _is_prepared(path: str) -> bool:
 
 
 def _find(path: str) -> Iterator[str]:
-    """The files of a path, or those in a folder; shards may be numbered."""
+    """Files of a path or in a folder; shards may be numbered."""
     if os.path.isdir(path):
         path = os.path.join(path, "*.array*record*")
     yield from places.find(path, "arrayrecord")
 
 
 def _count(path: str) -> int:
-    """Records in one file, whose ends are looked at."""
+    """Number of records in one file, read from its end."""
     from array_record.python import array_record_module
 
     try:
@@ -128,13 +119,13 @@ def _count(path: str) -> int:
             reader.close()
     except (*DAMAGE, OSError) as error:
         raise UserError(
-            f"ArrayRecord file {path} is truncated or none "
+            f"ArrayRecord file {path} is truncated or no such file "
             f"({places.one_line(error)}): fetch or write it again."
         ) from error
 
 
 def _record(example: dict[str, Any]) -> Record:
-    """Raises KeyError or TypeError where the example is of another form."""
+    """Record of an example; raises KeyError or TypeError if it is invalid."""
     fields = dict(example.get("json") or {})
     if "captions" in fields:
         fields["captions"] = tuple(fields["captions"])

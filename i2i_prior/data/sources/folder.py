@@ -1,4 +1,4 @@
-"""Images in a folder and below it."""
+"""Images in a folder and its subfolders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 import time
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -16,25 +15,26 @@ from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
 from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS, fields_of
 from i2i_prior.errors import UserError
+from i2i_prior.io.threads import map_in_order
 
-# What a link to nowhere, to itself or below a file answers, or what is gone.
+# Errors of a missing file, and of a link to nowhere, itself or below a file.
 _NOWHERE = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
-_THREADS = 16  # file systems over a network answer many at once
-_CHUNK = 4096  # files that a thread looks at in one go
-_GONE = -1  # size of a file that went after the listing
+_THREADS = 16  # network file systems answer many at once
+_CHUNK = 4096  # files that a thread stats at a time
+_GONE = -1  # size of a file that was removed after the listing
 
 
 class FolderSource:
     """Every image below a folder, sorted by relative path.
 
-    Hidden files and folders are passed over. Links to folders are followed,
-    each real folder once, so a loop of links ends. `x.txt`, `x.cls` and
-    `x.json` beside `x.jpg` become its fields, see `sidecars`.
+    Hidden files and folders are skipped. Links to folders are followed, each
+    real folder once, so that a loop of links ends. `x.txt`, `x.cls` and
+    `x.json` become fields of `x.jpg`, see `sidecars`.
 
     A local folder is listed once: the list is kept in the user's cache, and
-    holds as long as no folder in it has another time of change, which is
-    when files come or go. A file that is overwritten in place is read as it
-    is now.
+    is valid until the time of change of a folder in it differs, that is,
+    until files are added or removed. Files overwritten in place are read in
+    their present state.
 
     With `image`, the images of a folder that agree up to the first dot of
     their names are one record, as in tar archives: `x.photo.jpg` with
@@ -107,13 +107,12 @@ class FolderSource:
         return Record(name, data, fields)
 
     def fingerprint(self) -> str:
-        """As every source; on this machine each file is looked at anew.
+        """See `Source`; each local file is stated again, in threads.
 
-        So hosts agree, whether they had the list in a cache or not. It takes
-        one stat a file, in threads.
+        So hosts agree, with or without a cached list.
 
         Raises:
-            UserError: a file cannot be looked at.
+            UserError: a file cannot be stated.
         """
         if self._sizes is None:
             sizes = _sizes_now(self._root, self.names)
@@ -123,7 +122,7 @@ class FolderSource:
 
 
 def _pass_over(path: str, error: OSError) -> None:
-    """Raises a UserError, but not where a path leads nowhere."""
+    """Raises a UserError unless a path leads nowhere."""
     if error.errno not in _NOWHERE:
         raise UserError(
             f"Path {path} cannot be read ({error.strerror}): allow reading "
@@ -140,19 +139,19 @@ def _size_now(path: str) -> int:
 
 
 def _sizes_now(root: str, names: Names) -> Iterator[int]:
-    """Sizes in bytes of the files, `_GONE` of those that are not there."""
+    """Sizes of the files in bytes, `_GONE` for missing ones."""
 
-    def look(start: int) -> list[int]:
+    def stat(start: int) -> list[int]:
         chunk = names[start : start + _CHUNK]
         return [_size_now(f"{root}/{name}") for name in chunk]
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for sizes in pool.map(look, range(0, len(names), _CHUNK)):
-            yield from sizes
+    starts = range(0, len(names), _CHUNK)
+    for sizes in map_in_order(stat, starts, 2 * _THREADS, _THREADS):
+        yield from sizes
 
 
 def _list_local(root: str) -> index_cache.Arrays:
-    """The arrays of a `FolderSource`, from the cache where it holds."""
+    """The arrays of a `FolderSource`, from the cache if that is valid."""
     if not os.path.isdir(root):
         raise UserError(
             f"Folder {root} does not exist: check the path after folder:."
@@ -198,7 +197,7 @@ def _arrays(files: Collection[str]) -> index_cache.Arrays:
 
 
 def _walk(root: str, files: set[str]) -> dict[str, int]:
-    """Adds what lies below `root`; returns the folders' times of change."""
+    """Adds the files below `root`; returns the folders' times of change."""
     seen: set[tuple[int, int]] = set()
     folders: dict[str, int] = {}
     pending = [""]
@@ -206,7 +205,7 @@ def _walk(root: str, files: set[str]) -> dict[str, int]:
         relative = pending.pop()
         folder = os.path.join(root, relative)
         try:
-            # Its time before its entries, so that no change is missed.
+            # Stated before it is listed, so that no change is missed.
             status = os.stat(folder)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
@@ -233,7 +232,7 @@ def _walk(root: str, files: set[str]) -> dict[str, int]:
 
 
 def _list_remote(root: str) -> index_cache.Arrays:
-    """As `_list_local`, but anew each time: nothing tells of a change."""
+    """The same of a URL, listed each time: its changes are not known."""
     system, path = places.filesystem(root)
     try:
         found = system.find(path, detail=True)

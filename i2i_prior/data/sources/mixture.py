@@ -1,4 +1,4 @@
-"""Several sources, from which is drawn by weight."""
+"""Mixtures: several sources, drawn from by weight."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from i2i_prior.data.record import Record, Source, fingerprint_of
+from i2i_prior.data.record import Record, Source, fingerprint_of, position
 
 
 class Mixture:
     """The records of all parts, one part after the other.
 
-    A weight is a part's share of the examples that are drawn, whatever its
-    size; who draws goes by `weights` and `starts`.
+    A weight is a part's share of the drawn examples, whatever its size; see
+    `order.mixed`.
 
     Attributes:
         parts: the sources.
@@ -37,9 +37,7 @@ class Mixture:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        index %= len(self)
+        index = position(index, len(self))
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part][index - self.starts[part]]
 

@@ -1,4 +1,4 @@
-"""Names of records: which are images, and how millions of them are kept."""
+"""Names of image files, and compact lists of millions of names."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a path names an image that is not hidden (`._x.jpg`, ...)."""
+    """Returns True for the path of an image that is not hidden (`._x.jpg`)."""
     base = path.rpartition("/")[2]
     return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
 
 
 class Names(Sequence[str]):
-    """Immutable names in two arrays: 8 bytes a name and its characters.
+    """Immutable list of names in two arrays: 8 bytes a name and its text.
 
     A list of strings would take about 60 bytes more a name, and be copied
     object by object into each worker.
 
     Args:
-        text: uint8, the names one after the other, in UTF-8 (bytes that are
-            none are kept as they are).
-        ends: int64, where each name ends in `text`.
+        text: uint8, the names one after the other, in UTF-8 (other bytes are
+            kept unchanged).
+        ends: int64, the end of each name in `text`.
     """
 
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
@@ -33,7 +33,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """The same names, packed."""
+        """Packs strings."""
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         text = np.frombuffer(b"".join(encoded), np.uint8)
@@ -41,7 +41,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def joined(cls, parts: Sequence[Names]) -> Names:
-        """All names of all parts, in their order."""
+        """Concatenates lists."""
         starts = np.cumsum([0, *(len(part.text) for part in parts)])
         ends = [p.ends + start for p, start in zip(parts, starts, strict=False)]
         return cls(

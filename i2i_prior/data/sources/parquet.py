@@ -1,4 +1,4 @@
-"""Images in Parquet files, as the Hugging Face Hub keeps them."""
+"""Images in Parquet files, in the form of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, fingerprint_of
+from i2i_prior.data.record import Record, fingerprint_of, position
 from i2i_prior.data.sources import places
+from i2i_prior.data.sources.sidecars import CAPTIONS, text_fields
 from i2i_prior.errors import UserError
 
-# Row groups kept in a process, by the bytes that they take in memory.
-_CACHE_BYTES = 512 << 20
-_CAPTIONS = ("caption", "captions", "text")
+_CACHE_BYTES = 512 << 20  # of row groups kept in memory by a process
 
 
 class ParquetSource:
     """The rows of Parquet files, in the order of the file names.
 
-    A row is read with its whole row group, of which the last ones used are
-    kept. Reading at random from large groups is slow: `i2i-prior prepare`
-    such a set first.
+    A row is read with its whole row group; the last ones used are kept.
+    Random access to large groups is slow: `i2i-prior prepare` such a set
+    first.
 
     Args:
         pattern: path, wildcard, or URL that fsspec reads.
         image: column of encoded images, binary or {"bytes", "path"}.
         caption: column of text or lists of text; "" for the first of
-            `caption`, `captions` and `text` that is there.
-        label: column of integers; it may be missing if it is not named.
+            `caption`, `captions` and `text` that exists.
+        label: column of integers; "" for `label`, if that exists.
 
     Raises:
         UserError: pyarrow is not installed, a file is missing or damaged, a
@@ -56,7 +55,7 @@ class ParquetSource:
         if not groups:
             raise UserError(f"Parquet {pattern} holds no row: give others.")
         there = set.intersection(*columns)
-        guess = [name for name in _CAPTIONS if name in there]
+        guess = [name for name in CAPTIONS if name in there]
         self._image = image
         self._caption = caption or (guess[0] if guess else "")
         self._label = label or ("label" if "label" in there else "")
@@ -79,9 +78,7 @@ class ParquetSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        index %= len(self)
+        index = position(index, len(self))
         group = int(np.searchsorted(self._ends, index, side="right"))
         row = index - int(self._ends[group - 1] if group else 0)
         try:
@@ -95,7 +92,9 @@ class ParquetSource:
             data = data.get("bytes")
         if not isinstance(data, bytes):
             raise OSError(5, f"row {index} has no image bytes")
-        return Record(self._name(group, row), data, self._fields(values))
+        captions, label = values.get(self._caption), values.get(self._label)
+        fields = text_fields(captions, label)
+        return Record(self._name(group, row), data, fields)
 
     def fingerprint(self) -> str:
         names = [path.rpartition("/")[2] for path in self._paths]
@@ -108,25 +107,13 @@ class ParquetSource:
         first = self._groups[group - within : group, 2].sum()
         return f"{os.path.basename(self._paths[number])}/{int(first) + row}"
 
-    def _fields(self, values: dict[str, Any]) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
-        captions = values.get(self._caption)
-        if isinstance(captions, str):
-            captions = [captions]
-        if captions and all(isinstance(text, str) for text in captions):
-            fields["captions"] = tuple(captions)
-        label = values.get(self._label)
-        if isinstance(label, int):
-            fields["label"] = int(label)
-        return fields
-
     def _table(self, group: int) -> Any:
         with self._lock:
             if group in self._kept:
                 self._kept.move_to_end(group)
                 return self._kept[group]
         number, within, _ = self._groups[group].tolist()
-        # Outside the lock: two threads may read the same group, no worse.
+        # Outside the lock: at worst two threads read the same group.
         with _open(self._paths[number]) as file:
             table = file.read_row_group(within, columns=self._columns)
         with self._lock:
@@ -169,6 +156,6 @@ def _look(path: str) -> tuple[int, list[int], set[str]]:
         ) from error
     except Exception as error:
         raise UserError(
-            f"{path} is no whole Parquet file ({places.one_line(error)}): "
+            f"{path} is no complete Parquet file ({places.one_line(error)}): "
             "fetch it again."
         ) from error

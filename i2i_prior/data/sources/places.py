@@ -1,4 +1,4 @@
-"""Files by path or URL; URLs go through fsspec, if it is installed."""
+"""Files by path, or by URL through fsspec if it is installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO, Any
 from i2i_prior.errors import UserError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-# What a file system may say of a file that changes when its content does.
+# Attributes of a remote file that change with its content.
 _MARKS = (
     *("etag", "e_tag", "md5Hash", "Content-MD5", "generation", "updated"),
     *("mtime", "last_modified", "LastModified", "Last-Modified", "created"),
@@ -20,12 +20,12 @@ _MISSING = (ImportError, ModuleNotFoundError)
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is one of another file system, as in `s3://b/x.tar`."""
+    """Returns True for a place in a remote file system, as `s3://b/x.tar`."""
     return _URL.match(place) is not None
 
 
 def absolute(place: str) -> str:
-    """A path made absolute; a `file://` URL as a path; others as they are."""
+    """Absolute path of a path or `file://` URL; other URLs unchanged."""
     for scheme in ("file://", "local://"):
         place = place.removeprefix(scheme)
     if is_url(place):
@@ -59,12 +59,12 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def find(pattern: str, scheme: str) -> list[str]:
-    """The files that a path, URL or wildcard means, sorted.
+    """The files of a path, URL or wildcard, sorted.
 
     Args:
-        pattern: absolute path or URL; one that exists wins over a wildcard,
-            so that brackets in a real name work.
-        scheme: of the SPEC, for the complaint.
+        pattern: absolute path or URL; an existing one is no wildcard, so that
+            brackets in a real name work.
+        scheme: of the SPEC, for the message.
 
     Raises:
         UserError: there is none, or only a folder.
@@ -115,8 +115,8 @@ def _is_folder(place: str) -> bool:
 def stamp(place: str) -> tuple[int, str, int]:
     """Size in bytes, a text that changes with the content, mtime in ns.
 
-    Of a URL the time is 0, and the text is "" where the file system says
-    nothing that tells of a change; raises OSError.
+    For a URL the time is 0, and the text is "" if the file system has no
+    attribute that changes with the content; raises OSError.
     """
     if not is_url(place):
         status = os.stat(place)
@@ -141,7 +141,7 @@ def stamp(place: str) -> tuple[int, str, int]:
 
 
 def open_file(place: str) -> IO[bytes]:
-    """Opened for seeking and reading; raises OSError."""
+    """Opens a file for seeking and reading; raises OSError."""
     if not is_url(place):
         return open(place, "rb")
     system, path = filesystem(place)
@@ -152,7 +152,7 @@ def open_file(place: str) -> IO[bytes]:
 
 
 def read(place: str, start: int = 0, size: int | None = None) -> bytes:
-    """`size` bytes from `start` on, or all of them; raises OSError."""
+    """Reads `size` bytes from `start` on, or all; raises OSError."""
     if not is_url(place):
         with open(place, "rb") as file:
             file.seek(start)
@@ -166,6 +166,6 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line and short."""
+    """Message of an error on one line of 200 characters at most."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

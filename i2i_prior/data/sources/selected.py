@@ -1,7 +1,7 @@
-"""A selection: the file that says which records of a source are kept.
+"""Selections: files that list the kept and dropped records of a source.
 
-JSON lines. First what it is about, then the kept records as bits, then one
-line for each dropped record:
+JSON lines: a header, the kept records as bits, then one line for each dropped
+record:
 
     {"format": 1, "kind": "selection", "source": SPEC, "fingerprint": 16 hex,
      "records": N, "kept": K, "dropped": {reason: count}, "options": {...}}
@@ -9,8 +9,8 @@ line for each dropped record:
     {"record": 17, "reason": "min_side", "detail": "has ...", "name": NAME}
     {"record": 18, "reason": "near_duplicate", "instead": 3}
 
-Where a data set has moved, its SPEC in the first line may be edited: the
-fingerprint tells whether it is still the same.
+If a data set has moved, its SPEC in the header may be edited: the fingerprint
+shows if it is still the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from i2i_prior.io.files import atomic_path
 
 _SCHEME = "select:"
 _LINE = 65_536  # records in a line of bits
-_BLOCK = 512  # records counted together: a look-up unpacks one block
+_BLOCK = 512  # records counted together; a look-up unpacks one block
 _LONGEST = 1 << 20  # bytes of a line
 
 
@@ -45,8 +45,8 @@ class Selected:
         notes: of the source, see `TarSource`.
 
     Args:
-        source: what the selection was made from.
-        kept: bits as in the file, uint8 (ceil(N / 8),), none set behind N.
+        source: of the selection.
+        kept: bits as in the file, uint8 (ceil(N / 8),), none set after N.
 
     Raises:
         UserError: no record is kept.
@@ -62,7 +62,7 @@ class Selected:
         if not len(self):
             raise UserError(
                 "the selection keeps no record: loosen its filters and make "
-                "it anew"
+                "it again"
             )
 
     def __len__(self) -> int:
@@ -89,31 +89,33 @@ class Selected:
 
 
 def open_selection(path: str, open_source: Callable[[str], Source]) -> Selected:
-    """Opens what stands behind `select:`.
+    """Opens `select:PATH`.
 
     Args:
         path: of the file.
-        open_source: opens the SPEC that the selection was made from.
+        open_source: opens the SPEC of the selection's source.
 
     Raises:
-        UserError: the file is absent or damaged, its source cannot be opened,
-            is a mixture, or is not the one that the selection was made from.
+        UserError: the file is absent or damaged, or its source cannot be
+            opened, is a mixture, or has changed.
     """
     header, kept = read_selection(path)
-    # A longer way back to itself ends as a line too deep to be read.
-    if header["source"] == f"{_SCHEME}{path}":
+    refuse_mixture(header["source"])
+    try:
+        if header["source"] == f"{_SCHEME}{path}":
+            raise RecursionError
+        source = open_source(header["source"])
+    except RecursionError:
         raise UserError(
             f"selection {path} is one of itself: write the SPEC of its source "
             "in the first line"
-        )
-    refuse_mixture(header["source"])
-    source = open_source(header["source"])
+        ) from None
     check_source(path, header, source)
     return Selected(source, kept)
 
 
 def refuse_mixture(spec: str) -> None:
-    """Raises UserError for `mix:`, whose weights a selection cannot keep."""
+    """Raises UserError for `mix:`, since a selection has no weights."""
     if spec.startswith("mix:"):
         raise UserError(
             f"a selection would lose the weights of {spec}: curate each part, "
@@ -123,7 +125,7 @@ def refuse_mixture(spec: str) -> None:
 
 
 def refuse_source(spec: str, out: str | os.PathLike[str]) -> None:
-    """Raises UserError where `out` is a file that a selection reads."""
+    """Raises UserError if the selection `spec` reads the file `out`."""
     target = os.path.realpath(os.path.expanduser(out))
     while spec.startswith(_SCHEME):
         path = os.path.expanduser(spec.removeprefix(_SCHEME))
@@ -136,7 +138,7 @@ def refuse_source(spec: str, out: str | os.PathLike[str]) -> None:
 
 
 def check_source(path: str, header: Mapping[str, Any], source: Source) -> None:
-    """Raises UserError where a selection was made from another source."""
+    """Raises UserError if a selection was made from another source."""
     same = len(source) == header["records"]
     if not same or source.fingerprint() != header["fingerprint"]:
         raise UserError(
@@ -147,7 +149,7 @@ def check_source(path: str, header: Mapping[str, Any], source: Source) -> None:
 
 
 def read_selection(path: str) -> tuple[dict[str, Any], np.ndarray]:
-    """The first line of a selection, and its bits as `Selected` takes them.
+    """The header of a selection, and its bits for `Selected`.
 
     Raises:
         UserError: the file is absent, damaged or no selection.
@@ -163,13 +165,13 @@ def read_selection(path: str) -> tuple[dict[str, Any], np.ndarray]:
         ) from error
     except ValueError as error:
         raise UserError(
-            f"file {path} is no complete selection ({error}): make it with "
+            f"file {path} is no complete selection ({error}): make one with "
             "i2i-prior curate"
         ) from error
 
 
 def read_dropped(path: str) -> Iterator[dict[str, Any]]:
-    """Yields the lines of the dropped records of a sound selection."""
+    """Yields the lines of the dropped records of a valid selection."""
     with open(os.path.expanduser(path), "rb") as file:
         for line in file:
             if line.startswith(b'{"record"'):
@@ -182,7 +184,7 @@ def write_selection(
     kept: np.ndarray,
     dropped: Iterable[str],
 ) -> None:
-    """Writes a selection, whole or not at all.
+    """Writes a selection atomically.
 
     Args:
         path: of the file; its folder is made where it is missing.
@@ -204,8 +206,8 @@ def write_selection(
     with write_errors(f"selection {path}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
-            atomic_path(target) as beside,
-            beside.open("w", encoding="utf-8") as file,
+            atomic_path(target) as part,
+            part.open("w", encoding="utf-8") as file,
         ):
             file.write(json.dumps(about) + "\n")
             for start in range(0, len(kept), _LINE):
@@ -217,7 +219,7 @@ def write_selection(
 
 
 def _object(file: BinaryIO) -> dict[str, Any]:
-    """The next line, which is an object."""
+    """The JSON object of the next line; raises ValueError."""
     line = file.readline(_LONGEST)
     try:
         found = json.loads(line)
@@ -248,7 +250,7 @@ def _header(file: BinaryIO) -> dict[str, Any]:
 
 
 def _bits(file: BinaryIO, records: int, kept: int) -> np.ndarray:
-    """All lines of bits, joined."""
+    """The bits of all lines, joined; raises ValueError."""
     parts = [np.zeros(0, np.uint8)]
     for start in range(0, records, _LINE):
         line = _object(file)

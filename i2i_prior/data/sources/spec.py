@@ -1,4 +1,4 @@
-"""The grammar of a SPEC: what stands where.
+"""Grammar of a SPEC.
 
 scheme:place#option=value,option=value
 mix:0.7*SPEC + 0.3*SPEC
@@ -16,18 +16,18 @@ from i2i_prior.errors import UserError
 
 _OPTION = r"[a-z_]+=[^,#]*"
 _OPTIONS = re.compile(rf"#({_OPTION}(?:,{_OPTION})*)$")
-# A " + " in a path is none, for no weight follows.
+# A " + " in a path separates no parts, since no weight follows.
 _PLUS = re.compile(r"\s+\+\s+(?=[^\s*]*\*)")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A SPEC taken apart.
+    """Parts of a SPEC.
 
     Attributes:
-        scheme: before the colon, in small letters or unknown.
+        scheme: before the colon.
         place: a path, wildcard, URL or name; not empty.
-        options: what stands after the `#`.
+        options: after the `#`.
     """
 
     scheme: str
@@ -36,11 +36,11 @@ class Spec:
 
 
 def parse(text: str, schemes: dict[str, tuple[str, ...]]) -> Spec:
-    """Takes a SPEC apart.
+    """Parses a SPEC.
 
     Args:
         text: the SPEC.
-        schemes: those that exist, and the options of each.
+        schemes: known schemes, and the options of each.
 
     Raises:
         UserError: the scheme or an option is unknown, one is given twice, or
@@ -71,7 +71,7 @@ def parse(text: str, schemes: dict[str, tuple[str, ...]]) -> Spec:
 
 
 def parse_mix(text: str) -> list[tuple[float, str]]:
-    """Weights and SPECs of what stands behind `mix:`.
+    """Weights and SPECs of the text after `mix:`.
 
     Raises:
         UserError: a weight is missing or not above 0, a part is a mixture

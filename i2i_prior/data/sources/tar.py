@@ -21,8 +21,8 @@ from i2i_prior.errors import UserError
 # Open archives per process: a training set of thousands of shards must not
 # run into the usual limit of 1,024 open files.
 _OPEN_ARCHIVES = 256
-# The files of an example lie side by side; with more than this between them
-# they are read one by one.
+# The files of an example are usually neighbours; with more than this between
+# them they are read one by one.
 _GAP = 1 << 16  # bytes
 
 
@@ -31,29 +31,29 @@ class TarSource:
 
     Neighbouring members whose names agree up to the first dot of the base
     name are one example: its first image is the data, further ones, the
-    captions, the class and the JSON object are fields (see `sidecars`). What
-    has no image is passed over. With several archives a record is named
-    `archive.tar/member`.
+    captions, the class and the JSON object are fields (see `sidecars`).
+    Examples without an image are skipped. With several archives a record is
+    named `archive.tar/member`.
 
     The archives are walked once for the offsets, which are kept in the
-    user's cache while size and time of change stay; a read is one
-    `os.pread`, which needs no lock and no seek. Nothing is ever unpacked, so
-    absolute or `..` member names do no harm.
+    user's cache while size and time of change are the same; a read is one
+    `os.pread`, without lock or seek. Nothing is unpacked, so that absolute or
+    `..` member names do no harm.
 
     Attributes:
-        notes: one text for each archive of which not all is used, because
-            it is cut, damaged, goes on after its end mark, or has links to
-            what is not in it.
+        notes: one text for each archive that is not used completely: it is
+            cut, damaged, goes on after its end mark, or has links to other
+            places.
 
     Args:
         pattern: path, wildcard, or URL that fsspec reads.
-        image: which image of an example is the data, by what its name ends
-            in after the key, as "labels.jpg"; "" for the first. Examples
-            without one are passed over.
+        image: end of the name, after the key, of the image that is the data,
+            as "labels.jpg"; "" for the first. Examples without it are
+            skipped.
 
     Raises:
-        UserError: an archive is missing or holds nothing whole, or there is
-            no image.
+        UserError: an archive is missing or holds no complete file, or there
+            is no image.
     """
 
     def __init__(self, pattern: str, image: str = "") -> None:
@@ -117,7 +117,7 @@ class TarSource:
         sizes = self._sizes[first:end].tolist()
         offsets = self._offsets[first:end].tolist()
         ends = [at + size for at, size in zip(offsets, sizes, strict=True)]
-        # Hard links lie anywhere before.
+        # Hard links may refer to any earlier place.
         start = min(offsets)
         extent = max(ends) - start
         if extent > sum(sizes) + _GAP:
@@ -138,7 +138,7 @@ class TarSource:
         if places.is_url(path):
             data = places.read(path, offset, size)
         else:
-            # Named, so that it stays open until the read is done.
+            # A reference keeps it open until the read is done.
             archive = self._archive(number)
             data = os.pread(archive.fileno(), size, offset)
         if len(data) != size:
@@ -146,9 +146,9 @@ class TarSource:
         return data
 
     def _archive(self, number: int) -> io.FileIO:
-        """An open archive, which is closed when its last user lets go.
+        """An open archive, closed when its last reference is dropped.
 
-        A reader may still hold one that was dropped here, hence no close.
+        A reader may still hold one that is evicted here, hence no close.
         """
         with self._lock:
             archive = self._open.pop(number, None)
@@ -173,7 +173,7 @@ class TarSource:
 def _examples(
     indices: list[TarIndex], image: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First member, end and data of each example, and where archives end.
+    """First member, end and data of each example, and ends of the archives.
 
     Returns:
         (examples, 3) int64 into the members of all archives, and

@@ -1,4 +1,4 @@
-"""What lies where in a tar archive: read once, then from the cache."""
+"""Index of a tar archive, read once and then cached."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from i2i_prior.data.sources.names import Names, is_image_name
 from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS
 from i2i_prior.errors import UserError
 
-# tarfile on hostile bytes: sizes beyond all memory, headers within headers.
+# Exceptions of tarfile on hostile bytes.
 _DAMAGE = (
     *(tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError),
     *(MemoryError, RecursionError),
 )
 _MAX_HEADER = 1 << 20  # bytes
-_AFTER_END = 1 << 20  # bytes looked at, far more than any padding
+_AFTER_END = 1 << 20  # bytes examined, far more than any padding
 _ARRAYS = ("text", "ends", "offsets", "sizes", "starts")
 
 
@@ -32,9 +32,9 @@ class _MoreError(Exception):
 
 
 class _Headers:
-    """A file as tarfile sees it: no header may be larger than any real one.
+    """File wrapper that limits the size of a header.
 
-    Without this a long name that claims gigabytes has them allocated.
+    Without it tarfile allocates gigabytes for a long name that claims them.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -49,14 +49,14 @@ class _Headers:
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The images of one archive and what lies beside them.
+    """The images and sidecars of one archive.
 
     Attributes:
         names: of the members, in archive order.
         offsets, sizes: int64, of their bytes in the archive.
         starts: int64, the first member of each example, and the number of
             members last.
-        note: what is wrong with the archive, in sentences, or "".
+        note: faults of the archive, in sentences, or "".
     """
 
     names: Names
@@ -80,7 +80,7 @@ def index_of(path: str) -> TarIndex:
             f"Archive {path} cannot be read ({error.strerror}): check that "
             "it is there and may be read."
         ) from error
-    # Without a stamp nothing would tell that a kept index is out of date.
+    # Without a stamp an outdated index could not be recognised.
     kept = index_cache.load("tar", path, stamp) if stamp else None
     if kept is not None and {*_ARRAYS, "note"} == set(kept):
         text, ends, offsets, sizes, starts = (kept[name] for name in _ARRAYS)
@@ -97,10 +97,10 @@ def index_of(path: str) -> TarIndex:
 
 
 class _Links:
-    """Finds among the names so far what a hard link leads to.
+    """Targets of hard links among the names so far.
 
     Attributes:
-        lost: number of links to what is not among them.
+        lost: number of links to other targets.
     """
 
     def __init__(self, names: list[str]) -> None:
@@ -109,7 +109,7 @@ class _Links:
         self.lost = 0
 
     def number(self, target: str) -> int | None:
-        # Only where there are links, for it takes memory.
+        # Built only if there are links, since it takes memory.
         for number in range(self._known, len(self._names)):
             self._numbers[self._names[number]] = number
         self._known = len(self._names)
@@ -160,7 +160,7 @@ def _read(path: str, size: int) -> TarIndex:
 
 
 def _note(path: str, count: int, why: str, goes_on: bool, lost: int) -> str:
-    """What is wrong with an archive of which `count` members are used."""
+    """Faults of an archive, in sentences; `count` members are used."""
     notes = []
     if why:
         notes.append(
@@ -179,12 +179,12 @@ def _note(path: str, count: int, why: str, goes_on: bool, lost: int) -> str:
             "before them as an image or sidecar: these are left out, so pack "
             "it with tar --hard-dereference."
         )
-    # Names need not be UTF-8; what is kept and printed must.
+    # Names need not be UTF-8, the cached and printed text must be.
     return " ".join(notes).encode("utf-8", "backslashreplace").decode()
 
 
 def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
-    """Yields hard links, and the plain files that are whole.
+    """Yields hard links and complete regular files.
 
     Raises `_MoreError` or one of `_DAMAGE`.
     """
@@ -208,7 +208,7 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
             if member.size < 0 or end > size:
                 raise tarfile.ReadError(f"{member.name} is not whole")
             yield member
-        # tarfile ends without a word where a header is damaged.
+        # tarfile ends silently at a damaged header.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("no end mark follows its last header")

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, fingerprint_of
+from i2i_prior.data.record import Record, fingerprint_of, position
 from i2i_prior.data.sources import places
+from i2i_prior.data.sources.sidecars import CAPTIONS, text_fields
 from i2i_prior.errors import UserError
-
-_CAPTIONS = ("caption", "captions", "text")
 
 
 class TfdsSource:
@@ -20,13 +19,13 @@ class TfdsSource:
     or `text` become fields.
 
     Args:
-        name: NAME/SPLIT, where NAME may be name/config:version and SPLIT
-            a part, as in `flowers/train[:80%]`.
-        data_dir: where the data sets lie; "" for TFDS' own folder.
+        name: NAME/SPLIT; NAME may be name/config:version, and SPLIT a part,
+            as in `flowers/train[:80%]`.
+        data_dir: folder of the data sets; "" for TFDS' own folder.
         image: the feature that holds the image.
 
     Raises:
-        UserError: the data set is not there, not in array_record, or has no
+        UserError: the data set is missing, not in array_record, or has no
             such split or image.
     """
 
@@ -57,14 +56,12 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        index %= len(self)
+        index = position(index, len(self))
         try:
             example = self._features.deserialize_example_np(
                 self._source[index], decoders={self._image: _encoded()}
             )
-        # Damaged bytes reach many decoders.
+        # Damaged bytes make many decoders raise.
         except Exception as error:
             raise OSError(5, places.one_line(error)) from error
         data = example[self._image]
@@ -85,8 +82,7 @@ def _encoded() -> Any:
 
 
 def _builder(dataset: str, data_dir: str) -> Any:
-    # Such a builder knows the files alone: it never downloads or generates,
-    # and needs no TensorFlow.
+    # This builder never downloads or generates, and needs no TensorFlow.
     from tensorflow_datasets.core import read_only_builder
 
     try:
@@ -120,7 +116,7 @@ def _open(builder: Any, name: str, split: str) -> Any:
 
 
 def _wanted(features: Any, name: str, image: str) -> Any:
-    """The features that are read; others may need TensorFlow for it."""
+    """The features that are read; others may need TensorFlow."""
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
@@ -131,21 +127,17 @@ def _wanted(features: Any, name: str, image: str) -> Any:
             f"Data set tfds:{name} has no image {image}: its images are "
             f"{known}, chosen by #image=KEY."
         )
-    keep = {k for k in ("label", *_CAPTIONS, image) if k in features}
+    keep = {k for k in ("label", *CAPTIONS, image) if k in features}
     return kinds.FeaturesDict({key: features[key] for key in sorted(keep)})
 
 
 def _fields(example: dict[str, Any]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    label = example.get("label")
-    if isinstance(label, int | np.integer):
-        fields["label"] = int(label)
-    for key in _CAPTIONS:
+    fields = text_fields(None, example.get("label"))
+    for key in reversed(CAPTIONS):  # the first one wins
         texts = np.atleast_1d(np.asarray(example.get(key, []), object)).tolist()
-        captions = tuple(
+        captions = [
             text.decode("utf-8", "replace") if isinstance(text, bytes) else text
             for text in texts
-        )
-        if captions and all(isinstance(text, str) for text in captions):
-            fields.setdefault("captions", captions)
+        ]
+        fields |= text_fields(captions, None)
     return fields

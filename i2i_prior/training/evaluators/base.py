@@ -19,7 +19,9 @@ from ml_collections import ConfigDict
 
 from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.checkpoint.train_state import TrainState
-from i2i_prior.data.sources import Source
+from i2i_prior.data.record import (
+    Source,
+)
 from i2i_prior.evaluation.eval_spec import EvalSpec
 from i2i_prior.inference.generator import Generator
 from i2i_prior.tasks.base import Task

@@ -1,7 +1,7 @@
-"""A record is read, is damaged, or stops the work, which may go on later.
+"""Reading of records that tells damage from failures of the system.
 
-Damage stays, so such a record is dropped. A disk or a network that fails will
-be there again: what it did not give is no reason to lose a record for good.
+Damage is permanent, so such a record is dropped. A disk or a network that
+fails may work again later: the command stops, and no record is lost.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import os
 import time
 from collections.abc import Iterator
 
+from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
-_PAUSES = (0.1, 1.0)  # seconds before a record is asked for again
-# Libraries say in words what the system told them.
+_PAUSES = (0.1, 1.0)  # seconds before a record is read again
+# Libraries quote the messages of the system.
 _SYSTEM = tuple(
     os.strerror(number)
     for number in (
@@ -24,31 +25,23 @@ _SYSTEM = tuple(
         *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH),
     )
 )
-# A path that leads nowhere, as after a rename: it is gone.
+# Errors of a path that leads nowhere, as after a rename.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR)
-# Packages of file systems, whose errors tell nothing of what a file holds.
+# Packages of remote file systems, whose errors are not about content.
 _REMOTE = (
     *("aiohttp", "aiobotocore", "azure", "botocore", "gcsfs", "google"),
     *("huggingface_hub", "requests", "s3fs", "urllib3", "httpx"),
 )
 
 
-class UnreadableError(Exception):
-    """A record that is damaged or gone; `reason` completes "NAME ..."."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def read(source: Source, index: int, name: str) -> Record:
-    """Record `index`, asked for three times where the system fails.
+    """Record `index`, read three times if the system fails.
 
     Args:
-        name: of the record, for the complaint.
+        name: of the record, for the message.
 
     Raises:
-        UnreadableError: it is damaged or gone.
+        BrokenImage: it is damaged or gone.
         UserError: the disk, the network or a permission is in the way.
     """
     for pause in (*_PAUSES, None):
@@ -56,26 +49,26 @@ def read(source: Source, index: int, name: str) -> Record:
             return source[index]
         except OSError as error:
             why = error.strerror or error
-            if _stays(error):
-                raise UnreadableError(f"cannot be read ({why})") from error
+            if _is_permanent(error):
+                raise BrokenImage(f"cannot be read ({why})") from error
             if pause is None:
                 raise UserError(
                     f"{name} of the source cannot be read ({why}), though "
-                    "nothing says that it is damaged: mend that and run the "
+                    "nothing shows that it is damaged: repair that and run the "
                     "same command again, which goes on"
                 ) from error
             time.sleep(pause)
     raise AssertionError
 
 
-def _stays(error: OSError) -> bool:
-    """Whether it would be the same another time."""
+def _is_permanent(error: OSError) -> bool:
+    """Returns True for damage and missing files."""
     chain = list(_chain(error))
     if any(isinstance(e, FileNotFoundError) for e in chain):
         return True
     if error.errno in _NOWHERE:
         return True
-    return not any(map(_of_the_system, chain))
+    return not any(map(_is_of_system, chain))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -84,12 +77,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _of_the_system(error: BaseException) -> bool:
+def _is_of_system(error: BaseException) -> bool:
     if isinstance(error, TimeoutError | ConnectionError):
         return True
     if type(error).__module__.partition(".")[0] in _REMOTE:
         return True
-    # Sources give damage this number, with words of their own.
+    # Sources raise damage with EIO and their own messages.
     number = error.errno if isinstance(error, OSError) else None
     if number not in (None, errno.EIO):
         return True

@@ -11,7 +11,7 @@ import stat
 import numpy as np
 import pytest
 
-from i2i_prior.data.prepare import source_order
+from i2i_prior.data.prepare import read_record
 from i2i_prior.data.prepare.examples import Dropped, Maker, Pictures, probe
 from i2i_prior.data.prepare.finalize import Tally
 from i2i_prior.data.prepare.shards import Outcome
@@ -19,10 +19,7 @@ from i2i_prior.data.record import Record
 from i2i_prior.data.sources.folder import FolderSource
 from i2i_prior.errors import UserError
 from i2i_prior.io import files
-from tests.data.fixtures_prepared import (
-    jpeg,
-    write_photos,
-)
+from tests.data.fixtures_prepared import jpeg, write_photos
 
 RECORD = Record("a", jpeg(np.zeros((6, 8, 3), np.uint8)))
 
@@ -65,7 +62,7 @@ REMOTE = caused(OSError(5, "no answer"), TimeoutError("no answer"))
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr(source_order, "_PAUSES", (0, 0))
+    monkeypatch.setattr(read_record, "_PAUSES", (0, 0))
 
 
 @pytest.mark.usefixtures("at_once")
@@ -165,5 +162,5 @@ def test_broken_ones_count_against_all_records():
     tally.add(Outcome(80, 1, "", lost))
     tally.check()
     tally.add(Outcome(99, 1, "", lost[:1]))
-    with pytest.raises(UserError, match=r"21 of 200 .* of 2000 in all, the"):
+    with pytest.raises(UserError, match=r"21 of 200 .* of 2,000 in all, the"):
         tally.check()

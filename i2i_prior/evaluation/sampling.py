@@ -12,18 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.data.held_out import each_example
-from i2i_prior.data.sources import Source
+from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.prompts import Prompt, prompt_hash
 from i2i_prior.evaluation.sample_store import CHUNK, SampleStore
 from i2i_prior.inference import text_to_image
 from i2i_prior.inference.batches import padded_batches
-from i2i_prior.inference.generator import (
-    Generator,
-    Given,
-    generate_for,
-    repeat,
-)
+from i2i_prior.inference.generator import Generator, Given, generate_for, repeat
 from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.models.functional import Flat
 from i2i_prior.tasks.inputs import cuts

@@ -37,7 +37,7 @@ h2{font-size:18px;margin:36px 0 12px}
 .cards,.plots{display:grid;gap:12px;
 grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
 .cards{margin-top:18px}
-.plots{grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr))}
+.plots{grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr))}
 .card,.plot,.wide,.scroll{background:var(--card);border:1px solid var(--line);
 border-radius:10px;padding:12px 14px;margin:0}
 .card b{display:block;font-size:20px;line-height:1.3;overflow-wrap:anywhere}

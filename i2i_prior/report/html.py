@@ -170,13 +170,6 @@ def table(
     return f'<div class="{box}"><table>{body}</table></div>'
 
 
-def cell(value: Any, whole: bool = False) -> str:
-    """A table cell; numbers in four digits, or in all with `whole`."""
-    text = _text(value, whole)
-    kind = ' class="number"' if _NUMBER.fullmatch(text) else ""
-    return f"<td{kind}>{text}</td>"
-
-
 def _text(value: Any, whole: bool) -> str:
     """HTML text of a table cell."""
     if value is None:

@@ -148,9 +148,11 @@ def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     return config
 
 
-def set_field(config: ConfigDict, name: str, text: str) -> None:
+def set_field(
+    config: ConfigDict, name: str, text: str, note: bool = True
+) -> None:
     """Sets one dotted field from text, in the type of its default."""
-    name, text = current(name, text)
+    name, text = current(name, text, note)
     if name not in FIELDS:
         close = difflib.get_close_matches(name, FIELDS, 1, 0.5)
         hint = f"; did you mean {close[0]}?" if close else ""
@@ -215,15 +217,19 @@ def config_hash(config: ConfigDict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def from_flat(flat: dict[str, Any]) -> ConfigDict:
+def from_flat(flat: dict[str, Any], note: bool = True) -> ConfigDict:
     """The inverse of `flatten`; names of earlier versions are read.
+
+    Args:
+      flat: dotted names to values.
+      note: whether renamed fields are noted on stderr.
 
     Raises:
       UserError: for an unknown name or a wrong type.
     """
     config = default_config()
     for name, value in flat.items():
-        set_field(config, name, str(value))
+        set_field(config, name, str(value), note)
     return config
 
 

@@ -33,16 +33,15 @@ _VALUES = {
 }
 
 
-def current(name: str, value: Any) -> tuple[str, Any]:
+def current(name: str, value: Any, note: bool = True) -> tuple[str, Any]:
     """A field and its value under the names of this version.
-
-    A renamed field is noted on stderr, once a process.
 
     Args:
       name: of this version or an earlier one, or unknown.
       value: of any type.
+      note: whether a renamed field is noted on stderr, once a process.
     """
-    if name in RENAMED:
+    if note and name in RENAMED:
         _note(name)
     name = RENAMED.get(name, name)
     if isinstance(value, str):

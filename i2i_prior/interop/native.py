@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
-from i2i_prior.config import flatten, from_flat
+from i2i_prior.config import flatten, from_flat, recorded
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files import safetensors
 from i2i_prior.interop.files.lazy_tensor import Stored
@@ -58,7 +58,7 @@ def write(
     }
     header = {
         "format": FORMAT,
-        "config": json.dumps(flatten(config)),
+        "config": json.dumps(recorded(flatten(config))),
         "provenance": json.dumps(provenance),
     }
     return safetensors.write(path, tensors, header)
@@ -96,7 +96,7 @@ def open_file(path: Path) -> tuple[dict[str, Stored], ConfigDict]:
             f"{path} is not a file that `i2i-prior export` wrote (its header "
             "names no such format)"
         )
-    config = from_flat(json.loads(header["config"]))
+    config = from_flat(json.loads(header["config"]), note=False)
     return safetensors.read(path), config
 
 

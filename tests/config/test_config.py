@@ -321,3 +321,12 @@ def test_a_field_knows_its_bounds(facts, value, says):
     field = Field("x.y", value, "for the test", **facts)
     with pytest.raises(UserError, match=says):
         field.check(value)
+
+
+def test_old_names_in_an_exported_file_are_read_without_a_note(capsys):
+    fields._note.cache_clear()
+    config = default_config()
+    config.conditioner.tokens_from = "patches"
+    flat = recorded(flatten(config))
+    assert flatten(from_flat(flat, note=False)) == flatten(config)
+    assert not capsys.readouterr().err

@@ -3,15 +3,15 @@
     i2i-prior sweep submit SWEEP --backend \
       gke:image=IMG,queue=tpus,tpu=v5e:4x4,volume=pvc:sweeps,sweep_path=/sweeps/a
 
-The sweep's folder lies on the volume; `sweep_path` is where pods see it, and
-submit writes to where it is seen here. SWEEP/rendered/gke/RUN.yaml is what
-`kubectl apply` is given. All pods of a run start again together after exit
-code 75 or a lost node, and never after another. A Filestore volume (pvc:NAME)
-is better than a bucket (gcs:NAME), which knows no locks.
+The sweep's folder lies on the volume; `sweep_path` is its path in pods, and
+submit writes to its path here. `kubectl apply` is called with
+SWEEP/rendered/gke/RUN.yaml. All pods of a run start again together after exit
+code 75 or a lost node, and never after another code. A Filestore volume
+(pvc:NAME) is better than a bucket (gcs:NAME), which has no locks.
 
 With engine=xpk,cluster=NAME (and tpu=v5litepod-16, as xpk calls it) `xpk
 workload create` makes the JobSet, and --dry-run prints the commands. It sends
-statistics of its use unless told `xpk config set send-telemetry false`.
+usage statistics until `xpk config set send-telemetry false`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 OPTIONS = {
     "image": "",  # with this package installed
     "python": "python",  # in the image
-    "sweep_path": "",  # the sweep's folder as pods see it; "" as here
+    "sweep_path": "",  # the sweep's folder in pods; "" as here
     "volume": "",  # pvc:CLAIM or gcs:BUCKET
-    "mount": "/sweeps",  # where the volume is
+    "mount": "/sweeps",  # path of the volume in pods
     "queue": "",  # Kueue's local queue; "" for no queue
     "namespace": "default",
     "tpu": "",  # v5e:4x4 as `sweep plan --accelerator`; or
@@ -41,7 +41,7 @@ OPTIONS = {
     "spot": False,
     "service_account": "",
     "grace": 300,  # seconds to save in
-    "max_restarts": 120,  # a bound for what `sweep run` itself bounds
+    "max_restarts": 120,  # above the bounds of `sweep run` itself
     "engine": "kubectl",  # or xpk
     "cluster": "",  # xpk's
 }
@@ -52,7 +52,7 @@ _XPK = "install it with: pip install xpk"
 def submit(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict, dry_run: bool
 ) -> int:
-    """Applies a manifest a run; one that is there already is left alone."""
+    """Applies a manifest a run; a JobSet that exists is left alone."""
     if options.engine == "xpk":
         return _submit_with_xpk(sweep, runs, options, dry_run)
     manifests = {
@@ -66,7 +66,7 @@ def submit(
     for run in runs:
         file = engines.render(sweep, "gke", f"{run.id}.yaml", manifests[run.id])
         _kubectl(options, "apply", "-f", str(file))
-        engines.submitted(sweep, run, "gke", engines.job_name(sweep, run))
+        engines.note_submitted(sweep, run, "gke", engines.job_name(sweep, run))
     print(f"submitted {len(runs)} runs; sweep cancel deletes their JobSets")
     return 0
 
@@ -74,38 +74,29 @@ def submit(
 def poll(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
 ) -> dict[str, str]:
-    """What the cluster says of the sweep's JobSets."""
+    """Asks the cluster for the states of the sweep's JobSets."""
     if not runs:
         return {}
-    found = _found(sweep, options)
-    names = _names(sweep, runs)
-    return {run: found.get(name, "gone") for run, name in names.items()}
+    return engines.hints(sweep, runs, _jobset_states(sweep, options))
 
 
 def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
     """Deletes the JobSets; their pods have `grace` seconds to save."""
     if runs:
-        names = _names(sweep, runs).values()
-        _kubectl(
-            options,
-            *("delete", "jobset", "--ignore-not-found", "--wait=false"),
-            *names,
-        )
+        names = [engines.job_name(sweep, run) for run in runs]
+        delete = "delete", "jobset", "--ignore-not-found", "--wait=false"
+        _kubectl(options, *delete, *names)
 
 
 def _delete_ended(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
 ) -> None:
-    """A JobSet that has ended is left as it is: a retry needs it gone."""
-    found = _found(sweep, options)
-    names = _names(sweep, runs).values()
+    """Deletes JobSets that have ended: `apply` would leave them as they are."""
+    found = _jobset_states(sweep, options)
+    names = [engines.job_name(sweep, run) for run in runs]
     ended = [name for name in names if found.get(name) == "gone"]
     if ended:
         _kubectl(options, "delete", "jobset", "--ignore-not-found", *ended)
-
-
-def _names(sweep: Sweep, runs: list[PlannedRun]) -> dict[str, str]:
-    return {run.id: engines.job_name(sweep, run) for run in runs}
 
 
 def _kubectl(options: ConfigDict, *arguments: str) -> str:
@@ -114,11 +105,11 @@ def _kubectl(options: ConfigDict, *arguments: str) -> str:
     )
 
 
-def _found(sweep: Sweep, options: ConfigDict) -> dict[str, str]:
-    """The state of each JobSet of the sweep, by its name."""
+def _jobset_states(sweep: Sweep, options: ConfigDict) -> dict[str, str]:
+    """Asks the cluster for the JobSets of a sweep, name -> state."""
     label = f"{jobset.SWEEP}={engines.sweep_name(sweep)}"
     if options.engine == "xpk":
-        label = "xpk.google.com/workload"  # xpk labels no more than that
+        label = "xpk.google.com/workload"  # xpk's only label
     text = _kubectl(options, "get", "jobset", "-l", label, "-o", "json")
     return {
         each["metadata"]["name"]: _state(each)
@@ -146,14 +137,14 @@ def _submit_with_xpk(
     _delete_ended(sweep, runs, options)
     for run in runs:
         engines.call(commands[run.id], _XPK, harmless=("already exists",))
-        engines.submitted(sweep, run, "gke", engines.job_name(sweep, run))
+        engines.note_submitted(sweep, run, "gke", engines.job_name(sweep, run))
     return 0
 
 
 def xpk_command(
     sweep: Sweep, run: PlannedRun, options: ConfigDict
 ) -> list[str]:
-    """`xpk workload create` for a run.
+    """Command `xpk workload create` of a run.
 
     Without --restart-on-exit-codes its JobSet would fail for good at the
     first exit code 75, whatever --max-restarts says.

@@ -1,11 +1,11 @@
-"""Runs of a sweep on this machine, some at once, in the foreground.
+"""Runs of a sweep on this machine, several at once, in the foreground.
 
     i2i-prior sweep submit SWEEP --backend local:slots=2
 
 Each slot has its own share of the processors and GPUs. A run that fails goes
-to the back of the queue, as often as it may; the others go on. Ctrl-C or TERM
-has all runs save, and ends with 75: the same command continues them. A second
-one hands its runs to the first.
+to the end of the queue, as often as it may; the others go on. On Ctrl-C or
+TERM all runs save, and the exit code is 75: the same command continues them. A
+second launcher hands its runs to the first.
 """
 
 from __future__ import annotations
@@ -14,23 +14,33 @@ import contextlib
 import os
 import shlex
 import subprocess
+import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from i2i_prior.errors import UserError
+from i2i_prior.io import locks
+from i2i_prior.io.child_process import ChildProcess, forwarded_signals
+from i2i_prior.io.log_tail import tail_cause
 from i2i_prior.sweeps.launchers import engines
 from i2i_prior.sweeps.launchers.slots import Slot, find_gpus, make_slots
-from i2i_prior.sweeps.pool_view import View
-from i2i_prior.sweeps.run import events, lock, outcome
-from i2i_prior.sweeps.run.progress import read_progress
-from i2i_prior.sweeps.run.state import ENDED, WAITING, RunState, states
+from i2i_prior.sweeps.run import events, outcome
+from i2i_prior.sweeps.run.progress import duration, read_progress
+from i2i_prior.sweeps.run.state import (
+    ENDED,
+    WAITING,
+    RunState,
+    counts,
+    seconds_left,
+    state_of,
+    states,
+)
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
-from i2i_prior.sweeps.submit import counts
-from i2i_prior.training.resilience.restarts import caught, with_parent
 
 OPTIONS = {
     "slots": 0,  # runs at once; 0: one a GPU, else one
@@ -38,8 +48,12 @@ OPTIONS = {
 }
 LOCK = "local.lock"
 _LONGEST = 300.0  # seconds of backoff
-_TICK, _LOOK = 0.2, 2.0  # seconds
-_ODD = 3  # ends of attempts with a code that they do not give
+_TICK, _REFRESH = 0.2, 2.0  # seconds between checks, between displays
+_LINES = 60.0  # seconds between displays that are lines
+# Ends of attempts without an exit code of `sweep run` until a run is given up.
+_MAX_UNKNOWN = 3
+# Exit codes of `sweep run` that say how an attempt ended.
+_CODES = outcome.DONE, outcome.MISTAKE, outcome.DIVERGED, outcome.AGAIN
 
 
 def submit(
@@ -55,12 +69,13 @@ def submit(
             print(shlex.join(sweep.attempt_command(run.id)))
         return 0
     for run in runs:
-        engines.submitted(sweep, run, "local", "")
-    held = lock.take(sweep.path / LOCK)
+        engines.note_submitted(sweep, run, "local", "")
+    lock = sweep.path / LOCK
+    held = locks.acquire(lock)
     if held is None:
-        os.utime(sweep.path / LOCK)  # so it looks, see `Pool`
-        who = lock.holder(sweep.path / LOCK)
-        if lock.leaving(sweep.path / LOCK):
+        os.utime(lock)  # tells it to look for runs, see `Pool`
+        who = locks.holder(lock)
+        if locks.is_leaving(lock):
             print(f"{who} is stopping; submit again when it has ended")
             return outcome.AGAIN
         print(f"{who} runs this sweep already, and takes them up")
@@ -74,20 +89,13 @@ def submit(
 def poll(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
 ) -> dict[str, str]:
-    """ "gone" where no launcher is at the sweep."""
-    gone = lock.held(sweep.path / LOCK) is False
+    """Returns "gone" for all runs where no launcher runs the sweep."""
+    gone = locks.is_held(sweep.path / LOCK) is False
     return {run.id: "gone" for run in runs} if gone else {}
 
 
 def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
-    """Nothing: an attempt reads in the run's events that it is cancelled."""
-
-
-@dataclass
-class _Active:
-    run: PlannedRun
-    slot: Slot
-    process: subprocess.Popen
+    """Does nothing: attempts find the cancellation in the run's events."""
 
 
 class Pool:
@@ -102,174 +110,212 @@ class Pool:
     ) -> None:
         self._sweep, self._backoff = sweep, backoff
         self._free = list(slots)
-        # (when it may start, run): in the order of the plan, then of failing.
+        # (earliest start, run), in the order of the plan, then of failures.
         self._queue: list[tuple[float, PlannedRun]] = [(0.0, r) for r in runs]
-        self._active: list[_Active] = []
+        self._active: dict[ChildProcess, tuple[PlannedRun, Slot]] = {}
         self._ends: dict[str, RunState] = {}
         self._starts: Counter[str] = Counter()
-        self._odd: Counter[str] = Counter()
-        self._retried: Counter[str] = Counter()  # retries when it was started
-        self._asked = self._mark()
-        self._view = View(len(runs))
+        self._unknown: Counter[str] = Counter()  # see `_MAX_UNKNOWN`
+        self._retries: dict[str, int] = {}  # at the start of an attempt
+        self._request = self._request_time()
+        self._display = _Display(len(runs))
 
     def work(self) -> int:
-        """See `submit`."""
-        children: list[subprocess.Popen] = []
-        looked = 0.0
-        with caught(children) as came:
-            while self._active or (self._queue and not came):
-                if not came:
-                    self._take_up()
-                    self._start(children)
-                elif not lock.leaving(self._sweep.path / LOCK):
-                    lock.leave(self._sweep.path / LOCK)
-                self._reap(children)
-                if time.monotonic() - looked > _LOOK:
-                    looked = time.monotonic()
-                    self._view.show(self._picture(), bool(came))
+        """Runs all of them; returns the exit code of `submit`."""
+        lock, shown = self._sweep.path / LOCK, 0.0
+        with forwarded_signals(self._active) as received:
+            while self._active or (self._queue and not received):
+                if not received:
+                    self._accept_requests()
+                    self._start_due()
+                elif not locks.is_leaving(lock):
+                    locks.announce_leaving(lock)
+                self._reap()
+                if time.monotonic() - shown > _REFRESH:
+                    shown = time.monotonic()
+                    self._display.update(self._unended(), bool(received))
                 time.sleep(_TICK)
-        self._view.show(self._picture(), bool(came))
-        self._view.close()
+        self._display.update(self._unended(), bool(received))
+        self._display.close()
         ends = list(self._ends.values())
-        if came:
-            self._view.say(
+        if received:
+            self._display.write(
                 f"stopped; {counts(ends) or 'none ended'}, "
-                f"{self._view.total - len(ends)} to go: the same command "
+                f"{self._display.total - len(ends)} to go: the same command "
                 "continues them"
             )
             return outcome.AGAIN
-        self._view.say(f"{self._sweep.facts['name']}: {counts(ends)}")
+        self._display.write(f"{self._sweep.name}: {counts(ends)}")
         return int(any(state.state == "failed" for state in ends))
 
-    def _mark(self) -> float:
-        """Changed by another submit that found the sweep locked."""
+    def _request_time(self) -> float:
+        """Time of the lock, which a second `submit` changes."""
         with contextlib.suppress(OSError):
             return (self._sweep.path / LOCK).stat().st_mtime
         return 0.0
 
-    def _take_up(self) -> None:
-        if (mark := self._mark()) == self._asked:
+    def _accept_requests(self) -> None:
+        """Queues runs that another `submit` has submitted since."""
+        if (request := self._request_time()) == self._request:
             return
-        self._asked = mark
+        self._request = request
         self._sweep = open_sweep(self._sweep.path)
-        ours = {run.id for _, run in self._queue}
-        ours |= {active.run.id for active in self._active}
+        known = {run.id for _, run in self._queue}
+        known |= {run.id for run, _ in self._active.values()}
         for state in states(self._sweep):
-            mine = state.backend == "local" and state.state in WAITING
-            if mine and state.run.id not in ours:
-                self._view.total += state.run.id not in self._ends
+            due = state.backend == "local" and state.state in WAITING
+            if due and state.run.id not in known:
+                self._display.total += state.run.id not in self._ends
                 self._ends.pop(state.run.id, None)
                 self._queue.append((0.0, state.run))
 
-    def _start(self, children: list[subprocess.Popen]) -> None:
+    def _start_due(self) -> None:
         now = time.monotonic()
         for entry in list(self._queue):
-            if not self._free:
-                return
-            when, run = entry
-            if when > now:
-                continue
-            self._queue.remove(entry)
-            active = self._started(run, self._free.pop(0))
-            children.append(active.process)
-            self._active.append(active)
+            due, run = entry
+            if self._free and due <= now:
+                self._queue.remove(entry)
+                slot = self._free.pop(0)
+                self._active[self._start(run, slot)] = run, slot
 
-    def _retries(self, run: PlannedRun) -> int:
-        """How often a person has asked for another try."""
-        known = events.read(self._sweep.attempts(run.id))
-        return sum(event["event"] == "retried" for event in known)
-
-    def _started(self, run: PlannedRun, slot: Slot) -> _Active:
-        self._retried[run.id] = self._retries(run)
-        everything = os.sched_getaffinity(0)
-        with _words(self._sweep.attempts(run.id)) as words:
+    def _start(self, run: PlannedRun, slot: Slot) -> ChildProcess:
+        self._retries[run.id] = self._count_retries(run)
+        all_cpus = os.sched_getaffinity(0)
+        with _open_errors(_errors_file(self._sweep, run)) as errors:
             # Inherited from the start, before it has threads or children.
             os.sched_setaffinity(0, slot.cpus)
             try:
-                process = subprocess.Popen(
-                    with_parent(self._sweep.attempt_command(run.id)),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,  # it is in its log
-                    stderr=words,
+                return ChildProcess(
+                    self._sweep.attempt_command(run.id),
+                    stdout=subprocess.DEVNULL,  # it is in the run's log
+                    stderr=errors,
                     env={**os.environ, **slot.environment},
-                    process_group=0,
                 )
             finally:
-                os.sched_setaffinity(0, everything)
-        return _Active(run, slot, process)
+                os.sched_setaffinity(0, all_cpus)
 
-    def _reap(self, children: list[subprocess.Popen]) -> None:
-        for active in list(self._active):
-            code = active.process.poll()
-            if code is None:
-                continue
-            self._active.remove(active)
-            children.remove(active.process)
-            self._free.append(active.slot)
-            self._ended(active.run, code)
+    def _count_retries(self, run: PlannedRun) -> int:
+        return events.count(
+            events.read(self._sweep.attempts(run.id)), "retried"
+        )
 
-    def _ended(self, run: PlannedRun, code: int) -> None:
-        if self._retries(run) > self._retried[run.id]:
+    def _reap(self) -> None:
+        for child in [child for child in self._active if child.ended()]:
+            run, slot = self._active.pop(child)
+            self._free.append(slot)
+            self._finish_attempt(run, child.kill())
+
+    def _finish_attempt(self, run: PlannedRun, code: int) -> None:
+        """Queues a run again, or notes its end."""
+        if self._count_retries(run) > self._retries[run.id]:
             # A person saw the end in the files before it was seen here.
             self._queue.append((0.0, run))
             return
-        (state,) = states(replace(self._sweep, runs=[run]))
+        state = state_of(self._sweep, run)
         self._starts[run.id] += 1
-        # As of one that was killed: its events say nothing of it yet.
-        odd = code not in (
-            outcome.DONE,
-            outcome.MISTAKE,
-            outcome.DIVERGED,
-            outcome.AGAIN,
-        )
-        self._odd[run.id] += odd
-        # A signal may come between a trainer's last word and its end.
+        # An attempt that was killed: its events do not have its end yet.
+        unknown = code not in _CODES
+        self._unknown[run.id] += unknown
+        # A signal may come after the trainer has written its result.
         over = state.state in ENDED
-        again = code == outcome.AGAIN or (odd and self._odd[run.id] < _ODD)
+        again = code == outcome.AGAIN or (
+            unknown and self._unknown[run.id] < _MAX_UNKNOWN
+        )
         if again and not over:
-            starts = self._starts[run.id]
-            wait = min(self._backoff * 2 ** (starts - 1), _LONGEST)
+            wait = min(
+                self._backoff * 2 ** (self._starts[run.id] - 1), _LONGEST
+            )
             self._queue.append((time.monotonic() + wait, run))
-            self._view.say(
+            self._display.write(
                 f"{run.name}: {state.state} "
                 f"({state.cause or f'exit code {code}'}), attempt "
                 f"{state.attempts}"
             )
             return
         if not over and state.state != "cancelled":
-            file = self._sweep.attempts(run.id) / "local.txt"
-            cause = state.cause or outcome.tail_cause(file)
+            cause = state.cause or tail_cause(_errors_file(self._sweep, run))
             cause = cause or f"exit code {code}"
             state = replace(state, state="failed", cause=cause)
         self._ends[run.id] = state
         metric = state.progress.metric if state.state == "done" else None
-        self._view.say(
+        self._display.write(
             f"{run.name}: {state.state}"
             + (f" ({state.cause})" if state.cause else "")
             + (f", {metric:.4g}" if metric is not None else "")
-            + f"; {len(self._ends)} of {self._view.total}"
+            + f"; {len(self._ends)} of {self._display.total}"
         )
 
-    def _picture(self) -> list[RunState]:
-        """All that is not over, with how far it is."""
-        metric = str(self._sweep.facts.get("metric", ""))
+    def _unended(self) -> list[RunState]:
+        """Active runs with their progress, then queued ones."""
+        metric = self._sweep.metric
         running = [
             RunState(
-                active.run,
+                run,
                 "running",
-                progress=read_progress(
-                    self._sweep.workdir(active.run.id), metric
-                ),
+                progress=read_progress(self._sweep.workdir(run.id), metric),
             )
-            for active in self._active
+            for run, _ in self._active.values()
         ]
         return [*running, *(RunState(run, "queued") for _, run in self._queue)]
 
 
-def _words(folder: Path) -> contextlib.AbstractContextManager:
-    """Where an attempt says what is in no log: here, if it cannot be kept."""
+class _Display:
+    """Progress bar on a terminal; elsewhere a line a minute.
+
+    Attributes:
+      total: runs of the pool.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._last = time.monotonic()
+        self._bar = tqdm(
+            total=total,
+            file=sys.stderr,
+            disable=None,  # where stderr is no terminal
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} runs |{bar}| [{elapsed}{postfix}]",
+        )
+
+    def update(self, unended: list[RunState], stopping: bool) -> None:
+        """Shows running runs, their steps, and the time left."""
+        parts = [
+            f"{state.run.name} {state.progress.step:,}/{state.run.steps:,}"
+            for state in unended
+            if state.state == "running"
+        ]
+        left = seconds_left(unended)
+        if stopping:
+            parts.append("stopping: they save")
+        elif left is not None:
+            parts.append(f"ETA {duration(left)}")
+        text, done = ", ".join(parts), self.total - len(unended)
+        if not self._bar.disable:
+            self._bar.total, self._bar.n = self.total, done
+            self._bar.set_postfix_str(text)
+        elif time.monotonic() - self._last > _LINES:
+            self._last = time.monotonic()
+            self.write(f"{done} of {self.total} runs; {text}")
+
+    def write(self, text: str) -> None:
+        """Writes a line above the bar."""
+        self._bar.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        self._bar.close()
+
+
+def _errors_file(sweep: Sweep, run: PlannedRun) -> Path:
+    """Output of attempts that is in no log."""
+    return sweep.attempts(run.id) / "local.txt"
+
+
+def _open_errors(file: Path) -> contextlib.AbstractContextManager:
+    """Opens a file of `_errors_file`; yields None where it is not writable."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / "local.txt").open("ab")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("ab")
     except OSError:
         return contextlib.nullcontext()

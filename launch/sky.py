@@ -5,17 +5,16 @@
       sky:accelerators=H100:8,spot=true,bucket=gs://me/sweeps,sweep_path=/sweeps/a
 
 The sweep's folder lies in the bucket, which is mounted at `mount`; or `setup`,
-a file of shell lines, mounts a file system that knows locks, which is better.
-A job whose machine was taken away, or that ends with exit code 75, is started
-again, elsewhere if need be; all other codes are final. SkyPilot asks nobody
-whether a job of this name is there: this file does.
+a file of shell lines, mounts a file system with locks, which is better. A job
+with exit code 75, or on a preempted machine, is started again, elsewhere if
+need be; all other codes are final. SkyPilot accepts a second job of the same
+name: this file checks for one.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,20 +31,20 @@ OPTIONS = {
     "image": "",  # an image or docker:NAME; "" for SkyPilot's own
     "bucket": "",  # gs://NAME/FOLDER or s3://, mounted at
     "mount": "/sweeps",
-    "sweep_path": "",  # the sweep's folder as machines see it; "" as here
+    "sweep_path": "",  # the sweep's folder on machines; "" as here
     "setup": "",  # a file of shell lines: installs, once a machine
     "python": "python",  # on the machines, after setup
     "strategy": "EAGER_NEXT_REGION",  # or FAILOVER: first where it was
     "max_restarts": 0,  # on other exit codes: `sweep run` has counted
 }
 _INSTALL = "install it with: pip install 'i2i-prior[sky]'"
-# Its parser takes any word.
+# Its parser takes any text.
 _STRATEGIES = ("EAGER_NEXT_REGION", "FAILOVER")
 _QUEUED = ("PENDING", "SUBMITTED", "STARTING", "RECOVERING")
 _RUNNING = ("RUNNING", "WINDING_DOWN", "CANCELLING")
-# Who takes part, in the words of `hosts.cluster.detect`; a TPU slice has more
-# hosts than SkyPilot has nodes.
-_WHO = """\
+# Variables of `distributed.cluster.detect`; a TPU slice has more hosts than
+# SkyPilot has nodes.
+_CLUSTER = """\
 if [ "$(echo "$SKYPILOT_NODE_IPS" | wc -l)" -gt 1 ]; then
   export I2I_PRIOR_COORDINATOR="$(echo "$SKYPILOT_NODE_IPS" | head -n1):8476"
   export I2I_PRIOR_PROCESSES="$(echo "$SKYPILOT_NODE_IPS" | wc -l)"
@@ -57,9 +56,9 @@ fi
 def submit(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict, dry_run: bool
 ) -> int:
-    """Launches a managed job a run; one that is under way is left alone."""
+    """Launches a managed job a run, unless it is under way."""
     texts = {run.id: engines.as_yaml(task(sweep, run, options)) for run in runs}
-    under_way = {} if dry_run else _under_way()
+    under_way = {} if dry_run else _job_states()
     for run in runs:
         name = engines.job_name(sweep, run)
         file = sweep.path / "rendered" / "sky" / f"{run.id}.yaml"
@@ -70,7 +69,7 @@ def submit(
         engines.render(sweep, "sky", file.name, texts[run.id])
         if name not in under_way:
             engines.call(command, _INSTALL)
-        engines.submitted(sweep, run, "sky", name)
+        engines.note_submitted(sweep, run, "sky", name)
     if not dry_run:
         print(f"submitted {len(runs)} runs; sky jobs queue shows them, too")
     return 0
@@ -79,18 +78,13 @@ def submit(
 def poll(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
 ) -> dict[str, str]:
-    """What `sky jobs queue` says."""
-    if not runs:
-        return {}
-    states = _under_way()
-    return {
-        run.id: states.get(engines.job_name(sweep, run), "gone") for run in runs
-    }
+    """Asks `sky jobs queue` for the states of jobs."""
+    return engines.hints(sweep, runs, _job_states()) if runs else {}
 
 
 def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
     """Cancels the jobs that are under way."""
-    under_way = _under_way() if runs else {}
+    under_way = _job_states() if runs else {}
     for run in runs:
         name = engines.job_name(sweep, run)
         if name in under_way:
@@ -101,8 +95,7 @@ def task(sweep: Sweep, run: PlannedRun, options: ConfigDict) -> dict[str, Any]:
     """SkyPilot's task of a run, a dict that becomes YAML.
 
     Raises:
-      UserError: for a strategy it does not know, or a setup that cannot be
-        read.
+      UserError: the strategy is unknown, or the setup cannot be read.
     """
     if options.strategy not in _STRATEGIES:
         raise UserError(
@@ -131,26 +124,20 @@ def task(sweep: Sweep, run: PlannedRun, options: ConfigDict) -> dict[str, Any]:
         "num_nodes": options.nodes,
         "resources": resources,
         "envs": {"I2I_PRIOR_SWEEP": engines.sweep_name(sweep)},
-        # exec: a signal to the job is the command's.
-        "run": f"{_WHO}exec {shlex.join(inside)}\n",
+        # exec: a signal to the job reaches the command.
+        "run": f"{_CLUSTER}exec {shlex.join(inside)}\n",
     }
     if options.bucket:
         found["file_mounts"] = {
             options.mount: {"source": options.bucket, "mode": "MOUNT"}
         }
     if options.setup:
-        try:
-            found["setup"] = Path(options.setup).read_text()
-        except OSError as error:
-            raise UserError(
-                f"setup={options.setup} cannot be read ({error.strerror}); "
-                "name a file of shell lines"
-            ) from error
+        found["setup"] = engines.read_setup(options)
     return found
 
 
-def _under_way() -> dict[str, str]:
-    """The state of each managed job that has not ended, by its name."""
+def _job_states() -> dict[str, str]:
+    """Lists the managed jobs that have not ended, name -> state."""
     text = engines.call(
         ["sky", "jobs", "queue", "--skip-finished", "--all", "-o", "json"],
         _INSTALL,

@@ -14,7 +14,6 @@ all its GPUs, or tasks_per_node.
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -41,11 +40,11 @@ OPTIONS = {
     "extra": "",  # more of sbatch: "reservation=x;exclude=n[1-3]"
 }
 _INSTALL = "run this where Slurm's commands are, as on a login node"
-_AS_SAID = (
+_UNCHANGED = (  # options that submitit takes by these names
     *("partition", "account", "qos", "constraint", "mem"),
     *("gpus_per_node", "cpus_per_task"),
 )
-# Slurm's words; jobs that it does not show have ended.
+# Slurm's states; jobs that it does not show have ended.
 _QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
@@ -68,13 +67,13 @@ def submit(
         with executor.batch():
             jobs = [executor.submit(task) for task in tasks]
     except (_submitit().core.utils.FailedJobError, OSError) as error:
-        words = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise UserError(
-            f"sbatch did not take the jobs ({words[-1] if words else error}); "
-            "mend the options of --backend slurm"
+            f"sbatch did not take the jobs ({lines[-1] if lines else error}); "
+            "correct the options of --backend slurm"
         ) from error
     for run, job in zip(runs, jobs, strict=True):
-        engines.submitted(sweep, run, "slurm", job.job_id)
+        engines.note_submitted(sweep, run, "slurm", job.job_id)
     print(f"submitted {len(runs)} runs, from job {jobs[0].job_id} on")
     return 0
 
@@ -82,7 +81,7 @@ def submit(
 def poll(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
 ) -> dict[str, str]:
-    """What squeue says: it needs no accounting, as sacct would."""
+    """Asks squeue for the states of jobs; sacct would need accounting."""
     jobs = engines.jobs(sweep, runs, "slurm")
     if not jobs:
         return {}
@@ -103,7 +102,7 @@ def poll(
 def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
     """Takes waiting jobs out of the queue.
 
-    A running one reads in its run's events that it is cancelled, and saves;
+    A running one finds the cancellation in its run's events, and saves;
     scancel would leave it KillWait (30 s) for that.
     """
     jobs = list(engines.jobs(sweep, runs, "slurm").values())
@@ -116,7 +115,7 @@ def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
 
 
 def _settings(sweep: Sweep, options: ConfigDict) -> dict[str, Any]:
-    """submitit's parameters; what is not said is left to the cluster."""
+    """Parameters for submitit; options without a value are left out."""
     for name in ("time", "nodes", "tasks_per_node"):
         if options[name] < 1:  # a time of 0 is no limit, to Slurm
             raise UserError(
@@ -137,20 +136,14 @@ def _settings(sweep: Sweep, options: ConfigDict) -> dict[str, Any]:
         "array_parallelism": max(options.max_parallel, 1),
         "additional_parameters": more,
     }
-    for name in _AS_SAID:
+    for name in _UNCHANGED:
         if options[name]:
             settings[name] = options[name]
     if options.cpus_per_task:
-        # Since 22.05 srun does not have it from sbatch any more.
+        # Since 22.05 srun no longer inherits it from sbatch.
         settings["srun_args"] = [f"--cpus-per-task={options.cpus_per_task}"]
     if options.setup:
-        try:
-            settings["setup"] = Path(options.setup).read_text().splitlines()
-        except OSError as error:
-            raise UserError(
-                f"setup={options.setup} cannot be read ({error.strerror}); "
-                "name a file of shell lines"
-            ) from error
+        settings["setup"] = engines.read_setup(options).splitlines()
     return settings
 
 
@@ -158,7 +151,7 @@ def _executor(sweep: Sweep) -> Any:
     submitit = _submitit()
     folder = sweep.path / "rendered" / "slurm"
     try:
-        # Time-outs are counted by nobody: each goes on where it stands.
+        # Time-outs do not count: each run resumes.
         return submitit.SlurmExecutor(folder, max_num_timeout=10**6)
     except RuntimeError as error:
         raise UserError(f"there is no srun here; {_INSTALL}") from error

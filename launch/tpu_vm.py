@@ -8,8 +8,8 @@
 mounts the file system with the sweep's folder and installs this package. Every
 host then trains, again after exit code 75 or a reboot; when the run has ended
 its first host deletes the queued resource, for which the VM's service account
-needs the role TPU Admin. A spot slice that was taken away is made anew by
-another `sweep submit`.
+needs the role TPU Admin. A preempted spot slice is created again by another
+`sweep submit`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from i2i_prior.errors import UserError
 from i2i_prior.sweeps.launchers import engines
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
@@ -31,7 +30,7 @@ OPTIONS = {
     "runtime": "",  # the TPU software version, as v2-alpha-tpuv6e
     "setup": "",  # a file of shell lines; it must not exit
     "python": "python3",  # on the hosts, after setup
-    "sweep_path": "",  # the sweep's folder as hosts see it; "" as here
+    "sweep_path": "",  # the sweep's folder on hosts; "" as here
     "spot": False,
     "reserved": False,
     "valid_for": "",  # how long it may wait in the queue, as 6h; "" for ever
@@ -43,11 +42,11 @@ _STATES = {
     **dict.fromkeys(("ACCEPTED", "PROVISIONING", "CREATING"), "queued"),
     "WAITING_FOR_RESOURCES": "queued",
     "ACTIVE": "running",
-}  # others have failed, or were taken away
+}  # others have failed, or were preempted
 _LABEL = "i2i-prior-sweep"
 
-# Runs on every host at each boot. `agent-worker-number` and the endpoints are
-# what a TPU VM says of its slice.
+# Runs on every host at each boot. The metadata of a TPU VM has the number of
+# the host in its slice, and the slice's addresses.
 _SCRIPT = """\
 #!/bin/bash
 # {run}
@@ -84,7 +83,7 @@ exit "$code"
 def submit(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict, dry_run: bool
 ) -> int:
-    """Creates a queued resource a run; one that is there is left alone."""
+    """Creates a queued resource a run; one that exists is left alone."""
     engines.require(
         "tpu_vm",
         zone=options.zone,
@@ -92,7 +91,7 @@ def submit(
         runtime=options.runtime,
     )
     scripts = {run.id: startup_script(sweep, run, options) for run in runs}
-    found = {} if dry_run else _found(sweep, options)
+    found = {} if dry_run else _states(sweep, options)
     for run in runs:
         name = engines.job_name(sweep, run)
         file = sweep.path / "rendered" / "tpu_vm" / f"{run.id}.sh"
@@ -104,15 +103,12 @@ def submit(
         if found.get(name) == "gone":
             engines.call(_delete(name, options), _INSTALL, ("NOT_FOUND",))
         engines.call(command, _INSTALL, ("ALREADY_EXISTS", "already exists"))
-        engines.submitted(sweep, run, "tpu_vm", name)
-    left = [
-        *_gcloud(options, "list"),
-        f"--filter=name~-{engines.place(sweep)}$",
-    ]
+        engines.note_submitted(sweep, run, "tpu_vm", name)
+    left = _list_command(sweep, options)
     print(
         f"{len(runs)} queued resources; each is deleted when its run has "
         f"ended. What is left of them: {shlex.join(left)}; i2i-prior sweep "
-        f"cancel {shlex.quote(str(sweep.path))} deletes it"
+        f"cancel {sweep.quoted} deletes it"
     )
     return 0
 
@@ -120,13 +116,8 @@ def submit(
 def poll(
     sweep: Sweep, runs: list[PlannedRun], options: ConfigDict
 ) -> dict[str, str]:
-    """What the sweep's queued resources say; ended ones are deleted."""
-    if not runs:
-        return {}
-    found = _found(sweep, options)
-    return {
-        run.id: found.get(engines.job_name(sweep, run), "gone") for run in runs
-    }
+    """Asks for the states of the sweep's queued resources."""
+    return engines.hints(sweep, runs, _states(sweep, options)) if runs else {}
 
 
 def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
@@ -137,20 +128,12 @@ def cancel(sweep: Sweep, runs: list[PlannedRun], options: ConfigDict) -> None:
 
 
 def startup_script(sweep: Sweep, run: PlannedRun, options: ConfigDict) -> str:
-    """What each host of a run does when it boots.
+    """Startup script of each host of a run.
 
     Raises:
-      UserError: where the file of `setup` cannot be read.
+      UserError: the file of `setup` cannot be read.
     """
-    setup = ":"
-    if options.setup:
-        try:
-            setup = Path(options.setup).read_text().rstrip()
-        except OSError as error:
-            raise UserError(
-                f"setup={options.setup} cannot be read ({error.strerror}); "
-                "name a file of shell lines"
-            ) from error
+    setup = engines.read_setup(options).rstrip() if options.setup else ":"
     inside = engines.attempt_command(
         sweep, run, options.sweep_path, options.python
     )
@@ -165,7 +148,7 @@ def startup_script(sweep: Sweep, run: PlannedRun, options: ConfigDict) -> str:
 def create_command(
     sweep: Sweep, run: PlannedRun, options: ConfigDict, script: Path
 ) -> list[str]:
-    """`gcloud compute tpus queued-resources create` for a run."""
+    """Command `gcloud compute tpus queued-resources create` of a run."""
     name = engines.job_name(sweep, run)
     command = [
         *_gcloud(options, "create"),
@@ -199,16 +182,19 @@ def _gcloud(options: ConfigDict, verb: str) -> list[str]:
     return command
 
 
+def _list_command(sweep: Sweep, options: ConfigDict) -> list[str]:
+    ending = engines.path_digest(sweep)
+    return [*_gcloud(options, "list"), f"--filter=name~-{ending}$"]
+
+
 def _delete(name: str, options: ConfigDict) -> list[str]:
     return [*_gcloud(options, "delete"), name, "--force", "--quiet", "--async"]
 
 
-def _found(sweep: Sweep, options: ConfigDict) -> dict[str, str]:
-    """The state of each queued resource of the sweep, by its name."""
-    which = f"--filter=name~-{engines.place(sweep)}$"
-    text = engines.call(
-        [*_gcloud(options, "list"), which, "--format=json"], _INSTALL
-    )
+def _states(sweep: Sweep, options: ConfigDict) -> dict[str, str]:
+    """Lists the queued resources of a sweep, name -> state."""
+    command = [*_list_command(sweep, options), "--format=json"]
+    text = engines.call(command, _INSTALL)
     found = {}
     for each in json.loads(text or "[]"):
         state = each.get("state", {}).get("state", "")

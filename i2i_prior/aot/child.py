@@ -1,12 +1,13 @@
-"""TODO."""
+"""Ahead-of-time compilation in a child process, which may die of it."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from i2i_prior.aot.topologies import Topology
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
+from i2i_prior.io.child_process import ChildProcess
+from i2i_prior.io.log_tail import tail_cause
 
 
 def compile_in_child(
@@ -25,14 +28,14 @@ def compile_in_child(
     hlo_file: str | None = None,
     announce: bool = True,
 ) -> dict[str, Any]:
-    """See `compile.compile_ahead`.
+    """Runs `compile.compile_ahead` in a child process.
 
     Args:
-      config, topology, low_effort, hlo_file: as there.
-      announce: say on stderr what is waited for.
+      config, topology, low_effort, hlo_file: of `compile_ahead`.
+      announce: report on stderr what is being compiled.
 
     Raises:
-      UserError: as there, or where the child ended before it compiled.
+      UserError: of `compile_ahead`, or the child ended before it compiled.
     """
     with tempfile.TemporaryDirectory(prefix="i2i-prior-compile-") as folder:
         request, answer = Path(folder, "request"), Path(folder, "answer")
@@ -48,54 +51,45 @@ def compile_in_child(
         )
         errors = Path(folder, "errors")
         with errors.open("w") as stream:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "i2i_prior.aot.compile",
-                    request,
-                    answer,
-                ],
-                env=environment(topology),
-                stdout=stream,
-                stderr=stream,
-            )
-            try:
+            command = [
+                *(sys.executable, "-m", "i2i_prior.aot.compile"),
+                *(str(request), str(answer)),
+            ]
+            with ChildProcess(
+                command, env=environment(topology), stdout=stream, stderr=stream
+            ) as child:
                 text = f"compiling {config.name} for {topology.text}"
-                _wait(process, text if announce else "")
-            finally:
-                process.kill()
-                process.wait()
+                _wait(child, text if announce else "")
+            code = child.kill()
         result = json.loads(answer.read_text()) if answer.exists() else {}
         if "error" in result:
             raise UserError(result["error"])
-        if process.returncode:
-            reason = _died(process.returncode, errors.read_text())
+        if code:
+            reason = _failure(code, errors)
             if not result:
                 raise UserError(f"{topology.text}: {reason}")
-            # All that was known before the compiler ran is there.
+            # The facts known before the compiler ran are there.
             result["reason"] = reason
         return result
 
 
 def environment(topology: Topology) -> dict[str, str]:
-    """This process' variables with what the compiler needs."""
-    wanted = topology.environment()
+    """Environment variables of this process, with those of the compiler."""
     path = str(Path(__file__).resolve().parents[2])
     python_path = os.environ.get("PYTHONPATH", "")
     return {
         **os.environ,
-        # Flags for devices of this machine mean nothing on that one.
+        # Flags for devices of this machine do not hold for the other one.
         "XLA_FLAGS": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "PYTHONPATH": os.pathsep.join(filter(None, [path, python_path])),
-        **wanted,
+        **topology.environment(),
     }
 
 
-def _wait(process: subprocess.Popen, text: str) -> None:
-    """Until it ends, with the time that it has taken on a terminal."""
+def _wait(child: ChildProcess, text: str) -> None:
+    """Waits for the end, with the time it has taken on a terminal."""
     terminal = sys.stderr.isatty() and bool(text)
     if text and not terminal:
         print(f"{text} (a large model takes minutes)", file=sys.stderr)
@@ -107,18 +101,21 @@ def _wait(process: subprocess.Popen, text: str) -> None:
         leave=False,
     )
     with bar:
-        while process.poll() is None:
-            try:
-                process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                bar.refresh()
+        while not child.ended():
+            time.sleep(0.1)
+            bar.refresh()
 
 
-def _died(code: int, errors: str) -> str:
-    """Why a compiler ended without a result."""
-    last = [line.strip() for line in errors.splitlines() if line.strip()]
+def _failure(code: int, errors: Path) -> str:
+    """Reason of a compiler that ended without a result.
+
+    Args:
+      code: exit code; minus the number of the signal that killed it.
+      errors: file with its stderr.
+    """
+    if code == -signal.SIGKILL:
+        cause = " (out of this machine's memory, most likely)"
+    else:
+        cause = f": {text}" if (text := tail_cause(errors)) else ""
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    said = f": {last[-1][:300]}" if last else ""
-    if code == -9:
-        said = " (out of this machine's memory, most likely)"
-    return f"the compiler ended with {how}{said}"
+    return f"the compiler ended with {how}{cause}"

@@ -30,6 +30,7 @@ from i2i_prior.data.sources import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io import disk, files
+from i2i_prior.io.locks import exclusive
 from i2i_prior.io.progress import Progress
 from i2i_prior.training.resilience.preemption import (
     DONE,
@@ -72,7 +73,7 @@ def prepare(options: argparse.Namespace) -> int:
     for note in [*notes, *filter(None, [decided])]:
         _print_note(index, f"note: {note}")
     runtime.assert_equal("preparing", _shared(plan))
-    alone = nullcontext() if index else files.exclusive(folder)
+    alone = nullcontext() if index else exclusive(folder)
     with _disk_errors(folder), alone, Preemption() as preemption:
         done = index == 0 and claim(folder, plan)
         if done:

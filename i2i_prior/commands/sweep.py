@@ -160,31 +160,19 @@ def _add_backend(command: argparse.ArgumentParser, otherwise: str) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Runs `options.verb`; plan and submit take overrides."""
-    if options.verb not in ("plan", "submit"):
-        common.refuse_overrides(overrides)
-    if options.verb == "plan":
-        from i2i_prior.sweeps.planning import plan
+    from i2i_prior.sweeps import collect, planning, submit, watch
+    from i2i_prior.sweeps.run import attempt
 
-        return plan(options, overrides)
-    if options.verb == "collect":
-        from i2i_prior.sweeps.collect import collect
-
-        return collect(options)
-    if options.verb == "run":
-        from i2i_prior.sweeps.run.attempt import run as run_attempt
-
-        return run_attempt(options)
-    if options.verb == "status":
-        from i2i_prior.sweeps.watching import status
-
-        return status(options)
-    if options.verb == "logs":
-        from i2i_prior.sweeps.logs import logs
-
-        return logs(options)
-    from i2i_prior.sweeps import submit
-
-    if options.verb == "submit":
-        return submit.submit(options, overrides)
-    rest = {"retry": submit.retry, "cancel": submit.cancel}
-    return rest[options.verb](options)
+    planning_verbs = {"plan": planning.plan, "submit": submit.submit}
+    if options.verb in planning_verbs:
+        return planning_verbs[options.verb](options, overrides)
+    common.refuse_overrides(overrides)
+    verbs = {
+        "status": watch.status,
+        "retry": submit.retry,
+        "cancel": submit.cancel,
+        "logs": watch.logs,
+        "collect": collect.collect,
+        "run": attempt.run,
+    }
+    return verbs[options.verb](options)

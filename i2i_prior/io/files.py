@@ -1,10 +1,9 @@
-"""Atomic files and an exclusive folder: whole or not at all after any kill."""
+"""Atomic files: whole or absent after any kill."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -13,9 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.errors import UserError
-
-_LOCK, _SUFFIX = ".lock", ".part"
+_SUFFIX = ".part"
 
 
 @contextlib.contextmanager
@@ -69,52 +66,6 @@ def remove_partial(folder: Path) -> None:
     """Removes what killed processes left half-written."""
     for path in folder.glob(f".*{_SUFFIX}"):
         path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other commands out of it.
-
-    Where no lock can be had, as on some shared file systems, it goes on
-    without; what else is wrong with the folder shows when it is written.
-
-    Raises:
-        UserError: another command is at it.
-    """
-    path = folder / _LOCK
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-    descriptor = _lock(path)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            os.close(descriptor)
-
-
-def _lock(path: Path) -> int | None:
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise UserError(
-                f"another command is at {path.parent}: wait for it to end, or "
-                "choose another --out"
-            ) from error
-        except OSError:
-            return descriptor
-        # Who had it before may have removed the file since it was opened.
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                return descriptor
-        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

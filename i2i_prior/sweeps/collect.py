@@ -1,9 +1,10 @@
-"""`i2i-prior sweep collect`: what the runs of a sweep have reached, as CSV."""
+"""`i2i-prior sweep collect`: results of the runs of a sweep, as CSV."""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,18 +13,17 @@ from typing import Any
 from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import atomic_path
+from i2i_prior.io.files import write_bytes
 from i2i_prior.sweeps.run.state import ENDED, RunState, result, states
 from i2i_prior.sweeps.run.store import Sweep, open_sweep
-from i2i_prior.sweeps.spec.plan import METRIC
 
 FILE = "results.csv"
-# As `i2i-prior fit --csv` calls what a row calls by its whole name.
+# Column names of `i2i-prior fit --csv`.
 _SHORT = {"parameters": "params", "value": "loss"}
 
 
 def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
-    """One row a run, in the order of the plan.
+    """Results of a sweep: one row a run, in the order of the plan.
 
     Args:
       sweep: the sweep.
@@ -37,31 +37,31 @@ def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
       and empty before a run has ended; a diverged run's value is NaN.
 
     Raises:
-      UserError: where a frozen config cannot be read.
+      UserError: a frozen config cannot be read.
     """
-    name = metric or sweep.facts.get("metric", METRIC)
+    name = metric or sweep.metric
     return [_row(sweep, state, name) for state in states(sweep)]
 
 
 def collect(options: argparse.Namespace) -> int:
-    """Writes SWEEP/results.csv, or --out.
+    """Runs `i2i-prior sweep collect`: writes SWEEP/results.csv, or --out.
 
     Raises:
-      UserError: where no ended run has the metric, or nothing can be written.
+      UserError: no ended run has the metric, or the file cannot be written.
     """
     sweep = open_sweep(options.sweep)
-    metric = options.metric or sweep.facts.get("metric", METRIC)
+    metric = options.metric or sweep.metric
     found = rows(sweep, metric)
     _refuse_unknown(found, metric)
     out = Path(options.out) if options.out else sweep.path / FILE
     flat = [_flat(row) for row in found]
     columns = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(flat)
     with write_errors(out, "free space or choose another --out"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out) as beside, beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(flat)
+        write_bytes(out, text.getvalue().encode())
     counts = Counter(row["state"] for row in found)
     each = ", ".join(f"{count} {state}" for state, count in counts.items())
     runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
@@ -110,7 +110,7 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as CSV has it: labels and metrics in columns of their own."""
+    """Flattens a row for CSV: a column for each label and metric."""
     flat = {
         _SHORT.get(name, name): value
         for name, value in row.items()

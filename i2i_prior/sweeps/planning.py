@@ -1,4 +1,4 @@
-"""`i2i-prior sweep plan`: from a sweep file to a sweep's folder."""
+"""`i2i-prior sweep plan`: plans a sweep file into a sweep's folder."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from i2i_prior.config import flatten, override
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
 from i2i_prior.sweeps.launchers.base import read_launch
-from i2i_prior.sweeps.run.folder import AS_BEFORE, write
+from i2i_prior.sweeps.plan_table import as_text
+from i2i_prior.sweeps.run.folder import UNCHANGED, write_plan
 from i2i_prior.sweeps.run.store import Sweep
 from i2i_prior.sweeps.spec.plan import Plan, SweepSpec, make_plan
 from i2i_prior.version import __version__
 
-# Sources whose images are counted for epochs: those that are here, and fast.
+# Sources whose images are counted for epochs: local and fast ones.
 _COUNTED = ("folder:", "tar:", "arrayrecord:", "select:", "builtin:", "mix:")
 
 
 def plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Prints a sweep's plan, and with --out writes its folder.
+    """Runs `i2i-prior sweep plan`: prints a plan, and with --out writes it.
 
     Overrides change the base config of all runs.
     """
-    from i2i_prior.sweeps.table import as_text
-
     there = machine(
         options.accelerator,
         options.mfu,
         options.flops_per_second,
         options.price_per_chip_hour,
     )
-    made = _planned(
+    made = _make_plan(
         options.config,
         overrides,
         options.images,
@@ -48,17 +47,13 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.out is None:
         print("nothing is written without --out SWEEP")
         return 0
-    sweep, news = write(
-        made,
-        Path(options.out),
-        _facts(options.config, overrides, made),
-        options.replace,
-    )
-    print(f"runs in {sweep.path}: {news}")
-    where = "" if read_launch(sweep).last else " --backend local"
+    facts = _facts(options.config, overrides, made)
+    sweep, changes = write_plan(made, Path(options.out), facts, options.replace)
+    print(f"runs in {sweep.path}: {changes}")
+    backend = "" if read_launch(sweep).last else " --backend local"
     print(
         f"start it with: i2i-prior sweep submit {shlex.quote(options.out)}"
-        f"{where}"
+        f"{backend}"
     )
     return 0
 
@@ -68,34 +63,28 @@ def plan_folder(
     out: str | Path,
     overrides: Sequence[str] = (),
     *,
-    images: int | None = None,
-    devices: int = 1,
     replace: bool = False,
     show: bool = False,
 ) -> Sweep:
-    """Plans a sweep file into a folder, or what has come to it since.
+    """Plans a sweep file into a folder, or adds runs to its earlier plan.
 
     Args:
       config: FILE.py or FILE.py:ARGS.
       out: the sweep's folder. The same plan changes nothing, a larger one
         adds its runs.
       overrides: `field=value` of the base config.
-      images: unique ones of the data; None: counted where they are here.
-      devices: that a run will have.
-      replace: drop planned runs that the plan has no more, if none of them
+      replace: drop planned runs that the plan no longer has, if none of them
         was ever submitted.
-      show: print the plan, unless it is the one of before.
+      show: print the plan, unless it is the earlier one.
 
     Raises:
-      UserError: for a mistake of the file or of a run, where the folder
+      UserError: for a mistake of the file or of a run, or where the folder
         holds something else, or would lose a run.
     """
-    made = _planned(config, overrides, images, devices)
+    made = _make_plan(config, overrides, None, 1)
     facts = _facts(config, overrides, made)
-    sweep, news = write(made, Path(out), facts, replace)
-    if show and news != AS_BEFORE:
-        from i2i_prior.sweeps.table import as_text
-
+    sweep, changes = write_plan(made, Path(out), facts, replace)
+    if show and changes != UNCHANGED:
         print(as_text(made, None, False))
     return sweep
 
@@ -104,8 +93,8 @@ def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
     """Runs a sweep file and applies overrides to its base config.
 
     Raises:
-      UserError: for a missing file, one without `get_sweep`, an error in it,
-        or an unknown field.
+      UserError: the file is missing, has no `get_sweep` or an error, or a
+        field is unknown.
     """
     path, _, arg = config.partition(".py:")
     file = Path(path if path.endswith(".py") else path + ".py")
@@ -126,7 +115,7 @@ def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
     return sweep
 
 
-def _planned(
+def _make_plan(
     config: str, overrides: Sequence[str], images: int | None, devices: int
 ) -> Plan:
     spec = load_sweep(config, overrides)
@@ -152,7 +141,7 @@ def _planned(
 
 
 def _count(source: str) -> int | None:
-    """Images behind a SPEC that can be counted at once, else None."""
+    """Counts the images of a SPEC; None where that would take long."""
     sample = re.search(r"[#,]sample=(\d+)$", source)
     if sample:
         return int(sample[1])
@@ -175,7 +164,7 @@ def _facts(config: str, overrides: Sequence[str], made: Plan) -> dict[str, Any]:
         "metric": spec.metric,
         "notes": list(spec.notes),
         "left_out": made.left_out,
-        # Where relative paths of the configs, as ../data, start.
+        # Relative paths of the configs, as ../data, start here.
         "cwd": os.getcwd(),
         "version": __version__,
         "planned": round(time.time()),

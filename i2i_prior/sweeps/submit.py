@@ -1,12 +1,11 @@
-"""`i2i-prior sweep submit | retry | cancel`."""
+"""`i2i-prior sweep submit | retry | cancel`: hands runs to engines."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from i2i_prior.errors import UserError
@@ -17,25 +16,23 @@ from i2i_prior.sweeps.launchers.base import (
     read_launch,
     write_launch,
 )
+from i2i_prior.sweeps.planning import plan_folder
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.state import (
     OVER,
-    STATES,
     RunState,
+    counts,
+    poll_states,
     states,
-    with_hints,
 )
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 
 _SUBMITTED = ("planned", "stopped")
-UNDER_WAY = ("queued", "retrying", "running")
 
 
 def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """`i2i-prior sweep submit`: twice does no more than once."""
+    """Runs `i2i-prior sweep submit`; a second time it changes nothing."""
     if options.config:
-        from i2i_prior.sweeps.planning import plan_folder
-
         sweep = plan_folder(options.config, options.sweep, overrides, show=True)
     elif overrides:
         raise UserError(
@@ -44,19 +41,19 @@ def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
     else:
         sweep = open_sweep(options.sweep)
-    launch, backend = _launch(sweep, options)
-    found, troubles = look(sweep, launch)
-    _say_all(troubles)
-    wanted = [state for state in found if _like(state.run, options.only)]
-    if not wanted:
+    launch, backend = _launch_settings(sweep, options)
+    found, messages = poll_states(sweep, launch)
+    _print_errors(messages)
+    matching = [state for state in found if _matches(state.run, options.only)]
+    if not matching:
         raise UserError(
             f"no run is named like {options.only!r}; i2i-prior sweep status "
             f"{sweep.quoted} --all lists them"
         )
-    runs = [state.run for state in wanted if state.state in _SUBMITTED]
-    rest = [state for state in wanted if state.state not in _SUBMITTED]
+    runs = [state.run for state in matching if state.state in _SUBMITTED]
+    rest = [state for state in matching if state.state not in _SUBMITTED]
     print(
-        f"{number(len(runs))} to {backend.name}"
+        f"{_count(runs)} to {backend.name}"
         + (f"; left as they are: {counts(rest)}" if rest else "")
     )
     if any(state.state in ("failed", "cancelled") for state in rest):
@@ -70,17 +67,17 @@ def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    """`i2i-prior sweep retry`: attempts count anew."""
+    """Runs `i2i-prior sweep retry`: attempts are counted anew."""
     sweep = open_sweep(options.sweep)
     launch = read_launch(sweep)
-    found, troubles = look(sweep, launch)
-    _say_all(troubles)
+    found, messages = poll_states(sweep, launch)
+    _print_errors(messages)
     if options.failed:
         chosen = [state for state in found if state.state == "failed"]
     else:
-        chosen = _chosen(sweep, found, options.ids)
+        chosen = _find_states(sweep, found, options.ids)
         for state in chosen:
-            _refuse(state)
+            _check_retry(state)
     if not chosen:
         print("no run has failed")
         return 0
@@ -90,97 +87,81 @@ def retry(options: argparse.Namespace) -> int:
             state.backend, launch.backends.get(launch.last, "")
         )
         groups.setdefault(spec, []).append(state.run)
-    # All of them are looked at before anything is written.
+    # All of them are checked before anything is written.
     backends = {spec: _backend(sweep, spec) for spec in groups}
     for backend in backends.values():
-        launch = _remembering(launch, backend)
+        launch = _with_backend(launch, backend)
     write_launch(sweep, launch)
     code = 0
     for spec, runs in groups.items():
         for run in runs:
             events.append(sweep.attempts(run.id), "retried")
-        print(f"{number(len(runs))} to {backends[spec].name} again")
+        print(f"{_count(runs)} to {backends[spec].name} again")
         code = max(code, backends[spec].submit(sweep, runs, False))
     return code
 
 
 def cancel(options: argparse.Namespace) -> int:
-    """`i2i-prior sweep cancel`: the files say so first, then the engines."""
+    """Runs `i2i-prior sweep cancel`: first in the files, then on engines."""
     sweep = open_sweep(options.sweep)
     launch = read_launch(sweep)
     found = states(sweep, launch)
     if options.ids:
-        found = _chosen(sweep, found, options.ids)
+        found = _find_states(sweep, found, options.ids)
     chosen = [state for state in found if state.state not in OVER]
     for state in chosen:
         events.append(sweep.attempts(state.run.id), "cancelled")
-    troubles = []
+    errors = []
     for name, spec in launch.backends.items():
         runs = [state.run for state in chosen if state.backend == name]
         try:
             if runs:
                 load_backend(spec).cancel(sweep, runs)
-        except UserError as error:  # the others are to hear of it, too
-            troubles.append(f"error: {name} was not told ({error})")
-    left = [state for state in found if state.state in OVER]
+        except UserError as error:  # the other engines are called all the same
+            errors.append(f"error: {name} did not cancel ({error})")
+    over = [state for state in found if state.state in OVER]
     print(
-        f"{number(len(chosen))} cancelled"
-        + ("; what runs saves first" if chosen else "")
-        + (f"; over already: {counts(left)}" if left else "")
+        f"{_count(chosen)} cancelled"
+        + ("; running ones save first" if chosen else "")
+        + (f"; over already: {counts(over)}" if over else "")
     )
-    _say_all(troubles)
-    return int(bool(troubles))
+    _print_errors(errors)
+    return int(bool(errors))
 
 
-def look(
-    sweep: Sweep, launch: Launch | None = None
-) -> tuple[list[RunState], list[str]]:
-    """States by files and engines, and which engines did not answer."""
-    launch = launch or read_launch(sweep)
-    found = states(sweep, launch)
-    hints: dict[str, str] = {}
-    troubles = []
-    for name, spec in launch.backends.items():
-        runs = [
-            state.run
-            for state in found
-            if state.backend == name and state.state in UNDER_WAY
-        ]
-        if not runs:
-            continue
-        try:
-            hints |= load_backend(spec).poll(sweep, runs)
-        except Exception as error:  # a launch file is a program
-            troubles.append(f"{name} was not asked, only files ({error})")
-    gone = {name for name, hint in hints.items() if hint == "gone"}
-    if gone:
-        # They may have ended, as their files say now, before it was asked.
-        runs = [run for run in sweep.runs if run.id in gone]
-        again = states(replace(sweep, runs=runs), launch)
-        newer = {state.run.id: state for state in again}
-        found = [newer.get(state.run.id, state) for state in found]
-    return with_hints(found, hints), troubles
+def find_state(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
+    """Finds a run by its name, its id, or a beginning of its id.
+
+    Raises:
+      UserError: no run is found, or more than one.
+    """
+    exact = [state for state in found if state.run.name == name]
+    if len(exact) == 1:
+        return exact[0]
+    run = sweep.run(name)
+    return next(state for state in found if state.run.id == run.id)
 
 
-def counts(found: Iterable[RunState]) -> str:
-    """ "2 failed, 3 running, 12 done"; those of none are left out."""
-    each = Counter(state.state for state in found)
-    return ", ".join(f"{each[s]} {s}" for s in STATES if each[s])
+def _find_states(
+    sweep: Sweep, found: Sequence[RunState], names: Sequence[str]
+) -> list[RunState]:
+    """Finds runs, each once however often it is named."""
+    chosen = [find_state(sweep, found, name) for name in names]
+    return list({state.run.id: state for state in chosen}.values())
 
 
-def number(runs: int) -> str:
-    """ "1 run", "2 runs"."""
-    return f"{runs} run" + "s" * (runs != 1)
+def _count(runs: Sequence[object]) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
-def _launch(
+def _launch_settings(
     sweep: Sweep, options: argparse.Namespace
 ) -> tuple[Launch, Backend]:
-    """What is remembered, with what the options change."""
+    """Launch settings of a sweep, changed as the options ask."""
     launch = read_launch(sweep)
     spec = options.backend or launch.backends.get(launch.last, "")
     backend = _backend(sweep, spec)
-    launch = _remembering(launch, backend)
+    launch = _with_backend(launch, backend)
     if options.max_attempts is not None:
         launch = replace(launch, max_attempts=options.max_attempts)
     if options.hang_minutes is not None:
@@ -193,7 +174,7 @@ def _launch(
     return launch, backend
 
 
-def _remembering(launch: Launch, backend: Backend) -> Launch:
+def _with_backend(launch: Launch, backend: Backend) -> Launch:
     backends = {**launch.backends, backend.name: backend.spec}
     return replace(launch, backends=backends, last=backend.name)
 
@@ -201,35 +182,19 @@ def _remembering(launch: Launch, backend: Backend) -> Launch:
 def _backend(sweep: Sweep, spec: str) -> Backend:
     if not spec:
         raise UserError(
-            f"{sweep.path} was never submitted; say where to, as --backend "
+            f"{sweep.path} was never submitted; name a backend, as --backend "
             "local"
         )
     return load_backend(spec)
 
 
-def _like(run: PlannedRun, pattern: str | None) -> bool:
+def _matches(run: PlannedRun, pattern: str | None) -> bool:
     names = run.name, run.id
     return not pattern or any(fnmatch.fnmatch(n, pattern) for n in names)
 
 
-def _chosen(
-    sweep: Sweep, found: Sequence[RunState], names: Sequence[str]
-) -> list[RunState]:
-    """Each once, however often it is named."""
-    chosen = [named(sweep, found, name) for name in names]
-    return list({state.run.id: state for state in chosen}.values())
-
-
-def named(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
-    """By id, by how it begins, or by name."""
-    exact = [state for state in found if state.run.name == name]
-    if len(exact) == 1:
-        return exact[0]
-    run = sweep.run(name)
-    return next(state for state in found if state.run.id == run.id)
-
-
-def _refuse(state: RunState) -> None:
+def _check_retry(state: RunState) -> None:
+    """Raises UserError unless a run can be retried."""
     if state.state == "diverged":
         raise UserError(
             f"{state.run.id} diverged, and would again with the same seed; it "
@@ -242,6 +207,6 @@ def _refuse(state: RunState) -> None:
         )
 
 
-def _say_all(lines: Iterable[str]) -> None:
+def _print_errors(lines: Sequence[str]) -> None:
     for line in lines:
         print(line, file=sys.stderr)

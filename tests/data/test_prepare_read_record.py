@@ -18,7 +18,7 @@ from i2i_prior.data.prepare.shards import Outcome
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources.folder import FolderSource
 from i2i_prior.errors import UserError
-from i2i_prior.io import files
+from i2i_prior.io import files, locks
 from tests.data.fixtures_prepared import jpeg, write_photos
 
 RECORD = Record("a", jpeg(np.zeros((6, 8, 3), np.uint8)))
@@ -118,7 +118,7 @@ def test_a_record_that_cannot_be_read_ends_the_command(
 
 
 def test_two_commands_do_not_share_a_folder(prepare, tmp_path):
-    with files.exclusive(tmp_path / "out"):
+    with locks.exclusive(tmp_path / "out"):
         begun = tmp_path / "out" / ".data-00000.x.part"
         begun.write_text("half")
         ended = prepare()

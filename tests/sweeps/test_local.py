@@ -17,8 +17,8 @@ import pytest
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
+from i2i_prior.io import locks
 from i2i_prior.sweeps.launchers.slots import find_gpus, make_slots
-from i2i_prior.sweeps.run import lock
 from i2i_prior.sweeps.run.state import states
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from i2i_prior.training.telemetry.metric_writer import read_metrics
@@ -125,8 +125,8 @@ def test_a_stop_saves_a_second_submit_joins_and_a_third_goes_on(fake, tmp_path):
 def test_a_pool_that_stops_takes_nothing_up_and_says_so(fake, tmp_path):
     sweep = fixtures_sweeps.make_sweep(tmp_path / "s", a="done")
     file = sweep.path / local.LOCK
-    held = lock.take(file)
-    lock.leave(file)
+    held = locks.acquire(file)
+    locks.announce_leaving(file)
     late = fake("submit", sweep.path, "--backend", "local")
     out, err = late.communicate(timeout=30)
     assert late.returncode == 75, err

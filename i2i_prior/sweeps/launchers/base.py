@@ -7,7 +7,7 @@ A launch file has `OPTIONS` (key -> default) and three functions, where
     poll(sweep, runs, options) -> {id: "queued" | "running" | "gone"}
     cancel(sweep, runs, options) -> None
 
-`submit` notes what an engine took: `engines.submitted`.
+`submit` notes the runs that an engine has accepted: `engines.note_submitted`.
 
 SWEEP/launch.json remembers how runs were submitted, so that status, retry and
 cancel need not be told again, and how often and how long an attempt may fail.

@@ -1,4 +1,4 @@
-"""What the launch files of clusters share: names, commands, rendered files."""
+"""Helpers of the launch files: names, commands, rendered files, events."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import atomic_path
+from i2i_prior.io.files import write_bytes
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
-# Kubernetes adds "-run-0-0-xxxxx" to it, and stops at 63.
+# Kubernetes appends "-run-0-0-xxxxx" to a name, and allows 63 characters.
 LONGEST = 40
 
 
 def short_name(text: str, longest: int = LONGEST) -> str:
-    """A name that every engine takes: [a-z0-9-], beginning with a letter.
+    """Makes a name for any engine: [a-z0-9-], beginning with a letter.
 
-    What had to be changed gets 8 hex digits of a digest of the whole, so that
-    two names stay two.
+    A name that had to be changed gets 8 hex digits of a digest of the whole,
+    so that two names stay different.
 
     Args:
       text: any name, as a run's id.
-      longest: characters it may have.
+      longest: maximum number of characters.
     """
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     if not name[:1].isalpha():
@@ -41,37 +43,33 @@ def short_name(text: str, longest: int = LONGEST) -> str:
     return name
 
 
-def place(sweep: Sweep) -> str:
-    """6 hex digits of where a sweep lies; all its jobs' names end so.
-
-    Of the folder itself: by way of a link it is the same sweep.
-    """
+def path_digest(sweep: Sweep) -> str:
+    """6 hex digits of a sweep's resolved path, the end of its jobs' names."""
     folder = str(sweep.path.resolve())
     return hashlib.sha256(folder.encode()).hexdigest()[:6]
 
 
 def sweep_name(sweep: Sweep) -> str:
-    """Of a sweep, in labels; two folders of one name are two sweeps."""
+    """Name of a sweep in labels; each folder has another."""
     name = str(sweep.facts.get("name", sweep.path.name))
-    return f"{short_name(name, LONGEST - 7)}-{place(sweep)}"
+    return f"{short_name(name, LONGEST - 7)}-{path_digest(sweep)}"
 
 
 def job_name(sweep: Sweep, run: PlannedRun) -> str:
-    """Of a run, on an engine: the same each time, so nothing starts twice.
+    """Name of a run on an engine: always the same, so it starts only once.
 
-    Another sweep of the same configs trains in its own folder: it is another
-    job.
+    The same run of a sweep in another folder is another job.
     """
-    return f"{short_name(run.id, LONGEST - 7)}-{place(sweep)}"
+    return f"{short_name(run.id, LONGEST - 7)}-{path_digest(sweep)}"
 
 
 def attempt_command(
     sweep: Sweep, run: PlannedRun, path: str, python: str
 ) -> list[str]:
-    """`Sweep.attempt_command` on a machine where things lie elsewhere.
+    """`Sweep.attempt_command` for a machine with other paths.
 
     Args:
-      sweep: as it is seen here.
+      sweep: the sweep.
       run: one of its runs.
       path: the sweep's folder there; "" for the same as here.
       python: the Python there.
@@ -80,22 +78,35 @@ def attempt_command(
     return [python, *there.attempt_command(run.id)[1:]]
 
 
-def render(sweep: Sweep, engine: str, name: str, text: str) -> Path:
-    """Writes SWEEP/rendered/ENGINE/NAME, whole or not at all.
+def read_setup(options: ConfigDict) -> str:
+    """Reads the file of shell lines that the option `setup` names.
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: it cannot be read.
+    """
+    try:
+        return Path(options.setup).read_text()
+    except OSError as error:
+        raise UserError(
+            f"setup={options.setup} cannot be read ({error.strerror}); "
+            "name a file of shell lines"
+        ) from error
+
+
+def render(sweep: Sweep, engine: str, name: str, text: str) -> Path:
+    """Writes SWEEP/rendered/ENGINE/NAME atomically.
+
+    Raises:
+      UserError: it cannot be written.
     """
     file = sweep.path / "rendered" / engine / name
     with write_errors(file, "free space, or make the sweep's folder writable"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(file) as beside:
-            beside.write_text(text)
+        write_bytes(file, text.encode())
     return file
 
 
 def as_yaml(value: Any) -> str:
-    """Plain values as YAML that a person reads: blocks, and no anchors."""
+    """Formats plain values as YAML with block text and without anchors."""
     import yaml
 
     class Readable(yaml.SafeDumper):
@@ -117,14 +128,15 @@ def call(
 
     Args:
       command: argv.
-      install: how one gets the program, for the message where it is absent.
-      harmless: what its stderr may say when it fails, as "already exists".
+      install: how to get the program, for the message where it is absent.
+      harmless: texts of stderr that make a failure no error, as "already
+        exists".
 
     Returns:
       its stdout.
 
     Raises:
-      UserError: where it is absent or fails otherwise.
+      UserError: the program is absent or fails otherwise.
     """
     try:
         done = subprocess.run(
@@ -136,8 +148,8 @@ def call(
         ) from error
     failed = done.returncode != 0
     if failed and not any(text in done.stderr for text in harmless):
-        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        why = words[-1] if words else "it does not say why"
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        why = lines[-1] if lines else "it gives no reason"
         raise UserError(
             f"{shlex.join(command[:4])} ... failed with exit code "
             f"{done.returncode}: {why}"
@@ -145,21 +157,23 @@ def call(
     return done.stdout
 
 
-def submitted(sweep: Sweep, run: PlannedRun, backend: str, job: str) -> None:
-    """Notes that an engine has a run.
+def note_submitted(
+    sweep: Sweep, run: PlannedRun, backend: str, job: str
+) -> None:
+    """Notes in a run's events that an engine has it.
 
     Args:
-      sweep: whose run it is.
+      sweep: the sweep.
       run: the run.
       backend: the engine's launch file, without .py.
-      job: the engine's name of it.
+      job: the engine's name of the run.
     """
     try:
         events.append(
             sweep.attempts(run.id), "submitted", backend=backend, job=job
         )
     except UserError as error:
-        # It is on its way, and so are those that are yet to be noted.
+        # The job exists, and further ones are to be noted.
         what = f"{run.id} is with {backend} {job}".rstrip()
         print(f"{what}, which is not noted: {error}", file=sys.stderr)
 
@@ -167,7 +181,7 @@ def submitted(sweep: Sweep, run: PlannedRun, backend: str, job: str) -> None:
 def jobs(
     sweep: Sweep, runs: Iterable[PlannedRun], backend: str
 ) -> dict[str, str]:
-    """The engine's names of runs, by id; of the last time each was submitted.
+    """Job names of runs, id -> job of its last submission to a backend.
 
     Runs that were never submitted to it are left out.
     """
@@ -177,6 +191,13 @@ def jobs(
             if event["event"] == "submitted" and event["backend"] == backend:
                 found[run.id] = str(event["job"])
     return found
+
+
+def hints(
+    sweep: Sweep, runs: Iterable[PlannedRun], jobs: Mapping[str, str]
+) -> dict[str, str]:
+    """Result of `poll`, id -> state, from states of jobs by `job_name`."""
+    return {run.id: jobs.get(job_name(sweep, run), "gone") for run in runs}
 
 
 def require(backend: str, **options: object) -> None:

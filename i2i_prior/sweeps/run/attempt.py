@@ -2,8 +2,8 @@
 
 Engines start this and know one rule: exit code 75 means start it again, any
 other is final (0 done, 65 diverged, 1 given up, a mistake, or cancelled).
-Why an attempt ended, and how often one may follow, is settled here for all of
-them. Only the first process of a run writes events.
+Causes of ends and the number of attempts are decided here for all engines.
+Only the first process of a run writes events.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from typing import Any
 from i2i_prior.config import config_hash, frozen_config
 from i2i_prior.distributed import cluster
 from i2i_prior.errors import UserError
+from i2i_prior.io import child_process, locks
 from i2i_prior.sweeps.launchers.base import Launch, read_launch
-from i2i_prior.sweeps.run import child, events, lock, outcome
+from i2i_prior.sweeps.run import events, outcome
 from i2i_prior.sweeps.run.state import result
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 
-# Seconds for an attempt before this one, whose launcher was killed, to save.
-_LET_GO = child.ASKED_GRACE + 60.0
-_WORD = 30.0  # seconds for the first process to say how the attempt ended
+# Seconds from SIGTERM to SIGKILL of a trainer that hangs, and of one that was
+# asked to stop and may be saving much.
+_HUNG_GRACE, _STOP_GRACE = 60.0, 600.0
+# Seconds for the trainer of a killed launcher to save and release its lock.
+_LOCK_TIMEOUT = _STOP_GRACE + 60.0
+_END_TIMEOUT = 30.0  # seconds for the first process to note its end
 
 
 def run(options: argparse.Namespace) -> int:
-    """`i2i-prior sweep run`."""
+    """Runs `i2i-prior sweep run`: this process's part of an attempt."""
     sweep = open_sweep(options.sweep)
     planned = sweep.run(options.run)
     here = cluster.detect(os.environ)
@@ -45,30 +49,33 @@ def attempt(
     planned: PlannedRun,
     *,
     several: bool = False,
-    let_go: float = _LET_GO,
-    hung_grace: float = child.HUNG_GRACE,
+    lock_timeout: float = _LOCK_TIMEOUT,
+    hung_grace: float = _HUNG_GRACE,
 ) -> int:
-    """One attempt, as the first or only process of a run.
+    """Runs one attempt as the first or only process of a run.
 
     Args:
-      sweep: whose run it is.
+      sweep: the sweep.
       planned: the run.
-      several: whether the run has more processes, which `follow`.
-      let_go: seconds for whoever is at the run to end.
+      several: the run has more processes, which `follow`.
+      lock_timeout: seconds to wait for another process to leave the run.
       hung_grace: seconds that a run which hangs has to save.
 
     Returns:
       the exit code for the engine.
 
     Raises:
-      UserError: where another process is at the run.
+      UserError: another process trains the run.
     """
-    folder = sweep.attempts(planned.id)
-    held = lock.take(folder / lock.RUN)
+    folder, lock = sweep.attempts(planned.id), sweep.run_lock(planned.id)
+    held = locks.acquire(lock)
     if held is None:
-        who = lock.holder(folder / lock.RUN)
-        _say(f"waiting for {who} to leave {planned.id}, {let_go:g} s at most")
-        held = lock.take(folder / lock.RUN, let_go)
+        who = locks.holder(lock)
+        _report(
+            f"waiting for {who} to leave {planned.id}, {lock_timeout:g} s at "
+            "most"
+        )
+        held = locks.acquire(lock, lock_timeout)
     if held is None:
         raise UserError(
             f"{planned.id} is being trained by {who}; see i2i-prior sweep "
@@ -77,15 +84,15 @@ def attempt(
     try:
         launch = read_launch(sweep)
         before = events.read(folder)
-        settled = _settle(sweep, planned, before, launch)
-        if settled is not None:
-            return settled
-        number = _starts(before) + 1
+        decided = _code_without_training(sweep, planned, before, launch)
+        if decided is not None:
+            return decided
+        number = 1 + events.count(before, "started")
         log = folder / f"log-{number}.txt"
         # A machine that went down in the middle may have left one.
         log.unlink(missing_ok=True)
         began = time.monotonic()
-        _note(
+        _append(
             folder,
             "started",
             attempt=number,
@@ -93,23 +100,16 @@ def attempt(
             pid=os.getpid(),
             job=os.environ.get("SLURM_JOB_ID", ""),
         )
-        ended = child.run(
-            [*sweep.train_command(planned.id), "--restarts", "0"],
+        ended = _train(
+            sweep,
+            planned,
             log,
-            sweep.workdir(planned.id) / "metrics.jsonl",
-            hang_seconds=60 * launch.hang_minutes,
+            launch,
             hung_grace=hung_grace,
-            unwanted=_Cancelled(folder),
-            keep=[held],
-            folder=_home(sweep),
+            cancelled=_Cancelled(folder),
+            pass_fds=[held],
         )
-        how, cause = outcome.classify(
-            ended.code,
-            log,
-            asked=ended.asked,
-            hung=ended.hung,
-            several=several,
-        )
+        how, cause = outcome.classify(ended, log, several=several)
         end = {
             "attempt": number,
             "code": ended.code,
@@ -118,23 +118,23 @@ def attempt(
             "seconds": round(time.monotonic() - began, 1),
         }
         known = [*events.read(folder), {"event": "ended", **end}]
-        noted = _note(folder, "ended", **end)
+        noted = _append(folder, "ended", **end)
     finally:
         os.close(held)
     code = outcome.verdict(known, launch.max_attempts)
     if code == outcome.AGAIN and how in outcome.FAILURES and not noted:
-        code = outcome.FULL_DISK  # not counted, it could fail for ever
-    _tell(planned, end, code)
+        code = outcome.FULL_DISK  # an uncounted failure could recur for ever
+    _report_end(planned, end, code)
     return code
 
 
 def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
-    """Another process of a run of several: it trains, and writes its log.
+    """Trains as another process of a run of several, with its own log.
 
     Args:
-      sweep: whose run it is.
+      sweep: the sweep.
       planned: the run.
-      number: of the process, from 1.
+      number: process number, from 1.
     """
     folder = sweep.attempts(planned.id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,35 +142,46 @@ def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
     began = time.time()
     count = len(list(folder.glob(f"log-*.host{number}.txt")))
     log = folder / f"log-{count + 1}.host{number}.txt"
-    ended = child.run(
-        [*sweep.train_command(planned.id), "--restarts", "0"],
-        log,
-        sweep.workdir(planned.id) / "metrics.jsonl",
-        hang_seconds=60 * launch.hang_minutes,
-        folder=_home(sweep),
-    )
+    ended = _train(sweep, planned, log, launch)
     if ended.code in (outcome.DONE, outcome.DIVERGED):
         return ended.code
-    due = time.monotonic() + _WORD
-    while time.monotonic() < due:
+    deadline = time.monotonic() + _END_TIMEOUT
+    while time.monotonic() < deadline:
         known = events.read(folder)
         # Clocks of two hosts differ a little; attempts take longer.
         late = [e for e in known if e.get("time", 0.0) > began - 1]
-        if any(event["event"] == "ended" for event in late):
+        if events.count(late, "ended"):
             return outcome.verdict(known, launch.max_attempts)
         time.sleep(0.5)
     return outcome.AGAIN
 
 
-def _home(sweep: Sweep) -> Path | None:
-    """Where the sweep was planned, if that is here: what its configs name by
-    relative paths is found from there."""
+def _train(
+    sweep: Sweep,
+    planned: PlannedRun,
+    log: Path,
+    launch: Launch,
+    *,
+    hung_grace: float = _HUNG_GRACE,
+    **options: Any,
+) -> child_process.Exit:
+    """Runs the trainer; options are those of `child_process.run`."""
+    # Relative paths in configs start where the sweep was planned.
     home = Path(sweep.facts.get("cwd", ""))
-    return home if home.is_absolute() and home.is_dir() else None
+    return child_process.run(
+        [*sweep.train_command(planned.id), "--restarts", "0"],
+        log=log,
+        progress_file=sweep.workdir(planned.id) / "metrics.jsonl",
+        hang_seconds=60 * launch.hang_minutes,
+        hung_grace=hung_grace,
+        stop_grace=_STOP_GRACE,
+        cwd=home if home.is_absolute() and home.is_dir() else None,
+        **options,
+    )
 
 
 class _Cancelled:
-    """Whether somebody has cancelled the run; reads what is new only."""
+    """Check for a cancelled run, which reads events only if they changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._size = folder, -1
@@ -184,78 +195,74 @@ class _Cancelled:
             return False
         self._size = size
         recent = outcome.since_retry(events.read(self._folder))
-        return any(event["event"] == "cancelled" for event in recent)
+        return events.count(recent, "cancelled") > 0
 
 
-def _settle(
+def _code_without_training(
     sweep: Sweep,
     planned: PlannedRun,
     before: list[dict[str, Any]],
     launch: Launch,
 ) -> int | None:
-    """The exit code where there is nothing to do; closes a lost attempt."""
-    folder = sweep.attempts(planned.id)
-    if before and _open(before) is not None:
+    """Exit code of a run that is over; notes the end of a lost attempt."""
+    unended = None
+    for event in before:
+        if event["event"] == "started":
+            unended = event.get("attempt", 0)
+        elif event["event"] == "ended":
+            unended = None
+    if unended is not None:
         lost = {
-            "attempt": _open(before),
+            "attempt": unended,
             "code": None,
             "outcome": "lost",
             "cause": "its machine or launcher died",
             "seconds": None,
         }
         before.append({"event": "ended", **lost})
-        _note(folder, "ended", **lost)
+        _append(sweep.attempts(planned.id), "ended", **lost)
     found = result(sweep, planned)
     if found:
         config = frozen_config(sweep.config(planned.id))
         if found.get("config_hash") == config_hash(config):
-            _say(f"{planned.id} is {found['outcome']} already")
+            _report(f"{planned.id} is {found['outcome']} already")
             done = found["outcome"] == "done"
             return outcome.DONE if done else outcome.DIVERGED
     code = outcome.verdict(before, launch.max_attempts)
-    if code == outcome.MISTAKE:
-        _say(
-            f"error: {planned.id} was given up or cancelled; to try again: "
-            f"i2i-prior sweep retry {sweep.quoted} --ids {planned.id}"
-        )
-        return code
-    return None
+    if code != outcome.MISTAKE:
+        return None
+    _report(
+        f"error: {planned.id} was given up or cancelled; to try again: "
+        f"i2i-prior sweep retry {sweep.quoted} --ids {planned.id}"
+    )
+    return code
 
 
-def _open(known: list[dict[str, Any]]) -> int | None:
-    """The attempt that has started and not ended, if any."""
-    number = None
-    for event in known:
-        if event["event"] == "started":
-            number = event.get("attempt", 0)
-        elif event["event"] == "ended":
-            number = None
-    return number
+def _append(folder: Path, event: str, **facts: Any) -> bool:
+    """Appends an event; a full disk must not end a training.
 
-
-def _starts(known: list[dict[str, Any]]) -> int:
-    return sum(event["event"] == "started" for event in known)
-
-
-def _note(folder: Path, event: str, **facts: Any) -> bool:
-    """Whether an event could be added: a full disk must not end a training."""
+    Returns:
+      True if it was written.
+    """
     try:
         events.append(folder, event, **facts)
     except UserError as error:
-        _say(str(error))
+        _report(str(error))
         return False
     return True
 
 
-def _tell(planned: PlannedRun, end: Mapping[str, Any], code: int) -> None:
+def _report_end(planned: PlannedRun, end: Mapping[str, Any], code: int) -> None:
     cause = f" ({end['cause']})" if end["cause"] else ""
-    then = {outcome.AGAIN: "; it may be started again"}.get(code, "")
-    if code in (outcome.MISTAKE, outcome.FULL_DISK):
-        then = "; it is not started again"
-    _say(
+    then = {
+        outcome.AGAIN: "; it may be started again",
+        outcome.MISTAKE: "; it is not started again",
+        outcome.FULL_DISK: "; it is not started again",
+    }.get(code, "")
+    _report(
         f"{planned.id}, attempt {end['attempt']}: {end['outcome']}{cause}{then}"
     )
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -1,12 +1,12 @@
-"""What happened to a run of a sweep: attempts/ID/events.jsonl, append-only.
+"""Events of a run of a sweep: attempts/ID/events.jsonl, append-only.
 
 Events, each {"event", "time" (Unix seconds), ...}:
 
     submitted   backend, job (the engine's name of it)
     started     attempt (from 1), host, pid, job
     ended       attempt, code, outcome, cause (one line), seconds
-    cancelled   a person asked; nothing is started until a retry
-    retried     a person asked: attempts count from here
+    cancelled   by a person; nothing is started until a retry
+    retried     by a person; attempts are counted from here
 
 Outcomes: done, diverged, preempted (saved on a signal), crashed, hung,
 disk_full, mistake (exit 1 or 2: a config or data error), lost (its machine
@@ -20,6 +20,7 @@ import errno
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,22 @@ from i2i_prior.errors import FullDiskError
 from i2i_prior.io.disk import write_errors
 
 FILE = "events.jsonl"
-MEND = "free space or make the sweep's folder writable"
+_REMEDY = "free space or make the sweep's folder writable"
 
 
 def append(folder: Path, event: str, **facts: Any) -> None:
-    """Adds one event; the line goes out in one write.
+    """Appends one event; the line is one write.
 
     Args:
       folder: `Sweep.attempts` of the run, made if absent.
       event: see the module docstring.
-      **facts: of it.
+      **facts: its further keys.
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: it cannot be written.
     """
     line = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    with write_errors(folder / FILE, MEND, FullDiskError):
+    with write_errors(folder / FILE, _REMEDY, FullDiskError):
         folder.mkdir(parents=True, exist_ok=True)
         _add(folder / FILE, f"{line}\n".encode())
 
@@ -61,7 +62,7 @@ def _add(path: Path, line: bytes) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All events so far, in order; a torn line is left out."""
+    """Events so far, in order; torn lines are left out."""
     try:
         text = (folder / FILE).read_bytes()
     except FileNotFoundError:
@@ -75,3 +76,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
         if isinstance(event, dict) and "event" in event:
             events.append(event)
     return events
+
+
+def count(known: Iterable[Mapping[str, Any]], event: str) -> int:
+    """Number of events of one kind."""
+    return sum(each["event"] == event for each in known)

@@ -1,4 +1,4 @@
-"""A plan and the sweep's folder: what is new is added, nothing is lost."""
+"""Writes a plan into a sweep's folder: adds its new runs, loses none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import exclusive
+from i2i_prior.io.locks import exclusive
 from i2i_prior.sweeps.run.store import (
     BrokenSweepError,
     PlannedRun,
@@ -19,38 +19,38 @@ from i2i_prior.sweeps.run.store import (
 )
 from i2i_prior.sweeps.spec.plan import Plan
 
-AS_BEFORE = "all as before"
+UNCHANGED = "all as before"
 
 
-def write(
+def write_plan(
     made: Plan, out: Path, facts: dict[str, Any], replace: bool
 ) -> tuple[Sweep, str]:
-    """Writes what is new; runs/ and attempts/ are never touched.
+    """Writes the new runs of a plan; runs/ and attempts/ stay as they are.
 
     Args:
       made: the plan.
       out: the sweep's folder, made if absent.
       facts: of sweep.json.
-      replace: drop planned runs that the plan has no more, if none of them
+      replace: drop planned runs that the plan no longer has, if none of them
         was ever submitted.
 
     Returns:
-      the sweep, and in words what is new of it, or `AS_BEFORE`.
+      the sweep, and a description of the changes, or `UNCHANGED`.
 
     Raises:
-      UserError: where the folder holds something else, would lose a run, or
-        cannot be written.
+      UserError: the folder holds something else, would lose a run, or cannot
+        be written.
     """
     _refuse_other_folder(out)
     with exclusive(out):
-        before = _before(out)
+        before = _earlier_plan(out)
         old = {run.id: run for run in before.runs}
         new = {run.id: run for run in made.runs}
         gone = [run for run in before.runs if run.id not in new]
         added = [run for run in made.runs if run.id not in old]
         _refuse_strays(before, old.keys() | new.keys())
         if gone:
-            _check_gone(before, gone, replace)
+            _check_dropped(before, gone, replace)
         for run_id in new.keys() & old.keys():
             _check_frozen(before.config(run_id), made.configs[run_id])
         # A folder that lost a config gets it back.
@@ -59,21 +59,23 @@ def write(
             for run in made.runs
             if run.id not in old or not before.config(run.id).exists()
         ]
-        _freeze(before, {run_id: made.configs[run_id] for run_id in missing})
+        _write_configs(
+            before, {run_id: made.configs[run_id] for run_id in missing}
+        )
         if before.runs == made.runs:
-            return before, AS_BEFORE
+            return before, UNCHANGED
         sweep = Sweep(before.path, {**before.facts, **facts}, made.runs)
         save_sweep(sweep)
         for run in gone:
             before.config(run.id).unlink(missing_ok=True)
-    news = f"{len(added)} new"
+    changes = f"{len(added)} new"
     if old:
-        news += f", {len(old) - len(gone)} as before, {len(gone)} dropped"
-    return sweep, news
+        changes += f", {len(old) - len(gone)} as before, {len(gone)} dropped"
+    return sweep, changes
 
 
-def _before(out: Path) -> Sweep:
-    """What the folder holds; of torn files, the runs' own are left."""
+def _earlier_plan(out: Path) -> Sweep:
+    """Reads the plan that a folder holds; empty where there is none."""
     if not (out / "sweep.json").exists():
         return Sweep(out.absolute(), {})
     try:
@@ -83,7 +85,7 @@ def _before(out: Path) -> Sweep:
 
 
 def _refuse_strays(before: Sweep, known: Set[str]) -> None:
-    """Runs that a torn plan knew must not be lost."""
+    """Refuses a folder with runs that neither plan has, as of a torn one."""
     folders = before.path / "runs", before.path / "attempts"
     found = {path.name for folder in folders for path in folder.glob("*")}
     strays = sorted(found - known)
@@ -94,15 +96,17 @@ def _refuse_strays(before: Sweep, known: Set[str]) -> None:
         )
 
 
-def _freeze(sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """One write each: what is cut here is in no plan, and written again."""
-    mend = "free space or choose another --out"
+def _write_configs(
+    sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Writes configs; one that a kill cuts is in no plan, and made again."""
+    remedy = "free space or choose another --out"
     folder = sweep.path / "configs"
-    with write_errors(folder, mend):
+    with write_errors(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
     for run_id, flat in configs.items():
         file = sweep.config(run_id)
-        with write_errors(file, mend):
+        with write_errors(file, remedy):
             file.write_text(json.dumps({"config": flat}) + "\n")
 
 
@@ -125,7 +129,9 @@ def _refuse_other_folder(out: Path) -> None:
         )
 
 
-def _check_gone(before: Sweep, gone: list[PlannedRun], replace: bool) -> None:
+def _check_dropped(
+    before: Sweep, gone: list[PlannedRun], replace: bool
+) -> None:
     names = ", ".join(run.id for run in gone[:3])
     names += f" and {len(gone) - 3} more" * (len(gone) > 3)
     started = [
@@ -147,7 +153,7 @@ def _check_gone(before: Sweep, gone: list[PlannedRun], replace: bool) -> None:
 
 
 def _check_frozen(file: Path, planned: Mapping[str, Any]) -> None:
-    """Whether a frozen config is still what the plan means by its id."""
+    """Checks that a frozen config agrees with the plan of the same id."""
     try:
         frozen = json.loads(file.read_text())["config"]
     except FileNotFoundError:

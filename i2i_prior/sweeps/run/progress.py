@@ -1,4 +1,4 @@
-"""How far a run is, by the end of its metrics.jsonl."""
+"""Progress of a run, from the end of its metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _FEW = 4096
 
 @dataclass(frozen=True)
 class Progress:
-    """The last known numbers of a run; None for what was not logged yet.
+    """Last known numbers of a run; None for what is not logged yet.
 
     Attributes:
       step: the last update.
       loss: of training.
       examples_per_second: of the whole run.
       metric: the last value of the sweep's metric.
-      best: the lowest value of it.
+      best: its lowest value.
       time: Unix seconds of the last line.
     """
 
@@ -39,7 +39,7 @@ def read_progress(workdir: Path, metric: str) -> Progress:
 
     Args:
       workdir: the run directory.
-      metric: a key of its lines, of which lower is better.
+      metric: a key of its lines; lower is better.
     """
     try:
         with (workdir / "metrics.jsonl").open("rb") as file:
@@ -50,12 +50,12 @@ def read_progress(workdir: Path, metric: str) -> Progress:
         return Progress()
     block = block[: block.rfind(b"\n") + 1]
     last: dict[str, float] = {}
-    # Newest first, as long as something is missing, in a few lines.
+    # Newest first, until nothing is missing.
     for line in reversed(block[-_FEW:].splitlines()):
         try:
             values = json.loads(line)
         except ValueError:
-            continue  # its beginning is cut off
+            continue  # cut off by the block
         if isinstance(values, dict):
             for key, value in values.items():
                 last.setdefault(key, value)
@@ -74,7 +74,7 @@ def read_progress(workdir: Path, metric: str) -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h, 2.1 days."""
+    """Formats seconds, as 45 s, 12 min, 3.4 h or 2.1 days."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     if seconds < 5970:

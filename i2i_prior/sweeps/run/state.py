@@ -1,16 +1,16 @@
-"""Where each run of a sweep stands, by its files alone.
+"""State of each run of a sweep, from its files alone.
 
 States:
 
-    planned     nobody was asked to start it (or it was, before a retry)
+    planned     not submitted (or submitted before a retry)
     queued      submitted, or saved on a signal; an engine is to start it
-    running     a trainer is at it
+    running     being trained
     retrying    failed; an engine is to start it again
-    done        to its last step
-    diverged    its loss is no number any more: a point of the sweep, too
+    done        trained to its last step
+    diverged    its loss is not finite: a point of the sweep, too
     failed      for good: a mistake, or too many failures
     cancelled   by a person, until a retry
-    stopped     somebody should be at it, and nobody is; submit continues it
+    stopped     started, and no process trains it; submit continues it
 """
 
 from __future__ import annotations
@@ -18,41 +18,45 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from i2i_prior.sweeps.launchers.base import Launch, read_launch
-from i2i_prior.sweeps.run import events, lock, outcome
+from i2i_prior.io import locks
+from i2i_prior.sweeps.launchers.base import Launch, load_backend, read_launch
+from i2i_prior.sweeps.run import events, outcome
 from i2i_prior.sweeps.run.progress import Progress, read_progress
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
-# In the order in which a person wants to see them.
+# Order of reports: trouble first.
 STATES = (
     *("failed", "stopped", "retrying", "running", "queued", "planned"),
     *("diverged", "cancelled", "done"),
 )
 ENDED = ("done", "diverged")
-OVER = (*ENDED, "failed", "cancelled")  # until a person says otherwise
+OVER = (*ENDED, "failed", "cancelled")  # until a person asks for more
 WAITING = ("queued", "retrying")  # for an engine
-_LATE = 300.0  # seconds that an attempt may take to note that it hangs
-_READERS = 8  # files of other machines take their time, not this one's
+UNDER_WAY = (*WAITING, "running")
+_DELAY = 300.0  # seconds after `hang_minutes` in which an end is noted
+_READERS = 8  # threads: other machines' files have latency
+_TURNS = ("submitted", "started", "ended")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run, and where it stands.
+    """State of a run.
 
     Attributes:
-      run: as it was planned.
+      run: its plan.
       state: see the module docstring.
-      cause: one line: why it is not going on as planned; "" where it is.
+      cause: why it does not go on as planned, in one line; "" if it does.
       attempts: started since the last retry.
       host: of the last attempt; "" before.
-      backend: that it was submitted to last, by name; "" before.
+      backend: name of the one it was submitted to last; "" before.
       job: the engine's name of it.
-      progress: the last numbers.
+      progress: its last numbers.
     """
 
     run: PlannedRun
@@ -65,15 +69,15 @@ class RunState:
     progress: Progress = field(default_factory=Progress)
 
     @property
-    def share(self) -> float:
-        """Of the run that is done, 0 to 1."""
+    def fraction(self) -> float:
+        """Fraction of the steps that is done, 0 to 1."""
         if self.state == "done":
             return 1.0
         return min(self.progress.step / self.run.steps, 1.0)
 
     @property
     def flops_per_second(self) -> float:
-        """Training FLOPs, as the laws count them; 0 where it does not run."""
+        """Training FLOP/s, as laws count FLOPs; 0 unless it is running."""
         rate = self.progress.examples_per_second
         if self.state != "running" or not rate:
             return 0.0
@@ -81,21 +85,21 @@ class RunState:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of a run that runs; None where that is not known."""
+        """Estimated seconds to the end of a running run; None if unknown."""
         if not self.flops_per_second:
             return None
-        return (1 - self.share) * self.run.flops / self.flops_per_second
+        return (1 - self.fraction) * self.run.flops / self.flops_per_second
 
 
 def states(sweep: Sweep, launch: Launch | None = None) -> list[RunState]:
-    """All runs of a sweep, in the order of the plan.
+    """Reads the states of all runs of a sweep, in the order of the plan.
 
     Args:
       sweep: the sweep.
-      launch: how it is started, else as its launch.json says.
+      launch: its launch settings; None for those of its launch.json.
 
     Raises:
-      UserError: where launch.json is broken.
+      UserError: launch.json is broken.
     """
     launch = launch or read_launch(sweep)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -103,28 +107,72 @@ def states(sweep: Sweep, launch: Launch | None = None) -> list[RunState]:
         return list(found)
 
 
+def state_of(sweep: Sweep, run: PlannedRun) -> RunState:
+    """Reads the state of one run."""
+    return _state(sweep, run, read_launch(sweep))
+
+
+def poll_states(
+    sweep: Sweep, launch: Launch | None = None
+) -> tuple[list[RunState], list[str]]:
+    """Reads the states of all runs from files, and asks their engines.
+
+    Returns:
+      the states, and a message for each engine that did not answer.
+    """
+    launch = launch or read_launch(sweep)
+    found = states(sweep, launch)
+    hints: dict[str, str] = {}
+    messages = []
+    for name, spec in launch.backends.items():
+        runs = [
+            state.run
+            for state in found
+            if state.backend == name and state.state in UNDER_WAY
+        ]
+        if not runs:
+            continue
+        try:
+            hints |= load_backend(spec).poll(sweep, runs)
+        except Exception as error:  # a launch file is a program
+            messages.append(f"{name} was not asked, only files ({error})")
+    gone = {name for name, hint in hints.items() if hint == "gone"}
+    if gone:
+        # They may have ended after their files were read.
+        runs = [run for run in sweep.runs if run.id in gone]
+        again = states(replace(sweep, runs=runs), launch)
+        newer = {state.run.id: state for state in again}
+        found = [newer.get(state.run.id, state) for state in found]
+    return with_hints(found, hints), messages
+
+
 def with_hints(
     found: Sequence[RunState], hints: Mapping[str, str]
 ) -> list[RunState]:
-    """What an engine says of its runs, where the files leave it open.
+    """Corrects states that files leave open by what engines know.
 
     Args:
       found: of `states`.
-      hints: id -> "queued", "running" or "gone", see `backends`.
+      hints: id -> "queued", "running" or "gone", see `launchers.base`.
     """
 
-    def hinted(state: RunState) -> RunState:
-        doubtful = state.state in (*WAITING, "running")
-        if not doubtful or hints.get(state.run.id) != "gone":
+    def corrected(state: RunState) -> RunState:
+        if state.state not in UNDER_WAY or hints.get(state.run.id) != "gone":
             return state
         cause = state.cause or "its launcher is gone"
         return replace(state, state="stopped", cause=cause)
 
-    return [hinted(state) for state in found]
+    return [corrected(state) for state in found]
+
+
+def counts(found: Iterable[RunState]) -> str:
+    """Formats the number of runs in each state: "2 failed, 12 done"."""
+    each = Counter(state.state for state in found)
+    return ", ".join(f"{each[s]} {s}" for s in STATES if each[s])
 
 
 def result(sweep: Sweep, run: PlannedRun) -> dict[str, Any]:
-    """The trainer's result.json of a run that has ended; else empty."""
+    """Reads the trainer's result.json; empty unless the run has ended."""
     try:
         text = (sweep.workdir(run.id) / "result.json").read_bytes()
         found = json.loads(text)
@@ -135,23 +183,34 @@ def result(sweep: Sweep, run: PlannedRun) -> dict[str, Any]:
     return found if found.get("steps") == run.steps else {}
 
 
+def seconds_left(found: Sequence[RunState]) -> float | None:
+    """Estimated seconds to the end of all runs, at the present speed.
+
+    Returns:
+      None where no run is running.
+    """
+    rate = sum(state.flops_per_second for state in found)
+    if not rate:
+        return None
+    waiting = [state for state in found if state.state not in OVER]
+    left = sum((1 - state.fraction) * state.run.flops for state in waiting)
+    slowest = max(state.seconds_left or 0.0 for state in found)
+    return max(left / rate, slowest)
+
+
 def _state(sweep: Sweep, run: PlannedRun, launch: Launch) -> RunState:
     known = events.read(sweep.attempts(run.id))
     ended = result(sweep, run)
     if not known and not ended:
         return RunState(run, "planned")
-    state, cause = _judge(sweep, run, known, ended, launch)
-    submitted: Mapping[str, Any] = {}
-    started: Mapping[str, Any] = {}
-    for event in known:
-        submitted = event if event["event"] == "submitted" else submitted
-        started = event if event["event"] == "started" else started
-    recent = outcome.since_retry(known)
+    state, cause = _state_and_cause(sweep, run, known, ended, launch)
+    last: dict[str, Mapping[str, Any]] = {each["event"]: each for each in known}
+    submitted, started = last.get("submitted", {}), last.get("started", {})
     return RunState(
         run,
         state,
         cause,
-        attempts=sum(event["event"] == "started" for event in recent),
+        attempts=events.count(outcome.since_retry(known), "started"),
         host=str(started.get("host", "")),
         backend=str(submitted.get("backend", "")),
         job=str(submitted.get("job", "")),
@@ -162,69 +221,64 @@ def _state(sweep: Sweep, run: PlannedRun, launch: Launch) -> RunState:
 def _progress(
     sweep: Sweep, run: PlannedRun, ended: Mapping[str, Any]
 ) -> Progress:
-    metric = sweep.facts.get("metric", "validation/ema_uniform")
-    found = read_progress(sweep.workdir(run.id), metric)
+    found = read_progress(sweep.workdir(run.id), sweep.metric)
     metrics = ended.get("metrics")
     if isinstance(metrics, dict):
-        value = metrics.get(metric, found.metric)
+        value = metrics.get(sweep.metric, found.metric)
         found = replace(found, step=ended.get("step", found.step), metric=value)
     return found
 
 
-def _judge(
+def _state_and_cause(
     sweep: Sweep,
     run: PlannedRun,
     known: Sequence[Mapping[str, Any]],
     ended: Mapping[str, Any],
     launch: Launch,
 ) -> tuple[str, str]:
-    """State and cause."""
     recent = outcome.since_retry(known)
-    ends = [event for event in recent if event["event"] == "ended"]
-    end: Mapping[str, Any] = ends[-1] if ends else {}
+    last: dict[str, Any] = {}
+    end: dict[str, Any] = {}
+    for event in recent:
+        last = event if event["event"] in _TURNS else last
+        end = event if event["event"] == "ended" else end
+    turn = last.get("event")
     cause = str(end.get("cause") or "")
+    cancelled = events.count(recent, "cancelled") > 0
     if ended:
         diverged = ended["outcome"] == "diverged"
         return ended["outcome"], cause if diverged else ""
-    last = next((e for e in reversed(recent) if e["event"] in _TURNS), None)
-    names = {event["event"] for event in recent}
-    if last and last["event"] == "started" and _alive(sweep, run, last, launch):
-        leaving = "cancelled" in names
-        return "running", "cancelled, is saving" if leaving else ""
-    if "cancelled" in names:
+    if turn == "started" and _alive(sweep, run, last, launch):
+        return "running", "cancelled, is saving" if cancelled else ""
+    if cancelled:
         return "cancelled", ""
-    if last is None:
+    if turn is None:
         return "planned", ""
-    if last["event"] == "started":
-        return "stopped", f"nobody is at it on {last.get('host')} any more"
-    if last["event"] == "ended":
-        if last.get("outcome") in ENDED:  # of a trainer that leaves no result
-            if not sweep.workdir(run.id).is_dir():
-                return "stopped", "its run directory was removed"
-            return last["outcome"], cause
-        code = outcome.verdict(recent, launch.max_attempts)
-        if code != outcome.AGAIN:
-            return "failed", cause
-        again = end.get("outcome") in outcome.FAILURES
-        return "retrying" if again else "queued", cause
-    # Submitted, perhaps once more after earlier attempts.
-    return "queued", cause
-
-
-_TURNS = ("submitted", "started", "ended")
+    if turn == "started":
+        return "stopped", f"no process on {last.get('host')} trains it any more"
+    if turn == "submitted":  # perhaps again, after earlier attempts
+        return "queued", cause
+    if last.get("outcome") in ENDED:  # by a trainer that leaves no result
+        if not sweep.workdir(run.id).is_dir():
+            return "stopped", "its run directory was removed"
+        return last["outcome"], cause
+    if outcome.verdict(recent, launch.max_attempts) != outcome.AGAIN:
+        return "failed", cause
+    failed = last.get("outcome") in outcome.FAILURES
+    return "retrying" if failed else "queued", cause
 
 
 def _alive(
     sweep: Sweep, run: PlannedRun, started: Mapping[str, Any], launch: Launch
 ) -> bool:
-    """Whether a trainer is still at a run, as far as can be told from here."""
+    """Checks if a trainer runs, as far as this host can see."""
     folder = sweep.attempts(run.id)
     if started.get("host") == socket.gethostname():
-        held = lock.held(folder / lock.RUN)
+        held = locks.is_held(sweep.run_lock(run.id))
         if held is not None:
             return held
-    # Elsewhere: a launcher that lives ends an attempt that is silent so long.
-    limit = 60 * launch.hang_minutes + _LATE
+    # On another host a live launcher ends an attempt that is silent so long.
+    limit = 60 * launch.hang_minutes + _DELAY
     files = (
         folder / f"log-{started.get('attempt')}.txt",
         folder / events.FILE,
@@ -237,14 +291,3 @@ def _alive(
         except OSError:
             continue
     return time.time() - newest < limit
-
-
-def seconds_left(found: Sequence[RunState]) -> float | None:
-    """Until all runs have ended, at the speed of now; None where none runs."""
-    rate = sum(state.flops_per_second for state in found)
-    if not rate:
-        return None
-    waiting = [state for state in found if state.state not in OVER]
-    left = sum((1 - state.share) * state.run.flops for state in waiting)
-    slowest = max(state.seconds_left or 0.0 for state in found)
-    return max(left / rate, slowest)

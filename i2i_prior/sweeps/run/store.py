@@ -1,13 +1,13 @@
-"""A sweep's folder: what was planned, and where its parts lie.
+"""Folder of a sweep: planned runs and the paths of their files.
 
-    sweep.json        what the sweep is, and what it was planned from
+    sweep.json        facts of the sweep and of its plan
     runs.jsonl        one line a planned run
     configs/ID.json   the whole config of a run, frozen when it was planned
-    runs/ID/          its run directory: the trainer's alone
-    attempts/ID/      its launchers': events.jsonl, log-N.txt
+    runs/ID/          its run directory, written by the trainer alone
+    attempts/ID/      written by its launchers: events.jsonl, log-N.txt, lock
 
-All machines of a sweep see the folder under one file system. Nothing here
-imports JAX.
+All machines of a sweep share the folder's file system. Nothing here imports
+JAX.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from typing import Any
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import atomic_path
+from i2i_prior.io.files import write_bytes
 
 SCHEMA = 1
+METRIC = "validation/ema_uniform"
 
 
 class BrokenSweepError(UserError):
-    """A sweep's own files are torn; planning it again writes them anew."""
+    """Raised for torn files of a sweep; planning it again writes them."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,18 @@ class PlannedRun:
     Attributes:
       id: NAME-HASH, stable: the same config in the same place of the sweep
         has the same id.
-      name: words of its place on the sweep's axes, as "w192-1e13".
-      config_hash: 8 hex digits over all that the run does.
+      name: its values on the sweep's axes, as "w192-1e13".
+      config_hash: 8 hex digits over the config without its name.
       role: "fit", "holdout" (laws must predict it), or "tune".
-      labels: its places on the axes, {"size": "w192", "budget": 1e13}.
+      labels: its values on the axes, {"size": "w192", "budget": 1e13}.
       overrides: fields that differ from the sweep's base config.
-      parameters: trained ones, N of the laws.
+      parameters: trained parameters, N of the laws.
       steps: optimizer updates.
       examples: images seen, steps x batch.
       tokens: latent tokens seen, D of the laws.
-      flops: training FLOPs of what is trained, C of the laws.
-      model_flops: of frozen networks too; what an MFU is a share of.
-      epochs: examples over the images there are; None where not known.
+      flops: training FLOPs of the trained networks, C of the laws.
+      model_flops: FLOPs with frozen networks; the MFU is a share of these.
+      epochs: examples over unique images; None where not known.
     """
 
     id: str
@@ -82,15 +83,25 @@ class Sweep:
     runs: list[PlannedRun] = field(default_factory=list)
 
     @property
+    def name(self) -> str:
+        """Name in reports."""
+        return str(self.facts["name"])
+
+    @property
+    def metric(self) -> str:
+        """Metric that laws are fitted to, a key of result.json's metrics."""
+        return str(self.facts.get("metric", METRIC))
+
+    @property
     def quoted(self) -> str:
-        """Its path as a shell takes it."""
+        """Path quoted for a shell."""
         return shlex.quote(str(self.path))
 
     def run(self, run_id: str) -> PlannedRun:
-        """A run by its id, or by what begins no other id.
+        """Finds a run by its id, or by a beginning that no other id has.
 
         Raises:
-          UserError: where there is none, or more than one.
+          UserError: no run is found, or more than one.
         """
         found = [run for run in self.runs if run.id.startswith(run_id)]
         exact = [run for run in found if run.id == run_id]
@@ -103,19 +114,23 @@ class Sweep:
         return (exact or found)[0]
 
     def config(self, run_id: str) -> Path:
-        """The frozen config of a run."""
+        """Frozen config of a run."""
         return self.path / "configs" / f"{run_id}.json"
 
     def workdir(self, run_id: str) -> Path:
-        """The run directory of a run."""
+        """Run directory of a run."""
         return self.path / "runs" / run_id
 
     def attempts(self, run_id: str) -> Path:
-        """Where its launchers write."""
+        """Folder of a run that its launchers write."""
         return self.path / "attempts" / run_id
 
+    def run_lock(self, run_id: str) -> Path:
+        """Lock of the process that trains a run."""
+        return self.attempts(run_id) / "lock"
+
     def train_command(self, run_id: str) -> list[str]:
-        """What trains a run, and resumes it: nothing else is asked of it."""
+        """Command that trains a run, and resumes it."""
         return [
             *(sys.executable, "-m", "i2i_prior.cli", "train"),
             *("--config", str(self.config(run_id))),
@@ -123,11 +138,11 @@ class Sweep:
         ]
 
     def attempt_command(self, run_id: str) -> list[str]:
-        """What an engine starts for a run, on each of its hosts.
+        """Command that an engine starts for a run, on each of its hosts.
 
-        Exit codes: 0 done; 75 start me again (a signal came, or it failed
-        and may be retried); anything else is final, and 65 says that it
-        diverged. See `attempt`.
+        Exit codes: 0 done; 75 start it again (a signal came, or it failed
+        and may be retried); any other is final, and 65 is a divergence. See
+        `attempt`.
         """
         return [
             *(sys.executable, "-m", "i2i_prior.cli", "sweep", "run"),
@@ -139,8 +154,8 @@ def open_sweep(path: str | Path) -> Sweep:
     """Reads a sweep's folder.
 
     Raises:
-      UserError: where it is none, or of a newer version.
-      BrokenSweepError: where its files cannot be read.
+      UserError: it is no sweep, or of a newer version.
+      BrokenSweepError: its files cannot be read.
     """
     folder = Path(path).absolute()
     if not (folder / "sweep.json").exists():
@@ -153,7 +168,7 @@ def open_sweep(path: str | Path) -> Sweep:
         facts = json.loads(file.read_text())
         schema = facts["schema"]
         if schema == SCHEMA:
-            facts["name"]  # all words about it begin with this
+            facts["name"]  # required by all reports
             file = folder / "runs.jsonl"
             lines = file.read_text().splitlines()
             runs = [PlannedRun(**json.loads(line)) for line in lines]
@@ -176,12 +191,11 @@ def save_sweep(sweep: Sweep) -> None:
     """Writes sweep.json and runs.jsonl, the former last.
 
     Raises:
-      UserError: where they cannot be written.
+      UserError: they cannot be written.
     """
     sweep.path.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(vars(run)) for run in sweep.runs]
     file = sweep.path / "runs.jsonl"
-    mend = "free space or choose another --out"
-    with write_errors(file, mend), atomic_path(file) as beside:
-        beside.write_text("".join(f"{line}\n" for line in lines))
+    with write_errors(file, "free space or choose another --out"):
+        write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
     write_json(sweep.path / "sweep.json", {"schema": SCHEMA, **sweep.facts})

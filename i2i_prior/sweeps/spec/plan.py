@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from i2i_prior.config import flatten
 from i2i_prior.config.fields import FIELDS, recorded
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.run.store import PlannedRun
+from i2i_prior.sweeps.run.store import METRIC, PlannedRun
 from i2i_prior.sweeps.spec.algebra import (
     Draft,
     LeftOutError,
@@ -26,7 +26,6 @@ from i2i_prior.sweeps.spec.algebra import (
 if TYPE_CHECKING:
     from i2i_prior.flops.cost import Cost
 
-METRIC = "validation/ema_uniform"
 LONGEST_NAME = 48  # characters, so that an id fits where engines want 63
 _DEFAULTS = {name: field.default for name, field in FIELDS.items()}
 # Fields that a `Cost` does not hang on: sections but for their dtypes, fields.

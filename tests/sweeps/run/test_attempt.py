@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.io import child_process, locks, log_tail
 from i2i_prior.sweeps.launchers.base import Launch, write_launch
-from i2i_prior.sweeps.run import child, events, lock, outcome
+from i2i_prior.sweeps.run import events, outcome
 from i2i_prior.sweeps.run.attempt import attempt, follow
 from i2i_prior.sweeps.run.store import Sweep, open_sweep
 from tests.sweeps import fixtures_sweeps
@@ -27,7 +28,7 @@ from tests.sweeps import fixtures_sweeps
 def quick(monkeypatch):
     """The fake trainer, and a child that is looked at often."""
     monkeypatch.setattr(Sweep, "train_command", fixtures_sweeps.train_command)
-    monkeypatch.setattr(child, "_TICK", 0.02)
+    monkeypatch.setattr(child_process, "_TICK", 0.02)
 
 
 @pytest.fixture
@@ -199,10 +200,10 @@ def test_nothing_of_a_run_outlives_it(sweep):
 
 def test_two_engines_do_not_train_one_run(sweep):
     made = sweep("done")
-    file = made.attempts(made.runs[0].id) / lock.RUN
-    held = lock.take(file)
+    file = made.run_lock(made.runs[0].id)
+    held = locks.acquire(file)
     with pytest.raises(UserError, match=rf"process {os.getpid()} on .* status"):
-        tries(made, let_go=0.1)
+        tries(made, lock_timeout=0.1)
     assert ends(made) == []
     os.close(held)
     assert tries(made) == [0]
@@ -245,11 +246,11 @@ def test_other_hosts_answer_as_the_first(sweep):
     # Signals belong to the main thread: the other host gets none here.
     with pytest.MonkeyPatch.context() as patch:
         quiet = contextlib.nullcontext([])
-        real = child.caught
+        real = child_process.forwarded_signals
         here = threading.main_thread()
         patch.setattr(
-            child,
-            "caught",
+            child_process,
+            "forwarded_signals",
             lambda children: (
                 real(children) if threading.current_thread() is here else quiet
             ),
@@ -266,8 +267,8 @@ def test_other_hosts_answer_as_the_first(sweep):
 def test_a_mistake_of_one_of_several_may_be_its_network(tmp_path):
     log = tmp_path / "log"
     log.write_text("error: process 1 did not come within 300 s\n")
-    assert outcome.classify(1, log)[0] == "mistake"
-    how, cause = outcome.classify(1, log, several=True)
+    assert outcome.classify(child_process.Exit(1), log)[0] == "mistake"
+    how, cause = outcome.classify(child_process.Exit(1), log, several=True)
     assert (how, cause) == ("crashed", "process 1 did not come within 300 s")
 
 
@@ -290,7 +291,7 @@ def test_a_mistake_of_one_of_several_may_be_its_network(tmp_path):
 def test_last_words(tmp_path, text, words):
     log = tmp_path / "log"
     log.write_text(text)
-    assert outcome.tail_cause(log) == words
+    assert log_tail.tail_cause(log) == words
 
 
 def test_a_torn_event_is_passed_over(sweep):

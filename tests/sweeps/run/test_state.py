@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from i2i_prior.errors import UserError
+from i2i_prior.io import locks
 from i2i_prior.sweeps import submit
 from i2i_prior.sweeps.launchers.base import Launch, write_launch
-from i2i_prior.sweeps.run import events, lock
+from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.progress import read_progress
 from i2i_prior.sweeps.run.state import seconds_left, states, with_hints
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
-from i2i_prior.sweeps.watching import as_text
+from i2i_prior.sweeps.status_table import as_text
 from tests.sweeps import fixtures_sweeps
 
 HERE = socket.gethostname()
@@ -60,7 +61,7 @@ WANTED = {
     "leaving": ("running", "cancelled, is saving"),
     "again": ("planned", ""),
     "resubmitted": ("queued", ""),
-    "dead": ("stopped", f"nobody is at it on {HERE} any more"),
+    "dead": ("stopped", f"no process on {HERE} trains it any more"),
 }
 
 
@@ -107,7 +108,7 @@ def test_every_state_is_told_by_files(sweep):
 
 def test_a_run_of_this_host_lives_as_long_as_its_lock(sweep):
     (run,) = [run for run in sweep.runs if run.name == "dead"]
-    held = lock.take(sweep.attempts(run.id) / lock.RUN)
+    held = locks.acquire(sweep.run_lock(run.id))
     assert by_name(states(sweep))["dead"].state == "running"
     os.close(held)
     assert by_name(states(sweep))["dead"].state == "stopped"
@@ -328,7 +329,7 @@ def test_files_speak_where_an_engine_does_not(run, engine, tmp_path):
     assert out.endswith("only files (the engine is asleep)\n")
     ended = run("cancel", made.path)
     assert (ended.code, ended.out[:15]) == (1, "1 run cancelled")
-    assert ended.err == ("error: engine was not told (it is still asleep)\n")
+    assert ended.err == ("error: engine did not cancel (it is still asleep)\n")
     assert "1 cancelled" in run("status", made.path).out
 
 
@@ -369,7 +370,7 @@ def test_a_folder_that_cannot_be_written_is_said(run, engine, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("submit", "SWEEP"), "was never submitted; say where to, as"),
+        (("submit", "SWEEP"), "was never submitted; name a backend, as"),
         (("submit", "SWEEP", "--backend=no"), "no launch file"),
         (
             ("submit", "SWEEP", f"--backend={fixtures_sweeps.__file__}"),
@@ -426,7 +427,8 @@ def test_a_thousand_runs_are_told_at_once(tmp_path):
     assert time.monotonic() - begin < 10
     assert "25 failed, 25 running, 250 planned, 700 done" in text
     modules = "import sys, i2i_prior.cli" + "".join(
-        f", i2i_prior.sweeps.{name}" for name in ("attempt", "page", "verbs")
+        f", i2i_prior.sweeps.{name}"
+        for name in ("run.attempt", "status_page", "submit")
     )
     check = f"{modules}; assert not {{'jax', 'scipy'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

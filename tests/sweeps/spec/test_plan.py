@@ -16,12 +16,12 @@ from i2i_prior.config import flatten, frozen_config
 from i2i_prior.errors import UserError
 from i2i_prior.flops.cost import run_cost
 from i2i_prior.parallel.chips import CHIPS
+from i2i_prior.sweeps.plan_table import as_text
 from i2i_prior.sweeps.planning import plan_folder
 from i2i_prior.sweeps.run.store import open_sweep
 from i2i_prior.sweeps.spec.algebra import axis, chain, derived, product
 from i2i_prior.sweeps.spec.plan import SweepSpec, make_plan, run_name
 from i2i_prior.sweeps.spec.rules import Proportions, of_flops, of_tokens
-from i2i_prior.sweeps.table import as_text
 
 FILE = """
 from i2i_prior.config import load_config, parse_arg

@@ -1,0 +1,142 @@
+"""File locks that end with their process, however it dies: flock.
+
+Where a file system has no locks there is no protection, and work goes on.
+
+Not `filelock`: its 4.3.1 has no public way to let a child process inherit an
+acquired lock, cannot test a lock without creating its file, and leaves the
+file of a released lock in the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.io.disk import write_errors
+
+_FOLDER_LOCK = ".lock"
+_RETRY = 0.5  # seconds
+
+
+def acquire(path: Path, timeout: float = 0.0) -> int | None:
+    """Locks a file, and writes host and process id of the holder into it.
+
+    Args:
+      path: of the file; it and its folder are made if absent.
+      timeout: seconds to wait for another holder.
+
+    Returns:
+      file descriptor, to be kept open (or inherited by a child) as long as
+      the lock lasts; None where another process holds it.
+
+    Raises:
+      UserError: the file cannot be made.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        remedy = "free space or make the folder writable"
+        with write_errors(path, remedy, FullDiskError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        locked = _lock(file, fcntl.LOCK_EX)
+        if locked is not False and os.fstat(file).st_nlink:
+            break
+        os.close(file)
+        if locked is False:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_RETRY)
+    holder = {"host": socket.gethostname(), "pid": os.getpid()}
+    with contextlib.suppress(OSError):  # on a full disk it stays unnamed
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+    return file
+
+
+def is_held(path: Path) -> bool | None:
+    """Checks if a process holds a lock; None where it cannot be seen."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        free = _lock(file, fcntl.LOCK_SH)
+    finally:
+        os.close(file)
+    return None if free is None else not free
+
+
+def holder(path: Path) -> str:
+    """Last holder of a lock, as "process 12 on n1"."""
+    found = _read(path)
+    if "pid" not in found or "host" not in found:
+        return "another process"
+    return f"process {found['pid']} on {found['host']}"
+
+
+def announce_leaving(path: Path) -> None:
+    """Notes in a lock that its holder accepts no further work."""
+    if found := _read(path):
+        with contextlib.suppress(OSError):
+            path.write_text(json.dumps({**found, "leaving": True}))
+
+
+def is_leaving(path: Path) -> bool:
+    """Returns True once the holder has called `announce_leaving`."""
+    return bool(_read(path).get("leaving"))
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Makes a folder and keeps other commands out of it.
+
+    Where the lock cannot be made work goes on: other faults of the folder
+    show when it is written.
+
+    Raises:
+      UserError: another command is writing there.
+    """
+    path = folder / _FOLDER_LOCK
+    with contextlib.ExitStack() as held:
+        try:
+            file = acquire(path)
+        except UserError:
+            pass
+        else:
+            if file is None:
+                raise UserError(
+                    f"another command is at {folder}: wait for it to end, or "
+                    "choose another --out"
+                )
+            held.callback(os.close, file)
+            held.callback(path.unlink, missing_ok=True)
+        yield
+
+
+def _lock(file: int, kind: int) -> bool | None:
+    """Tries to lock an open file; None where there are no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.config.fields import current
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.locks import exclusive
@@ -155,16 +156,17 @@ def _check_dropped(
 def _check_frozen(file: Path, planned: Mapping[str, Any]) -> None:
     """Checks that a frozen config agrees with the plan of the same id."""
     try:
-        frozen = json.loads(file.read_text())["config"]
+        frozen = json.loads(file.read_text())["config"].items()
     except FileNotFoundError:
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} cannot be read ({error}); remove it and plan again"
         ) from error
+    known = dict(current(name, value) for name, value in frozen)
     for name, value in planned.items():
-        if frozen.get(name, value) != value:
+        if known.get(name, value) != value:
             raise UserError(
-                f"{file} has {name} {frozen[name]!r}, where this version "
+                f"{file} has {name} {known[name]!r}, where this version "
                 f"plans {value!r} for the same run; plan into another --out"
             )

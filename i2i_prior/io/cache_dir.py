@@ -1,4 +1,4 @@
-"""Where what can be made or fetched again is kept for a user."""
+"""Cache folder of a user, for files that can be made or fetched again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def user_cache(*parts: str) -> Path:
-    """A place below the user's cache folder, there or not.
+    """Path below the user's cache folder, whether it exists or not.
 
     Args:
         parts: folders and a file below i2i_prior's own folder.

@@ -116,5 +116,5 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, or what this user may use of it, is full."""
+    """Returns True if the disk or this user's quota is full."""
     return error.errno in DISK_FULL

@@ -1,4 +1,4 @@
-"""Engines that start runs: files of launch/, and what a sweep remembers.
+"""Launch files, which start runs on engines, and settings of a sweep.
 
 A launch file has `OPTIONS` (key -> default) and three functions, where
 `options` are `config.parse_arg`'s over OPTIONS:
@@ -7,10 +7,10 @@ A launch file has `OPTIONS` (key -> default) and three functions, where
     poll(sweep, runs, options) -> {id: "queued" | "running" | "gone"}
     cancel(sweep, runs, options) -> None
 
-`submit` notes the runs that an engine has accepted: `engines.note_submitted`.
+`submit` notes the runs that an engine accepts: `engines.note_submitted`.
 
-SWEEP/launch.json remembers how runs were submitted, so that status, retry and
-cancel need not be told again, and how often and how long an attempt may fail.
+SWEEP/launch.json keeps the backends that runs were submitted to, for status,
+retry and cancel, and the limits of attempts.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _KINDS: dict[type, Any] = {dict: dict, str: str, int: int, float: (int, float)}
 
 @dataclass(frozen=True)
 class Launch:
-    """How the runs of a sweep are started.
+    """Launch settings of a sweep.
 
     Attributes:
-      backends: name -> what --backend was given last, with its options.
-      last: the name of the one submitted to last; "" for none.
+      backends: name -> its last --backend, with options.
+      last: name of the one submitted to last; "" before.
       max_attempts: failures after which a run is given up.
       hang_minutes: of silence after which an attempt counts as hung.
     """
@@ -53,10 +53,10 @@ class Launch:
 
 
 def read_launch(sweep: Sweep) -> Launch:
-    """What a sweep remembers; the defaults where it was never submitted.
+    """Reads the settings; the defaults before the first submission.
 
     Raises:
-      UserError: where the file is broken.
+      UserError: the file is broken.
     """
     file = sweep.path / FILE
     if not file.exists():
@@ -64,13 +64,10 @@ def read_launch(sweep: Sweep) -> Launch:
     try:
         launch = Launch(**json.loads(file.read_text()))
         # A person may have edited it.
-        wrong = [
-            name
-            for name, value in vars(Launch()).items()
-            if not isinstance(getattr(launch, name), _KINDS[type(value)])
-        ]
-        if wrong:
-            raise TypeError(f"{wrong[0]} is {getattr(launch, wrong[0])!r}")
+        for name, default in vars(Launch()).items():
+            value = getattr(launch, name)
+            if not isinstance(value, _KINDS[type(default)]):
+                raise TypeError(f"{name} is {value!r}")
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{file} is not what this version writes ({error}); remove it and "
@@ -80,13 +77,20 @@ def read_launch(sweep: Sweep) -> Launch:
 
 
 def write_launch(sweep: Sweep, launch: Launch) -> None:
-    """Raises UserError where it cannot be written."""
+    """Writes the settings. Raises UserError if they cannot be written."""
     write_json(sweep.path / FILE, vars(launch))
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A launch file and its options."""
+    """Launch file with its options.
+
+    Attributes:
+      name: of the file, without .py.
+      spec: NAME[:key=value,...], as --backend takes it from any folder.
+      module: the file.
+      options: values of its OPTIONS.
+    """
 
     name: str
     spec: str
@@ -100,59 +104,49 @@ class Backend:
         return self.module.submit(sweep, list(runs), self.options, dry_run)
 
     def poll(self, sweep: Sweep, runs: Sequence[PlannedRun]) -> dict[str, str]:
-        """What the engine knows of runs: a hint."""
+        """Asks the engine for the states of runs."""
         return self.module.poll(sweep, list(runs), self.options)
 
     def cancel(self, sweep: Sweep, runs: Sequence[PlannedRun]) -> None:
-        """Takes runs off the engine."""
+        """Removes runs from the engine."""
         self.module.cancel(sweep, list(runs), self.options)
 
 
 def load_backend(spec: str) -> Backend:
-    """Reads NAME[:key=value,...]; NAME is of launch/, or a path FILE.py.
+    """Loads NAME[:key=value,...]; NAME is of launch/, or a path FILE.py.
 
     Raises:
-      UserError: where there is none, it is no launch file, or an option is
-        unknown.
+      UserError: there is no such launch file, or an option is unknown.
     """
     path, dot, arg = spec.partition(".py:")
     if dot or spec.endswith(".py"):
-        # Absolute: a sweep remembers it, and is asked about from elsewhere.
+        # Absolute: the sweep may be polled from another folder.
         file = Path(f"{path}.py" if dot else path).absolute()
         spec = f"{file}{dot[3:]}{arg}"
     else:
         name, _, arg = spec.partition(":")
-        file = _find(name)
+        file = _folder() / f"{name}.py"
+    choices = f"--backend takes {', '.join(_names())}, or a path FILE.py"
     if not file.is_file():
-        raise UserError(
-            f"there is no launch file {file}; --backend takes "
-            f"{', '.join(known())}, or a path FILE.py"
-        )
+        raise UserError(f"there is no launch file {file}; {choices}")
     with running("launch file", file) as module:
         missing = [name for name in _NEEDED if not hasattr(module, name)]
     if missing:
         raise UserError(
             f"{file} is no launch file (it has no {', '.join(missing)}); "
-            f"--backend takes {', '.join(known())}, or a path FILE.py"
+            f"{choices}"
         )
     options = parse_arg(arg, **module.OPTIONS)
     return Backend(file.stem, spec, module, options)
 
 
-def known() -> list[str]:
-    """Names of the launch files there are."""
-    files = sorted(
-        file for folder in _folders() for file in folder.glob("*.py")
-    )
+def _names() -> list[str]:
+    """Names of the launch files in launch/."""
+    files = sorted(_folder().glob("*.py"))
     return [file.stem for file in files if "\nOPTIONS" in file.read_text()]
 
 
-def _find(name: str) -> Path:
-    files = [folder / f"{name}.py" for folder in _folders()]
-    return next((file for file in files if file.is_file()), files[0])
-
-
-def _folders() -> list[Path]:
-    """launch/ beside the package, else of the folder one is in."""
-    beside = Path(__file__).parents[3] / "launch"
-    return [beside if beside.is_dir() else Path("launch")]
+def _folder() -> Path:
+    """launch/ next to the package, else in the working directory."""
+    folder = Path(__file__).parents[3] / "launch"
+    return folder if folder.is_dir() else Path("launch")

@@ -1,4 +1,4 @@
-"""Shares of one machine for runs beside each other: processors and GPUs."""
+"""Processors and GPUs of one machine, divided among parallel runs."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from pathlib import Path
 
 from i2i_prior.errors import UserError
 
-_MEMORY = 0.9  # of a GPU, for all that share it
+_MEMORY = 0.9  # fraction of a GPU's memory for all runs that share it
 
 
 @dataclass(frozen=True)
 class Slot:
-    """What one run at a time may use."""
+    """Processors and GPUs of one run at a time."""
 
     cpus: tuple[int, ...]
     environment: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         gpus = self.environment.get("CUDA_VISIBLE_DEVICES")
-        cpus = f"{len(self.cpus)} CPU" + "s" * (len(self.cpus) != 1)
+        number = len(self.cpus)
+        cpus = "1 CPU" if number == 1 else f"{number} CPUs"
         return cpus + (f", GPU {gpus}" if gpus else "")
 
 
 def make_slots(count: int, gpus: list[str]) -> list[Slot]:
-    """Even shares of this machine.
+    """Divides this machine evenly.
 
     Args:
-      count: of slots; 0 for one a GPU, or one where there is none.
+      count: number of slots; 0 for one a GPU, or one without GPUs.
       gpus: as CUDA_VISIBLE_DEVICES names them.
 
     Raises:
-      UserError: for a negative count.
+      UserError: the count is negative.
     """
     if count < 0:
         raise UserError(f"slots is {count}; give 1 or more, or 0 for one a GPU")
@@ -54,16 +55,16 @@ def make_slots(count: int, gpus: list[str]) -> list[Slot]:
     return slots
 
 
-def _split(things: list, count: int) -> list[list]:
-    """Neighbours together; of fewer things than shares, one each in turn."""
-    if count > len(things):
-        return [[things[i % len(things)]] for i in range(count)]
-    ends = [i * len(things) // count for i in range(count + 1)]
-    return [things[a:b] for a, b in itertools.pairwise(ends)]
+def _split(items: list, count: int) -> list[list]:
+    """Splits a list into contiguous parts; too few items are repeated."""
+    if count > len(items):
+        return [[items[i % len(items)]] for i in range(count)]
+    ends = [i * len(items) // count for i in range(count + 1)]
+    return [items[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def find_gpus() -> list[str]:
-    """Those that JAX would see, without importing it."""
+    """Lists the GPUs that JAX would use, without importing it."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

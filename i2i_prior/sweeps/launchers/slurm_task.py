@@ -1,13 +1,13 @@
-"""What submitit starts for a run in each task of a Slurm job.
+"""Callable that submitit runs in each task of a Slurm job.
 
-Not training code but a command is pickled, so that a job that waits for days
-or is requeued runs what is installed then, whatever has changed.
+It pickles a command and no training code: a job that waits for days, or is
+requeued, runs the code that is installed then.
 
 submitit's own handler of the preemption signal requeues at once, while the
-trainer is still saving, and it lets SIGTERM pass, which is all that a cluster
-without `preempt_send_user_signal` sends. So here signals are the command's:
-Slurm sends them to every process of the step, and the job is requeued once
-the command has ended with 75, whatever for.
+trainer is still saving, and ignores SIGTERM, the only signal of a cluster
+without `preempt_send_user_signal`. Here signals are left to the command,
+because Slurm sends them to every process of the step, and the job is requeued
+after the command has ended with 75.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class Task:
         self.command = list(command)
 
     def __call__(self) -> int:
-        """Runs the command; leaves with its exit code where that is not 0."""
+        """Runs the command; exits with its code unless that is 0."""
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         code = subprocess.call(self.command)
         if code < 0:
-            # A signal that came before the command listened to it.
+            # A signal that came before the command handled it.
             code = AGAIN if -code in _SIGNALS else 128 - code
         if os.environ.get("SLURM_PROCID", "0") != "0":
-            # The first task speaks for the run: Slurm may be set to end a
-            # step at the first task that fails.
+            # The first task decides: Slurm may be set to end a step at the
+            # first task that fails.
             return 0
         if code == AGAIN:
             _requeue()
@@ -60,27 +60,30 @@ class Task:
 
 
 def _requeue() -> None:
-    """Puts this job back into the queue, if it is still its user's wish."""
+    """Requeues this job, unless Slurm or its user have ended it."""
     job = _job()
     shown = _scontrol("show", "job", "-o", job)
     state = re.search(r"\bJobState=(\w+)", shown.stdout)
     if state is not None and state[1] != "RUNNING":
-        # Slurm has taken it back by itself, or a person has cancelled it.
+        # Slurm has requeued it by itself, or a person has cancelled it.
         _say(f"job {job} is {state[1].lower()}: it is not requeued from here")
         return
     done = _scontrol("requeue", job)
     if done.returncode:
         _say(
             f"error: Slurm does not requeue job {job} ({done.stderr.strip()});"
-            " submit the sweep again, it goes on where it stands"
+            " submit the sweep again, which resumes the run"
         )
     else:
         _say(f"job {job} is requeued")
 
 
 def _job() -> str:
-    """This job's name. Of an array it is not SLURM_JOB_ID: one of its jobs
-    has the id of the whole, and all would start again, even what is done."""
+    """Id of this job for scontrol.
+
+    In an array it is not SLURM_JOB_ID: one of the jobs has the id of the whole
+    array, and all would start again, even those that are done.
+    """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     if array is None:
         return os.environ["SLURM_JOB_ID"]

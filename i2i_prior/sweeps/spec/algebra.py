@@ -1,4 +1,4 @@
-"""A small algebra of runs: lists of points, each a change of one config.
+"""Algebra of the runs of a sweep: lists of points, changes of one config.
 
     sizes = axis("size", {"w64": {"model.width": 64}, "w128": {...}})
     rates = axis("optim.learning_rate", [1e-4, 2e-4, 4e-4])
@@ -6,9 +6,9 @@
     points = derived(points, lambda draft: {
         "optim.warmup_steps": draft.config.train.steps // 20})
 
-Every function takes and gives plain lists of `Point`, and changes none. What
-hangs on the whole config (`derived`) is worked out when the plan is made, so
-that overrides of the base config count there too.
+Every function takes and returns plain lists of `Point`, and changes none. What
+depends on the whole config (`derived`) is computed when the plan is made, with
+the overrides of the base config.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _DEFAULTS = {name: field.default for name, field in FIELDS.items()}
 
 
 class LeftOutError(Exception):
-    """Raised by a rule of `derived`: this point is no run, and why."""
+    """Raised by a rule of `derived` with the reason why a point is no run."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run to be, as its difference from the sweep's base config.
+    """Run of a sweep, as its difference from the base config.
 
     Attributes:
       overrides: dotted field -> value, in the field's type.
-      labels: axis -> value (text or number): what tables show and laws fit.
-      role: "fit", "holdout" (laws must predict it) or "tune" (of learning
-        rates and the like: no law is fitted to it).
+      labels: axis -> value (text or number), for tables and laws.
+      role: "fit", "holdout" (laws must predict it) or "tune" (as of learning
+        rates: no law is fitted to it).
       rules: see `derived`; applied in this order, later ones win.
     """
 
@@ -58,14 +58,13 @@ class Point:
 
 @dataclass(frozen=True)
 class Draft:
-    """A run while its rules are applied.
+    """Run whose rules are being applied.
 
     Attributes:
-      config: base, overrides of the command line and of the point, and what
-        earlier rules said. To read, not to keep: the next draft reuses it.
+      config: base, overrides of the command line, of the point and of
+        earlier rules. To read, not to keep: the next draft reuses it.
       labels: of the point.
-      cost: `scaling.cost.run_cost` of the config, counted once for each
-        shape of what is trained.
+      cost: `flops.cost.run_cost` of the config, counted once a shape.
     """
 
     config: ConfigDict
@@ -73,7 +72,7 @@ class Draft:
     cost: Cost
 
 
-# What a whole config asks for: overrides.
+# Overrides that depend on a whole config.
 Rule = Callable[[Draft], Mapping[str, Any]]
 
 
@@ -83,17 +82,17 @@ def axis(
     label: str = "",
     role: str = "fit",
 ) -> list[Point]:
-    """One point a value.
+    """Makes a point for each value.
 
     Args:
-      name: a config field for plain values; any word for a mapping.
-      values: of the field; or what is shown -> the overrides behind it.
+      name: a config field for plain values; any text for a mapping.
+      values: of the field; or label -> overrides.
       label: of the axis, else the last part of `name`.
       role: of its points.
 
     Raises:
-      UserError: for no value or one twice, an unknown field or role, or a
-        value of another type than the field's.
+      UserError: there is no value, one is there twice or of another type than
+        the field, or the field or role is unknown.
     """
     if role not in ROLES:
         raise UserError(
@@ -112,19 +111,19 @@ def axis(
 
 
 def product(*axes: list[Point]) -> list[Point]:
-    """All combinations; the last axis runs fastest.
+    """Combines each point of an axis with all of the others, last axis first.
 
     Raises:
-      UserError: where two axes set one field, or one label, differently.
+      UserError: two axes set one field, or one label, differently.
     """
     return [_merged(points) for points in itertools.product(*axes)]
 
 
 def zip_(*axes: list[Point]) -> list[Point]:
-    """First with first, second with second.
+    """Combines the first points of all axes, then the second ones, ...
 
     Raises:
-      UserError: where lengths differ, or as `product`.
+      UserError: lengths differ, or as `product`.
     """
     lengths = [len(points) for points in axes]
     if len(set(lengths)) > 1:
@@ -137,7 +136,7 @@ def zip_(*axes: list[Point]) -> list[Point]:
 
 
 def chain(*lists: list[Point]) -> list[Point]:
-    """One list after the other."""
+    """Concatenates lists."""
     return list(itertools.chain(*lists))
 
 
@@ -146,12 +145,12 @@ def where(
     predicate: Callable[[Point], bool],
     then: Mapping[str, Any] | Callable[[Point], Mapping[str, Any]],
 ) -> list[Point]:
-    """Points of which the predicate is true get further overrides.
+    """Adds overrides to points of which the predicate is true.
 
-    Those win over what the point has. `then` may be a function of the point.
+    They win over those of the point. `then` may be a function of the point.
 
     Raises:
-      UserError: for an unknown field or a value of another type.
+      UserError: a field is unknown or a value of another type.
     """
 
     def changed(point: Point) -> Point:
@@ -164,49 +163,48 @@ def where(
 def only(
     points: list[Point], predicate: Callable[[Point], bool]
 ) -> list[Point]:
-    """Points of which the predicate is true."""
+    """Selects points of which the predicate is true."""
     return [point for point in points if predicate(point)]
 
 
 def subsample(points: list[Point], n: int, seed: int = 0) -> list[Point]:
-    """At most n of the points, drawn by their content, in their order.
+    """Draws at most n of the points, by a hash of their content.
 
-    A larger n keeps what a smaller one drew, so a sweep can grow.
+    A larger n keeps the points of a smaller one, so a sweep can grow. The
+    order stays.
 
     Raises:
-      UserError: for n below 1.
+      UserError: n is below 1.
     """
     if not isinstance(n, int) or n < 1:
         raise UserError(f"subsample of a sweep takes 1 or more, not {n}")
 
-    def lot(index: int) -> tuple[bytes, int]:
+    def rank(index: int) -> tuple[bytes, int]:
         point = points[index]
         content = [seed, dict(point.labels), dict(point.overrides)]
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).digest(), index
 
-    drawn = sorted(sorted(range(len(points)), key=lot)[:n])
+    drawn = sorted(sorted(range(len(points)), key=rank)[:n])
     return [points[index] for index in drawn]
 
 
 def derived(points: list[Point], rule: Rule) -> list[Point]:
-    """Overrides that hang on a point's whole config, as steps on a budget.
+    """Adds a rule that depends on the whole config, as steps on a budget.
 
     Args:
-      points: those it holds for.
-      rule: from a `Draft` to overrides, and of nothing else; it may raise
+      points: those the rule applies to.
+      rule: a function of a `Draft` alone that returns overrides, or raises
         `LeftOutError`.
     """
     return [replace(point, rules=(*point.rules, rule)) for point in points]
 
 
 def listed(text: str, kind: Callable[[str], Any] = str) -> list[Any]:
-    """The parts of an argument as `1e12+2e12`, which commas would cut.
-
-    `none` has no part.
+    """Splits an argument as `1e12+2e12`; `none` is the empty list.
 
     Raises:
-      UserError: for a part that is not of this kind.
+      UserError: a part is not of this kind.
     """
     try:
         return [kind(p) for p in text.split("+")] if text != "none" else []
@@ -218,11 +216,10 @@ def listed(text: str, kind: Callable[[str], Any] = str) -> list[Any]:
 
 
 def typed(name: str, value: Any) -> Any:
-    """A value in the type of its field: 1 for a number becomes 1.0.
+    """Converts a value to the type of its field, as 1 to 1.0.
 
     Raises:
-      UserError: for an unknown field, another type, or a number that is not
-        finite.
+      UserError: the field is unknown, the type wrong, or a number not finite.
     """
     default = _DEFAULTS.get(name)
     if isinstance(default, str) and not isinstance(value, str):
@@ -241,7 +238,7 @@ def _typed_all(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(label: str, value: Any) -> str | int | float:
-    """A label's value; NumPy's numbers become plain ones."""
+    """Value of a label; NumPy's numbers become plain ones."""
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, str | int | float) or value != value:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A sweep's points become planned runs: named, hashed, checked, counted."""
+"""Plan of a sweep: its points as runs, named, hashed, checked, counted."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from i2i_prior.sweeps.spec.algebra import (
 if TYPE_CHECKING:
     from i2i_prior.flops.cost import Cost
 
-LONGEST_NAME = 48  # characters, so that an id fits where engines want 63
+LONGEST_NAME = 48  # characters: an id must fit into the 63 of engines
 _DEFAULTS = {name: field.default for name, field in FIELDS.items()}
-# Fields that a `Cost` does not hang on: sections but for their dtypes, fields.
+# Fields that a `Cost` does not depend on: sections without dtypes, and fields.
 _COSTLESS = ("optim.", "train.", "sample.", "evaluate.", "validation.")
-_COSTLESS_TOO = ("name", "seed", "data.source", "data.held_out")
-# Numbers that `validate` holds to a range each and to nothing else: where the
-# least and the largest of a sweep pass, so does what lies between.
+_COSTLESS_FIELDS = ("name", "seed", "data.source", "data.held_out")
+# Numbers that `validate` checks against a range and nothing else: where the
+# least and the largest of a sweep pass, all others do.
 _RANGED = (
     "train.log_every",
     "train.checkpoint_every",
@@ -47,14 +47,14 @@ _RANGED = (
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What `get_sweep` of a sweep file returns.
+    """Specification of a sweep, returned by `get_sweep` of a sweep file.
 
     Attributes:
       name: of the sweep, in reports.
-      base: the config that every run starts from.
+      base: config that every run starts from.
       points: see `algebra`.
-      metric: what laws are fitted to, a key of result.json's metrics.
-      notes: what a reader of the plan should know, a sentence each.
+      metric: value that laws are fitted to, a key of result.json's metrics.
+      notes: sentences for the reader of the plan.
     """
 
     name: str
@@ -66,13 +66,13 @@ class SweepSpec:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep worked out.
+    """Planned runs of a sweep.
 
     Attributes:
-      spec: what it was made from.
+      spec: the sweep.
       runs: in the order of the points.
       configs: run id -> all fields of its config, flat.
-      left_out: of each point that is no run: its name and the reason.
+      left_out: "NAME: REASON" of each point that is no run.
     """
 
     spec: SweepSpec
@@ -86,64 +86,36 @@ def make_plan(
     images: Callable[[str], int | None] = lambda source: None,
     devices: int = 1,
 ) -> Plan:
-    """Works out each point's config, checks and counts it.
+    """Applies the rules of a sweep's points, checks and counts its runs.
 
     Args:
       spec: the sweep.
-      images: unique ones behind a SPEC of training data, for epochs; None
-        where that is not known.
+      images: counts the unique images of a SPEC of training data, for epochs;
+        returns None where that is not known.
       devices: of the machine, for `validate`.
 
     Raises:
-      UserError: names the run and its mistake; for two runs of one name or
-        config, and where no run is left.
+      UserError: for a mistake of a run, which is named; for two runs of one
+        name or config; and if no run is left.
     """
-    draftsman = _PlanBuilder(spec.base)
-    runs, configs, left_out = [], {}, []
+    builder = _PlanBuilder(spec, images)
     for point in spec.points:
-        name = run_name(point.labels)
-        try:
-            changed, cost = draftsman.draw(point)
-        except LeftOutError as reason:
-            left_out.append(f"{name}: {reason}")
-            continue
-        except UserError as error:
-            raise UserError(f"run {name} of the sweep: {error}") from error
-        flat = {**draftsman.base, **changed, "name": name}
-        digest = config_digest(flat)
-        examples = flat["train.steps"] * flat["data.batch_size"]
-        unique = images(flat["data.source"])
-        run = PlannedRun(
-            id=f"{name}-{digest}",
-            name=name,
-            config_hash=digest,
-            role=point.role,
-            labels=dict(point.labels),
-            overrides=changed,
-            parameters=cost.parameters,
-            steps=flat["train.steps"],
-            examples=examples,
-            tokens=examples * cost.tokens,
-            flops=float(examples * cost.training_flops),
-            model_flops=float(examples * cost.model_flops),
-            epochs=examples / unique if unique else None,
-        )
-        runs.append(run)
-        configs[run.id] = flat
-    if not runs:
-        why = f" ({left_out[0]})" if left_out else ""
+        builder.add(point)
+    plan = builder.plan
+    if not plan.runs:
+        why = f" ({plan.left_out[0]})" if plan.left_out else ""
         raise UserError(
             f"the sweep {spec.name} has no run{why}; widen its axes"
         )
-    _refuse_twins(runs)
-    _validate(spec.base, runs, configs, devices)
-    return Plan(spec, runs, configs, left_out)
+    _check_unique(plan.runs)
+    _validate(plan, devices)
+    return plan
 
 
 def run_name(labels: Mapping[str, Any]) -> str:
-    """The words of a place, fit for file names: `w192-b1e13-lr0.001`.
+    """Names a run by its labels, for file names: `w192-b1e13-lr0.001`.
 
-    A number is named by the first letters of its axis.
+    A number is preceded by the first letters of its axis.
     """
     words = [_word(axis, value) for axis, value in labels.items()]
     text = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)).strip("._-")
@@ -163,10 +135,9 @@ def _word(axis: str, value: Any) -> str:
 
 
 def config_digest(flat: Mapping[str, Any]) -> str:
-    """8 hex digits over all that a run does, whatever it is called.
+    """8 hex digits over the fields but the name that are not at their defaults.
 
-    Over what differs from the defaults: a field that a later version adds
-    leaves the ids of a sweep as they are.
+    A field that a later version adds leaves the ids of a sweep as they are.
     """
     own = {k: v for k, v in flat.items() if v != _DEFAULTS[k] and k != "name"}
     text = json.dumps(recorded(own), sort_keys=True)
@@ -174,7 +145,7 @@ def config_digest(flat: Mapping[str, Any]) -> str:
 
 
 def configured(base: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """A copy of the base with typed overrides."""
+    """Copy of a base config with typed overrides."""
     config = base.copy_and_resolve_references()
     _apply(config, overrides)
     return config
@@ -188,28 +159,66 @@ def _apply(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
 
 
 class _PlanBuilder:
-    """Applies points to one working copy of the base config, one by one.
+    """Adds points to a plan, all on one working copy of the base config.
 
     A copy for each would take most of the time of a large plan.
+
+    Attributes:
+      plan: of the points so far.
     """
 
-    def __init__(self, base: ConfigDict) -> None:
-        self.base = flatten(base)
-        self._config = base.copy_and_resolve_references()
+    def __init__(
+        self, spec: SweepSpec, images: Callable[[str], int | None]
+    ) -> None:
+        self.plan = Plan(spec, [], {})
+        self._images, self._base = images, flatten(spec.base)
+        self._config = spec.base.copy_and_resolve_references()
         self._costs: dict[frozenset[tuple[str, Any]], Cost] = {}
 
-    def draw(self, point: Point) -> tuple[dict[str, Any], Cost]:
-        """What differs from the base, rules applied, and what a run costs."""
+    def add(self, point: Point) -> None:
+        """Adds a point as a run, or to those left out."""
+        name = run_name(point.labels)
+        try:
+            overrides, cost = self._apply_rules(point)
+        except LeftOutError as reason:
+            self.plan.left_out.append(f"{name}: {reason}")
+            return
+        except UserError as error:
+            raise UserError(f"run {name} of the sweep: {error}") from error
+        flat = {**self._base, **overrides, "name": name}
+        digest = config_digest(flat)
+        examples = flat["train.steps"] * flat["data.batch_size"]
+        unique = self._images(flat["data.source"])
+        run = PlannedRun(
+            id=f"{name}-{digest}",
+            name=name,
+            config_hash=digest,
+            role=point.role,
+            labels=dict(point.labels),
+            overrides=overrides,
+            parameters=cost.parameters,
+            steps=flat["train.steps"],
+            examples=examples,
+            tokens=examples * cost.tokens,
+            flops=float(examples * cost.training_flops),
+            model_flops=float(examples * cost.model_flops),
+            epochs=examples / unique if unique else None,
+        )
+        self.plan.runs.append(run)
+        self.plan.configs[run.id] = flat
+
+    def _apply_rules(self, point: Point) -> tuple[dict[str, Any], Cost]:
+        """Overrides that differ from the base, rules applied, and the cost."""
         changed: dict[str, Any] = {}
+        base = self._base
         try:
             self._change(changed, point.overrides)
             for rule in point.rules:
                 draft = Draft(self._config, point.labels, self._cost(changed))
-                self._change(changed, _ruled(rule, draft))
+                self._change(changed, _rule_overrides(rule, draft))
             cost = self._cost(changed)
         finally:
-            _apply(self._config, {name: self.base[name] for name in changed})
-        base = self.base
+            _apply(self._config, {name: base[name] for name in changed})
         return {k: v for k, v in changed.items() if base[k] != v}, cost
 
     def _change(
@@ -226,15 +235,15 @@ class _PlanBuilder:
             (name, value)
             for name, value in changed.items()
             if name.endswith("_dtype")
-            or not (name.startswith(_COSTLESS) or name in _COSTLESS_TOO)
+            or not (name.startswith(_COSTLESS) or name in _COSTLESS_FIELDS)
         )
         if key not in self._costs:
             self._costs[key] = run_cost(self._config)
         return self._costs[key]
 
 
-def _ruled(rule: Rule, draft: Draft) -> dict[str, Any]:
-    """What a rule gives; its mistakes are the sweep file's."""
+def _rule_overrides(rule: Rule, draft: Draft) -> dict[str, Any]:
+    """Applies a rule. Raises UserError for errors of the sweep file in it."""
     try:
         return dict(rule(draft))
     except (LeftOutError, UserError):
@@ -246,7 +255,7 @@ def _ruled(rule: Rule, draft: Draft) -> dict[str, Any]:
         ) from error
 
 
-def _refuse_twins(runs: list[PlannedRun]) -> None:
+def _check_unique(runs: list[PlannedRun]) -> None:
     names: dict[str, PlannedRun] = {}
     configs: dict[str, PlannedRun] = {}
     for run in runs:
@@ -263,20 +272,16 @@ def _refuse_twins(runs: list[PlannedRun]) -> None:
             )
 
 
-def _validate(
-    base: ConfigDict,
-    runs: list[PlannedRun],
-    configs: Mapping[str, Mapping[str, Any]],
-    devices: int,
-) -> None:
+def _validate(plan: Plan, devices: int) -> None:
+    """Checks configs. Raises UserError with the name of the run."""
     from i2i_prior.models import encoder_families
     from i2i_prior.models.dit_config import check_config
     from i2i_prior.tasks.resolve import resolve
     from i2i_prior.training.validate import validate
 
-    for run in _telling(runs, configs):
+    for run in _representatives(plan.runs, plan.configs):
         try:
-            config = configured(base, run.overrides)
+            config = configured(plan.spec.base, run.overrides)
             validate(config, devices)
             # Else heads that do not fit would show when the run is started.
             shapes = resolve(config)
@@ -287,10 +292,10 @@ def _validate(
             raise UserError(f"run {run.name} of the sweep: {error}") from error
 
 
-def _telling(
+def _representatives(
     runs: list[PlannedRun], configs: Mapping[str, Mapping[str, Any]]
 ) -> Iterable[PlannedRun]:
-    """Runs that are valid only if all are: see `_RANGED`."""
+    """Runs that are valid only if all runs are; see `_RANGED`."""
     chosen: dict[Any, PlannedRun] = {}
     for run in runs:
         key = frozenset(

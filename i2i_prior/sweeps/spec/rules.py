@@ -1,7 +1,7 @@
-"""Rules of `algebra.derived`: how long a run is, and what follows from it.
+"""Rules of `algebra.derived`: steps of a run, and fields in proportion to them.
 
-Fixed proportions, the same at every scale: a warm-up of as many steps for
-short and long runs alone turned the exponent of published laws by 0.1 (arXiv
+The proportions are the same at every scale: equal warm-up steps for short and
+long runs alone changed the exponent of published laws by 0.1 (arXiv
 2406.19146), and an EMA longer than a run measures its start.
 """
 
@@ -14,19 +14,19 @@ from typing import Any
 
 from i2i_prior.sweeps.spec.algebra import Draft, LeftOutError, Rule
 
-TOLERANCE = 0.01  # of a budget, that rounding to whole steps may cost
+TOLERANCE = 0.01  # relative error of a budget by rounding to whole steps
 
 
 @dataclass(frozen=True)
 class Proportions:
-    """What of a run follows from its steps.
+    """Fields in proportion to the steps of a run.
 
     Attributes:
-      warmup: share of the steps.
-      least_warmup: steps of it at least; a run of fewer than ten times as
+      warmup: fraction of the steps.
+      least_warmup: minimum of warm-up steps; a run of fewer than ten times as
         many is left out, for it would hardly train at its learning rate.
-      ema: time constant of the EMA, share of the steps.
-      logs, validations, checkpoints: how many a run has.
+      ema: time constant of the EMA, fraction of the steps.
+      logs, validations, checkpoints: their numbers in a run.
     """
 
     warmup: float = 0.05
@@ -40,7 +40,7 @@ class Proportions:
         """Overrides of a run of so many steps.
 
         Raises:
-          LeftOutError: where it is too short.
+          LeftOutError: the run is too short.
         """
         if steps < 10 * self.least_warmup:
             raise LeftOutError(
@@ -64,10 +64,10 @@ class Proportions:
 
 
 def of_flops(proportions: Proportions, label: str = "budget") -> Rule:
-    """Runs that spend what their label says, in training FLOPs.
+    """Rule for runs that spend the training FLOPs of their label.
 
-    Of what is trained, counted exactly (`scaling.cost`). Left out are runs
-    that no whole number of steps brings within `TOLERANCE` of the budget.
+    FLOPs of the trained networks, counted exactly (`flops.cost`). Runs that no
+    whole number of steps brings within `TOLERANCE` of the budget are left out.
     """
 
     def rule(draft: Draft) -> Mapping[str, Any]:
@@ -85,7 +85,7 @@ def of_flops(proportions: Proportions, label: str = "budget") -> Rule:
 
 
 def of_tokens(proportions: Proportions, tokens: float) -> Rule:
-    """Runs that see so many image tokens each, to the nearest step."""
+    """Rule for runs that see so many image tokens, to the nearest step."""
 
     def rule(draft: Draft) -> Mapping[str, Any]:
         step = draft.cost.tokens * draft.config.data.batch_size

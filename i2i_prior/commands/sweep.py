@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--failed", action="store_true", help="all that failed for good"
     )
     which.add_argument(
-        "--ids", nargs="+", metavar="RUN", help="ids, or how they begin"
+        "--ids", nargs="+", metavar="RUN", help="ids, or their beginnings"
     )
     _add_backend(command, "else as they were submitted")
     command = add("cancel", "Stop runs, which save first; none starts again.")
@@ -65,14 +65,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     command = add("logs", "Print the log of a run.")
     _add_folder(command)
-    command.add_argument("run", metavar="RUN", help="id, or how it begins")
+    command.add_argument("run", metavar="RUN", help="id, or its beginning")
     command.add_argument(
         "--follow", action="store_true", help="go on until it ends, or Ctrl-C"
     )
     command.add_argument("--attempt", type=int, metavar="N", help="else last")
     command.add_argument("--lines", type=int, default=40, help="from the end")
     _add_collect(add("collect", "Write results.csv of a sweep."))
-    command = add("run", "One attempt at a run: engines start this.")
+    command = add("run", "Run one attempt at a run, as engines do.")
     _add_folder(command)
     command.add_argument("run", metavar="RUN", help="id")
 
@@ -89,14 +89,14 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add(
         "--replace",
         action="store_true",
-        help="drop planned runs that the plan has no more, if none of them "
+        help="drop planned runs that the plan no longer has, if none of them "
         "was submitted",
     )
     add("--all", action="store_true", help="print every run of a long plan")
     add(
         "--images",
         type=int,
-        help="unique training images, else counted where they are here",
+        help="unique training images, else counted if they are local",
     )
     group = parser.add_argument_group("hours and cost")
     common.add_machine(group)

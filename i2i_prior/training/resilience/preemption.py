@@ -6,7 +6,7 @@ import signal
 from types import FrameType
 
 from i2i_prior.distributed import runtime
-from i2i_prior.training.resilience.restarts import SIGNALS
+from i2i_prior.io.child_process import STOP_SIGNALS
 
 DONE, DIVERGED, REQUEUE = 0, 65, 75
 _SAVE = "save"
@@ -27,7 +27,7 @@ class Preemption:
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Preemption:
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         return self
 

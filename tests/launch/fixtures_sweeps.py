@@ -1,4 +1,4 @@
-"""What tests of launch files share: planned runs, programs that stand in."""
+"""Planned runs, and programs that stand in for engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def planned(run_id: str, steps: int = 6) -> PlannedRun:
 
 
 class StandIn:
-    """A program that notes how it was called and answers as it is told."""
+    """Program that records its calls and runs a shell text of a test."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.calls_file = folder / f"{name}.calls"
@@ -38,7 +38,7 @@ class StandIn:
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
     def answers(self, shell: str) -> None:
-        """What it does from now on, beside noting the call."""
+        """Sets the shell text that later calls run."""
         self.answer_file.write_text(shell + "\n")
 
     @property

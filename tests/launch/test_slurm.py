@@ -123,14 +123,14 @@ def test_signal_before_the_command_listens_is_no_failure(scontrol):
 def test_dry_run_tells_and_does_nothing(sweep, backend, capsys):
     slurm = backend("slurm", cpus_per_task=4, mem="64GB", time=8)
     assert slurm.submit(sweep, sweep.runs, dry_run=True) == 0
-    told = capsys.readouterr().out
-    assert "an array of 2 jobs" in told
-    assert "mem: 64GB" in told
-    assert "['--cpus-per-task=4']" in told
+    out = capsys.readouterr().out
+    assert "an array of 2 jobs" in out
+    assert "mem: 64GB" in out
+    assert "['--cpus-per-task=4']" in out
     # The signal comes before the end, not at the start of a short job.
-    assert "signal_delay_s: 120" in told
+    assert "signal_delay_s: 120" in out
     for run in sweep.runs:
-        assert f"sweep run {sweep.path} {run.id}" in told.replace("'", "")
+        assert f"sweep run {sweep.path} {run.id}" in out.replace("'", "")
         assert events.read(sweep.attempts(run.id)) == []
 
 

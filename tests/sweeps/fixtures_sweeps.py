@@ -1,4 +1,4 @@
-"""A sweep with a trainer that ends as it is told, without JAX.
+"""Sweep with a fake trainer, without JAX, whose ends a test chooses.
 
 As a program it is `i2i-prior` with that trainer:
     python tests/sweeps/fixtures_sweeps.py sweep submit SWEEP --backend local

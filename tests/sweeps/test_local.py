@@ -54,7 +54,7 @@ def fake():
         process.communicate()
 
 
-def told(sweep: Sweep) -> dict[str, tuple[str, int]]:
+def progress(sweep: Sweep) -> dict[str, tuple[str, int]]:
     """State and attempts of each run."""
     return {one.run.name: (one.state, one.attempts) for one in states(sweep)}
 
@@ -83,7 +83,7 @@ def test_one_bad_run_never_stops_the_others(fake, tmp_path):
     out, err = process.communicate(timeout=90)
     assert process.returncode == 1, err
     assert out == "6 runs to local\n"
-    assert told(sweep) == {
+    assert progress(sweep) == {
         "full": ("done", 2),
         "mistake": ("failed", 1),
         "hung": ("done", 2),
@@ -104,22 +104,22 @@ def test_a_stop_saves_a_second_submit_joins_and_a_third_goes_on(fake, tmp_path):
     )
     first = fake("submit", sweep.path, "--backend", "local:slots=2")
     ready = sweep.workdir(sweep.runs[0].id) / "ready"
-    until(lambda: ready.exists() and told(sweep)["b"][0] == "failed")
+    until(lambda: ready.exists() and progress(sweep)["b"][0] == "failed")
     # While the launcher runs, a retry is handed to it.
     retry = fake("retry", sweep.path, "--failed")
     assert f"process {first.pid} on " in retry.communicate(timeout=30)[0]
     assert retry.returncode == 0
-    until(lambda: told(sweep)["b"][0] == "done")
+    until(lambda: progress(sweep)["b"][0] == "done")
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=30)
     assert first.returncode == 75, err
     assert "stopped; 1 done, 1 to go" in err
-    assert told(sweep) == {"a": ("queued", 1), "b": ("done", 1)}
+    assert progress(sweep) == {"a": ("queued", 1), "b": ("done", 1)}
     third = fake("submit", sweep.path)
     out, err = third.communicate(timeout=30)
     assert third.returncode == 0, err
     assert out == "1 run to local; left as they are: 1 done\n"
-    assert told(sweep)["a"] == ("done", 2)
+    assert progress(sweep)["a"] == ("done", 2)
 
 
 def test_a_pool_that_stops_takes_nothing_up_and_says_so(fake, tmp_path):
@@ -134,7 +134,7 @@ def test_a_pool_that_stops_takes_nothing_up_and_says_so(fake, tmp_path):
     os.close(held)
     again = fake("submit", sweep.path)
     assert again.wait(timeout=30) == 0
-    assert told(sweep) == {"a": ("done", 1)}
+    assert progress(sweep) == {"a": ("done", 1)}
 
 
 def test_slots_share_the_machine(monkeypatch):
@@ -241,11 +241,11 @@ def test_a_sweep_killed_in_the_middle_ends_as_an_undisturbed_one(
     out, err = first.communicate(timeout=80)
     assert first.returncode == -signal.SIGKILL, err
     assert out == "1 run to local; left as they are: 1 done\n"
-    until(lambda: told(sweep)["cut"] == ("stopped", 1))
+    until(lambda: progress(sweep)["cut"] == ("stopped", 1))
     again = start([program], *submit)
     _, err = again.communicate(timeout=80)
     assert again.returncode == 0, err
-    assert told(sweep) == {"cut": ("done", 2), "whole": ("done", 0)}
+    assert progress(sweep) == {"cut": ("done", 2), "whole": ("done", 0)}
     log = sweep.attempts(runs[0].id) / "log-2.txt"
     assert "resumed, step 4" in log.read_text()
     assert losses(sweep.workdir(runs[0].id)) == losses(run_directory)

@@ -1,4 +1,4 @@
-"""One attempt at a run: how each end is told, counted and answered."""
+"""One attempt at a run: outcome, count and exit code of each end."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_relative_paths_are_those_of_the_plan(sweep, tmp_path):
 def test_an_end_is_told_and_answered(sweep, capfd, word, code, how, cause):
     made = sweep(word)
     assert tries(made) == [code]
-    ((outcome_, told),) = ends(made)
+    ((outcome_, found),) = ends(made)
     assert outcome_ == how
-    assert told.startswith(cause)
+    assert found.startswith(cause)
     log = made.attempts(made.runs[0].id) / "log-1.txt"
     out = capfd.readouterr().out
     assert out == log.read_text()
@@ -193,7 +193,7 @@ def test_nothing_of_a_run_outlives_it(sweep):
     made = sweep("orphan")
     assert tries(made) == [1]
     pid = int((made.workdir(made.runs[0].id) / "child").read_text())
-    # Killed, though perhaps nobody has reaped it yet.
+    # Killed, though perhaps not yet reaped.
     stat = Path(f"/proc/{pid}/stat")
     until(lambda: not stat.exists() or stat.read_text().split()[2] == "Z")
 

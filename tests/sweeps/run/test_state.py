@@ -98,8 +98,8 @@ def by_name(found) -> dict:
 
 def test_every_state_is_told_by_files(sweep):
     found = by_name(states(sweep))
-    told = {name: (one.state, one.cause) for name, one in found.items()}
-    assert told == WANTED | {"done": ("done", ""), "diverged": ("diverged", "")}
+    both = {name: (one.state, one.cause) for name, one in found.items()}
+    assert both == WANTED | {"done": ("done", ""), "diverged": ("diverged", "")}
     assert found["failed"].attempts == 3
     assert found["again"].attempts == 0
     assert (found["queued"].backend, found["queued"].job) == ("local", "7")
@@ -216,7 +216,7 @@ def test_status_for_people_scripts_and_browsers(run, sweep):
     page = Path(ended.err.strip()).read_text()
     assert page.count("<tr>") >= 14
     assert "Why runs stand still" in page
-    assert "data:image" not in page  # nobody has logged anything yet
+    assert "data:image" not in page  # nothing is logged yet
 
 
 def test_a_run_that_diverged_is_not_the_best(run, tmp_path):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Progress of a long operation, as a bar or as lines."""
 
 from __future__ import annotations
 

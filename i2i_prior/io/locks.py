@@ -2,9 +2,9 @@
 
 Where a file system has no locks there is no protection, and work goes on.
 
-Not `filelock`: its 4.3.1 has no public way to let a child process inherit an
-acquired lock, cannot test a lock without creating its file, and leaves the
-file of a released lock in the folder.
+Not `filelock`: 4.3.1 cannot test a lock without making its file, as for a
+sweep of another user, leaves the file of a released lock in the folder, and
+raises where there are no locks (ENOLCK).
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ import pytest
 import i2i_prior.train
 from i2i_prior.checkpoint.run_dir import read_json
 from i2i_prior.inference.generator import Generator
+from i2i_prior.io.child_process import STOP_SIGNALS
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.training import loop_state
-from i2i_prior.training.resilience.preemption import SIGNALS, Preemption
+from i2i_prior.training.resilience.preemption import Preemption
 from i2i_prior.training.setup import to_device
 from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import read_metrics
@@ -129,7 +130,7 @@ def test_sigterm_saves_and_asks_to_be_queued_again(
     assert list(losses(workdir))[-3:] == [saved, saved + 1, saved + 2]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_preemption_notes_the_first_signal(number):
     before = signal.getsignal(number)
     with Preemption() as preemption:

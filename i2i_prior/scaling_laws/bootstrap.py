@@ -31,7 +31,7 @@ def draw_noise(
     parameters: int,
     draws: int,
 ) -> np.ndarray:
-    """Draws noise (draws, n) as behind the residuals (n,).
+    """Draws noise (draws, n) with the distribution of residuals (n,).
 
     Args:
       rng: source of randomness.

@@ -1,10 +1,9 @@
-"""`i2i-prior coordinates`: does what a step changes grow with the width?
+"""Coordinate check of muP (arXiv 2203.03466, appendix D.1).
 
-The coordinate check of muP (arXiv 2203.03466, appendix D.1): models of several
-widths and one head width train a few steps on the config's data, in the
-standard parametrisation and in muP. How far activations of a fixed batch have
-moved since the start grows with the width in the one and not in the other,
-if all of it is right.
+Models of several widths and one head width train a few steps on the config's
+data, in the standard parametrisation and in muP. In a correct implementation
+the change of activations of a fixed batch since the start grows with the
+width in the standard parametrisation and not in muP.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ from i2i_prior.training.optimizer import make_optimizer
 from i2i_prior.training.train_step import init_state, make_train_step
 from i2i_prior.training.validate import validate
 
-# Exponents of the width up to this size count as none. In muP they are zero
-# but for what a few seeds and finite widths leave of chance; without it half
-# a power and more.
+# Exponents of the width up to this size count as 0. In muP they are 0 up to
+# the noise of few seeds and finite widths; without it they are 0.5 and more.
 FLAT = 0.25
 PARAMETRISATIONS = ("standard", "mup")
 
@@ -44,17 +42,16 @@ def check(
     steps: int,
     seeds: int,
 ) -> dict[str, Any]:
-    """Trains every width in both parametrisations.
+    """Trains models of every width in both parametrisations.
 
     Args:
       config: data, task, depth and learning rate; the head width is its
         model's. It runs in float32, at a constant learning rate, on one
         device.
-      widths: of the models; muP's base is the config's, or the least of
+      widths: of the models; muP's base is the config's, or the smallest of
         these.
-      steps: updates each makes, all on the same batches.
-      seeds: models of each kind, drawn from the config's seed and those
-        after it.
+      steps: updates of each model, on the same batches.
+      seeds: models of each kind, of the config's seed and those after it.
 
     Returns:
       what coordinates.json holds: `rows` of each model and step with its
@@ -122,9 +119,11 @@ def check(
 def slopes(
     rows: Sequence[dict[str, Any]], parametrisation: str
 ) -> dict[str, float]:
-    """The power of the width that each place's change goes with, after the
-    last step: a least-squares line through the logs. NaN where a change is
-    zero or no number."""
+    """Exponents of the width in the change of activations, by place.
+
+    Slopes of least-squares lines through the logs after the last step; NaN
+    where a change is zero or not finite.
+    """
     last = max(row["step"] for row in rows)
     rows = [
         row
@@ -146,7 +145,7 @@ def slopes(
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """One line: how what has changed goes with the width."""
+    """The result in one line: steepest slope of each parametrisation."""
     parts = []
     for name, label in zip(PARAMETRISATIONS, ("standard", "muP"), strict=True):
         found = result["slopes"][name]
@@ -163,7 +162,7 @@ def verdict(result: dict[str, Any]) -> str:
 def _config(
     config: ConfigDict, width: int, heads: int, base: int
 ) -> ConfigDict:
-    """The config of one model, of all that is not for its few steps bare."""
+    """The config of one model, reduced to a few training steps."""
     config = config.copy_and_resolve_references()
     config.model.width = width
     config.model.heads = heads
@@ -180,7 +179,7 @@ def _config(
 
 
 def _batches(config: ConfigDict, count: int) -> list[Batch]:
-    """The first ones of training; the last is looked at and not learned."""
+    """The first batches of training; the last is for evaluation only."""
     pipeline = make_pipeline(
         config, open_training(config), range(config.data.batch_size)
     )
@@ -197,7 +196,7 @@ def _batches(config: ConfigDict, count: int) -> list[Batch]:
 def _trainer(
     config: ConfigDict, batches: list[Batch]
 ) -> Callable[[int], list[dict[str, Any]]]:
-    """A function of a seed that trains one model: a row for each step."""
+    """A function of a seed that trains one model and returns a row a step."""
     task = make_task(config)
     *training, fixed = batches
     ratio = task.shapes.dit.ratio
@@ -210,7 +209,7 @@ def _trainer(
     step = jax.jit(step, donate_argnums=0)
 
     @jax.jit
-    def look(parameters):
+    def measure(parameters):
         model = task.merged(parameters)
         inputs = task.read(model, fixed, draws.get("posterior"))
         doors = task.doors(model, inputs, fixed, draws)
@@ -222,11 +221,11 @@ def _trainer(
         state = init_state(task, transform, jax.random.key(seed))
         frozen = load_frozen(state.frozen, config)
         state = dataclasses.replace(state, frozen=frozen)
-        before = jax.device_get(look({**state.params, **frozen})[1])
+        before = jax.device_get(measure({**state.params, **frozen})[1])
         rows = []
         for number, batch in enumerate(training, 1):
             state, _ = step(state, batch)
-            loss, now = look({**state.params, **state.frozen})
+            loss, now = measure({**state.params, **state.frozen})
             moved = {
                 name: float(np.sqrt(np.square(new - before[name]).mean()))
                 for name, new in jax.device_get(now).items()

@@ -1,4 +1,4 @@
-"""The picture of a coordinate check: change over width, a line a step."""
+"""Plot of a coordinate check: change over width, a line a step."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ import numpy as np
 
 from i2i_prior.io.files import atomic_path
 from i2i_prior.models.activation_taps import PLACES
+from i2i_prior.scaling_laws.figures import new_figure
 
 LABELS = {"standard": "standard", "mup": "muP"}
 
 
 def draw(result: dict[str, Any], file: Path) -> None:
-    """Writes a PNG.
+    """Writes the plot as PNG.
 
     Args:
-      result: of `coordinates.check`.
+      result: of `coord_check.check`.
       file: ending in .png.
 
     Raises:
       OSError: of the disk.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     names, slopes = list(result["slopes"]), result["slopes"]
     places = [place for place in PLACES if place in slopes[names[0]]]
     widths, steps = result["widths"], result["steps"]
-    figure = Figure(figsize=(2.4 * len(places), 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.4 * len(places), 5.4)
     panels = figure.subplots(
         len(names), len(places), squeeze=False, sharex=True, sharey="col"
     )
@@ -67,8 +65,8 @@ def draw(result: dict[str, Any], file: Path) -> None:
         f"seeds: {result['seeds']}",
         fontsize=10,
     )
-    with atomic_path(file) as beside:
-        figure.savefig(beside, dpi=110, format="png")
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _means(
@@ -78,9 +76,11 @@ def _means(
     step: int,
     widths: list[int],
 ) -> list[float]:
-    """Geometric means over the seeds, one a width; NaN, which is not drawn,
-    where nothing has moved yet: all that is behind the output kernel's zeros
-    has no gradient at the first update."""
+    """Geometric means over the seeds, one a width.
+
+    NaN, which is not drawn, for a change of 0: the output kernel starts at
+    zero, so that layers before it have no gradient at the first update.
+    """
     means = []
     for width in widths:
         changes = [

@@ -223,7 +223,7 @@ def _unresolved(pairs: list[Pair]) -> list[str]:
 
 
 def _budgets(points: list[Point]) -> list[str]:
-    """Warnings of named budgets whose runs differ in FLOPs."""
+    """Warnings of named budgets with runs that differ in FLOPs."""
     found = []
     for group in groups(points):
         c = column(group, "c")

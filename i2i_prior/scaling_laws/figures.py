@@ -1,4 +1,4 @@
-"""Figures of matplotlib: made, labelled and saved alike."""
+"""Figures of matplotlib without a display: axes, colours, PNG files."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def fit(options: argparse.Namespace) -> int:
 
 
 def _write_rates(out: Path, table: Table) -> None:
-    """Writes OUT/laws.json, whose laws are null, and plots/rates.png.
+    """Writes OUT/laws.json, in which laws are null, and plots/rates.png.
 
     Raises:
       UserError: where no size has three learning rates.

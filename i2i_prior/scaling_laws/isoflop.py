@@ -41,7 +41,7 @@ class IsoFlop:
       n_opt, d_opt, loss: power laws over budgets.
       akima: power law of N_opt from Akima optima.
       offset: law of the loss with an offset; None for too few budgets.
-      freedom: degrees of freedom behind the draws; 0: they are NaN.
+      freedom: degrees of freedom of the draws; 0: they are NaN.
       noise: relative standard deviation of a loss about its parabola.
       scatter: of optimal sizes, and of their losses, about their laws over
         the scatter that noise explains; above 1 where that is significant,

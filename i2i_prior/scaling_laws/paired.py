@@ -1,9 +1,9 @@
-"""Do neighbours in size differ by more than the validation's own error?
+"""Paired comparison of neighbours in size on the validation's images.
 
 All runs of a sweep are validated on the same images, noise and times, so two
-of them are compared image by image: most of the spread over images is the
-images' own and cancels. What another seed of training would change is not in
-this error; it shows in the residuals of the laws.
+of them are compared image by image: most of the variance over images is
+common to both and cancels. The variance over training seeds is not in this
+error; it shows in the residuals of the laws.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +24,11 @@ from i2i_prior.evaluation.validation_losses import (
 )
 from i2i_prior.scaling_laws.points import Point, Source, Table, groups
 
-LEAST = 2.0  # standard errors from which a difference is one
-# What decides whether two checkpoints were validated alike.
+LEAST = 2.0  # standard errors from which a difference is significant
+# Facts of a validation that must be equal for its images to be paired.
 SAME = ("source", "fingerprint", "examples")
+
+_Images = tuple[np.ndarray, list]  # losses (N,), facts of the validation
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Pair:
       smaller, larger: ids.
       difference: loss of the larger less that of the smaller.
       standard_error: of the difference.
-      paired: whether it is of the same images; else the two runs' standard
-        errors taken together, which is several times coarser.
+      paired: True if over the same images; else the standard errors of the
+        two runs are combined, which is several times larger.
     """
 
     c: float
@@ -52,37 +53,41 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """The difference in standard errors, without its sign."""
+        """Absolute difference in standard errors."""
         error = self.standard_error
         return abs(self.difference) / error if error > 0 else float("inf")
 
     @property
     def resolved(self) -> bool:
-        """Whether the validation tells the two apart."""
+        """True if the difference is significant."""
         return self.ratio >= LEAST
 
 
 def compare(table: Table) -> list[Pair]:
-    """Neighbours in size within each budget, runs of role fit.
+    """Compares neighbours in size within each budget, runs of role fit.
 
-    Pairs of which no standard error is known are left out.
+    Pairs without a known standard error are left out.
     """
-    tables = _reader(table)
+    named = re.fullmatch(
+        rf"{FOLDER}/(ema|raw)_(uniform|training)", table.metric
+    )
+    images = {
+        name: _images(source, *named.groups())
+        for name, source in table.sources.items()
+        if named
+    }
     found = []
     for group in groups(table.of("fit")):
         for one, other in itertools.pairwise(group):
-            pair = _pair(one, other, tables)
+            pair = _pair(one, other, images.get(one.id), images.get(other.id))
             if pair is not None and one.n < other.n:
                 found.append(pair)
     return found
 
 
 def _pair(
-    one: Point,
-    other: Point,
-    tables: Callable[[str], tuple[np.ndarray, list] | None],
+    one: Point, other: Point, ours: _Images | None, theirs: _Images | None
 ) -> Pair | None:
-    ours, theirs = tables(one.id), tables(other.id)
     ends = one.c, one.id, other.id
     if ours and theirs and ours[1] == theirs[1]:
         return Pair(*ends, *difference(theirs[0], ours[0]), paired=True)
@@ -92,29 +97,8 @@ def _pair(
     return Pair(*ends, other.loss - one.loss, error, paired=False)
 
 
-def _reader(
-    table: Table,
-) -> Callable[[str], tuple[np.ndarray, list] | None]:
-    """A function of ids: losses (N,) of the images, and what these were."""
-    known: dict[str, tuple[np.ndarray, list] | None] = {}
-    named = re.fullmatch(
-        rf"{FOLDER}/(ema|raw)_(uniform|training)", table.metric
-    )
-
-    def look(name: str) -> tuple[np.ndarray, list] | None:
-        if name not in known:
-            source = table.sources.get(name)
-            known[name] = (
-                _images(source, *named.groups()) if named and source else None
-            )
-        return known[name]
-
-    return look
-
-
-def _images(
-    source: Source, kind: str, mean: str
-) -> tuple[np.ndarray, list] | None:
+def _images(source: Source, kind: str, mean: str) -> _Images | None:
+    """Losses of a run's validation; None where they were not kept."""
     try:
         losses = read(source.folder, source.step)[kind]
         about = json.loads(document(source.folder, source.step).read_text())
@@ -126,4 +110,4 @@ def _images(
         shares = np.array([level["share"] for level in levels])
         return losses.training(shares), [*same, list(shares)]
     except (UserError, OSError, ValueError, KeyError, TypeError):
-        return None  # a run of before these files, or one that was pruned
+        return None  # from before these files, or removed since

@@ -152,7 +152,7 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
     One of the first three may be left out where two determine it by
     C = 6 N D; a note names it. More columns: role (fit, holdout, tune), id,
     budget (or group), standard_error, learning_rate, epochs, series. A run
-    whose loss is not finite has diverged: it is excluded.
+    with a loss that is not finite has diverged: it is excluded.
 
     Raises:
       UserError: for a file that cannot be read or used, in one sentence.

@@ -33,12 +33,12 @@ class Laws:
         A, B, alpha, beta, interval_95 {name: [low, high]}, ...; isoflop:
         n_opt, d_opt, loss, each {coefficient, exponent, interval_95},
         loss_with_offset, akima_n_opt, curves, ...
-      draws: of draws.npz: refits (b, k) behind the intervals, by law.
+      draws: of draws.npz: refits (b, k) of the intervals, by law.
       parametric: the parametric law, None for too few runs.
       cost: FLOPs over sizes and tokens.
       optima: power laws "n_opt", "d_opt" and "loss" over FLOPs; {} for too
         few budgets.
-      freedom: degrees of freedom behind the draws of `optima`.
+      freedom: degrees of freedom of the draws of `optima`.
       offset: law of the loss with an offset.
       rate: best learning rate over sizes.
       largest: FLOPs of the largest run that was fitted.

@@ -1,4 +1,4 @@
-"""Run directories as a table: of a sweep, or of any folder of runs."""
+"""Tables of run directories: of a sweep, or of any folder of runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METRIC = "validation/ema_uniform"
 
 
 def own_metric(folders: list[Path]) -> str:
-    """The metric that the sweeps among the folders were planned for.
+    """The metric that the sweeps in the folders were planned for.
 
     Raises:
       UserError: where they were planned for different ones.
@@ -37,15 +37,15 @@ def own_metric(folders: list[Path]) -> str:
     return names.pop() if names else METRIC
 
 
-# Labels of a sweep that are scales, or seeds: not what a series is.
+# Labels of a sweep that are scales or seeds; the others name a series.
 _SCALES = ("budget", "size", "width", "learning_rate", "seed", "tokens")
 
 
 def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
-    """The runs of sweeps, or of folders that hold run directories.
+    """Reads the runs of sweeps, or of folders that hold run directories.
 
-    A run that is done is a point; one that still runs gives its curve to the
-    envelope and is named; one that diverged is named.
+    A finished run is a point. One that still trains is excluded, and its
+    curve counts in the envelope; one that diverged is excluded.
 
     Args:
       folders: sweeps (with sweep.json), run directories, or folders of them.
@@ -60,7 +60,7 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
     known: set[str] = set()
     sources: dict[str, Source] = {}
     for folder in dict.fromkeys(path.resolve() for path in folders):
-        for run, plan in _found(folder):
+        for run, plan in _run_folders(folder):
             result = read_json(run / "result.json")
             known |= set(result.get("metrics") or {})
             draft = _draft(run, plan, result)
@@ -76,13 +76,13 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
                     excluded.append((str(run), again))
                     continue
                 point = replace(point, id=str(run))
-            lines = _lines(run)
+            lines = _metric_lines(run)
             curve = _curve(lines, point, metric, steps)
             if curve is not None:
                 curves.append(curve)
             value = _number((result.get("metrics") or {}).get(metric))
             last = max((line["step"] for line in lines), default=0)
-            why = _why_not(result, value, metric, last / steps)
+            why = _exclusion(result, value, metric, last / steps)
             if why or value is None:
                 excluded.append((point.id, why or ""))
                 continue
@@ -102,7 +102,8 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
     return Table(points, excluded, [], metric, curves, sources)
 
 
-def _found(folder: Path) -> list[tuple[Path, PlannedRun | None]]:
+def _run_folders(folder: Path) -> list[tuple[Path, PlannedRun | None]]:
+    """Run directories of a folder, with their plans where it is a sweep."""
     if (folder / "sweep.json").exists():
         sweep = open_sweep(folder)
         return [(sweep.workdir(run.id), run) for run in sweep.runs]
@@ -120,7 +121,7 @@ def _found(folder: Path) -> list[tuple[Path, PlannedRun | None]]:
 def _draft(
     run: Path, plan: PlannedRun | None, result: dict[str, Any]
 ) -> tuple[Point, float, Source] | str:
-    """The run's point without its loss, its steps, its source; or why none."""
+    """The point without its loss, steps and source; or a reason for none."""
     config = read_json(run / "config.json").get("config") or {}
     rate = _number(config.get("optim.learning_rate"))
     if plan is not None:
@@ -193,9 +194,10 @@ def _source(
     )
 
 
-def _why_not(
+def _exclusion(
     result: dict[str, Any], value: float | None, metric: str, share: float
 ) -> str | None:
+    """Reason for excluding a run; `share` is the trained part of it."""
     if not result:
         return f"unfinished: {share:.0%} of its steps" if share else "not begun"
     if result.get("outcome") != "done":
@@ -210,7 +212,7 @@ def _why_not(
 def _curve(
     lines: list[dict[str, Any]], point: Point, metric: str, steps: float
 ) -> Curve | None:
-    """The metric over FLOPs: steps of a run cost alike."""
+    """Curve of the metric over FLOPs, which are equal for all steps."""
     seen = [line for line in lines if _number(line.get(metric))]
     kept = [x for x in seen if x["step"] > 0 and x[metric] > 0]
     if not kept:
@@ -220,7 +222,8 @@ def _curve(
     return Curve(point, point.c * done / steps, loss)
 
 
-def _lines(run: Path) -> list[dict[str, Any]]:
+def _metric_lines(run: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl that have a step."""
     try:
         texts = (run / "metrics.jsonl").read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -229,7 +232,7 @@ def _lines(run: Path) -> list[dict[str, Any]]:
     for text in texts:
         try:
             line = json.loads(text)
-        except ValueError:  # the run is writing it
+        except ValueError:  # being written
             continue
         if isinstance(line, dict) and _number(line.get("step")) is not None:
             found.append(line)

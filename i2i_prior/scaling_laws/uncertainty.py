@@ -41,7 +41,7 @@ class ParametricLaw:
     Attributes:
       values: (5,) E, A, B, alpha, beta.
       draws: (b, 5) of the refits.
-      freedom: degrees of freedom behind them.
+      freedom: degrees of freedom of them.
       noise: standard deviation of a log loss about the law.
       inflation: factor of prediction intervals, from `extrapolate`.
     """

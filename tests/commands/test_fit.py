@@ -173,14 +173,14 @@ def test_fitting_imports_no_jax():
         "i2i_prior.scaling_laws.plots, i2i_prior.scaling_laws.report\n"
         "print({'jax', 'scipy', 'matplotlib', 'torch'} & set(sys.modules))"
     )
-    told = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         cwd=ROOT,
         check=True,
     )
-    assert told.stdout.strip() == "set()"
+    assert ended.stdout.strip() == "set()"
 
 
 def test_a_sweep_is_fitted_told_apart_and_turned_into_a_recipe(

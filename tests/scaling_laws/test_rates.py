@@ -15,7 +15,7 @@ RATES = np.array([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
 
 
 def points(best, series="", seeds=(0.0,)):
-    """Runs of three sizes whose valleys lie at `best(size)`, moved by seeds."""
+    """Runs of three sizes with minima at `best(size)`, moved by seeds."""
     found = []
     for size in (1e5, 4e5, 1.6e6):
         for rate in RATES:
@@ -53,10 +53,10 @@ def test_series_are_not_mixed():
     both += points(lambda n: 4e-3 * (n / 1e5) ** -0.5, "standard")
     found, law = rates.fit(both)
     assert law is None
-    told = rates_values(found, law)
-    assert told["drift"]["mup"] == pytest.approx(1, abs=1e-6)
-    assert told["drift"]["standard"] == pytest.approx(4, rel=0.01)
-    assert [size["series"] for size in told["sizes"]] == (
+    values = rates_values(found, law)
+    assert values["drift"]["mup"] == pytest.approx(1, abs=1e-6)
+    assert values["drift"]["standard"] == pytest.approx(4, rel=0.01)
+    assert [size["series"] for size in values["sizes"]] == (
         ["mup"] * 3 + ["standard"] * 3
     )
 

@@ -1,4 +1,4 @@
-"""From laws to what one would start; and other metrics beside the loss."""
+"""Recipes of recommended runs; rank correlation of other metrics."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SCRIPT = """
 import json, sys
 import numpy as np
 from i2i_prior.parallel.mesh import make_mesh
-from i2i_prior.ahead.topologies import (
+from i2i_prior.aot.topologies import (
     coordinates, find_devices, parse_topology
 )
 found = {}

@@ -1,4 +1,4 @@
-"""The notebook's side: `Prior` and `load_encoder`."""
+"""Python interface: `Prior` and `load_encoder`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def prior(run_directory):
 
 @pytest.fixture(scope="module")
 def exported(command, run_directory, tmp_path_factory):
-    """The run as one file, and its encoder alone as another."""
+    """Files of the whole run, and of its encoder alone."""
     folder = tmp_path_factory.mktemp("exported")
     files = folder / "prior.safetensors", folder / "encoder.safetensors"
     for part, file in zip(("all", "encoder"), files, strict=True):

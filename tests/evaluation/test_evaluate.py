@@ -1,4 +1,4 @@
-"""Scores of samples whose answer is known, and of the tiny run's."""
+"""Evaluation of samples with known results, and of the tiny run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
 
 
 def colours(images: np.ndarray) -> np.ndarray:
-    """An embedding: the blocks' colours."""
+    """Embedding by the blocks' colours."""
     return images[:, ::4, ::4].reshape(len(images), -1) - 127.5
 
 
@@ -260,7 +260,7 @@ def test_grey_levels_are_rounded_or_cut_off(tiny):
 
 @pytest.fixture(scope="module")
 def scored(run_directory, tmp_path_factory):
-    """A copy of the run, to be scored by all tests here."""
+    """Copy of the run that all tests here evaluate."""
     place = tmp_path_factory.mktemp("scored") / "run"
     return shutil.copytree(run_directory, place)
 
@@ -318,7 +318,7 @@ def test_mistakes(command, scored, arguments, said):
 
 @pytest.mark.parametrize("batch_size", [2, 7])
 def test_prompts_are_drawn_one_by_one(tiny, monkeypatch, tmp_path, batch_size):
-    """Stands for the model: sample i shows i, and its caption's length."""
+    """Checks with a fake model: sample i shows i and its caption's length."""
 
     def draw(*arguments, seed: int, first: int, **options):
         generator, parameters, captions, text_encoder = arguments

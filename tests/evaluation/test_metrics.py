@@ -1,4 +1,4 @@
-"""Each metric through `compare`: its own function's number, rightly named."""
+"""Numbers and names of each metric in `compare`."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_distance_with_an_interval_is_taken_once(monkeypatch):
 
 @pytest.mark.parametrize("metrics", [("fid",), ("kid", "pr")])
 def test_a_reference_without_spread_gives_no_number(metrics):
-    """As of images that are all one, or of a network that is dead."""
+    """Checks a reference of equal images, or of a network without output."""
     same = np.broadcast_to(REAL[:1], REAL.shape)
     wanted = needs(metrics, OTHERS)
     reference, generated = (

@@ -1,4 +1,4 @@
-"""A result as JSON, as a line, as a picture."""
+"""Results as JSON, as a line and as a picture."""
 
 from __future__ import annotations
 

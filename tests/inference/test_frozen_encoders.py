@@ -281,7 +281,7 @@ def test_taef2_on_real_photographs(command, tmp_path):
 
 
 def test_a_run_trains_on_what_was_prepared(command, weights, photos, tmp_path):
-    """The commands in a row, and the weights of others refused."""
+    """Checks the commands in a row, and refusal of other weights."""
     latents = tmp_path / "latents"
     ended = command(
         *("prepare", "--source", f"folder:{photos}", "--out", latents),

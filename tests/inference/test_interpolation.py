@@ -29,7 +29,7 @@ def test_lerp_is_the_straight_line():
 
 
 def test_slerp_on_the_unit_circle():
-    """From 0 to 90 degrees: frame w lies at 90 w degrees."""
+    """Checks that frame w from 0 to 90 degrees is at 90 w degrees."""
     walk = slerp(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]), WEIGHTS)
     angles = np.pi / 2 * np.asarray(WEIGHTS)
     wanted = np.stack([np.cos(angles), np.sin(angles)], -1)[:, None]

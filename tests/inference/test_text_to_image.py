@@ -37,7 +37,7 @@ from tests.peers.torch_official import TorchLumosMultiScale  # noqa: E402
 
 
 class Letters:
-    """A text encoder of one token a letter, which keeps what it was given."""
+    """Text encoder of one token a letter that keeps its captions."""
 
     def encode(self, captions, length):
         self.captions = captions
@@ -53,7 +53,7 @@ def load(path, **options):
 
 
 def test_multi_scale(tmp_path):
-    """The nearest size of the table; size, ratio and masks reach the model."""
+    """Checks the nearest size of the table, and size, ratio and masks."""
     model = randomised(
         TorchLumosMultiScale(
             DEPTH, WIDTH, HEADS, 2, 32, 4, 24, 6, base=16, scale=2.0

@@ -74,7 +74,7 @@ def test_a_tap_is_torch_fidelitys(tap, ours, theirs):
 
 
 def test_nothing_else_is_computed(weights):
-    """The program for the first tap has three convolutions."""
+    """Checks that the program of the first tap has three convolutions."""
     extractor = inception_extractor(weights, PRESETS["adm"], ("64",))
     prepared = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
     program = jax.jit(extractor.apply).lower(extractor.parameters, prepared)

@@ -27,7 +27,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def file(state, tmp_path_factory):
-    """As it is published: no counters."""
+    """Published file, without counters."""
     path = tmp_path_factory.mktemp("published") / "pt_inception.pth"
     torch.save({k: torch.from_numpy(v) for k, v in state.items()}, path)
     return path
@@ -39,7 +39,7 @@ def read(file):
 
 
 def hollow(change=lambda shapes: None, value=0.5):
-    """A state dict of the right shapes, whose file is small."""
+    """State dict of the right shapes in a small file."""
     shapes = published_shapes()
     change(shapes)
     return {
@@ -69,7 +69,7 @@ def test_what_is_read_is_what_was_written(read, state, file):
 
 
 def test_other_layouts_hold_the_same_weights(tmp_path):
-    """With counters, under a wrapper's prefix, as pytorch-fid nests it."""
+    """Checks counters, a wrapper's prefix, and pytorch-fid's nesting."""
     plain = read_inception(saved(hollow(), tmp_path / "a.pth"))
     counted = hollow()
     for key in list(counted):
@@ -135,7 +135,7 @@ def test_only_the_published_file_gives_fid(read, file, monkeypatch):
 
 
 def test_the_published_hash():
-    """The name of the published file carries it."""
+    """Checks the hash against the name of the published file."""
     real = InceptionWeights({}, "0" * 64, "6726825d" + "0" * 56)
     assert real.published
     assert "6726825d" in inception_weights.URL

@@ -26,7 +26,7 @@ def _images(height, width):
 
 
 def _file(package, name):
-    """A file of a package whose own import needs torchvision."""
+    """File of a package that cannot be imported without torchvision."""
     found = importlib.util.find_spec(package)
     if found is None:
         pytest.skip(f"{package} is not installed")

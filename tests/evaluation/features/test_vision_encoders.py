@@ -101,7 +101,7 @@ def _close(found, wanted):
 
 
 def test_fd_dinov2s_protocol(dinov2, images):
-    """Both sides squeezed to 224 by Pillow, the CLS token behind the norm."""
+    """Checks Pillow's resizing to 224 and the CLS token after the norm."""
     model, folder = dinov2
     extractor = load_dinov2(folder)
     size, bicubic = (224, 224), Image.Resampling.BICUBIC
@@ -117,7 +117,7 @@ def test_fd_dinov2s_protocol(dinov2, images):
 
 
 def test_cmmds_protocol(clip, images):
-    """The middle square, by Pillow to the network's size, projected."""
+    """Checks the central square, Pillow's resizing and the projection."""
     model, folder = clip
     extractor = load_clip(folder, heads=2)
     squares = [

@@ -1,4 +1,4 @@
-"""Cosine, top-1 and diversity of embeddings whose answer is known."""
+"""Cosine, top-1 and diversity of embeddings with known results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retrieval and diversity on sets whose answer is known."""
+"""Retrieval and diversity on sets with known results."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_several_images_a_condition():
 
 
 def test_parts_weigh_the_same_whatever_their_size():
-    """A loud useless block of 100 numbers must not drown a block of 1."""
+    """Checks that 100 large useless numbers do not hide one useful one."""
     draw = np.random.default_rng(0)
     code = draw.permutation(30).astype(float)
     calls = iter(range(10))

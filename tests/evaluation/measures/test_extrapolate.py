@@ -1,4 +1,4 @@
-"""The distance at infinitely many samples, where it is known."""
+"""Extrapolation of known distances at infinitely many samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = [100, 200, 400, 600, 800, 1000]
 
 @pytest.fixture(scope="module")
 def reference() -> FeatureStatistics:
-    """Of mean 0 and covariance 1 exactly."""
+    """Reference of mean 0 and covariance 1 exactly."""
     return FeatureStatistics.of_covariance(
         np.zeros(DIM), np.eye(DIM), count=100_000
     )
@@ -90,7 +90,7 @@ def test_a_straight_line_is_found_without_error():
 
 
 def test_weights_and_error_are_those_of_nested_means():
-    """Of lines plus averages of the first n of one row of noise."""
+    """Checks lines plus averages of the first n of one row of noise."""
     draw = np.random.default_rng(0)
     counts = np.array([40, 100, 200, 400])
     sums = np.cumsum(draw.normal(size=(3000, 400)), axis=1)

@@ -1,4 +1,4 @@
-"""The Frechet distance: closed forms, 50 digits, scipy, torch-fidelity."""
+"""Frechet distance against closed forms, 50 digits, scipy, torch-fidelity."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_diagonal_gaussians_have_a_closed_form():
 
 
 def test_commuting_gaussians_have_a_closed_form():
-    """The same in a common rotated basis."""
+    """Checks the closed form in a common rotated basis."""
     basis, _ = np.linalg.qr(np.random.default_rng(5).normal(size=(6, 6)))
     std_a, std_b = np.linspace(0.5, 3, 6), np.linspace(2, 0.1, 6)
     a = with_moments(np.zeros(6), basis * std_a**2 @ basis.T)
@@ -120,7 +120,7 @@ def test_agrees_with_torch_fidelity():
 @pytest.mark.filterwarnings("ignore:.*has rank at most:UserWarning")
 @pytest.mark.parametrize("counts", [(6, 8), (6, 40), (40, 6), (17, 17)])
 def test_few_images_against_fifty_digits(counts):
-    """With fewer than 16 the straight way is wrong by 1e-7 and more."""
+    """Checks few images, where the direct way is wrong by 1e-7 and more."""
     x, y = (gaussian(n, 16, seed) for seed, n in enumerate(counts))
     a, b = of(x), of(y)
     expected = exact(x, y)
@@ -162,7 +162,7 @@ def test_shift_is_its_squared_length():
 
 
 def test_rank_deficient_sets_are_warned_about_and_right():
-    """With orthogonal supports the root vanishes: FD = |d|^2 + Tr + Tr."""
+    """Checks orthogonal supports: no root, FD = |d|^2 + Tr + Tr."""
     left, right = np.zeros((5, 8)), np.zeros((5, 8))
     draw = np.random.default_rng(0)
     left[:, :3], right[:, 3:] = (

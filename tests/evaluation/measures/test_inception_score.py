@@ -1,4 +1,4 @@
-"""The Inception Score in ADM's form and in torch-fidelity's."""
+"""Inception Score in ADM's form and in torch-fidelity's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def logits(count: int = 205, classes: int = 12, seed: int = 0) -> np.ndarray:
 
 
 def sure(classes: list[int]) -> np.ndarray:
-    """All but certain of these classes, of 10."""
+    """Logits that are nearly certain of these classes, of 10."""
     return 50.0 * np.eye(10)[classes]
 
 

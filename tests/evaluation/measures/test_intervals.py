@@ -48,7 +48,7 @@ def drawer(shift: float, spread: float):
     ],
 )
 def test_coverage(factor, method, count, shift, spread, share):
-    """Of the mean distance of `count` samples, in 150 trials."""
+    """Checks coverage of the mean distance of `count` samples, 150 trials."""
     draw = drawer(shift, spread)
     true = np.mean([distance_to(factor, of(draw(count))) for _ in range(600)])
     covered = 0
@@ -149,7 +149,7 @@ def test_refusals(factor):
 
 
 def exact(x: np.ndarray, y: np.ndarray) -> float:
-    """From the features: singular values of the centred rows' product."""
+    """Distance by the singular values of the centred rows' product."""
     a, b = ((r - r.mean(0)) / np.sqrt(len(r) - 1) for r in (x, y))
     roots = np.linalg.svd(a @ b.T, compute_uv=False).sum()
     gap = ((x.mean(0) - y.mean(0)) ** 2).sum()

@@ -64,7 +64,7 @@ def test_kid_of_one_distribution_is_about_0_at_any_count():
 
 @pytest.mark.parametrize("slab", [1 << 22, 100])
 def test_cmmd_restated_in_torch(slab, monkeypatch):
-    """The three kernel means as published, in float64; any size of slab."""
+    """Checks the published kernel means in float64, for any size of slab."""
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(distances, "_SLAB", slab)
     x, y = rows(50, 0), rows(40, 1, 0.1)

@@ -22,7 +22,7 @@ def slab(request, monkeypatch):
 
 @pytest.mark.usefixtures("slab")
 def test_precision_and_recall_are_torch_fidelitys():
-    """Whose input 1 is the generated set."""
+    """Checks against torch-fidelity, with the generated set as input 1."""
     peer, torch = load_metric("prc"), pytest.importorskip("torch")
     reference, generated = rows(90, 0), rows(70, 1, 0.7)
     for k in (1, 3):

@@ -1,4 +1,4 @@
-"""One pass over images: exact on any mesh, in any batches, to the last row."""
+"""Exactness of one pass over images, on any mesh and in any batches."""
 
 from __future__ import annotations
 

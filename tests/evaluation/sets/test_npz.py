@@ -1,4 +1,4 @@
-"""Arrays of others take no more memory than their file has numbers."""
+"""Reading of .npz files in no more memory than their size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from i2i_prior.evaluation.sets.statistics_files import read_statistics
 
 
 def member(shape: tuple[int, ...], descr: str, numbers: bytes = b"") -> bytes:
-    """An .npy that claims a shape."""
+    """Content of an .npy with any shape in its header."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         file, {"descr": descr, "fortran_order": False, "shape": shape}

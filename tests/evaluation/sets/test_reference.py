@@ -111,7 +111,7 @@ def test_our_own_file_keeps_everything(collected, tmp_path):
 def test_presets_that_differ_in_samples_only_share_statistics(
     collected, tmp_path
 ):
-    """How samples are rounded, and the Inception Score, change no feature."""
+    """Checks that rounding and the Inception Score change no feature."""
     path = tmp_path / "ref.npz"
     collected.provenance = reference.provenance(
         open_place("builtin:photos"), INCEPTION
@@ -279,7 +279,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch, tmp_path) -> list[int]:
-    """One entry for each pass over images, with a cache of its own."""
+    """List with an entry for each pass over images, with a new cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made: list[int] = []
 

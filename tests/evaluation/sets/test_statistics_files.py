@@ -84,7 +84,7 @@ def test_loading_the_wrong_file(tmp_path):
 
 
 def test_a_count_beside_published_moments_is_read(tmp_path):
-    """As in files of earlier versions."""
+    """Checks files of earlier versions."""
     moments = {"mu": np.zeros(7), "sigma": np.eye(7)}
     np.savez(tmp_path / "old.npz", **moments, count=np.int64(9))
     assert read_statistics(tmp_path / "old.npz", EXTRACTOR).count == 9

@@ -135,7 +135,7 @@ def _metrics(options: argparse.Namespace) -> list[str]:
 def _need_images(
     reference: Place, generated: Place, message: str
 ) -> tuple[ImageSet, ImageSet]:
-    """Both sides as images; UserError with the message for statistics."""
+    """Checks that both sides are images; UserError with the message."""
     if isinstance(reference, ImageSet) and isinstance(generated, ImageSet):
         return reference, generated
     raise UserError(message)

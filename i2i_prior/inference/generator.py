@@ -60,8 +60,8 @@ class Generator:
     ) -> tuple[Array | None, Conditions]:
         """Encodes conditions, see `Task.condition`."""
         with self._on_mesh():
-            given = {n: shard_batch(jnp.asarray(a)) for n, a in given.items()}
-            return self.task.condition(parameters, given)
+            placed = {n: shard_batch(jnp.asarray(a)) for n, a in given.items()}
+            return self.task.condition(parameters, placed)
 
     @functools.partial(jax.jit, static_argnums=0)
     def embedding(self, parameters: Flat, views: np.ndarray) -> Array:

@@ -12,13 +12,13 @@ from i2i_prior.evaluation.sets.reference import open_place, open_side
 SCRIPT = """
 import sys
 import numpy as np
-from i2i_prior.arguments import build_parser
-from i2i_prior.hosts import distributed
-from tests.hosts.test_collect import collected, from_folder, images
+from i2i_prior.cli import build_parser
+from i2i_prior.distributed import runtime
+from tests.distributed.test_collect import collected, from_folder, images
 
 options = build_parser().parse_args(sys.argv[1:])
 given = options.coordinator, options.processes, options.process_id
-with distributed.session(distributed.find(*given)):
+with runtime.session(runtime.find(*given)):
     number, count = options.process_id, options.processes
     found = collected(images()[number::count], (number, count))
     side = from_folder(options.workdir)

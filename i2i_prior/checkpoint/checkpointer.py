@@ -19,9 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from i2i_prior.checkpoint.train_state import (
-    TrainState,
-)
+from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.io import disk

@@ -10,13 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from i2i_prior.checkpoint.checkpointer import Checkpoints
-from i2i_prior.checkpoint.run_dir import (
-    WEIGHTS,
-    read_json,
-)
-from i2i_prior.checkpoint.train_state import (
-    TrainState,
-)
+from i2i_prior.checkpoint.run_dir import WEIGHTS, read_json
+from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.errors import UserError
 from i2i_prior.interop import native
 from i2i_prior.parallel.global_arrays import place

@@ -12,11 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from i2i_prior.distributed.connection import Connection
-from i2i_prior.distributed.coordinator import (
-    LOST,
-    gone,
-    listed,
-)
+from i2i_prior.distributed.coordinator import LOST, gone, listed
 from i2i_prior.errors import UserError
 
 _SHUTDOWN_SECONDS = (

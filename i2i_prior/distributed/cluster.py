@@ -12,10 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from i2i_prior.distributed.slurm import (
-    expand_nodes,
-    tasks_here,
-)
+from i2i_prior.distributed.slurm import expand_nodes, tasks_here
 from i2i_prior.errors import UserError
 
 # Ephemeral ports that jax.distributed picks from, too.

@@ -12,10 +12,7 @@ from typing import Any
 from i2i_prior.distributed.client import Client
 from i2i_prior.distributed.cluster import Settings
 from i2i_prior.distributed.connection import Connection
-from i2i_prior.distributed.coordinator import (
-    Coordinator,
-    not_come,
-)
+from i2i_prior.distributed.coordinator import Coordinator, not_come
 from i2i_prior.errors import UserError
 
 _GRACE = 5.0  # seconds beyond the time-out for the hub to say who is missing

@@ -18,7 +18,7 @@ from i2i_prior.inference.batches import padded_batches
 from i2i_prior.inference.sample_options import SampleOptions
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
-from i2i_prior.parallel.constraints import on_mesh, shard_batch, whole
+from i2i_prior.parallel.constraints import on_mesh, replicate, shard_batch
 from i2i_prior.tasks.base import Task
 from i2i_prior.tasks.checks import check_conditions, check_latents
 from i2i_prior.tasks.conditions import Conditions
@@ -70,7 +70,7 @@ class Generator:
             tokens = self.task.embed(
                 parameters, shard_batch(jnp.asarray(views))
             )
-            return whole(tokens.mean(1))
+            return replicate(tokens.mean(1))
 
     def check(
         self, x: Array, tokens: Any, conditions: dict[str, Any]
@@ -226,7 +226,7 @@ class Generator:
             images = self.task.decode(parameters, shard_batch(latents))
             level = jnp.floor if self.truncate else jnp.round
             images = jnp.clip(level(images * 127.5 + 127.5), 0, 255)
-            return whole(images.astype(jnp.uint8))
+            return replicate(images.astype(jnp.uint8))
 
 
 def draw_noise(

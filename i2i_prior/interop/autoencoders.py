@@ -26,12 +26,8 @@ from i2i_prior.interop.layouts.autoencoder_detection import (
     infer,
 )
 from i2i_prior.interop.layouts.mapping import Tensor
-from i2i_prior.models.autoencoder import (
-    make_autoencoder,
-)
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-)
+from i2i_prior.models.autoencoder import make_autoencoder
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.functional import Functional, make_functional
 from i2i_prior.models.precision import Array
 

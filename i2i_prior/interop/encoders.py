@@ -21,21 +21,9 @@ from i2i_prior.interop.layouts.mapping import (
     same,
     then,
 )
-from i2i_prior.interop.layouts.vit import (
-    LAYOUTS,
-    Layout,
-    fits,
-    key_of,
-)
-from i2i_prior.interop.layouts.vit_detection import (
-    Described,
-    describe,
-    detect,
-)
-from i2i_prior.models.encoder_families import (
-    FAMILIES,
-    ViTConfig,
-)
+from i2i_prior.interop.layouts.vit import LAYOUTS, Layout, fits, key_of
+from i2i_prior.interop.layouts.vit_detection import Described, describe, detect
+from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT
 

@@ -10,10 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files.state_dicts import (
-    StateDict,
-    read_state_dict,
-)
+from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.detect import (
     IGNORED,
@@ -21,10 +18,7 @@ from i2i_prior.interop.layouts.detect import (
     detect,
     implied_config,
 )
-from i2i_prior.interop.layouts.dit import (
-    diffusers_rules,
-    official_rules,
-)
+from i2i_prior.interop.layouts.dit import diffusers_rules, official_rules
 from i2i_prior.tasks.network import parameter_shapes
 
 

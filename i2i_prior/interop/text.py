@@ -13,16 +13,8 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop import text_tokenizer
-from i2i_prior.interop.layouts import (
-    mapping,
-    text,
-)
-from i2i_prior.interop.layouts.text import (
-    SHARED,
-    TIED,
-    TextConfig,
-    detect,
-)
+from i2i_prior.interop.layouts import mapping, text
+from i2i_prior.interop.layouts.text import SHARED, TIED, TextConfig, detect
 from i2i_prior.models.functional import Flat, Functional, make_functional
 from i2i_prior.models.precision import PRECISIONS
 from i2i_prior.models.text import TextFeatures

@@ -1,4 +1,4 @@
-"""A DiT whose places tell what passes through them, for looking only."""
+"""Activations of a DiT at named places, for inspection."""
 
 from __future__ import annotations
 
@@ -20,29 +20,40 @@ PLACES = (
 )
 
 
-class Watched:
-    """Called as the DiT that it wraps, with the same result.
+class ActivationTaps:
+    """Records activations of a DiT; called like it, with the same result.
 
     Layers run one by one and not in a scan, which lets nothing out.
 
     Attributes:
       seen: after a call, a name of `PLACES` -> array. Blocks are the residual
-        stream (B, N, D) behind them, attention and MLP what those of the
-        middle block give before their gates, (B, N, D), output what the call
-        returns. A DiT of fewer than three layers has fewer blocks to name.
+        stream (B, N, D) behind them, attention and MLP the outputs of those
+        of the middle block before their gates, (B, N, D), output the result
+        of the call. A DiT of fewer than three layers has fewer of the blocks.
     """
 
     def __init__(self, dit: DiT):
         self.dit = dit
         self.seen: dict[str, Array] = {}
 
-    def __call__(self, x: Array, timestep: Array, **doors: Any) -> Array:
-        """What `DiT.__call__` returns."""
+    def __call__(
+        self,
+        x: Array,
+        timestep: Array,
+        tokens: Array | None = None,
+        mask: Array | None = None,
+        concat: Array | None = None,
+        **conditions: Any,
+    ) -> Array:
+        """Result of `DiT.__call__`; `conditions` are pooled, size, aspect."""
         dit = self.dit
         patch, last = dit.config.patch, dit.config.depth - 1
         middle = dit.config.depth // 2
         names = {middle: "middle block", last: "last block", 0: "first block"}
-        h, time, body = dit.enter(x, timestep, **doors)
+        grid = (x.shape[1] // patch, x.shape[2] // patch)
+        h = dit.embed_inputs(x, concat)
+        time = dit.embed_time(timestep, **conditions)
+        body = dit.layer(time, tokens, mask, grid)
         for layer in range(dit.config.depth):
             block: Any = jax.tree.map(lambda a, i=layer: a[i], dit.blocks)
             if layer == middle:
@@ -51,13 +62,12 @@ class Watched:
             h = body(h, block)
             if layer in names:
                 self.seen[names[layer]] = h
-        grid = (x.shape[1] // patch, x.shape[2] // patch)
-        self.seen["output"] = dit.leave(h, time, grid)
+        self.seen["output"] = dit.project_out(h, time, grid)
         return self.seen["output"]
 
     def _tap(self, name: str, part: Callable[..., Array]):
-        def told(*inputs: Any, **named: Any) -> Array:
+        def tapped(*inputs: Any, **named: Any) -> Array:
             self.seen[name] = part(*inputs, **named)
             return self.seen[name]
 
-        return told
+        return tapped

@@ -1,4 +1,4 @@
-"""Forms of softmax(q k^T / sqrt(d)) v, and which one runs where.
+"""Forms of softmax(q k^T / sqrt(d)) v, and the choice of one.
 
 batched   one 3-D product over (batch * heads): the fastest on CPU
 xla       JAX's own 4-D products; the scores go through memory
@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.sharding import PartitionSpec
 
 from i2i_prior.errors import UserError
@@ -47,15 +48,13 @@ TILES_Q, TILES_KV, LANES = 2, 4, 128
 
 def batched(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     """3-D products over (batch * heads); float32 result."""
-    batch, queries, heads, width = q.shape
+    batch, queries, heads, _ = q.shape
     keys = k.shape[1]
     rows = batch * heads
 
-    def merge(a: Array) -> Array:
-        return a.transpose(0, 2, 1, 3).reshape(rows, -1, width)
-
     if mask is not None:
         mask = jnp.repeat(mask, heads, axis=0)[:, None]
+    merge = functools.partial(rearrange, pattern="b n h d -> (b h) n d")
     operands = merge(q), merge(k), merge(v), mask
     most = max(SCORES_AT_ONCE // (4 * queries * keys), 1)
     if rows <= most:
@@ -67,8 +66,8 @@ def batched(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         )
         # Nor are all scores kept for the backward pass: made again.
         out = jax.lax.map(lambda part: jax.checkpoint(_rows)(*part), split)
-    out = out.reshape(batch, heads, queries, width)
-    return out.transpose(0, 2, 1, 3)
+    out = out.reshape(rows, queries, -1)
+    return rearrange(out, "(b h) n d -> b n h d", h=heads)
 
 
 def _rows(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
@@ -126,7 +125,7 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     def lay(a: Array, length: int) -> Array:
         more = length - a.shape[1]
         a = jnp.pad(a, ((0, 0), (0, more), (0, 0), (0, 0)))
-        return a.transpose(0, 2, 1, 3)
+        return rearrange(a, "b n h d -> b h n d")
 
     segments = None
     if mask is not None or padded_kv > keys:
@@ -153,7 +152,7 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         lay(v, padded_kv),
         segments,
     )
-    return out[:, :, :queries].transpose(0, 2, 1, 3)
+    return rearrange(out[:, :, :queries], "b h n d -> b n h d")
 
 
 def _splash_modules() -> tuple[Any, Any]:
@@ -167,7 +166,7 @@ def _splash_modules() -> tuple[Any, Any]:
 
 
 def _blocks(queries: int, keys: int, width: int) -> tuple[Any, int, int]:
-    """Block sizes, and what N and M are padded to."""
+    """Block sizes, and the padded lengths of N and M."""
     wide = -(-width // LANES)
     tile_q, padded_q = _tile(queries)
     tile_kv, padded_kv = _tile(keys)
@@ -207,7 +206,7 @@ _FUSED = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}  # and their platforms
 
 
 def choose(name: str, q: Array, k: Array, mask: Array | None) -> str:
-    """Which of FORMS runs on the platform that is traced for.
+    """Name of the form that runs on the platform that is traced for.
 
     Args:
       name: one of CHOICES.
@@ -232,7 +231,7 @@ def choose(name: str, q: Array, k: Array, mask: Array | None) -> str:
 
 
 def _refusal(name: str, q: Array, k: Array, mask: Array | None) -> str:
-    """Why a fused form cannot run; "" where it can."""
+    """Reason that a fused form cannot run; "" where it can."""
     if platform() not in _FUSED[name]:
         return f"runs on {_FUSED[name][0]}, not on {platform()}"
     if q.dtype != jnp.bfloat16:
@@ -250,7 +249,7 @@ def _refusal(name: str, q: Array, k: Array, mask: Array | None) -> str:
 
 @functools.cache
 def has_cudnn() -> bool:
-    """Whether cuDNN is installed; JAX asks for its version when tracing."""
+    """Returns True if cuDNN is installed; JAX reads its version in a trace."""
     probe = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
     try:
         jax.eval_shape(lambda x: cudnn(x, x, x, None), probe)
@@ -264,8 +263,8 @@ def per_shard(
 ) -> Array:
     """`form` on each device's own images, queries and heads.
 
-    No form mixes images, queries or heads, so each device calls it with what
-    it has, and all keys: a kernel needs to know nothing of the mesh.
+    No form mixes images, queries or heads, so each device calls it with its
+    own and all keys, and a kernel does not depend on the mesh.
     """
     mesh = mesh_in_use()
     if mesh is None or mesh.size == 1:
@@ -273,7 +272,7 @@ def per_shard(
     images: tuple[str, ...] = BATCH
     tokens: tuple[str, ...] = (CONTEXT,)
     heads: tuple[str, ...] = (TENSOR,)
-    if shards(*AXES) < mesh.size:  # within `layout.data_parallel_only`
+    if shards(*AXES) < mesh.size:  # within `data_parallel_only`
         images, tokens, heads = AXES, (), ()
     batch, apart, head = (
         dividing(size, axes, mesh) or None
@@ -292,7 +291,7 @@ def per_shard(
 
 
 def keep_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Remat policy: what cuDNN's forward kernel leaves for its backward.
+    """Remat policy: keeps the residuals of cuDNN's forward kernel.
 
     Its residual cannot be given a name, as `splash` gives its own.
     """

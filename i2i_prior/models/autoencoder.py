@@ -11,10 +11,7 @@ from flax import nnx
 from i2i_prior.models.autoencoder_config import AutoencoderConfig, check_config
 from i2i_prior.models.autoencoder_kl import AutoencoderKL
 from i2i_prior.models.autoencoder_tiny import AutoencoderTiny
-from i2i_prior.models.precision import (
-    PRECISIONS,
-    Array,
-)
+from i2i_prior.models.precision import PRECISIONS, Array
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,8 @@ def make_autoencoder(
     """The module of a config, with random weights.
 
     Args:
-      config: a preset of `AUTOENCODERS` or one's own.
-      precision: a name of `matmul.PRECISIONS`.
+      config: a preset of `AUTOENCODERS` or another.
+      precision: a name of `precision.PRECISIONS`.
       rngs: with the stream `params`.
 
     Returns:

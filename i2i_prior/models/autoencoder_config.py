@@ -1,4 +1,4 @@
-"""TODO."""
+"""Shape and normalisation of an autoencoder, and its JSON form."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class AutoencoderConfig:
         return 2 ** (len(self.widths) - 1)
 
     def to_json(self) -> str:
-        """One line that `config_from_json` reads back."""
+        """JSON form on one line, of `config_from_json`."""
         return json.dumps(dataclasses.asdict(self))
 
 
 def config_from_json(text: str) -> AutoencoderConfig:
-    """What `AutoencoderConfig.to_json` wrote; fields left out have defaults.
+    """Config of `AutoencoderConfig.to_json`; missing fields have defaults.
 
     Raises:
       UserError: where the text is no such object.
@@ -76,10 +76,10 @@ def config_from_json(text: str) -> AutoencoderConfig:
 
 
 def check_config(config: AutoencoderConfig) -> None:
-    """Refuses a shape that no network has.
+    """Checks that a network of this shape exists.
 
     Raises:
-      UserError: that says what does not fit.
+      UserError: where it does not.
     """
     defaults: dict[str, Any] = dataclasses.asdict(AutoencoderConfig())
     for name, default in defaults.items():

@@ -1,4 +1,4 @@
-"""The KL autoencoder of latent diffusion (arXiv 2112.10752) up to FLUX.2.
+"""KL autoencoder of latent diffusion (arXiv 2112.10752) up to FLUX.2.
 
 Layer for layer what diffusers' AutoencoderKL and AutoencoderKLFlux2 compute.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from i2i_prior.models.attention import attend
@@ -22,14 +23,12 @@ from i2i_prior.models.layers import Linear
 from i2i_prior.models.precision import Array
 
 if TYPE_CHECKING:
-    from i2i_prior.models.autoencoder_config import (
-        AutoencoderConfig,
-    )
+    from i2i_prior.models.autoencoder_config import AutoencoderConfig
     from i2i_prior.models.precision import Precision
 
 
 class ResidualBlock(nnx.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), x through 1x1 if it must."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), x by 1x1 at new widths."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, **options: Any):
         self.norm1 = GroupNorm(inputs, groups)
@@ -59,8 +58,7 @@ class AttentionBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (B, H, W, width) -> the same shape."""
-        batch, _, _, width = x.shape
-        h = self.norm(x).reshape(batch, -1, 1, width)
+        h = rearrange(self.norm(x), "b h w c -> b (h w) 1 c")
         h = attend(self.q(h), self.k(h), self.v(h), precision=self.precision)
         return x + self.out(h).reshape(x.shape)
 
@@ -79,7 +77,7 @@ class Middle(nnx.Module):
 
 
 class Level(nnx.Module):
-    """Residual blocks, then what leads to the next level, if anything."""
+    """Residual blocks, then the resampling to the next level, if any."""
 
     def __init__(
         self,
@@ -180,7 +178,7 @@ class Statistics(nnx.Module):
         """Mean and standard deviation, both (height, width, channels)."""
 
         def lay(values: Array) -> Array:
-            patch = values.reshape(-1, 2, 2).transpose(1, 2, 0)
+            patch = rearrange(values, "(c p q) -> p q c", p=2, q=2)
             return jnp.tile(patch, (height // 2, width // 2, 1))
 
         deviation = jnp.sqrt(self.variance[...] + self.epsilon)

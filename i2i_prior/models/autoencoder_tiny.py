@@ -21,16 +21,14 @@ from i2i_prior.models.autoencoder_layers import (
 from i2i_prior.models.precision import Array
 
 if TYPE_CHECKING:
-    from i2i_prior.models.autoencoder_config import (
-        AutoencoderConfig,
-    )
+    from i2i_prior.models.autoencoder_config import AutoencoderConfig
     from i2i_prior.models.precision import Precision
 
 
 class Pool(nnx.Module):
-    """What a block adds from 1x1 convolutions around a group norm.
+    """Branch of 1x1 convolutions around a group norm.
 
-    The norm averages over the whole image: the only global view in there.
+    The norm averages over the whole image: nothing else here does.
     """
 
     def __init__(self, width: int, groups: int, **options: Any):
@@ -166,7 +164,7 @@ class AutoencoderTiny(nnx.Module):
         return (z - jnp.asarray(config.shift)) * jnp.asarray(config.scale)
 
     def sample(self, images: Array, key: Array) -> Array:
-        """As `encode`: these latents have no spread, the key is not used."""
+        """Latents of `encode`, which are no Gaussian; the key is not used."""
         return self.encode(images)
 
     def decode(self, latents: Array) -> Array:

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import Linear, Mlp, gelu_tanh, normal
 from i2i_prior.models.mup import width_ratio
 from i2i_prior.models.positions import sincos_at
-from i2i_prior.models.precision import (
-    FLOAT32,
-    Array,
-    Precision,
-)
+from i2i_prior.models.precision import FLOAT32, Array, Precision
 from i2i_prior.models.vit import Features
 
 # Cells of the pooled pyramid: 1x1, 2x2 and 4x4 averages of the patch grid.
@@ -27,7 +24,7 @@ PYRAMID = (1, 2, 4)
 
 @dataclass(frozen=True)
 class ConditionerConfig:
-    """How an embedding becomes condition tokens.
+    """Shape of a conditioner.
 
     Attributes:
       embedding_width: C, channels of one embedding.
@@ -161,11 +158,13 @@ class Conditioner(nnx.Module):
             null = self.null[...][None]
             embeddings = jnp.where(drop[:, None, None], null, embeddings)
         if self.expand is not None:
-            expanded = self.expand(embeddings)
-            embeddings = expanded.reshape(
-                embeddings.shape[0], -1, embeddings.shape[-1]
+            with jax.named_scope("expand"):
+                expanded = self.expand(embeddings)
+            embeddings = rearrange(
+                expanded, "b m (e c) -> b (m e) c", e=self.config.expand
             )
-        tokens = self.project(embeddings)
+        with jax.named_scope("project"):
+            tokens = self.project(embeddings)
         if self.config.grid and self.config.tokens_from in (
             "patches",
             "pyramid",
@@ -190,7 +189,7 @@ class Conditioner(nnx.Module):
 
 
 def token_positions(config: ConditionerConfig) -> np.ndarray:
-    """Where each token's patch or cell is centred, float32 (M, D)."""
+    """Position table at the centres of patches or cells, float32 (M, D)."""
     if config.tokens_from == "pyramid":
         sides: tuple[int, ...] = PYRAMID
     else:
@@ -203,6 +202,7 @@ def token_positions(config: ConditionerConfig) -> np.ndarray:
     return np.repeat(np.concatenate(tables), config.expand, axis=0)
 
 
+@jax.named_scope("pyramid")
 def pyramid(patches: Array) -> Array:
     """Averages of the patch grid at 1x1, 2x2, 4x4: (B, N, C) -> (B, 21, C).
 

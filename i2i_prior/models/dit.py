@@ -1,35 +1,29 @@
-"""The diffusion transformer: one network, three doors for conditions.
+"""The diffusion transformer: one network, three inputs for conditions.
 
 A condition enters as **tokens** (B, M, D) through cross-attention, as
 **pooled** (B, P) added to the time embedding, or as **concat** (B, H, W, K)
-stacked on the noisy latent. Blocks come in two families, see `blocks`.
+stacked on the noisy latent. The families of blocks are in `models.blocks`.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.blocks import BLOCKS, FINAL_LAYERS, scatter
-from i2i_prior.models.dit_config import (
-    DiTConfig,
-    check_config,
-    check_inputs,
-    frozen_names,
-    token_count,
-)
+from i2i_prior.errors import UserError
+from i2i_prior.models.attention_kernels import CHOICES
+from i2i_prior.models.blocks import BLOCKS
+from i2i_prior.models.blocks.modulation import scatter
+from i2i_prior.models.dit_config import DiTConfig, check_inputs, token_count
 from i2i_prior.models.layers import Linear, TimestepEmbedder, xavier, zeros
 from i2i_prior.models.pooled import ClassTable, SizeEmbedder, pooled_mlp
 from i2i_prior.models.positions import rope_2d, sincos_2d
-from i2i_prior.models.precision import (
-    PRECISIONS,
-    Array,
-)
+from i2i_prior.models.precision import PRECISIONS, Array
 from i2i_prior.models.scan import (
+    REMAT_POLICIES,
     patchify,
     scan_blocks,
     stack_blocks,
@@ -38,7 +32,56 @@ from i2i_prior.models.scan import (
 from i2i_prior.parallel.constraints import constrain
 from i2i_prior.parallel.mesh import BATCH, REPLICA
 
-__all__ = ["DiT", "DiTConfig", "frozen_names", "token_count"]
+__all__ = ["DiT", "DiTConfig", "check_config", "frozen_names", "token_count"]
+
+
+def check_config(config: DiTConfig) -> None:
+    """Raises UserError where no network can have this shape."""
+    for name, value, known in (
+        ("block", config.block, BLOCKS),
+        ("precision", config.precision, PRECISIONS),
+        ("remat", config.remat, REMAT_POLICIES),
+        ("attention", config.attention, CHOICES),
+    ):
+        if value not in known:
+            raise UserError(
+                f"model.{name} {value!r} is unknown; choose one of "
+                f"{', '.join(known)}"
+            )
+    if config.width % config.heads or (config.width // config.heads) % 2:
+        raise UserError(
+            f"model.width {config.width} does not split into "
+            f"{config.heads} heads of even width; change model.width or "
+            "model.heads"
+        )
+    if config.width % 4:
+        raise UserError(
+            f"model.width {config.width} must be divisible by 4 for its 2-D "
+            "position table"
+        )
+    if config.pooled_width and config.classes:
+        raise UserError(
+            "the pooled condition is class labels or vectors, not both; set "
+            "one of classes and pooled_width to 0"
+        )
+    if config.size_conditions and config.width % 3:
+        raise UserError(
+            f"model.width {config.width} must be divisible by 3 for size and "
+            "aspect conditions"
+        )
+    if config.input_size % config.patch:
+        raise UserError(
+            f"a latent of {config.input_size} pixels a side does not split "
+            f"into patches of {config.patch}; change model.patch or "
+            "data.image_size"
+        )
+
+
+def frozen_names(config: DiTConfig) -> tuple[str, ...]:
+    """Regular expressions of DiT parameters that get no gradient."""
+    if config.cross_attention and config.one_token:
+        return (f"blocks/{BLOCKS[config.block].idle}",)
+    return ()
 
 
 class DiT(nnx.Module):
@@ -77,21 +120,17 @@ class DiT(nnx.Module):
             if config.size_conditions
             else None
         )
-        # adaLN-single: one linear map for all blocks.
+        family = BLOCKS[config.block]
+        shared = family.shared_modulations * width
         self.time_modulation = (
-            Linear(width, 6 * width, rngs=rngs, precision=precision, init=zeros)
-            if config.block == "pixart"
+            Linear(width, shared, rngs=rngs, precision=precision, init=zeros)
+            if shared
             else None
         )
-        make = functools.partial(_make_block, config)
-        self.blocks = stack_blocks(make, config.depth, rngs)
-        self.final = FINAL_LAYERS[config.block](
-            width,
-            patch**2 * config.out_channels,
-            rngs=rngs,
-            precision=precision,
-            ratio=config.ratio,
+        self.blocks = stack_blocks(
+            lambda rngs: family.cls(config, rngs=rngs), config.depth, rngs
         )
+        self.final = family.final(config, rngs=rngs)
         self.config = config
 
     def __call__(
@@ -123,102 +162,102 @@ class DiT(nnx.Module):
           float32 (B, H, W, C), or (B, H, W, 2C) with learned sigma.
 
         Raises:
-          UserError: where a condition has no door, or a door no condition.
+          UserError: for a missing condition, or one that is not taken.
         """
         config = self.config
-        h, time, body = self.enter(
-            x, timestep, tokens, mask, pooled, concat, size, aspect
-        )
+        check_inputs(config, tokens, pooled, concat, size, aspect)
+        grid = (x.shape[1] // config.patch, x.shape[2] // config.patch)
+        h = self.embed_inputs(x, concat)
+        time = self.embed_time(timestep, pooled, size, aspect)
         h = scan_blocks(
             self.blocks,
-            body,
+            self.layer(time, tokens, mask, grid),
             h,
             config.remat,
             config.scan_unroll,
             name="dit/blocks",
             operands=PRECISIONS[config.precision].operands,
         )
-        grid = (x.shape[1] // config.patch, x.shape[2] // config.patch)
-        return self.leave(h, time, grid)
+        return self.project_out(h, time, grid)
 
-    def enter(
-        self,
-        x: Array,
-        timestep: Array,
-        tokens: Array | None = None,
-        mask: Array | None = None,
-        pooled: Array | None = None,
-        concat: Array | None = None,
-        size: Array | None = None,
-        aspect: Array | None = None,
-    ) -> tuple[Array, Array, Callable[[Array, nnx.Module], Array]]:
-        """What comes before the blocks; takes what a call takes.
-
-        Returns:
-          the residual stream h (B, N, D), the time embedding (B, D), and
-          body(h, block) -> h, one layer.
-        """
+    def embed_inputs(self, x: Array, concat: Array | None = None) -> Array:
+        """x (B, H, W, C), concat (B, H, W, K) -> residual stream (B, N, D)."""
         config = self.config
-        check_inputs(config, tokens, pooled, concat, size, aspect)
-        precision = PRECISIONS[config.precision]
         if concat is not None:
             x = jnp.concatenate([x, concat], axis=-1)
         grid = (x.shape[1] // config.patch, x.shape[2] // config.patch)
-        h = self.patch_embed(patchify(x, config.patch))
+        with jax.named_scope("patch_embed"):
+            h = self.patch_embed(patchify(x, config.patch))
         base = config.base_size or config.input_size // config.patch
         h = h + sincos_2d(config.width, grid, base, config.position_scale)
-        # Rotary phases are relative: without the table above the queries of
-        # the cross-attention would not know where they are.
-        angles = (
-            rope_2d(config.width // config.heads, grid)
-            if config.block == "modern"
-            else None
-        )
-        h = scatter(h.astype(precision.activations))
-        time = self.time_embed(timestep)
+        return scatter(h.astype(PRECISIONS[config.precision].activations))
+
+    def embed_time(
+        self,
+        timestep: Array,
+        pooled: Array | None = None,
+        size: Array | None = None,
+        aspect: Array | None = None,
+    ) -> Array:
+        """Time embedding with the pooled conditions added, (B, D)."""
+        with jax.named_scope("time_embed"):
+            time = self.time_embed(timestep)
         if self.pooled_embed is not None and pooled is not None:
-            time = time + self.pooled_embed(pooled)
+            with jax.named_scope("pooled_embed"):
+                time = time + self.pooled_embed(pooled)
         if self.size_embed is not None:
             assert size is not None
             assert aspect is not None
-            time = time + self.size_embed(size, aspect)
-        modulation = constrain(time, REPLICA)  # see `blocks.modulations`
-        if self.time_modulation is not None:
-            modulation = self.time_modulation(jax.nn.silu(time))
+            with jax.named_scope("size_embed"):
+                time = time + self.size_embed(size, aspect)
+        return time
 
-        def body(h: Array, block: nnx.Module) -> Array:
-            return block(h, modulation, tokens, mask, angles)
-
-        return h, time, body
-
-    def leave(self, h: Array, time: Array, grid: tuple[int, int]) -> Array:
-        """What comes behind the blocks.
+    def layer(
+        self,
+        time: Array,
+        tokens: Array | None,
+        mask: Array | None,
+        grid: tuple[int, int],
+    ) -> Callable[[Array, nnx.Module], Array]:
+        """One layer as a function.
 
         Args:
-          h, time: of `enter`, h after the last block.
+          time: (B, D), of `embed_time`.
+          tokens, mask: as in a call.
           grid: tokens a column and a row.
 
         Returns:
-          what a call returns.
+          body(h (B, N, D), block) -> h.
         """
-        h = constrain(self.final(h, time), BATCH)
+        config, options = self.config, {}
+        if BLOCKS[config.block].rotary:
+            # Rotary phases are relative: without the table of `embed_inputs`
+            # the queries of the cross-attention would have no position.
+            options["angles"] = rope_2d(config.width // config.heads, grid)
+        modulation = constrain(time, REPLICA)  # see `modulation.modulations`
+        if self.time_modulation is not None:
+            with jax.named_scope("time_modulation"):
+                modulation = self.time_modulation(jax.nn.silu(time))
+
+        def body(h: Array, block: nnx.Module) -> Array:
+            return block(h, modulation, tokens, mask, **options)
+
+        return body
+
+    def project_out(
+        self, h: Array, time: Array, grid: tuple[int, int]
+    ) -> Array:
+        """The output of a call.
+
+        Args:
+          h: (B, N, D), after the last block.
+          time: (B, D), of `embed_time`.
+          grid: tokens a column and a row.
+        """
+        with jax.named_scope("final"):
+            h = constrain(self.final(h, time), BATCH)
         out = unpatchify(h, grid, self.config.patch)
         return out.astype(jnp.float32)
-
-
-def _make_block(config: DiTConfig, rngs: nnx.Rngs) -> nnx.Module:
-    return BLOCKS[config.block](
-        config.width,
-        config.heads,
-        mlp_ratio=config.mlp_ratio,
-        cross_attention=config.cross_attention,
-        fast_path=config.one_token,
-        qk_norm=config.qk_norm,
-        form=config.attention,
-        ratio=config.ratio,
-        rngs=rngs,
-        precision=PRECISIONS[config.precision],
-    )
 
 
 def _make_pooled(config: DiTConfig, rngs: nnx.Rngs) -> nnx.Module | None:

@@ -1,7 +1,7 @@
 """The published families of image encoders, and an encoder's shape.
 
-A family is a row of `FAMILIES`: what its official code does differently from
-the next one. `models.vit` is the one network that they are options of.
+A family is a row of `FAMILIES`: the options of `models.vit` that its official
+code corresponds to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Features(NamedTuple):
-    """What an encoder says of an image, float32.
+    """Output of an image encoder, float32.
 
     Attributes:
       cls: (B, D), one vector for the image: the CLS token after the last
@@ -45,15 +45,15 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """What sets a family of encoders apart.
+    """Options of a family of encoders.
 
     Attributes:
-      cls: whether a CLS token leads the patches.
+      cls: a CLS token comes before the patches.
       activation: of the MLP, a name of `ACTIVATIONS`.
       epsilon: of every LayerNorm.
       layer_scale: a learned gain on each branch (arXiv 2103.17239 Eq. 9).
       pre_norm: a LayerNorm ahead of the first block.
-      patch_bias: whether the patch embedding has a bias.
+      patch_bias: the patch embedding has a bias.
       norm_patches: the last norm sees patches too, not only the CLS token.
       attention_pool: SigLIP's pooling head (arXiv 2106.04560 section 3.3).
       position_offset: cells added to the grid when positions are
@@ -113,7 +113,7 @@ class ViTConfig:
       patch, image_size: sides in pixels; the position table has
         image_size // patch cells a side.
       mlp_ratio: hidden width of the MLP over D.
-      precision: a name of `matmul.PRECISIONS`.
+      precision: a name of `precision.PRECISIONS`.
       family: a key of `FAMILIES`.
       mlp_width: hidden width of the MLP where the ratio is no round number;
         0 takes mlp_ratio.

@@ -1,7 +1,7 @@
 """Modules as pure functions over one flat dict of named arrays.
 
 A name is the path of a parameter, as `dit/blocks/attention/qkv/kernel`.
-Optimizer, EMA, shardings, checkpoints and exports all speak these names.
+Optimizer, EMA, shardings, checkpoints and exports all use these names.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class Functional:
     def merge(self, values: Flat) -> Any:
         """The module with these values; inside jit it costs only tracing.
 
-        What is kept in fewer bits (a bfloat16 EMA) is computed with as the
-        module's own dtype.
+        Values of another dtype (a bfloat16 EMA) are cast to the module's.
         """
 
         def fitting(path: tuple, variable: nnx.Variable) -> Any:
@@ -57,7 +56,7 @@ class Functional:
 
 
 def join(path: Iterable[Any]) -> str:
-    """The name of a path."""
+    """Name of a path."""
     return "/".join(map(str, path))
 
 

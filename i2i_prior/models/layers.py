@@ -1,4 +1,4 @@
-"""The small parts: linear maps, norms, MLPs, embeddings.
+"""Layers: linear maps, norms, MLPs, embeddings.
 
 Arrays in, arrays out. Kernels are stored 2-D as (in, out).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,12 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from i2i_prior.models.precision import (
-    FLOAT32,
-    Array,
-    Precision,
-    matmul,
-)
-from i2i_prior.parallel.constraints import (
-    TOKENS,
-    constrain,
-    shards,
-)
+from i2i_prior.models.precision import FLOAT32, Array, Precision, matmul
+from i2i_prior.parallel.constraints import TOKENS, constrain, shards
 from i2i_prior.parallel.mesh import BATCH, CONTEXT, TENSOR
+from i2i_prior.parallel.roles import COLUMN, ROW, fused
 
-# Names of what remat policies may keep.
+# Names of activations that remat policies may keep.
 ATTENTION, HIDDEN, DOT = "attention", "hidden", "dot"
 
 Initializer = Callable[..., Array]  # (key, shape, dtype=float32)
@@ -91,9 +83,9 @@ class Linear(nnx.Module):
     def split(self, x: Array, parts: int) -> list[Array]:
         """x (..., inputs) -> `parts` equal pieces of the output.
 
-        What jnp.split of the output gives. Where `parallel.sharding` has
-        taken the kernel apart, so that each tensor shard has columns of every
-        piece, each piece is a product of its own.
+        Equal to jnp.split of the output. Where `parallel.sharding` has split
+        the kernel, so that each tensor shard has columns of every piece, each
+        piece is a product of its own.
         """
         kernel = self.kernel[...]
         if kernel.ndim == 2:
@@ -162,7 +154,7 @@ def quick_gelu(x: Array) -> Array:
 
 
 def _hidden(x: Array) -> Array:
-    """Hidden channels, known to remat policies and apart on tensor."""
+    """Names hidden channels for remat policies, and shards them on tensor."""
     if x.ndim == 3:
         x = constrain(x, BATCH, CONTEXT, TENSOR)
     return checkpoint_name(x, HIDDEN)
@@ -171,6 +163,8 @@ def _hidden(x: Array) -> Array:
 class Mlp(nnx.Module):
     """Linear -> activation -> Linear; `out_init` is of the second, `init` of
     both where it is None."""
+
+    roles: ClassVar = {"fc1": COLUMN, "fc2": ROW}
 
     def __init__(
         self,
@@ -189,6 +183,7 @@ class Mlp(nnx.Module):
         self.fc2 = Linear(hidden, outputs, init=out_init or init, **options)
         self.activation = activation
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         """x (..., inputs) -> (..., outputs)."""
         return self.fc2(self.activation(_hidden(self.fc1(x))))
@@ -196,6 +191,8 @@ class Mlp(nnx.Module):
 
 class SwiGlu(nnx.Module):
     """Gated MLP, arXiv 2002.05202 Eq. 6: W2 (silu(W1 x) * (V x))."""
+
+    roles: ClassVar = {"gate_value": fused(2), "out": ROW}
 
     def __init__(
         self,
@@ -216,6 +213,7 @@ class SwiGlu(nnx.Module):
         )
         self.out = Linear(hidden, width, **options)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         """x (..., width) -> (..., width)."""
         gate, value = map(_hidden, self.gate_value.split(x, 2))
@@ -234,7 +232,7 @@ def sinusoid(values: Array, features: int = 256) -> Array:
 
 
 class TimestepEmbedder(nnx.Module):
-    """A number on the scale 0..1000 -> (B, width), through 256 sinusoids.
+    """Embedding of a number on the scale 0..1000, through 256 sinusoids.
 
     `ratio` is muP's, base width / width (`models.mup`).
     """

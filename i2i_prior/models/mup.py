@@ -29,8 +29,11 @@ from __future__ import annotations
 
 import re
 
+from i2i_prior.parallel.roles import role_of
+
+# Outside the blocks, whose layers have a role.
 _HIDDEN = re.compile(
-    r"^dit/(blocks/.*|time_modulation|final/modulation"
+    r"^dit/(time_modulation|final/modulation"
     r"|(time|pooled|size)_embed/(.*/)?fc2)/kernel$"
     r"|^conditioner/project/fc2/kernel$"
 )
@@ -43,12 +46,12 @@ def width_ratio(base_width: int, width: int) -> float:
 
 
 def gradient_factor(name: str, ratio: float) -> float:
-    """What multiplies the gradient of a parameter before the optimizer."""
+    """Factor of a parameter's gradient before the optimizer."""
     return ratio if name == _OUTPUT else 1.0
 
 
 def update_factor(name: str, ratio: float) -> float:
-    """What multiplies Adam's update of a parameter: hidden kernels' learning
-    rate, the output's multiplier."""
-    hidden = _HIDDEN.match(name) or name == _OUTPUT
-    return ratio if hidden else 1.0
+    """Factor of Adam's update of a parameter: the learning rate of hidden
+    kernels, the multiplier of the output."""
+    hidden = name.endswith("/kernel") and role_of(name).hidden
+    return ratio if hidden or _HIDDEN.match(name) or name == _OUTPUT else 1.0

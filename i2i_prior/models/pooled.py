@@ -1,4 +1,4 @@
-"""What is added to the time embedding: classes, vectors, image sizes."""
+"""Embeddings that are added to the time's: classes, vectors, image sizes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from i2i_prior.models.layers import Mlp, normal, sinusoid, xavier
-from i2i_prior.models.precision import (
-    FLOAT32,
-    Array,
-    Precision,
-)
+from i2i_prior.models.precision import FLOAT32, Array, Precision
 
 
 class ClassTable(nnx.Module):
@@ -38,7 +34,8 @@ def pooled_mlp(
     precision: Precision,
     ratio: float = 1.0,
 ) -> Mlp:
-    """A vector (B, inputs) -> (B, width); `ratio` as in `SizeEmbedder`."""
+    """MLP of a vector (B, inputs) -> (B, width); `ratio` as in
+    `SizeEmbedder`."""
     return Mlp(
         inputs,
         width,

@@ -1,4 +1,4 @@
-"""Where a token sits: fixed sin-cos tables and rotary phases, both 2-D."""
+"""Positions of tokens: fixed sin-cos tables and rotary phases, both 2-D."""
 
 from __future__ import annotations
 

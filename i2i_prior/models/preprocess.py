@@ -38,7 +38,7 @@ _LINE = 16
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an image of any size to a normalised square.
+    """Steps from an image of any size to a normalised square.
 
     Attributes:
       statistics: mean and std of RGB in [0, 1].
@@ -154,7 +154,7 @@ def square(image: np.ndarray, record: Preprocessing, side: int) -> np.ndarray:
 
 
 def _middle(image: np.ndarray) -> np.ndarray:
-    """Of a line the part around its centre, which alone is seen.
+    """Visible part of a line, around its centre.
 
     Resized in full, one of 1 x 30000 pixels would fill the memory.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from i2i_prior.errors import UserError
+from i2i_prior.models.blocks import BLOCKS
 
 # depth, width, heads. S to XL: DiT (arXiv 2212.09748 table 1); H and G: JiT
 # (arXiv 2511.13720). The head width of XL is 72. XXL is ours: heads of 128,
@@ -27,13 +28,13 @@ def preset(name: str) -> dict[str, int | str]:
       UserError: where the name is not family_sizepatch.
     """
     match = re.fullmatch(
-        r"(lumos|modern|dit|pixart)_(s|b|l|xl|h|g|xxl)(\d+)", name
+        rf"({'|'.join(BLOCKS)})_({'|'.join(SIZES)})(\d+)", name
     )
     if not match:
         raise UserError(
-            f"model preset {name!r} is unknown; it is a family (lumos, "
-            "modern, dit, pixart), a size (s, b, l, xl, h, g, xxl) and a "
-            "patch, as lumos_xl2"
+            f"model preset {name!r} is unknown; it is a family "
+            f"({', '.join(BLOCKS)}), a size ({', '.join(SIZES)}) and a patch, "
+            "as lumos_xl2"
         )
     family, size, patch = match.groups()
     depth, width, heads = SIZES[size]

@@ -109,4 +109,5 @@ def scan_blocks(
         step = jax.checkpoint(
             step, policy=REMAT_POLICIES[remat], prevent_cse=False
         )
-    return jax.lax.scan(step, x, blocks, unroll=unroll)[0]
+    with jax.named_scope("blocks"):
+        return jax.lax.scan(step, x, blocks, unroll=unroll)[0]

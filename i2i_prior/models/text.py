@@ -1,4 +1,4 @@
-"""What both text encoders share: their output and their attention."""
+"""Output and attention of both text encoders."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from i2i_prior.models.layers import gelu_tanh, quick_gelu
-from i2i_prior.models.precision import (
-    Array,
-    Precision,
-)
+from i2i_prior.models.precision import Array, Precision
 
 
 class TextFeatures(NamedTuple):
-    """What an encoder says of a caption.
+    """Output of a text encoder.
 
     Attributes:
       tokens: float32 (B, L, D), after the last norm.
@@ -39,6 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@jax.named_scope("scores")
 def text_attention(
     qkv: Array,
     heads: int,
@@ -50,7 +49,7 @@ def text_attention(
 ) -> Array:
     """softmax(scale q k^T + bias) v over the visible keys.
 
-    Captions are short: the scores are simply written out, in float32.
+    Captions are short: the scores are kept whole, in float32.
 
     Args:
       qkv: (B, L, 3 * heads * d), channels [q | k | v], each heads-major.
@@ -62,8 +61,8 @@ def text_attention(
     Returns:
       (B, L, heads * d) in the activation dtype.
     """
-    batch, length, _ = qkv.shape
-    qkv = qkv.astype(precision.operands).reshape(batch, length, 3, heads, -1)
+    qkv = qkv.astype(precision.operands)
+    qkv = rearrange(qkv, "b l (three h d) -> b l three h d", three=3, h=heads)
     exact = precision.operands == jnp.float32
     product = functools.partial(
         jnp.einsum,
@@ -77,4 +76,5 @@ def text_attention(
         scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(precision.operands)
     out = product("bhqk,bkhd->bqhd", weights, qkv[:, :, 2])
-    return out.reshape(batch, length, -1).astype(precision.activations)
+    out = rearrange(out, "b l h d -> b l (h d)")
+    return out.astype(precision.activations)

@@ -1,25 +1,19 @@
-"""CLIP's text encoder: a causal transformer, read at the end of the text."""
+"""Text encoder of CLIP: a causal transformer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import LayerNorm, Linear, Mlp, normal
-from i2i_prior.models.precision import (
-    PRECISIONS,
-    Array,
-    Precision,
-)
-from i2i_prior.models.scan import (
-    scan_blocks,
-    stack_blocks,
-)
+from i2i_prior.models.precision import PRECISIONS, Array, Precision
+from i2i_prior.models.scan import scan_blocks, stack_blocks
 from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
 
 
@@ -37,7 +31,7 @@ class ClipTextConfig:
         of the vocabulary, as in CLIP's own.
       activation: a name of `text.ACTIVATIONS`.
       epsilon: of the norms.
-      precision: a name of `matmul.PRECISIONS`.
+      precision: a name of `precision.PRECISIONS`.
     """
 
     vocabulary: int = 49408
@@ -66,6 +60,7 @@ class CausalAttention(nnx.Module):
         self.heads = config.heads
         self.precision = precision
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array, visible: Array) -> Array:
         """x (B, L, D), visible (B or 1, 1, L, L) -> (B, L, D)."""
         out = text_attention(
@@ -175,7 +170,8 @@ class ClipTextEncoder(nnx.Module):
         rows = jnp.arange(ids.shape[0])
         pooled = tokens[rows, jnp.argmax(ends, axis=-1)]
         if self.project is not None:
-            pooled = self.project(pooled).astype(jnp.float32)
+            with jax.named_scope("project"):
+                pooled = self.project(pooled).astype(jnp.float32)
         return TextFeatures(tokens=tokens, pooled=pooled)
 
 

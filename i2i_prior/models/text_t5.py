@@ -6,21 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.layers import Linear, normal, rms_norm
-from i2i_prior.models.precision import (
-    PRECISIONS,
-    Array,
-    Precision,
-)
-from i2i_prior.models.scan import (
-    scan_blocks,
-    stack_blocks,
-)
+from i2i_prior.models.precision import PRECISIONS, Array, Precision
+from i2i_prior.models.scan import scan_blocks, stack_blocks
 from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
 
 
@@ -37,7 +31,7 @@ class T5Config:
       activation: a name of `text.ACTIVATIONS`.
       buckets, max_distance: of the relative positions.
       epsilon: of the norms.
-      precision: a name of `matmul.PRECISIONS`. There is no float16: T5's
+      precision: a name of `precision.PRECISIONS`. There is no float16: T5's
         residual stream leaves its range.
     """
 
@@ -58,7 +52,7 @@ class T5Config:
 def relative_buckets(
     length: int, buckets: int = 32, max_distance: int = 128
 ) -> np.ndarray:
-    """Which bias a query takes for a key (arXiv 1910.10683 section 2.1).
+    """Buckets of relative positions (arXiv 1910.10683 section 2.1).
 
     Half of the buckets are for keys behind the query. Of each half, half are
     for one distance each, the other half grow logarithmically; the last one
@@ -106,6 +100,7 @@ class T5Attention(nnx.Module):
         self.heads = config.heads
         self.precision = precision
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array, bias: Array, visible: Array | None) -> Array:
         """x (B, L, D), bias (heads, L, L), visible (B, 1, 1, L)."""
         out = text_attention(
@@ -136,6 +131,7 @@ class T5Mlp(nnx.Module):
         self.gated = config.gated
         self.activation = ACTIVATIONS[config.activation]
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         """x (B, L, D) -> (B, L, D)."""
         h = self.fc1(x)

@@ -1,12 +1,12 @@
-"""Image encoders: one vision transformer for all of `models.families`."""
+"""Image encoders: one vision transformer for all `encoder_families`."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from i2i_prior.errors import UserError
@@ -20,17 +20,9 @@ from i2i_prior.models.encoder_families import (
     check,
 )
 from i2i_prior.models.layers import LayerNorm, Linear, Mlp, SwiGlu, normal
-from i2i_prior.models.precision import (
-    PRECISIONS,
-    Array,
-    Precision,
-)
+from i2i_prior.models.precision import PRECISIONS, Array, Precision
 from i2i_prior.models.resample import bicubic_matrix
-from i2i_prior.models.scan import (
-    patchify,
-    scan_blocks,
-    stack_blocks,
-)
+from i2i_prior.models.scan import patchify, scan_blocks, stack_blocks
 
 __all__ = ["FAMILIES", "Features", "ViT", "ViTConfig"]
 
@@ -97,6 +89,7 @@ class AttentionPool(nnx.Module):
         self.norm = _norm(config)
         self.mlp = _mlp(config, **options)
 
+    @jax.named_scope("pool")
     def __call__(self, h: Array) -> Array:
         """h (B, N, D) -> (B, D)."""
         probe = jnp.broadcast_to(self.probe[...], (len(h), 1, h.shape[-1]))
@@ -178,7 +171,8 @@ class ViT(nnx.Module):
         family = FAMILIES[self.config.family]
         precision = PRECISIONS[self.config.precision]
         pixels, grid = _whole_patches(pixels, self.config)
-        h = self.patch_embed(patchify(pixels, self.config.patch))
+        with jax.named_scope("patch_embed"):
+            h = self.patch_embed(patchify(pixels, self.config.patch))
         if self.cls is not None:
             cls = jnp.broadcast_to(self.cls[...], (len(h), 1, h.shape[-1]))
             h = jnp.concatenate([cls.astype(h.dtype), h], axis=1)
@@ -205,7 +199,8 @@ class ViT(nnx.Module):
             cls = self.norm(h[:, 0])
             pooled = cls
             if self.projection is not None:
-                pooled = self.projection(cls).astype(jnp.float32)
+                with jax.named_scope("projection"):
+                    pooled = self.projection(cls).astype(jnp.float32)
             return Features(cls, h[:, first:].astype(jnp.float32), pooled)
         normed = self.norm(h)
         patches = normed[:, first:]
@@ -233,6 +228,7 @@ def _whole_patches(
     return pixels, grid
 
 
+@jax.named_scope("interpolate")
 def _interpolated(
     table: Array, grid: tuple[int, int], config: ViTConfig
 ) -> Array:
@@ -258,7 +254,7 @@ def _interpolated(
         for n in grid
     )
     first = int(family.cls)
-    square = table[0, first:].reshape(cells, cells, -1)
+    square = rearrange(table[0, first:], "(h w) d -> h w d", h=cells)
     resized = jnp.einsum(
         "yh,xw,hwd->yxd",
         rows,
@@ -266,5 +262,5 @@ def _interpolated(
         square,
         precision=jax.lax.Precision.HIGHEST,
     )
-    resized = resized.reshape(1, math.prod(grid), -1)
+    resized = rearrange(resized, "h w d -> 1 (h w) d")
     return jnp.concatenate([table[:, :first], resized], axis=1)

@@ -21,7 +21,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """What one chip can do.
+    """Figures of one chip.
 
     Attributes:
       name: as in a topology, "v5e".

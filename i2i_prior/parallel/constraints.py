@@ -1,8 +1,8 @@
-"""What a traced function knows of the mesh it will run on.
+"""Sharding constraints on activations, and the mesh of traced code.
 
 `on_mesh(mesh)` is entered around the body of a jitted function; inside,
-`constrain` says how an activation lies. Without a mesh (a notebook), and
-`data_parallel_only`, it is the identity.
+`constrain` sets the sharding of an activation. Without a mesh (a notebook),
+and within `data_parallel_only`, it is the identity.
 """
 
 from __future__ import annotations
@@ -25,50 +25,50 @@ TOKENS = (CONTEXT, TENSOR)
 
 
 def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Traced code inside sees the axes and the platform of `mesh`."""
+    """Context in which traced code sees the axes and platform of `mesh`."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def mesh_in_use() -> Any | None:
-    """The mesh that the code being traced is for, None where there is none."""
+    """Mesh that the code being traced is for, None where there is none."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.axis_names != AXES else mesh
 
 
-_per_image: ContextVar[bool] = ContextVar("data_parallel_only", default=False)
+_data_parallel: ContextVar[bool] = ContextVar("data_parallel", default=False)
 
 
 @contextlib.contextmanager
 def data_parallel_only() -> Iterator[None]:
-    """Inside, a device works on whole images of its own: only the batch is
-    sharded, over all axes (`shard_all`), and activations are left alone."""
-    token = _per_image.set(True)
+    """Context in which each device works on images of its own: only the batch
+    is sharded, over all axes (`shard_all`), and `constrain` does nothing."""
+    token = _data_parallel.set(True)
     try:
         yield
     finally:
-        _per_image.reset(token)
+        _data_parallel.reset(token)
 
 
 def shard_all(batch: jax.Array) -> jax.Array:
-    """A batch laid over all mesh axes, as far as they divide it."""
+    """Shards a batch over all mesh axes, as far as they divide it."""
     return constrain(batch, AXES)
 
 
 def shard_batch(batch: jax.Array) -> jax.Array:
-    """A batch laid over the data-parallel axes."""
+    """Shards a batch over the data-parallel axes."""
     return constrain(batch, BATCH)
 
 
-def whole(x: jax.Array) -> jax.Array:
-    """The same on every device."""
+def replicate(x: jax.Array) -> jax.Array:
+    """Copies an array to every device."""
     return constrain(x, None)
 
 
 def platform() -> str:
-    """What the code being traced will run on: cpu, gpu or tpu.
+    """Platform that the code being traced is for: cpu, gpu or tpu.
 
-    Not always this process' own: a program for a TPU can be compiled on a
-    machine that has none.
+    It may differ from this process' own: a program for a TPU can be compiled
+    on a machine that has none.
     """
     mesh = mesh_in_use()
     device = None if mesh is None else mesh.abstract_device
@@ -76,20 +76,23 @@ def platform() -> str:
 
 
 def shards(*axes: str) -> int:
-    """Into how many parts these mesh axes cut one image's activations."""
+    """Number of shards of one image's activations over these mesh axes."""
     mesh = mesh_in_use()
-    if mesh is None or _per_image.get():
+    if mesh is None or _data_parallel.get():
         return 1
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Lays the leading axes of `x` over mesh axes; None and the rest: whole.
+    """Shards the leading axes of `x` over mesh axes.
 
-    Of mesh axes that do not divide an axis, those that do are taken.
+    Args:
+      x: any array.
+      axes: mesh axes of each leading axis; None, and axes without an entry,
+        are not sharded. Of several, those are taken that divide the axis.
     """
     mesh = mesh_in_use()
-    if mesh is None or mesh.size == 1 or _per_image.get():
+    if mesh is None or mesh.size == 1 or _data_parallel.get():
         return x
     spec = [
         dividing(size, (axis,) if isinstance(axis, str) else axis or (), mesh)
@@ -101,7 +104,8 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
 
 
 def dividing(size: int, axes: tuple[str, ...], mesh: Any) -> tuple[str, ...]:
-    """The longest beginning of `axes` whose shards together divide `size`."""
+    """The longest prefix of `axes` with a number of shards that divides
+    `size`."""
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):
         axes = axes[:-1]
     return axes

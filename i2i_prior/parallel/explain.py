@@ -1,4 +1,4 @@
-"""Where each array of a run lies, as a table for people."""
+"""Table of the sharding of each array of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from i2i_prior.parallel.mesh import TENSOR
-from i2i_prior.parallel.sharding import partition_spec, parts_apart
+from i2i_prior.parallel.sharding import partition_spec, split_parts
 
 
 def local_bytes(array: Any) -> int:
@@ -19,7 +19,7 @@ def local_bytes(array: Any) -> int:
 
 
 def explain(state: Any) -> str:
-    """One line an array of an abstract TrainState, and the sum of each part.
+    """Table with a line for each array of an abstract TrainState, and sums.
 
     A line has the part (params, ema, opt_state ...), the name, shape and
     dtype, the spec at rest, the spec while a layer uses it, and bytes a
@@ -41,7 +41,7 @@ def explain(state: Any) -> str:
         if part in ("params", "frozen"):
             mesh = array.sharding.mesh
             spec: Any = partition_spec(inner, array.shape, mesh, True)
-            parts = parts_apart(inner, array.shape, mesh)
+            parts = split_parts(inner, array.shape, mesh)
             if parts > 1:
                 spec = *spec[:-1], f"{parts} x {TENSOR}"
             used = _short(spec)

@@ -1,4 +1,4 @@
-"""From the arrays of a process to global ones, on any mesh."""
+"""Global arrays from those of each process, on any mesh."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Rows:
 
 
 def local_rows(sharding: NamedSharding, size: int) -> Rows:
-    """The rows of this process.
+    """Rows of the global batch on devices of this process.
 
     Args:
       sharding: of the batch; only that of its first axis matters.
@@ -51,7 +51,7 @@ def local_rows(sharding: NamedSharding, size: int) -> Rows:
 
 
 def place(array: np.ndarray, sharding: Sharding) -> jax.Array:
-    """A global array of what every process has whole.
+    """Global array of values that every process holds in full.
 
     `jax.device_put` would first compare the array over all processes.
     """
@@ -65,7 +65,7 @@ def place(array: np.ndarray, sharding: Sharding) -> jax.Array:
 def to_global(
     array: np.ndarray, sharding: NamedSharding, rows: Rows
 ) -> jax.Array:
-    """A global array (rows.size, ...) from this process's (len(here), ...).
+    """Global array (rows.size, ...) of this process' rows (len(here), ...).
 
     `jax.make_array_from_process_local_data` needs a batch that is sharded
     over all processes, which tensor and context axes need not do.

@@ -55,7 +55,7 @@ def mesh_shape(
 def slow_shape(
     shape: tuple[int, int, int, int], groups: int
 ) -> tuple[int, int, int, int]:
-    """How many of each axis' shards lie on different sides of slow links.
+    """Number of each axis' shards on different sides of slow links.
 
     Args:
       shape: of the mesh.
@@ -127,5 +127,5 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Sharding of an array that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())

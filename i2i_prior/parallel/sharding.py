@@ -1,17 +1,16 @@
-"""Which axis of which parameter lies on which mesh axis: one table.
+"""Shardings of parameters, at rest and in use: ZeRO-3 and tensor parallelism.
 
-Parameters are a flat dict name -> array. A name decides the sharding, the
-same for a parameter, its EMA and its Adam moments. What is used is gathered
-right before (`gather`), one layer at a time, and its gradient is scattered
-right behind: ZeRO-3 (arXiv 1910.02054 section 5.3), said to the compiler and
-not left to it.
+Parameters are a flat dict name -> array. The role of a name (`roles`) decides
+the sharding of a parameter, its EMA and its Adam moments. A leading layer
+axis is never sharded. Parameters are gathered right before use (`gather`), one
+layer at a time, and gradients scattered right after: ZeRO-3 (arXiv 1910.02054
+section 5.3), as explicit constraints and not left to the compiler.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import re
 from typing import Any
 
 import jax
@@ -21,38 +20,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from i2i_prior.errors import UserError
-from i2i_prior.parallel.constraints import (
-    dividing,
-    mesh_in_use,
-)
+from i2i_prior.parallel.constraints import dividing, mesh_in_use
 from i2i_prior.parallel.mesh import CONTEXT, FSDP, TENSOR
+from i2i_prior.parallel.roles import role_of
 
 # Axes that shard a parameter at rest and that its use gathers.
 ZERO = (FSDP, CONTEXT)
 ALL = (*ZERO, TENSOR)
-IN, OUT, WHOLE = 0, 1, None  # the last two dimensions of a kernel, or neither
-
-# First match wins: the dimension that ZeRO shards, the one on the tensor
-# axis, and whether ZeRO's shards are gathered for use. Column-parallel, then
-# row-parallel (Megatron-LM, arXiv 1909.08053), so that a pair needs one
-# reduction. Fused kernels hold their columns part by part, [q | k | v], which
-# no contiguous shard splits by heads: see FUSED. A leading layer axis is
-# never sharded.
-RULES: tuple[tuple[str, int | None, int | None, bool], ...] = (
-    # A third of a block's weights for one row an image: rows travel, not the
-    # kernel (`models.blocks`).
-    (r"^dit/blocks/modulation/(kernel|bias)$", OUT, WHOLE, False),
-    (r"^dit/blocks/.*(qkv|gate_value)/kernel$", IN, WHOLE, True),
-    (r"^dit/blocks/.*(/q|/k|/v|fc1)/kernel$", IN, OUT, True),
-    (r"^dit/blocks/.*(/out|fc2)/kernel$", OUT, IN, True),
-    # All else, the frozen networks among it, is small or used by each device
-    # for its own images.
-    (r"/kernel$", OUT, WHOLE, True),
-    (r"", WHOLE, WHOLE, False),  # biases, gains, tables, null tokens
-)
-# Kernels of so many parts side by side. At rest the tensor axis helps with
-# their ZeRO shards; in use a tensor shard has its own columns of every part.
-FUSED = {"qkv": 3, "gate_value": 2}
 GATHERED = "gathered kernel"  # the name that remat policies know
 
 
@@ -62,21 +36,20 @@ def partition_spec(
     mesh: Mesh | AbstractMesh,
     in_use: bool = False,
 ) -> PartitionSpec:
-    """The spec of one parameter, at rest or in use.
+    """Spec of one parameter, at rest or in use.
 
-    ZeRO takes a kernel's other dimension where more of its axes divide that
-    one; axes that divide neither leave it whole.
+    ZeRO shards a kernel's other dimension where more of its axes divide that
+    one; axes that divide neither do not shard it.
     """
-    _, zero, tensor, gathered = next(
-        rule for rule in RULES if re.search(rule[0], name)
-    )
+    role = role_of(name)
+    zero, tensor = role.zero, role.tensor
     spec: list[Any] = [None] * len(shape)
     if zero is None or len(shape) < 2:
         return PartitionSpec(*spec)
     last = len(shape) - 2
     if tensor is not None and shape[last + tensor] % mesh.shape[TENSOR] == 0:
         spec[last + tensor] = TENSOR
-    if not (in_use and gathered):
+    if not (in_use and role.gathered):
         axes, place = max(
             (
                 _zero_axes(shape, last + place, spec, tensor, mesh)
@@ -112,24 +85,22 @@ def _size(axes: tuple[str, ...], mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def parts_apart(
+def split_parts(
     name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
 ) -> int:
     """Parts of a fused kernel of which a tensor shard uses its own columns;
     1 for any other parameter, and where there is one tensor shard."""
-    if not re.search(r"^dit/blocks/.*/kernel$", name):
-        return 1
-    parts, tensor = FUSED.get(name.split("/")[-2], 1), mesh.shape[TENSOR]
+    parts, tensor = role_of(name).parts, mesh.shape[TENSOR]
     return 1 if tensor == 1 or shape[-1] // parts % tensor else parts
 
 
 def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
-    """A parameter as its use wants it: whole but for the tensor axis.
+    """Gathers a parameter for use over all axes but the tensor axis.
 
     Args:
       name: decides the specs; "dit/blocks/..." for one layer's slice too.
       array: float32, sharded at rest.
-      operands: what matmuls will round it to. Rounded before it is gathered,
+      operands: dtype of matmuls' operands. Rounded before it is gathered,
         so that half the bytes travel in bfloat16; gradients are summed over
         devices in float32.
 
@@ -143,7 +114,7 @@ def gather(name: str, array: jax.Array, operands: jnp.dtype) -> jax.Array:
     rest = partition_spec(name, array.shape, mesh)
     used = partition_spec(name, array.shape, mesh, in_use=True)
     steps: tuple[PartitionSpec, ...] = (rest, used)
-    parts = parts_apart(name, array.shape, mesh)
+    parts = split_parts(name, array.shape, mesh)
     if parts > 1 and rest[-1] is None:
         array = array.reshape(len(array), parts, -1)
         rows = dividing(len(array), ZERO, mesh) or None
@@ -214,7 +185,7 @@ def parameter_shardings(
 
 
 def check(parameters: dict[str, Any], mesh: Mesh) -> None:
-    """Refuses a mesh that would leave much of the model whole everywhere.
+    """Refuses a mesh that leaves much of the model unsharded.
 
     Args:
       parameters: name -> (abstract) array, the trained ones.

@@ -1,4 +1,4 @@
-"""The compiler's flags, per backend, each with its reason.
+"""Flags of XLA's compiler by backend, each with its reason.
 
 XLA and libtpu end the process over a flag that they do not know, so flags are
 set only with the version they were checked with, and what the user sets in
@@ -99,7 +99,7 @@ _VARIABLES = {"tpu": "LIBTPU_INIT_ARGS", "gpu": "XLA_FLAGS", "cpu": "XLA_FLAGS"}
 
 
 def guess_backend() -> str:
-    """tpu, gpu or cpu: what JAX will find, without importing it."""
+    """Backend that JAX will find, tpu, gpu or cpu, without importing it."""
     wanted = os.environ.get("JAX_PLATFORMS", "").split(",")[0].lower()
     cuda = any(map(_installed, _CUDA))
     if wanted:
@@ -110,12 +110,12 @@ def guess_backend() -> str:
 
 
 def leave_idle_tpu() -> bool:
-    """JAX_PLATFORMS=cpu where libtpu is installed, as for ahead-of-time
-    compilation, and there is neither a TPU nor another plug-in: libtpu would
-    look for one, and complain at length.
+    """Sets JAX_PLATFORMS=cpu where libtpu is installed, as for ahead-of-time
+    compilation, without a TPU or another plug-in: libtpu would look for one,
+    and print warnings.
 
     Returns:
-      whether it was set.
+      True if it was set.
     """
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     wanted = os.environ.get("JAX_PLATFORMS")
@@ -126,7 +126,8 @@ def leave_idle_tpu() -> bool:
 
 
 def _may_have_tpu() -> bool:
-    """By device files, or any PCI device of Google's (some are no TPU)."""
+    """Returns True for TPU device files or a PCI device of Google (some are
+    no TPU)."""
     if any(Path("/dev").glob("accel[0-9]*")) or Path("/dev/vfio/0").exists():
         return True
     for vendor in Path("/sys/bus/pci/devices").glob("*/vendor"):
@@ -147,7 +148,7 @@ def flags_for(backend: str) -> Sequence[Flag]:
 
 
 def apply(backend: str | None = None) -> Sequence[Flag]:
-    """Sets the environment variable; what stands in it already wins.
+    """Sets the environment variable; flags that it already has win.
 
     Args:
       backend: as `guess_backend` says where None.

@@ -21,7 +21,7 @@ from i2i_prior.config import config_hash
 from i2i_prior.errors import UserError
 from i2i_prior.interop.load_frozen import load_frozen
 from i2i_prior.io.progress import Progress
-from i2i_prior.models.activation_taps import PLACES, Watched
+from i2i_prior.models.activation_taps import PLACES, ActivationTaps
 from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.input_pipeline import make_pipeline, open_training
 from i2i_prior.training.optimizer import make_optimizer
@@ -213,9 +213,9 @@ def _trainer(
         model = task.merged(parameters)
         inputs = task.read(model, fixed, draws.get("posterior"))
         doors = task.doors(model, inputs, fixed, draws)
-        model.dit = watched = Watched(model.dit)
+        model.dit = taps = ActivationTaps(model.dit)
         loss, _ = task.denoising_loss(model, inputs.x0, doors, draws)
-        return loss.mean(), watched.seen
+        return loss.mean(), taps.seen
 
     def run(seed: int) -> list[dict[str, Any]]:
         state = init_state(task, transform, jax.random.key(seed))

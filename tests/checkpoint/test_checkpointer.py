@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.checkpoint.checkpointer import Checkpoints
-from i2i_prior.checkpoint.restore import (
-    load_parameters,
-    restore_or_init,
-)
+from i2i_prior.checkpoint.restore import load_parameters, restore_or_init
 from i2i_prior.errors import UserError
 from i2i_prior.training.setup import build
 

@@ -13,10 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from i2i_prior.checkpoint import run_dir
 from i2i_prior.checkpoint.checkpointer import Checkpoints
-from i2i_prior.checkpoint.restore import (
-    load_parameters,
-    restore_or_init,
-)
+from i2i_prior.checkpoint.restore import load_parameters, restore_or_init
 from i2i_prior.checkpoint.stochastic_rounding import (
     narrow,
     round_stochastically,
@@ -26,10 +23,7 @@ from i2i_prior.config import default_config
 from i2i_prior.errors import UserError
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.training.optimizer import make_optimizer
-from i2i_prior.training.setup import (
-    build,
-    to_device,
-)
+from i2i_prior.training.setup import build, to_device
 
 NARROW = "train.ema_dtype=bfloat16", "optim.moment_dtype=bfloat16"
 

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from i2i_prior.models.activation_taps import PLACES, Watched
+from i2i_prior.models.activation_taps import PLACES, ActivationTaps
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.scaling_laws.coord_check import slopes, verdict
 from tests.conftest import TINY
@@ -31,9 +31,9 @@ def test_a_watched_network_says_the_same_and_what_it_saw():
 
     @jax.jit
     def both(x, timestep, tokens):
-        watched = Watched(dit)
-        out = watched(x, timestep, tokens=tokens)
-        return dit(x, timestep, tokens), out, watched.seen
+        taps = ActivationTaps(dit)
+        out = taps(x, timestep, tokens=tokens)
+        return dit(x, timestep, tokens), out, taps.seen
 
     plain, out, seen = jax.device_get(both(x, timestep, tokens))
     np.testing.assert_allclose(out, plain, 1e-4, 1e-4)

@@ -59,10 +59,7 @@ def small():
 @pytest.fixture(scope="session")
 def pairs(tiny, tmp_path_factory):
     """name -> (JAX prior, torch prior, folder)."""
-    from tests.interop.fixtures_torch_folder import (
-        RUNS,
-        exported,
-    )
+    from tests.interop.fixtures_torch_folder import RUNS, exported
 
     root = tmp_path_factory.mktemp("folders")
     return {

@@ -23,22 +23,15 @@ from i2i_prior.interop.files.state_dicts import (
     write_state_dict,
 )
 from i2i_prior.interop.layouts import mapping
-from i2i_prior.interop.layouts.autoencoder import (
-    KL_LAYOUTS,
-    TINY_LAYOUTS,
-)
+from i2i_prior.interop.layouts.autoencoder import KL_LAYOUTS, TINY_LAYOUTS
 from i2i_prior.interop.layouts.autoencoder_detection import (
     complete,
     detect,
     diffusers_config,
     infer,
 )
-from i2i_prior.models.autoencoder import (
-    AUTOENCODERS,
-)
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-)
+from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from tests.interop.fixtures_autoencoders import (
     exported,
     random_parameters,

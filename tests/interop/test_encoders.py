@@ -20,10 +20,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.inference.encoder import load_encoder
 from i2i_prior.inference.frozen_encoders import open_encoder
 from i2i_prior.interop import encoders, native
-from i2i_prior.interop.files.state_dicts import (
-    StateDict,
-    read_state_dict,
-)
+from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts.vit import LAYOUTS
 from i2i_prior.interop.text import TextEncoder
 from i2i_prior.models.encoder_families import FAMILIES

@@ -11,10 +11,7 @@ from i2i_prior.data.builtin import PhotoSource
 from i2i_prior.interop.autoencoders import load_autoencoder, load_tiny_pair
 from i2i_prior.interop.files.state_dicts import read_state_dict
 from i2i_prior.models.autoencoder import AUTOENCODERS
-from tests.interop.fixtures_autoencoders import (
-    exported,
-    same,
-)
+from tests.interop.fixtures_autoencoders import exported, same
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 

@@ -14,9 +14,7 @@ transformers = pytest.importorskip("transformers")
 
 from i2i_prior.errors import UserError  # noqa: E402
 from i2i_prior.interop.files.state_dicts import StateDict  # noqa: E402
-from i2i_prior.interop.layouts import (  # noqa: E402
-    mapping,
-)
+from i2i_prior.interop.layouts import mapping  # noqa: E402
 from i2i_prior.interop.layouts import text as text_layouts  # noqa: E402
 from i2i_prior.interop.text import (  # noqa: E402
     TextEncoder,

@@ -11,10 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from i2i_prior.interop.files.state_dicts import StateDict  # noqa: E402
-from i2i_prior.interop.layouts import (  # noqa: E402
-    mapping,
-    text,
-)
+from i2i_prior.interop.layouts import mapping, text  # noqa: E402
 from i2i_prior.interop.text import (  # noqa: E402
     detect,
     export,

@@ -16,15 +16,11 @@ from jax.sharding import PartitionSpec as P
 from i2i_prior.errors import UserError
 from i2i_prior.models import attention_kernels as kernels
 from i2i_prior.models.attention import attend
-from i2i_prior.models.dit import DiT, DiTConfig
-from i2i_prior.models.dit_config import check_config
+from i2i_prior.models.dit import DiT, DiTConfig, check_config
 from i2i_prior.models.layers import ATTENTION
 from i2i_prior.models.precision import PRECISIONS
 from i2i_prior.models.scan import REMAT_POLICIES
-from i2i_prior.parallel.constraints import (
-    data_parallel_only,
-    on_mesh,
-)
+from i2i_prior.parallel.constraints import data_parallel_only, on_mesh
 
 
 def operands(batch=2, queries=40, keys=24, heads=2, width=12, dtype="f4"):

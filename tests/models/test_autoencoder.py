@@ -15,11 +15,7 @@ from flax import nnx
 from i2i_prior.errors import UserError
 from i2i_prior.interop.autoencoders import functional_of, load
 from i2i_prior.interop.files.state_dicts import StateDict
-from i2i_prior.models.autoencoder import (
-    AUTOENCODERS,
-    Pixels,
-    make_autoencoder,
-)
+from i2i_prior.models.autoencoder import AUTOENCODERS, Pixels, make_autoencoder
 from i2i_prior.models.autoencoder_config import (
     AutoencoderConfig,
     config_from_json,

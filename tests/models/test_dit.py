@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.blocks import ModernBlock
+from i2i_prior.models.blocks.modern import ModernBlock
 from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
 from i2i_prior.models.dit import (
     DiT,
@@ -194,11 +194,7 @@ def test_modern_block_against_torch():
     width, heads, grid = 32, 2, (2, 3)
     graphdef, state = randomized(
         lambda: ModernBlock(
-            width,
-            heads,
-            mlp_ratio=4.0,
-            cross_attention=True,
-            fast_path=False,
+            DiTConfig(block="modern", width=width, heads=heads),
             rngs=nnx.Rngs(0),
         )
     )
@@ -256,7 +252,7 @@ def test_scan_is_a_loop_over_layers():
         h = h + sincos_2d(TINY.width, (4, 4))
         for layer in range(TINY.depth):
             block = jax.tree.map(lambda a, i=layer: a[i], model.blocks)
-            h = block(h, time, batch["tokens"], None, None)
+            h = block(h, time, batch["tokens"], None)
         return unpatchify(model.final(h, time), (4, 4), 2)
 
     expected = jax.jit(loop)(state, batch)

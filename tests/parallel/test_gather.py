@@ -12,14 +12,8 @@ import pytest
 from flax import nnx
 
 from i2i_prior.models.layers import Mlp
-from i2i_prior.models.scan import (
-    scan_blocks,
-    stack_blocks,
-)
-from i2i_prior.parallel.constraints import (
-    data_parallel_only,
-    on_mesh,
-)
+from i2i_prior.models.scan import scan_blocks, stack_blocks
+from i2i_prior.parallel.constraints import data_parallel_only, on_mesh
 
 LAYERS, WIDTH, HIDDEN = 3, 32, 64
 

@@ -8,12 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from i2i_prior.parallel.global_arrays import (
-    Rows,
-    local_rows,
-    place,
-    to_global,
-)
+from i2i_prior.parallel.global_arrays import Rows, local_rows, place, to_global
 from i2i_prior.parallel.mesh import batch_sharding
 
 

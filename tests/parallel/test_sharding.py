@@ -206,7 +206,7 @@ def test_partition_specs_are_the_golden_ones(programs, meshes):
 
 def test_axes_that_do_not_divide_stay_whole(meshes):
     def spec(*shape):
-        name = "dit/blocks/x/q/kernel"
+        name = "dit/blocks/cross_attention/q/kernel"
         return partition_spec(name, shape, meshes["fsdp"])
 
     assert spec(8, 8) == P(ZERO, "tensor")

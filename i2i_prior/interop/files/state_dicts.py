@@ -15,13 +15,8 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files import (
-    safetensors,
-    state_dict_keys,
-)
-from i2i_prior.interop.files import (
-    torch as torch_files,
-)
+from i2i_prior.interop.files import safetensors, state_dict_keys
+from i2i_prior.interop.files import torch as torch_files
 from i2i_prior.interop.files.lazy_tensor import (
     BFLOAT16,
     Stored,

@@ -25,11 +25,7 @@ from i2i_prior.interop.files.lazy_tensor import (
     read_bytes,
     shown,
 )
-from i2i_prior.interop.files.unpickler import (
-    Storage,
-    TorchTensor,
-    Unpickler,
-)
+from i2i_prior.interop.files.unpickler import Storage, TorchTensor, Unpickler
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001

@@ -22,11 +22,7 @@ from i2i_prior.interop.files.lazy_tensor import (
     is_natural,
     shown,
 )
-from i2i_prior.interop.files.pickle_machine import (
-    Inert,
-    run,
-    set_items,
-)
+from i2i_prior.interop.files.pickle_machine import Inert, run, set_items
 
 _DTYPES = {
     f"torch.{name}": np.dtype(name)

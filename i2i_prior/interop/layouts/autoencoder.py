@@ -20,9 +20,7 @@ from i2i_prior.interop.layouts.mapping import (
     same,
     then,
 )
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-)
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 
 
 @dataclass(frozen=True)

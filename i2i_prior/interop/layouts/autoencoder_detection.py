@@ -14,13 +14,8 @@ from i2i_prior.interop.layouts.autoencoder import (
     KlLayout,
     TinyLayout,
 )
-from i2i_prior.models.autoencoder import (
-    AUTOENCODERS,
-)
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-    check_config,
-)
+from i2i_prior.models.autoencoder import AUTOENCODERS
+from i2i_prior.models.autoencoder_config import AutoencoderConfig, check_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 

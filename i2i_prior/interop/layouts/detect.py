@@ -16,9 +16,7 @@ from ml_collections import ConfigDict
 from i2i_prior.config import default_config
 from i2i_prior.errors import UserError
 from i2i_prior.interop.layouts.dit import position_table
-from i2i_prior.models.autoencoder_config import (
-    AutoencoderConfig,
-)
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.presets import SIZES
 
 # layout -> what it is called in messages

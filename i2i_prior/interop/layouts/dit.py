@@ -18,6 +18,8 @@ from i2i_prior.interop.layouts.mapping import (
     patch_conv,
     same,
 )
+from i2i_prior.models.blocks import BLOCKS
+from i2i_prior.models.blocks.modulation import AdaFinalLayer
 from i2i_prior.models.positions import sincos_2d
 from i2i_prior.tasks.resolve import resolve
 
@@ -65,13 +67,13 @@ def official_rules(config: ConfigDict) -> list[Rule]:
         rules += block(fused, "cross_attn.kv_linear")
         rules += block("cross_attention/out", "cross_attn.proj")
     rules += block("mlp/fc1", "mlp.fc1") + block("mlp/fc2", "mlp.fc2")
-    if model.block == "pixart":
+    if BLOCKS[model.block].shared_modulations:
         table = "blocks.{i}.scale_shift_table"
         rules.append(same("dit/blocks/table", table, layers=layers))
         rules += linear("dit/time_modulation", "t_block.1")
     else:
         rules += block("modulation", "adaLN_modulation.1")
-    if model.block == "dit":
+    if BLOCKS[model.block].final is AdaFinalLayer:
         name = "final_layer.adaLN_modulation.1"
         rules += linear("dit/final/modulation", name)
     else:

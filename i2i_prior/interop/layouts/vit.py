@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from i2i_prior.models.encoder_families import (
-    FAMILIES,
-    ViTConfig,
-)
+from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
 
 Names = Mapping[str, str | tuple[str, ...]]
 

@@ -13,17 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.layouts.vit import (
-    LAYOUTS,
-    VIT_EPSILON,
-    Layout,
-    fits,
-)
+from i2i_prior.interop.layouts.vit import LAYOUTS, VIT_EPSILON, Layout, fits
 from i2i_prior.interop.layouts.vit_shapes import ShapeReader
-from i2i_prior.models.encoder_families import (
-    FAMILIES,
-    ViTConfig,
-)
+from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
 
 if TYPE_CHECKING:
     from i2i_prior.interop.files.state_dicts import StateDict

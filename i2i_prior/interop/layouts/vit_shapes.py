@@ -7,10 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.layouts.vit import (
-    LAYOUTS,
-    key_of,
-)
+from i2i_prior.interop.layouts.vit import LAYOUTS, key_of
 
 if TYPE_CHECKING:
     from i2i_prior.interop.files.state_dicts import StateDict

@@ -275,7 +275,9 @@ def _check_unique(runs: list[PlannedRun]) -> None:
 def _validate(plan: Plan, devices: int) -> None:
     """Checks configs. Raises UserError with the name of the run."""
     from i2i_prior.models import encoder_families
-    from i2i_prior.models.dit_config import check_config
+    from i2i_prior.models.dit import (
+        check_config,
+    )
     from i2i_prior.tasks.resolve import resolve
     from i2i_prior.training.validate import validate
 

@@ -32,7 +32,11 @@ from i2i_prior.evaluation.validation_losses import FOLDER, KINDS, Losses
 from i2i_prior.io.progress import Progress
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
-from i2i_prior.parallel.constraints import on_mesh, shard_batch, whole
+from i2i_prior.parallel.constraints import (
+    on_mesh,
+    replicate,
+    shard_batch,
+)
 from i2i_prior.tasks.base import Task
 from i2i_prior.training.evaluators.base import (
     Evaluator,
@@ -202,7 +206,7 @@ def losses(
         return loss, parts["mse"]
 
     loss, mse = jax.lax.map(at, jnp.arange(len(times)))
-    return whole(loss.T), whole(mse.T)
+    return replicate(loss.T), replicate(mse.T)
 
 
 def stratified_times(count: int, path: Path) -> np.ndarray:

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def _check(config: ConfigDict, chips: int | None) -> None:
     """Checks that the config could be trained once its weights are there."""
-    from i2i_prior.models import dit_config, encoder_families
+    from i2i_prior.models import dit, encoder_families
     from i2i_prior.tasks.resolve import resolve
     from i2i_prior.training.validate import validate
 
@@ -85,6 +85,6 @@ def _check(config: ConfigDict, chips: int | None) -> None:
     fixed = (size for size in config.mesh.values() if size > 0)
     validate(config, chips or math.prod(fixed))
     shapes = resolve(config)
-    dit_config.check_config(shapes.dit)
+    dit.check_config(shapes.dit)
     if shapes.encoder is not None:
         encoder_families.check(shapes.encoder)

@@ -1,4 +1,4 @@
-"""What a config costs: parameters, FLOPs and bytes, without an array.
+"""Cost of a config: parameters, FLOPs and bytes, without an array.
 
 One multiply-add is 2 FLOPs. A trained layer costs three forward passes: its
 own, and two products in the backward pass.
@@ -11,19 +11,18 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from i2i_prior.flops.flops import training_flops
-from i2i_prior.flops.networks import networks
-from i2i_prior.flops.parts import Part
-from i2i_prior.flops.recomputed import recomputed_macs
+from i2i_prior.flops.networks import networks, recomputed_macs
+from i2i_prior.flops.trace import Part
 from i2i_prior.models.dit_config import token_count
-from i2i_prior.tasks.registry import make_task
+from i2i_prior.tasks.inputs import example_spec
+from i2i_prior.tasks.resolve import resolve
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a config costs, per example unless said.
+    """Cost of a config, per example unless stated.
 
     Attributes:
       parameters: trained ones of the whole model, N of the laws: DiT and
@@ -66,8 +65,22 @@ class Cost:
     data_bytes: int
 
 
+def training_flops(forward_macs: int, frozen_macs: int = 0) -> int:
+    """FLOPs of forward and backward on one example.
+
+    A trained layer costs three forward passes (its own, and two products in
+    the backward pass), a frozen one costs one. Recomputation under remat is
+    not counted: it is not useful work.
+    """
+    return 2 * (3 * forward_macs + frozen_macs)
+
+
 def run_cost(config: ConfigDict) -> Cost:
-    """Counts a config as it trains; a quarter of a millisecond."""
+    """Counts a config as it trains.
+
+    A new shape takes some tenths of a second to trace, a known one less than
+    a millisecond.
+    """
     model = networks(config)
     whole, trained, frozen = Part(), Part(), {}
     for name, network in model.by_name.items():
@@ -100,7 +113,7 @@ def run_cost(config: ConfigDict) -> Cost:
         gradient_bytes=4 * parameters,
         data_bytes=sum(
             math.prod(array.shape) * array.dtype.itemsize
-            for array in make_task(config).example_spec.values()
+            for array in example_spec(config, resolve(config)).values()
         ),
     )
 

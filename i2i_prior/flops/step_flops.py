@@ -1,4 +1,4 @@
-"""FLOPs of one training step by what they are spent on."""
+"""FLOPs of one training step by network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from i2i_prior.flops.flops import training_flops
-from i2i_prior.flops.networks import networks
-from i2i_prior.flops.recomputed import recomputed_macs
+from i2i_prior.flops.cost import training_flops
+from i2i_prior.flops.networks import networks, recomputed_macs
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class StepFlops:
 
     @property
     def model(self) -> float:
-        """What the step needs: all but `recomputed`."""
+        """FLOPs that the step needs: all but `recomputed`."""
         return self.prior + self.encoder + self.autoencoder
 
     def executed(self, width_padding: float, head_padding: float) -> float:
-        """What the matrix units do, attention being fused.
+        """FLOPs of the matrix units with fused attention.
 
         Args:
           width_padding: width of the model as the matrix units pad it, over
@@ -52,7 +51,7 @@ class StepFlops:
 
 
 def step_flops(config: ConfigDict) -> StepFlops:
-    """Analytic counts of a config; see `scaling.cost`."""
+    """FLOPs of a step of a config."""
     images = config.data.batch_size
     model = networks(config)
     flops = {"conditioner": 0, "encoder": 0, "autoencoder": 0}

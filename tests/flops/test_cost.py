@@ -15,11 +15,11 @@ from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.config import from_flat, load_config
 from i2i_prior.flops.cost import run_cost
 from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.trace import count_macs
 from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.optimizer import make_optimizer
 from i2i_prior.training.train_step import init_state
 from tests.conftest import ROOT
-from tests.flops.products import traced_macs
 
 SMALL_KL = json.dumps(
     {"kind": "kl", "channels": 4, "widths": [8, 16], "blocks": [1, 1]}
@@ -99,7 +99,7 @@ def test_a_config(tiny, name):
 
         return jax.value_and_grad(loss)(params)
 
-    macs = traced_macs(step, state.params, state.frozen, batch)
+    macs = count_macs(step, state.params, state.frozen, batch)
     # What a first layer reads needs no gradient: timesteps, patches of the
     # noisy latent, and of the image where the encoder is trained, whose
     # average pyramid is a product with what is no parameter either.
@@ -169,7 +169,7 @@ def test_a_saved_run(run_directory):
 
 
 def test_it_is_quick():
-    """A thousand runs are planned in two seconds, half of them for this."""
+    """A thousand runs of few shapes are planned in two seconds."""
     config = load_config(str(ROOT / "configs/lumos_xl2.py"))
     times = []
     for _ in range(20):

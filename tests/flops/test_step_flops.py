@@ -7,21 +7,19 @@ import dataclasses
 import jax
 import pytest
 
-from i2i_prior.flops.flops import (
-    dit_macs,
-    training_flops,
-    vit_macs,
+from i2i_prior.flops.cost import training_flops
+from i2i_prior.flops.networks import (
+    dit_inputs,
+    dit_parts,
+    recomputed_macs,
+    vit_parts,
 )
-from i2i_prior.flops.recomputed import recomputed_macs
 from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.trace import count_macs, total
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.scan import REMAT_POLICIES
 from i2i_prior.tasks.resolve import resolve
-from tests.flops.products import (
-    dit_inputs,
-    traced_macs,
-)
 
 SMALL = DiTConfig(depth=3, width=48, heads=4, patch=2, input_size=8)
 
@@ -36,17 +34,18 @@ def test_remat(block, tokens):
         functional, _ = make_functional(
             lambda rngs, config=config: DiT(config, rngs=rngs)
         )
-        x, t, doors = dit_inputs(config, tokens)
+        x, t, conditions = dit_inputs(config, tokens)
 
         def loss(parameters, tokens, x, t, functional=functional):
             return functional.merge(parameters)(x, t, tokens).sum()
 
         gradient = jax.value_and_grad(loss, argnums=(0, 1))
-        shapes = functional.shapes(), doors["tokens"], x, t
-        macs = traced_macs(gradient, *shapes)
+        shapes = functional.shapes(), conditions["tokens"], x, t
+        macs = count_macs(gradient, *shapes)
         # Latent and timestep need no gradient.
         inputs = 16 * 16 * config.width + 256 * config.width
-        needed = 3 * dit_macs(config, tokens) - inputs
+        forward = total(dit_parts(config, tokens).values()).macs
+        needed = 3 * forward - inputs
         assert macs - needed == recomputed_macs(config, tokens), remat
 
 
@@ -82,7 +81,7 @@ def test_a_frozen_encoder_costs_one_pass(tiny):
     frozen = step_flops(
         tiny("encoder.kind=frozen", "encoder.weights=random")
     ).model
-    encoder = vit_macs(resolve(tiny()).encoder)
+    encoder = total(vit_parts(resolve(tiny()).encoder).values()).macs
     assert joint - frozen == pytest.approx(8 * 2 * 2 * encoder)
     half = step_flops(tiny("data.batch_size=4")).model
     assert joint == pytest.approx(2 * half)
@@ -98,7 +97,7 @@ def test_the_frozen_autoencoder_is_part_of_the_step(tiny):
     latents.model.patch = 1
     counted = step_flops(latents)
     assert without.autoencoder == 0
-    # 8 images of 64 pixels; see test_parts for one.
+    # 8 images of 64 pixels; see test_networks for one.
     assert counted.autoencoder == pytest.approx(8 * 2 * 8.46e9, rel=0.01)
     assert counted.model == (
         counted.prior + counted.encoder + counted.autoencoder

@@ -1,0 +1,476 @@
+"""Counts of traced networks: hand counts, publications, XLA's own count."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from i2i_prior.config import load_config
+from i2i_prior.flops.cost import training_flops
+from i2i_prior.flops.networks import (
+    autoencoder_parts,
+    conditioner_parts,
+    dit_inputs,
+    dit_parts,
+    networks,
+    recomputed_macs,
+    vit_parts,
+)
+from i2i_prior.flops.trace import Part, count_macs, count_parts, total
+from i2i_prior.models.autoencoder import AUTOENCODERS, make_autoencoder
+from i2i_prior.models.conditioner import (
+    PYRAMID,
+    Conditioner,
+    ConditionerConfig,
+)
+from i2i_prior.models.dit import DiT, DiTConfig, frozen_names
+from i2i_prior.models.functional import make_functional, partition
+from i2i_prior.models.text_clip import ClipTextConfig, ClipTextEncoder
+from i2i_prior.models.text_t5 import T5Config, T5Encoder
+from i2i_prior.models.vit import ViT, ViTConfig
+from tests.conftest import ROOT
+
+LUMOS = DiTConfig()
+
+
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def xla_macs(function, *shapes) -> float:
+    """Half the FLOPs of XLA's cost analysis: a scan's body counts once."""
+    return jax.jit(function).lower(*shapes).cost_analysis()["flops"] / 2
+
+
+def numbers(shapes) -> int:
+    return sum(math.prod(shape.shape) for shape in shapes.values())
+
+
+def below(shapes, prefix) -> int:
+    """Numbers of the parameters with names of this prefix."""
+    return numbers(
+        {n: s for n, s in shapes.items() if (n + "/").startswith(prefix + "/")}
+    )
+
+
+def macs(parts) -> int:
+    return total(parts.values()).macs
+
+
+# Counted by hand: macs of "dit", "conditioner", "encoder" and "autoencoder",
+# and what remat full, attention, hidden and dots recomputes.
+BY_HAND = {
+    "lumos_xl2": (
+        (118_693_085_184, 2_211_840, 17_563_060_224, 136_361_082_880),
+        (118_677_307_392, 116_563_378_176, 78_512_652_288, 2_113_929_216),
+    ),
+    "lumos_xxl2": (
+        (474_757_988_352, 5_767_168, 17_563_060_224, 136_361_082_880),
+        (474_728_103_936, 469_896_265_728, 315_277_443_072, 4_831_838_208),
+    ),
+    "quickstart": (
+        (104_258_560, 737_280, 7_225_856),
+        (103_157_760, 99_880_960, 64_491_520, 3_276_800),
+    ),
+    "tiny_imagenet16": (
+        (9_244_672, 131_072, 921_728),
+        (9_117_696, 8_462_336, 5_578_752, 655_360),
+    ),
+    "tiny_imagenet64": (
+        (147_369_984, 983_040, 10_642_176),
+        (146_030_592, 142_098_432, 91_766_784, 3_932_160),
+    ),
+    "tiny_latents": (
+        (387_055_616, 1_572_864, 0),
+        (385_744_896, 377_880_576, 242_614_272, 7_864_320),
+    ),
+    "lumos_xl2 conditioner.tokens_from=patches model.one_token=false": (
+        (155_447_377_920, 433_520_640, 17_563_060_224, 136_361_082_880),
+        (155_431_600_128, 151_699_193_856, 113_648_467_968, 3_732_406_272),
+    ),
+    "quickstart model.block=modern": (
+        (104_258_560, 737_280, 7_225_856),
+        (103_157_760, 99_880_960, 64_491_520, 3_276_800),
+    ),
+    "quickstart model.block=dit": (
+        (103_296_000, 737_280, 7_225_856),
+        (102_195_200, 98_918_400, 72_704_000, 3_276_800),
+    ),
+    "quickstart model.block=pixart model.qk_norm=true": (
+        (102_784_000, 737_280, 7_225_856),
+        (101_580_800, 98_304_000, 72_089_600, 3_276_800),
+    ),
+    "quickstart model.classes=10": (
+        (104_258_560, 737_280, 7_225_856),
+        (103_157_760, 99_880_960, 64_491_520, 3_276_800),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_configs_by_hand(name):
+    file, *overrides = name.split()
+    config = load_config(str(ROOT / f"configs/{file}.py"), overrides)
+    made = networks(config)
+    found = [
+        made.by_name[network].whole.macs
+        for network in ("dit", "conditioner", "encoder", "autoencoder")
+        if network in made.by_name
+    ]
+    again = [
+        recomputed_macs(
+            dataclasses.replace(made.dit, remat=remat), made.condition_tokens
+        )
+        for remat in ("full", "attention", "hidden", "dots")
+    ]
+    assert (tuple(found), tuple(again)) == BY_HAND[name]
+
+
+def test_parts_of_lumos_by_hand():
+    config = dataclasses.replace(LUMOS, one_token=True)
+    parts = dit_parts(config, 1)
+    assert {name: part.macs for name, part in parts.items()} == {
+        "patch_embed": 4_718_592,
+        "time_embed": 1_622_016,
+        "blocks/modulation": 222_953_472,
+        "blocks/attention": 42_278_584_320,
+        "blocks/cross_attention": 74_317_824,
+        "blocks/mlp": 76_101_451_776,
+        "final": 9_437_184,
+    }
+    whole = total(parts.values())
+    assert whole.scores == 4_227_858_432
+    assert whole.parameters == 819_792_032
+    assert whole.frozen == 74_382_336
+
+
+def test_lumos_xl2():
+    """arXiv 2412.07767, counted on the official source: at 256 px with one
+    token 137.6e9 multiply-adds, or 118.6e9 on the fast path."""
+    generic = macs(dit_parts(LUMOS, 1))
+    fast = macs(dit_parts(dataclasses.replace(LUMOS, one_token=True), 1))
+    assert generic == pytest.approx(137.63e9, rel=0.005)
+    assert fast == pytest.approx(118.60e9, rel=0.005)
+    assert 1 - fast / generic == pytest.approx(0.138, abs=0.001)
+
+
+# Of arXiv 2212.09748: table 4 at 256 pixels, GMACs, and M parameters.
+DIT = {
+    "S/2": ((12, 384, 6), 6.06, 33),
+    "B/2": ((12, 768, 12), 23.01, 130),
+    "L/2": ((24, 1024, 16), 80.71, 458),
+    "XL/2": ((28, 1152, 16), 118.64, 675),
+}
+
+
+@pytest.mark.parametrize("name", DIT)
+def test_published_sizes_of_dit(name):
+    (depth, width, heads), giga, millions = DIT[name]
+    config = DiTConfig(
+        block="dit",
+        depth=depth,
+        width=width,
+        heads=heads,
+        cross_attention=False,
+        classes=1000,
+    )
+    whole = total(dit_parts(config, 0).values())
+    assert whole.macs == pytest.approx(giga * 1e9, rel=0.005)
+    assert whole.parameters == pytest.approx(millions * 1e6, rel=0.01)
+    # How far the usual estimate of a language model is off.
+    ratio = 6 * whole.parameters * 256 / training_flops(whole.macs)
+    assert 1.35 < ratio < 1.47
+
+
+def text_parts(config, length):
+    module = T5Encoder if isinstance(config, T5Config) else ClipTextEncoder
+    return count_parts(
+        lambda rngs: module(config, rngs=rngs),
+        lambda encoder, ids: encoder(ids),
+        array(1, length, dtype=jnp.int32),
+    )
+
+
+def test_text_encoders():
+    """T5 v1.1 XXL's encoder and the text tower of CLIP ViT-L/14 as their
+    checkpoints have them; multiply-adds by hand."""
+    t5 = text_parts(T5Config(), 120)
+    assert total(t5.values()).parameters == 4_762_310_656
+    assert macs(t5) == 558_492_549_120
+    assert t5["blocks/attention"].scores == 24 * 2 * 120**2 * 4096
+    plain = text_parts(ClipTextConfig(projection=0), 77)
+    assert total(plain.values()).parameters == 123_060_480
+    clip = text_parts(ClipTextConfig(), 77)
+    assert total(clip.values()).parameters == 123_650_304
+    assert macs(clip) == 6_649_841_664
+    relu = T5Config(20, 2, 12, 3, 5, 14, gated=False, activation="relu")
+    layer = 7 * 12 * (4 * 15 + 2 * 14) + 2 * 7**2 * 15
+    assert macs(text_parts(relu, 7)) == 2 * layer
+
+
+# Kind -> parameters and multiply-adds of the encoder, then of the decoder, at
+# 256 pixels, by hand. Stable Diffusion's checkpoint has 83.65 million.
+AUTOENCODER = {
+    "sd": (34_163_664, 136_361_082_880, 49_490_199, 311_093_641_216),
+    "flux": (34_274_208, 136_474_263_552, 49_545_475, 311_150_247_936),
+    "flux2": (34_425_856, 136_629_452_800, 49_620_259, 311_226_793_984),
+    "taesd": (1_222_532, 15_290_597_376, 1_222_531, 17_668_767_744),
+    "taef2": (1_338_528, 15_407_775_744, 1_338_499, 17_785_946_112),
+}
+
+
+@pytest.mark.parametrize("kind", AUTOENCODER)
+def test_autoencoders(kind):
+    parts = autoencoder_parts(AUTOENCODERS[kind], 256)
+    encoder, decoder = parts["encoder"], parts["decoder"]
+    found = (encoder.parameters, encoder.macs, decoder.parameters, decoder.macs)
+    assert found == AUTOENCODER[kind]
+    if kind == "sd":
+        assert total(parts.values()).parameters == 83_653_863
+    statistics = parts["statistics"].parameters if kind == "flux2" else 0
+    assert statistics == 8 * 32 * (kind == "flux2")
+
+
+def test_pixels_cost_nothing():
+    assert autoencoder_parts(AUTOENCODERS["pixels"], 64) == {}
+
+
+# Family -> parameters and multiply-adds of ViT-B/16 at 224 pixels, by hand.
+# arXiv 2012.12877 table 5: 17.6e9 (17.58 without the classifier), 86 million.
+ENCODER = {
+    "dino": (85_798_656, 17_563_060_224),
+    "dinov2": (85_817_088, 17_563_060_224),
+    "clip": (86_192_640, 17_563_453_440),
+    "siglip": (92_884_224, 17_708_292_096),
+    "ijepa": (85_797_120, 17_470_881_792),
+}
+
+
+@pytest.mark.parametrize("family", ENCODER)
+def test_image_encoders(family):
+    config = ViTConfig(family=family, projection=512 if family == "clip" else 0)
+    whole = total(vit_parts(config).values())
+    assert (whole.parameters, whole.macs) == ENCODER[family]
+
+
+def test_a_giant_encoder_with_registers():
+    giant = ViTConfig(
+        family="dinov2",
+        depth=40,
+        width=1536,
+        heads=24,
+        patch=14,
+        image_size=518,
+        swiglu=True,
+        mlp_width=4096,
+        registers=4,
+    )
+    whole = total(vit_parts(giant, 224).values())
+    assert (whole.parameters, whole.macs) == (1_136_485_376, 304_174_522_368)
+
+
+def test_positions_are_interpolated_once_a_batch():
+    config = ViTConfig(depth=2, width=24, heads=3, patch=4, image_size=16)
+    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
+
+    def call(parameters, pixels):
+        return functional.merge(parameters)(pixels)
+
+    shapes = functional.shapes()
+    two = count_macs(call, shapes, array(2, 12, 12, 3))
+    one = count_macs(call, shapes, array(1, 12, 12, 3))
+    assert macs(vit_parts(config, 12)) == two - one < one
+
+
+@st.composite
+def dits(draw) -> tuple[DiTConfig, int]:
+    """Any DiT, small, and its condition tokens."""
+    tokens = draw(st.sampled_from([0, 1, 5]))
+    pooled = draw(st.sampled_from(["none", "classes", "vector"]))
+    patch = draw(st.sampled_from([1, 2]))
+    config = DiTConfig(
+        block=draw(st.sampled_from(["lumos", "dit", "pixart", "modern"])),
+        depth=draw(st.integers(1, 3)),
+        width=draw(st.sampled_from([48, 72])),
+        heads=draw(st.sampled_from([2, 6])),
+        patch=patch,
+        input_size=4 * patch,
+        channels=draw(st.sampled_from([3, 4])),
+        learn_sigma=draw(st.booleans()),
+        mlp_ratio=draw(st.sampled_from([4.0, 2.7])),
+        cross_attention=tokens > 0,
+        qk_norm=draw(st.booleans()),
+        classes=10 * (pooled == "classes"),
+        pooled_width=7 * (pooled == "vector"),
+        size_conditions=draw(st.booleans()),
+        concat_channels=draw(st.sampled_from([0, 2])),
+        one_token=tokens == 1 and draw(st.booleans()),
+    )
+    return config, tokens
+
+
+def by_hand(config: DiTConfig, m: int) -> int:
+    """Multiply-adds of a DiT on 16 image and m condition tokens."""
+    n, d, third = 16, config.width, config.width // 3
+    patch = config.patch**2
+    count = n * patch * (config.channels + config.concat_channels) * d
+    count += 256 * d + d * d  # the timestep
+    count += config.pooled_width and config.pooled_width * d + d * d
+    if config.size_conditions:  # height, width, aspect ratio
+        count += 3 * (256 * third + third**2)
+    modern = config.block == "modern"
+    modulations = 9 if modern and m else 6
+    if config.block == "pixart":
+        count += 6 * d * d  # once for all layers
+        modulations = 0
+    hidden = int(config.mlp_ratio * d)
+    mlp = 2 * n * d * hidden
+    if modern:
+        mlp = 3 * n * d * 16 * round(config.mlp_ratio * d * 2 / 3 / 16)
+    layer = modulations * d * d + 4 * n * d * d + 2 * n * n * d + mlp
+    if m == 1 and config.one_token:
+        layer += 2 * d * d
+    elif m:
+        layer += 2 * n * d * d + 2 * m * d * d + 2 * n * m * d
+    count += config.depth * layer
+    if config.block in ("dit", "modern"):
+        count += 2 * d * d
+    return count + n * d * patch * config.out_channels
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(dits())
+def test_dit(drawn):
+    config, tokens = drawn
+    functional, _ = make_functional(lambda rngs: DiT(config, rngs=rngs))
+    shapes = functional.shapes()
+    parts = dit_parts(config, tokens)
+    for name, part in parts.items():
+        assert part.parameters == below(shapes, name), name
+    assert total(parts.values()).parameters == numbers(shapes)
+    _, frozen = partition(shapes, frozen_names(config))
+    assert total(parts.values()).frozen == numbers(frozen)
+
+    def call(parameters, x, t, conditions):
+        return functional.merge(parameters)(x, t, **conditions)
+
+    # The whole depth, and whatever form of attention runs here.
+    traced = count_macs(call, shapes, *dit_inputs(config, tokens))
+    assert macs(parts) == traced == by_hand(config, tokens)
+
+
+@pytest.mark.parametrize("choice", ["cls", "patches", "pyramid", "tokens"])
+@pytest.mark.parametrize(
+    ("expand", "null"), [(1, "random"), (3, "trained"), (1, "given")]
+)
+def test_conditioner(choice, expand, null):
+    config = ConditionerConfig(
+        embedding_width=8,
+        width=12,
+        tokens_from=choice,
+        patches=16,
+        length=6,
+        expand=expand,
+        null=null,
+    )
+    functional, _ = make_functional(lambda rngs: Conditioner(config, rngs=rngs))
+    shapes = functional.shapes()
+    parts = conditioner_parts(config)
+    for name, part in parts.items():
+        assert part.parameters == below(shapes, name), name
+    whole = total(parts.values())
+    assert whole.parameters == numbers(shapes)
+    fixed = below(shapes, "null") if null == "random" else 0
+    assert whole.frozen == fixed
+    embeddings, tokens = config.embeddings, config.embeddings * expand
+    wanted = tokens * (8 * 12 + 12 * 12)
+    wanted += embeddings * 8 * expand * 8 * (expand > 1)
+    pyramid = sum(s * s for s in PYRAMID) * 16 * 8 * (choice == "pyramid")
+    assert whole.macs == wanted + pyramid
+    if choice == "pyramid":
+        assert parts["pyramid"].macs == pyramid
+
+
+# Wide enough that products drown what is not counted. A scan's body is counted
+# once, so it is unrolled.
+WIDE = DiTConfig(
+    depth=2, width=768, heads=4, patch=2, input_size=16, scan_unroll=2
+)
+
+
+@pytest.mark.parametrize(
+    ("block", "tokens", "options"),
+    [
+        ("lumos", 1, {"one_token": True, "concat_channels": 3}),
+        ("dit", 120, {"classes": 10, "qk_norm": True}),
+        ("pixart", 40, {"size_conditions": True}),
+        ("modern", 256, {"pooled_width": 32}),
+    ],
+)
+def test_dit_against_xla(block, tokens, options):
+    """Forward and training; nothing is compiled or allocated."""
+    config = dataclasses.replace(WIDE, block=block, **options)
+    functional, _ = make_functional(lambda rngs: DiT(config, rngs=rngs))
+
+    x, t, conditions = dit_inputs(config, tokens)
+
+    def forward(parameters, given, x, t, others):
+        dit = functional.merge(parameters)
+        return dit(x, t, given, **others).sum()
+
+    # The conditioner wants the tokens' gradient.
+    gradient = jax.value_and_grad(forward, argnums=(0, 1))
+    given = conditions.pop("tokens")
+    inputs = functional.shapes(), given, x, t, conditions
+    count = macs(dit_parts(config, tokens))
+    assert count == pytest.approx(xla_macs(forward, *inputs), rel=0.02)
+    trained = 2 * xla_macs(gradient, *inputs)
+    assert training_flops(count) == pytest.approx(trained, rel=0.02)
+
+
+def test_vit_against_xla():
+    # A scan body is counted once: one layer is all of it.
+    config = ViTConfig(depth=1, width=1536, heads=4, patch=8, image_size=64)
+    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
+    count = xla_macs(
+        lambda parameters, x: functional.merge(parameters)(x).cls,
+        functional.shapes(),
+        array(1, 64, 64, 3),
+    )
+    assert macs(vit_parts(config)) == pytest.approx(count, rel=0.02)
+
+
+def test_autoencoder_against_xla():
+    """XLA leaves out products with the padding: 1 % at this size."""
+    shape = AUTOENCODERS["sd"]
+    functional, _ = make_functional(
+        lambda rngs: make_autoencoder(shape, rngs=rngs)
+    )
+    count = xla_macs(
+        lambda parameters, x: functional.merge(parameters).encode(x),
+        functional.shapes(),
+        array(1, 256, 256, 3),
+    )
+    encoder = autoencoder_parts(shape, 256)["encoder"].macs
+    assert encoder == pytest.approx(count, rel=0.02)
+
+
+def test_counts_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = DiTConfig(depth=3, width=60, heads=2, input_size=8)
+    parts = dit_parts(config, 2)
+    (file,) = tmp_path.rglob("*.json")
+    stored = json.loads(file.read_text())
+    assert 3 * stored["blocks/mlp"][1] == parts["blocks/mlp"].macs
+    # Another depth is the same file, in memory as well.
+    deep = dit_parts(dataclasses.replace(config, depth=5), 2)
+    assert deep["blocks/mlp"] == Part(*stored["blocks/mlp"]) * 5
+    assert deep["final"] == parts["final"]
+    assert len(list(tmp_path.rglob("*.json"))) == 1

@@ -1,4 +1,4 @@
-"""One training step compiled for a machine that is not here.
+"""Compilation of a training step for a machine that is not here.
 
 `python -m i2i_prior.aot.compile REQUEST.json RESULT.json` is the child
 process of `i2i-prior compile`: what libtpu and XLA read from the environment
@@ -51,8 +51,7 @@ LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
 
 
 def assume_weights(config: ConfigDict) -> None:
-    """Weight files that are not given are taken as random: only shapes
-    count."""
+    """Sets weight files that are not given to random: only shapes count."""
     if config.encoder.kind == "frozen" and not config.encoder.weights:
         config.encoder.weights = "random"
     if config.autoencoder.kind != "pixels" and not config.autoencoder.weights:
@@ -126,7 +125,7 @@ def compile_ahead(
 def _header(
     config: ConfigDict, topology: Topology, program: Program
 ) -> dict[str, Any]:
-    """What is known before the compiler runs."""
+    """Fields of the result that are known before the compiler runs."""
     flops = step_flops(config)
     shards = program.mesh.shape
     data = shards["replica"] * shards["fsdp"]
@@ -162,7 +161,7 @@ def _header(
 
 
 def _widths(config: ConfigDict) -> tuple[int, int]:
-    """Of the model and of a head."""
+    """Width of the model and of a head."""
     return config.model.width, config.model.width // config.model.heads
 
 
@@ -215,7 +214,7 @@ def examine(
 
 
 def memory_bytes(stats: Any) -> dict[str, int]:
-    """What one chip's HBM must hold at once, from XLA's buffer assignment.
+    """Peak HBM of one chip and its parts, from XLA's buffer assignment.
 
     XLA lays temporaries into one arena that lives as long as the step, so
     the peak is the sum of arguments, results that do not take an argument's
@@ -243,7 +242,7 @@ def _stacked(program: Program) -> dict[str, tuple[int, int, int]]:
 
 
 def too_large(needed: int, capacity: int) -> str:
-    """One sentence with the mend."""
+    """Reason and remedy of a program that does not fit, one sentence."""
     return (
         f"needs {needed / 2**30:.2f} GiB of {capacity / 2**30:.2f} GiB a chip; "
         "use fewer images a chip (train.accumulate), model.remat=full, or "
@@ -252,7 +251,7 @@ def too_large(needed: int, capacity: int) -> str:
 
 
 def refusal(message: str) -> str:
-    """A compiler's error as one sentence."""
+    """Compiler's error as one sentence."""
     size = re.search(
         r"\(([\d.]+[KMGT])\) exceeds.*?\(([\d.]+[KMGT])\)", message
     )

@@ -1,4 +1,4 @@
-"""What XLA must know about a GPU to compile for it without one."""
+"""Description of a GPU for XLA, to compile for one that is not here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CUDNN = (9, 10, 0)
 
 
 def assume_cudnn() -> None:
-    """Makes JAX believe in the target's cuDNN, where this machine has none.
+    """Replaces JAX's check of cuDNN, which this machine need not have.
 
     JAX asks this process' own cuDNN for its version when it traces fused
     attention; the compiler itself only reads `target_config`.

@@ -1,4 +1,4 @@
-"""The machine that a plan's hours are reckoned for."""
+"""Machine that the hours of a plan are computed for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """What trains the runs, one run on all of it.
+    """Machine that trains the runs, one run on all of it.
 
     Attributes:
       name: as it was asked for.
@@ -27,11 +27,11 @@ class Machine:
     price: float | None = None
 
     def hours(self, flops: float) -> float:
-        """Wall time of so much work."""
+        """Wall time of a number of FLOPs, hours."""
         return flops / self.flops / 3600
 
     def cost(self, flops: float) -> float | None:
-        """Money for so much work; None without a price."""
+        """Price of a number of FLOPs; None without a price."""
         if self.price is None:
             return None
         return self.hours(flops) * self.chips * self.price

@@ -1,4 +1,4 @@
-"""What `i2i-prior compile` found, as tables for people."""
+"""Tables that `i2i-prior compile` prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SHOWN = 12  # collectives; the rest is summed up
 
 
 def report(result: dict[str, Any]) -> str:
-    """All of one result of `compile_ahead`."""
+    """Report of one result of `compile_ahead`."""
     lines = [_verdict(result)]
     if "mesh" in result:
         lines += ["", *_program(result)]
@@ -117,8 +117,8 @@ def _ms(seconds: float) -> str:
 
 
 def candidate_table(candidates: list[dict[str, Any]]) -> str:
-    """Of `--auto`: what was compiled, best first, then what was only
-    estimated."""
+    """Table of `--auto`: compiled layouts, best first, then those that were
+    only estimated."""
     lines = [
         f"{'mesh r x f x c x t':20} {'remat':10} {'micro':>6} {'accum':>6} "
         f"{'GiB':>7} {'images/s':>9} {'MFU':>6}  "

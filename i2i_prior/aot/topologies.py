@@ -12,10 +12,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.parallel.chips import (
-    CHIPS,
-    Chip,
-)
+from i2i_prior.parallel.chips import CHIPS, Chip
 
 EXAMPLES = "v5e:16x16, v5p:8x8x4, v5p:8x8x4*2 (two slices) or h100x16"
 # What libtpu reads before JAX is imported: no metadata server, no lock file,
@@ -55,12 +52,12 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """All chips."""
+        """Number of chips of all slices."""
         return math.prod(self.shape) * self.slices
 
     @property
     def wraps(self) -> tuple[bool, ...]:
-        """Which physical axes close to a ring."""
+        """True for each physical axis that closes to a ring."""
         every = self.chip.wrap_every
         ring = [bool(every) and side % every == 0 for side in self.shape]
         # Below one cube of 4x4x4 (v4, v5p) no optical switch closes an axis.
@@ -146,10 +143,7 @@ def find_devices(topology: Topology) -> Sequence[Any]:
     check_compiler(topology)
     chip = topology.chip
     if chip.platform == "cuda":
-        from i2i_prior.aot.gpu_target import (
-            assume_cudnn,
-            target_config,
-        )
+        from i2i_prior.aot.gpu_target import assume_cudnn, target_config
 
         assume_cudnn()
         hosts = topology.slices
@@ -170,10 +164,10 @@ def find_devices(topology: Topology) -> Sequence[Any]:
 
 
 def check_compiler(topology: Topology) -> None:
-    """Refuses where XLA's compiler for the platform is not installed.
+    """Checks that XLA's compiler for the platform is installed.
 
     Raises:
-      UserError: that says what to install.
+      UserError: where it is not.
     """
     if topology.chip.platform == "tpu":
         module, extra, what = "libtpu", "tpu", "TPU"
@@ -191,7 +185,7 @@ def check_compiler(topology: Topology) -> None:
 
 
 def coordinates(topology: Topology, devices: np.ndarray) -> np.ndarray:
-    """Where each device of a mesh sits.
+    """Coordinates of each device of a mesh.
 
     Args:
       topology: the machine.

@@ -1,4 +1,4 @@
-"""What training minimises: drawn times, noised data, loss per example."""
+"""Training objective: drawn times, noised data, loss per example."""
 
 from __future__ import annotations
 

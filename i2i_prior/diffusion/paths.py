@@ -91,7 +91,7 @@ class Path:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether the path is a table of betas (the ddpm paths)."""
+        """True if the path is a table of betas (the ddpm paths)."""
         return self.name in BETAS
 
     @property

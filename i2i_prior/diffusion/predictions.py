@@ -1,4 +1,4 @@
-"""What a network may predict, and how the kinds turn into each other.
+"""Kinds of predictions of a network, and conversions between them.
 
 With x_t = alpha x0 + sigma eps:
 

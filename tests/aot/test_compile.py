@@ -11,9 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from i2i_prior.aot.child import (
-    compile_in_child,
-)
+from i2i_prior.aot.child import compile_in_child
 from i2i_prior.aot.compile import (
     abstract_batch,
     assume_weights,
@@ -21,17 +19,9 @@ from i2i_prior.aot.compile import (
     refusal,
 )
 from i2i_prior.aot.estimate import auto
-from i2i_prior.aot.report import (
-    candidate_table,
-    report,
-)
-from i2i_prior.aot.topologies import (
-    check_compiler,
-    parse_topology,
-)
-from i2i_prior.commands.compile import (
-    mesh_overrides,
-)
+from i2i_prior.aot.report import candidate_table, report
+from i2i_prior.aot.topologies import check_compiler, parse_topology
+from i2i_prior.commands.compile import mesh_overrides
 from i2i_prior.errors import UserError
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.training.setup import to_device

@@ -1,6 +1,6 @@
 """`i2i-prior compile --auto`: the fastest layout that fits, by estimate.
 
-A rough model picks what to try (`parallel.search`), the compiler decides.
+A rough model picks what to try (`candidates`), the compiler decides.
 The global batch stays what the config says: a search must not change what is
 learned.
 """
@@ -90,7 +90,7 @@ def search(
 
 
 def _validate(config: ConfigDict) -> None:
-    """All but what is searched over."""
+    """Validates a config but for the fields that are searched over."""
     plain = from_flat(flatten(config))
     plain.mesh.update(dict.fromkeys(AXES, 1))
     plain.train.accumulate = 1
@@ -137,7 +137,7 @@ def _row(
 
 
 def workload(config: ConfigDict, topology: Topology) -> model.Workload:
-    """The config in the numbers of the rough model."""
+    """Numbers of a config that the rough model needs."""
     shapes = resolve(config)
     dit, latent = shapes.dit, shapes.latent
     sizes = {

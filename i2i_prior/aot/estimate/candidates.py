@@ -1,4 +1,4 @@
-"""Which mesh, remat policy and micro-batch to try first on a machine.
+"""Candidate meshes, remat policies and micro-batches for a machine.
 
 A rough model of memory and time, only good enough to choose what the real
 compiler is asked about.
@@ -26,7 +26,7 @@ HEADROOM = 0.92  # of a chip's memory: the model above errs by some percent
 
 @dataclass(frozen=True)
 class Workload:
-    """What a step is, in numbers.
+    """Sizes of a training step.
 
     Attributes:
       batch: images of the global batch.
@@ -55,7 +55,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layout of a step.
+    """Layout of a step.
 
     Attributes:
       replica, fsdp, context, tensor: mesh axes.
@@ -81,7 +81,7 @@ class Candidate:
 
 
 def candidates(work: Workload, topology: Topology) -> Iterator[Candidate]:
-    """All layouts whose sizes divide what they cut."""
+    """Yields the layouts with sizes that divide what they shard."""
     chips = topology.chips
     fast = chips // topology.slices
     widest = topology.shape[0] if topology.chip.axes == 0 else fast
@@ -110,7 +110,7 @@ def _powers(limit: int) -> list[int]:
 
 
 def memory(work: Workload, choice: Candidate) -> float:
-    """Bytes on one chip, about."""
+    """Estimated bytes on one chip."""
     shards = choice.fsdp * choice.context * choice.tensor
     gradients = 4 * (2 if choice.accumulate > 1 else 1)
     state = (work.state_bytes + gradients) * work.trained / shards
@@ -130,7 +130,7 @@ def memory(work: Workload, choice: Candidate) -> float:
 
 
 def seconds(work: Workload, choice: Candidate, topology: Topology) -> float:
-    """Of one step, about."""
+    """Estimated seconds of one step."""
     chip = topology.chip
     rate = chip.flops * ATTAINABLE[chip.platform] * topology.chips
     compute = work.flops[choice.remat] / rate
@@ -153,7 +153,7 @@ def seconds(work: Workload, choice: Candidate, topology: Topology) -> float:
 
 
 def _spanned(topology: Topology, shards: int) -> float:
-    """Physical axes that a group of so many chips lies along, about."""
+    """Estimated number of physical axes that a group of chips spans."""
     if not topology.chip.axes:
         return 0.5  # one way in, as NVLink's figure is
     axes, reached = 0, 1
@@ -166,7 +166,7 @@ def _spanned(topology: Topology, shards: int) -> float:
 def _link_bytes(
     work: Workload, choice: Candidate
 ) -> tuple[float, float, float]:
-    """Bytes a chip sends: kernels and gradients in the layer loop,
+    """Bytes that a chip sends: kernels and gradients in the layer loop,
     activations there, gradients after it."""
     zero = choice.fsdp * choice.context
     layers = work.stacked / choice.tensor
@@ -187,9 +187,9 @@ def _link_bytes(
 def best(
     work: Workload, topology: Topology, count: int, each_mesh: int = 2
 ) -> list[Candidate]:
-    """The fastest that should fit, at most `each_mesh` of one mesh.
+    """Fastest candidates that should fit, at most `each_mesh` of one mesh.
 
-    Where none should fit, those that need least.
+    Where none should fit, those with the lowest estimated memory.
     """
     capacity = HEADROOM * topology.chip.usable_memory
     every = list(candidates(work, topology))

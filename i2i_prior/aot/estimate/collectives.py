@@ -1,4 +1,4 @@
-"""What a compiled program sends between chips: kinds, bytes, how often."""
+"""Collectives of a compiled program: kinds, bytes and executions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2i_prior.aot.estimate.hlo import (
-    Computation,
-    Instruction,
-    Program,
-)
+from i2i_prior.aot.estimate.hlo import Computation, Instruction, Program
 
 KINDS = (
     "all-gather",
@@ -67,7 +63,7 @@ def find_collectives(
     *,
     accumulate: int = 1,
 ) -> list[Collective]:
-    """Every collective, in program order, equal ones not yet added up.
+    """Collectives in program order, equal ones not yet added up.
 
     Args:
       program: a parsed module.
@@ -113,7 +109,7 @@ def find_collectives(
 
 
 def _kind(i: Instruction) -> str:
-    """One of `KINDS`; "" for all that is not a collective."""
+    """Kind of a collective, of `KINDS`; "" for other instructions."""
     if i.opcode == "recv":
         match = re.search(r'megascale_transfer_type="(\w+)"', i.attributes)
         return _BETWEEN_SLICES[match[1]] if match else ""
@@ -151,7 +147,7 @@ def _members(i: Instruction, chips: int) -> tuple[int, ...]:
 
 
 def first_group(attributes: str, chips: int) -> tuple[int, ...]:
-    """The first of `replica_groups`, in any of XLA's four notations.
+    """First of `replica_groups`, in any of XLA's four notations.
 
     {{0,1},{2,3}}; {} for all; [2,2]<=[4] or [2,2]<=[2,2]T(1,0), a reshaped
     and transposed count; mesh['a'=2,'b'=2] {'b'}, named axes of a mesh, whose
@@ -282,5 +278,5 @@ def whole_parameters(
 
 
 def _sides(*shape: int) -> tuple[int, ...]:
-    """Of an array, in no order: XLA transposes, and adds sides of 1."""
+    """Sides of an array, sorted: XLA transposes, and adds sides of 1."""
     return tuple(sorted(side for side in shape if side > 1))

@@ -1,4 +1,4 @@
-"""Bytes a compiled program moves between HBM and the chip, from its HLO.
+"""Bytes that a compiled program moves between HBM and the chip, from its HLO.
 
 A fusion reads its operands and writes its result once; a loop's body runs as
 often as the loop. Slices of stacked layers count as what they take, updates
@@ -12,11 +12,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from i2i_prior.aot.estimate.collectives import KINDS
-from i2i_prior.aot.estimate.hlo import (
-    Computation,
-    Instruction,
-    Program,
-)
+from i2i_prior.aot.estimate.hlo import Computation, Instruction, Program
 
 # Neither reads nor writes an array by itself.
 _FREE = {
@@ -83,7 +79,7 @@ def _has_matmul(program: Program, i: Instruction) -> bool:
 
 
 def _holds(program: Program, i: Instruction, opcodes: Container[str]) -> bool:
-    """Whether a fusion has one of these inside."""
+    """Returns True if a fusion contains one of these opcodes."""
     return i.opcode == "fusion" and any(
         inner.opcode in opcodes or _holds(program, inner, opcodes)
         for name in i.called
@@ -106,7 +102,7 @@ def _read(program: Program, computation: Computation, i: Instruction) -> int:
 
 
 def _taken(program: Program, user: Instruction, number: int, whole: int) -> int:
-    """Bytes of its operand `number`, of size `whole`, that `user` reads."""
+    """Bytes of operand `number`, of size `whole`, that `user` reads."""
     if user.opcode in _SLICES and number == 0:
         return min(user.bytes, whole)
     if user.opcode == "dynamic-update-slice" and number == 0:

@@ -1,7 +1,7 @@
-"""XLA's optimized programs as text (HLO), read into Python.
+"""Parser of XLA's optimized programs as text (HLO).
 
-Only what the estimates need: computations, instructions with their shapes,
-who calls whom, and how often a loop runs.
+It reads what the estimates need: computations, instructions with their
+shapes, calls, and the trip counts of loops.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CALLED = re.compile(
 
 @dataclass(frozen=True)
 class Shape:
-    """One array.
+    """Array type.
 
     Attributes:
       dtype: as XLA writes it, "bf16".
@@ -38,12 +38,12 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Without padding."""
+        """Bytes without padding."""
         return math.ceil(math.prod(self.dimensions) * bits(self.dtype) / 8)
 
 
 def bits(dtype: str) -> int:
-    """Of one element: bf16 -> 16, pred -> 8, f8e4m3fn -> 8, token -> 0."""
+    """Bits of an element: bf16 -> 16, pred -> 8, f8e4m3fn -> 8, token -> 0."""
     if dtype == "pred":
         return 8
     size = re.match(r"[a-z]+(\d+)", dtype)
@@ -71,12 +71,12 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Of the whole result."""
+        """Bytes of the whole result."""
         return sum(shape.bytes for shape in self.shapes)
 
     @functools.cached_property
     def called(self) -> tuple[str, ...]:
-        """Computations that run when this does, but for conditions."""
+        """Computations that this calls, but for conditions."""
         names: list[str] = []
         for match in _CALLED.finditer(self.attributes):
             names += re.findall(r"[\w.\-]+", match[1])
@@ -103,7 +103,7 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """Instruction of the computation's result."""
         return next(i for i in self.instructions.values() if i.root)
 
     def parameter(self, number: int) -> str | None:
@@ -127,7 +127,7 @@ class Program:
     entry: str
 
     def trips(self, loop: Instruction) -> int:
-        """How often a `while` runs; 1 where that cannot be told.
+        """Trip count of a `while`; 1 where it is not known.
 
         From XLA's own annotation, else the constant that its condition
         compares the counter with (JAX's scans count from zero).
@@ -148,7 +148,7 @@ class Program:
         return max(limits, default=1)
 
     def walk(self) -> Iterator[tuple[Computation, Instruction, tuple, bool]]:
-        """Every instruction that runs, once for each place it runs from.
+        """Yields each instruction that runs, once for each call of it.
 
         Yields:
           its computation, itself, the trip counts of the loops around it

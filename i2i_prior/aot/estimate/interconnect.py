@@ -1,4 +1,4 @@
-"""How long a collective takes on a machine's links.
+"""Time of collectives on a machine's links.
 
 Ring algorithms along every physical axis at once, as in "How to scale your
 model" (jax-ml.github.io/scaling-book/sharding): an axis that closes to a ring
@@ -20,10 +20,10 @@ HOP_SECONDS = 1e-6  # one ICI hop: the same book, section on small arrays
 def collective_seconds(
     collective: Collective, topology: Topology, places: np.ndarray
 ) -> float:
-    """Of one execution.
+    """Seconds of one execution.
 
     Args:
-      collective: see there.
+      collective: of a program.
       topology: the machine.
       places: int (chips, 1 + axes), see `topologies.coordinates`, in the
         order of the flattened mesh.
@@ -88,7 +88,7 @@ def _fast_seconds(
 def by_axes(
     collectives: list[Collective], topology: Topology, places: np.ndarray
 ) -> dict[tuple[str, str], float]:
-    """(where, "fsdp+replica") -> seconds a step, everything one by one."""
+    """(where, "fsdp+replica") -> seconds a step, one collective at a time."""
     total: dict[tuple[str, str], float] = {}
     memo: dict[tuple, float] = {}
     for c in collectives:

@@ -1,4 +1,4 @@
-"""A step's time from a chip's peaks: an estimate, with all it assumes."""
+"""Roofline estimate of a step's time, and its assumptions."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.aot.estimate.collectives import (
-    LAYERS,
-    Collective,
-)
+from i2i_prior.aot.estimate.collectives import LAYERS, Collective
 from i2i_prior.aot.estimate.hbm_traffic import Traffic
-from i2i_prior.aot.estimate.interconnect import (
-    HOP_SECONDS,
-    by_axes,
-)
+from i2i_prior.aot.estimate.interconnect import HOP_SECONDS, by_axes
 from i2i_prior.aot.topologies import Topology
 
 # Share of the peak that a layer's bf16 matmuls reach: assumptions of ours, to
@@ -44,23 +38,23 @@ class Roofline:
 
     @property
     def core(self) -> float:
-        """The chip by itself."""
+        """Seconds without collectives."""
         return max(self.compute, self.overlapped_memory) + self.exposed_memory
 
     @property
     def hidden(self) -> float:
-        """Kernels and gradients of the layer loop on their way: a layer's can
+        """Seconds of the layer loop's kernels and gradients: those of a layer
         travel while another is computed."""
         return sum(s for key, s in self.links.items() if _runs_beside(*key))
 
     @property
     def exposed(self) -> float:
-        """All other collectives: they are waited for."""
+        """Seconds of all other collectives, which nothing overlaps."""
         return sum(s for key, s in self.links.items() if not _runs_beside(*key))
 
     @property
     def seconds(self) -> float:
-        """The estimate."""
+        """Estimated seconds of the step."""
         return max(self.core, self.hidden) + self.exposed
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,13 +75,14 @@ class Roofline:
 
 
 def _runs_beside(where: str, axes: str) -> bool:
-    """Parameters are cut over fsdp, and over other axes with it; what spans
-    context or tensor alone are activations that the next product needs."""
+    """Returns True for parameters, which are sharded over fsdp and over other
+    axes with it; collectives over context or tensor alone are of activations
+    that the next product needs."""
     return where == LAYERS and bool({"replica", "fsdp"} & set(axes.split("+")))
 
 
 def padding(topology: Topology, width: int) -> float:
-    """A width as the matrix unit pads it, over itself."""
+    """Ratio of a width as the matrix unit pads it to the width."""
     unit = topology.chip.unit
     return math.ceil(width / unit) * unit / width
 
@@ -119,7 +114,7 @@ def estimate(
 
 
 def assumptions(topology: Topology, width: int, head_width: int) -> list[str]:
-    """What the estimate stands on, one sentence each."""
+    """Assumptions of the estimate, one sentence each."""
     chip = topology.chip
     lines = [
         f"{chip.name}: {chip.flops / 1e12:.0f} TFLOP/s dense bf16 peak, of "

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from i2i_prior.aot.estimate import (
-    collectives,
-    hlo,
-)
+from i2i_prior.aot.estimate import collectives, hlo
 from i2i_prior.aot.estimate.hbm_traffic import count_traffic
 
 LAYERS, ROWS, WIDTH = 3, 16, 32

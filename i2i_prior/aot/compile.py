@@ -48,6 +48,10 @@ from i2i_prior.training.validate import validate
 # the same collectives and memory within a percent; but nothing is kept in
 # on-chip memory, so that the estimated HBM traffic is another.
 LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
+REMEDY = (
+    "use fewer images a chip (train.accumulate), model.remat=full, or more "
+    "fsdp, context or tensor shards"
+)
 
 
 def assume_weights(config: ConfigDict) -> None:
@@ -245,8 +249,7 @@ def too_large(needed: int, capacity: int) -> str:
     """Reason and remedy of a program that does not fit, one sentence."""
     return (
         f"needs {needed / 2**30:.2f} GiB of {capacity / 2**30:.2f} GiB a chip; "
-        "use fewer images a chip (train.accumulate), model.remat=full, or "
-        "more fsdp, context or tensor shards"
+        + REMEDY
     )
 
 
@@ -257,11 +260,7 @@ def refusal(message: str) -> str:
     )
     size = size or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", message)
     if size:
-        return (
-            f"out of memory: needs {size[1]} of {size[2]} a chip; use fewer "
-            "images a chip (train.accumulate), model.remat=full, or more "
-            "fsdp, context or tensor shards"
-        )
+        return f"out of memory: needs {size[1]} of {size[2]} a chip; {REMEDY}"
     return f"XLA refuses the program: {_first_sentence(message)}"
 
 

@@ -101,7 +101,7 @@ def trace(function: Callable[..., Any], *shapes: Any) -> Iterator[Equation]:
     """
     # A CPU that is not opened: the forms of attention that hide their
     # products in a kernel are of GPUs and TPUs.
-    cpu = AbstractDevice(device_kind="cpu", num_cores=None)
+    cpu = AbstractDevice("cpu", num_cores=None, platform="cpu")
     mesh = AbstractMesh((1,) * len(AXES), AXES, abstract_device=cpu)
     with jax.sharding.use_abstract_mesh(mesh):
         closed = jax.make_jaxpr(function)(*shapes)

@@ -76,7 +76,9 @@ def make_functional(
     def make(key: jax.Array) -> nnx.Module:
         return build(nnx.Rngs(params=key))
 
-    graphdef, state = nnx.split(nnx.eval_shape(make, jax.random.key(0)))
+    # The key is made inside, where it opens no device either.
+    module = nnx.eval_shape(lambda: make(jax.random.key(0)))
+    graphdef, state = nnx.split(module)
     functional = Functional(graphdef, dict(nnx.to_flat_state(state)))
 
     def init(key: jax.Array) -> Flat:

@@ -25,12 +25,12 @@ from i2i_prior.io.progress import (
     Progress,
 )
 from i2i_prior.models.dit_config import token_count
+from i2i_prior.parallel.mesh import AXES
 from i2i_prior.tasks import network
 from i2i_prior.tasks.resolve import resolve
 from i2i_prior.training.validate import validate
 
 TRIES = 6
-AXES = ("replica", "fsdp", "context", "tensor")
 
 
 def search(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -12,7 +11,7 @@ from einops import rearrange
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import Linear, Mlp, gelu_tanh, normal
+from i2i_prior.models.layers import Linear, embedding_mlp, gelu_tanh, normal
 from i2i_prior.models.mup import width_ratio
 from i2i_prior.models.positions import sincos_at
 from i2i_prior.models.precision import FLOAT32, Array, Precision
@@ -116,14 +115,12 @@ class Conditioner(nnx.Module):
             else None
         )
         ratio = width_ratio(config.mup_base_width, config.width)
-        self.project = Mlp(
+        self.project = embedding_mlp(
             inputs,
-            config.width,
             config.width,
             rngs=rngs,
             precision=precision,
-            init=normal(0.02),
-            out_init=normal(0.02 * math.sqrt(ratio)),
+            ratio=ratio,
             activation=gelu_tanh,
         )
         self.config = config

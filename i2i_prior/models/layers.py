@@ -231,30 +231,37 @@ def sinusoid(values: Array, features: int = 256) -> Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def embedding_mlp(
+    inputs: int,
+    width: int,
+    *,
+    rngs: nnx.Rngs,
+    precision: Precision = FLOAT32,
+    ratio: float = 1.0,
+    activation: Callable[[Array], Array] = jax.nn.silu,
+) -> Mlp:
+    """MLP (..., inputs) -> (..., width) with kernels of standard deviation
+    0.02; `ratio` is muP's, base width / width (`models.mup`)."""
+    return Mlp(
+        inputs,
+        width,
+        width,
+        rngs=rngs,
+        precision=precision,
+        init=normal(0.02),
+        out_init=normal(0.02 * math.sqrt(ratio)),
+        activation=activation,
+    )
+
+
 class TimestepEmbedder(nnx.Module):
     """Embedding of a number on the scale 0..1000, through 256 sinusoids.
 
-    `ratio` is muP's, base width / width (`models.mup`).
+    `options` are those of `embedding_mlp`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        rngs: nnx.Rngs,
-        precision: Precision,
-        ratio: float = 1.0,
-    ):
-        self.mlp = Mlp(
-            256,
-            width,
-            width,
-            rngs=rngs,
-            precision=precision,
-            init=normal(0.02),
-            out_init=normal(0.02 * math.sqrt(ratio)),
-            activation=jax.nn.silu,
-        )
+    def __init__(self, width: int, **options: Any):
+        self.mlp = embedding_mlp(256, width, **options)
 
     def __call__(self, timestep: Array) -> Array:
         """timestep float (B,) -> (B, width)."""

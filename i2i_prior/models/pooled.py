@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.layers import Mlp, normal, sinusoid, xavier
-from i2i_prior.models.precision import FLOAT32, Array, Precision
+from i2i_prior.models.layers import (
+    Mlp,
+    embedding_mlp,
+    normal,
+    sinusoid,
+    xavier,
+)
+from i2i_prior.models.precision import Array, Precision
 
 
 class ClassTable(nnx.Module):
@@ -34,8 +40,8 @@ def pooled_mlp(
     precision: Precision,
     ratio: float = 1.0,
 ) -> Mlp:
-    """MLP of a vector (B, inputs) -> (B, width); `ratio` as in
-    `SizeEmbedder`."""
+    """MLP of a vector (B, inputs) -> (B, width); `ratio` is muP's,
+    base width / width."""
     return Mlp(
         inputs,
         width,
@@ -51,34 +57,15 @@ def pooled_mlp(
 class SizeEmbedder(nnx.Module):
     """Image size and aspect ratio -> (B, width), a third for each number.
 
-    `ratio` is muP's, base width / width (`models.mup`).
+    `options` are those of `layers.embedding_mlp`.
 
     PixArt-alpha's micro-conditions (arXiv 2310.00426 section 2.4, official
     code): every number goes through 256 sinusoids and an MLP of its kind.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        rngs: nnx.Rngs,
-        precision: Precision = FLOAT32,
-        ratio: float = 1.0,
-    ):
-        def mlp() -> Mlp:
-            return Mlp(
-                256,
-                width // 3,
-                width // 3,
-                rngs=rngs,
-                precision=precision,
-                init=normal(0.02),
-                out_init=normal(0.02 * math.sqrt(ratio)),
-                activation=jax.nn.silu,
-            )
-
-        self.size = mlp()
-        self.aspect = mlp()
+    def __init__(self, width: int, **options: Any):
+        self.size = embedding_mlp(256, width // 3, **options)
+        self.aspect = embedding_mlp(256, width // 3, **options)
 
     def __call__(self, size: Array, aspect: Array) -> Array:
         """size (B, 2) pixels, aspect (B, 1) -> (B, width)."""

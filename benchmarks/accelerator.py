@@ -50,14 +50,34 @@ SIZES = {"tiny": (2, 64, 4), **presets.SIZES}
 
 def flops(setting: Setting, shortcut: bool) -> float:
     """FLOPs that a step needs, without recomputation."""
-    from i2i_prior.flops.flops import conditioner_macs, dit_macs, training_flops
-    from i2i_prior.models.conditioner import ConditionerConfig
-    from i2i_prior.models.dit import DiTConfig
+    import jax
+    import jax.numpy as jnp
 
-    config = DiTConfig(**setting.shape, one_token=shortcut)
-    macs = dit_macs(config, 1)
+    from i2i_prior.flops.cost import training_flops
+    from i2i_prior.flops.trace import count_macs
+    from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
+    from i2i_prior.models.dit import DiT, DiTConfig
+    from i2i_prior.models.functional import make_functional
+
+    # Other forms of attention hide their products in a kernel.
+    shape = {**setting.shape, "attention": "xla", "precision": "float32"}
+    config = DiTConfig(**shape, one_token=shortcut)
     condition = ConditionerConfig(CONDITION, setting.width)
-    macs += conditioner_macs(condition)
+    dit, _ = make_functional(lambda rngs: DiT(config, rngs=rngs))
+    conditioner, _ = make_functional(
+        lambda rngs: Conditioner(condition, rngs=rngs)
+    )
+
+    def forward(dits: dict, conditioners: dict, x, timestep, embeddings):
+        tokens = conditioner.merge(conditioners)(embeddings)
+        return dit.merge(dits)(x, timestep, tokens)
+
+    side = config.input_size
+    inputs = [
+        jax.ShapeDtypeStruct(size, jnp.float32)
+        for size in ((1, side, side, config.channels), (1,), (1, 1, CONDITION))
+    ]
+    macs = count_macs(forward, dit.shapes(), conditioner.shapes(), *inputs)
     return setting.batch * training_flops(macs)
 
 

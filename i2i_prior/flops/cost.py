@@ -91,7 +91,7 @@ def run_cost(config: ConfigDict) -> Cost:
         else:
             frozen[name] = 2 * part.macs
     parameters = whole.parameters - whole.frozen
-    recomputed = 2 * recomputed_macs(model.dit, model.condition_tokens)
+    recomputed = 2 * recomputed_macs(config)
     training = training_flops(trained.macs)
     all_networks = training + sum(frozen.values())
     state = _state_bytes(config, parameters, whole.frozen)

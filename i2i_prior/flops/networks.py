@@ -1,46 +1,54 @@
-"""The networks that a config trains with, and the parts of each."""
+"""The networks that a config trains with, counted from one trace of its step.
+
+The trace is of one example with one layer a network; counts of the blocks are
+multiplied by the depth, so that models of all depths share a trace.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from i2i_prior.flops.cache import cached
-from i2i_prior.flops.trace import (
-    Part,
-    Parts,
-    count_parts,
-    count_recomputed,
-    total,
-    untrained,
-    unused,
-)
-from i2i_prior.models.autoencoder import Pixels, make_autoencoder
-from i2i_prior.models.autoencoder_config import AutoencoderConfig
-from i2i_prior.models.conditioner import Conditioner, ConditionerConfig
-from i2i_prior.models.dit import DiT, DiTConfig, frozen_names
-from i2i_prior.models.encoder_families import Features, ViTConfig
-from i2i_prior.models.functional import make_functional
-from i2i_prior.models.vit import ViT
+from i2i_prior.flops.cache import remember
+from i2i_prior.flops.trace import Part, Parts, group_parts, total, trace
+from i2i_prior.models.dit_config import DiTConfig
+from i2i_prior.models.functional import partition
+from i2i_prior.tasks.base import Task
+from i2i_prior.tasks.registry import make_task
 from i2i_prior.tasks.resolve import Resolved, resolve
 
-# Parts of an encoder: all of a scope or of parameters by these names.
-_ENCODER_ROWS = {
-    "patch_embed": "patch_embed",
-    **dict.fromkeys(("cls", "positions", "registers"), "tokens"),
-    **dict.fromkeys(("norm", "pre_norm"), "norms"),
-    **dict.fromkeys(("blocks/norm1", "blocks/norm2"), "blocks/norms"),
-    "blocks/attention": "blocks/attention",
-    "blocks/mlp": "blocks/mlp",
-    **dict.fromkeys(("blocks/scale1", "blocks/scale2"), "blocks/scales"),
+# What parts are called, where scope or parameter have another name; in the
+# order of a report.
+_ROWS = {
+    "dit/patch_embed": "dit/patch_embed",
+    "conditioner/null": "conditioner/null",
+    "encoder/patch_embed": "encoder/patch_embed",
+    "encoder/cls": "encoder/tokens",
+    "encoder/positions": "encoder/tokens",
+    "encoder/registers": "encoder/tokens",
+    "encoder/norm": "encoder/norms",
+    "encoder/pre_norm": "encoder/norms",
+    "encoder/blocks/norm1": "encoder/blocks/norms",
+    "encoder/blocks/norm2": "encoder/blocks/norms",
+    "encoder/blocks/attention": "encoder/blocks/attention",
+    "encoder/blocks/mlp": "encoder/blocks/mlp",
+    "encoder/blocks/scale1": "encoder/blocks/scales",
+    "encoder/blocks/scale2": "encoder/blocks/scales",
+    "autoencoder/quant_conv": "autoencoder/encoder",
+    "autoencoder/post_quant_conv": "autoencoder/decoder",
 }
-_AUTOENCODER_ROWS = {
-    **dict.fromkeys(("encoder", "quant_conv"), "encoder"),
-    **dict.fromkeys(("decoder", "post_quant_conv"), "decoder"),
+_ONCE_A_BATCH = "encoder/interpolate"  # of positions
+# Options of a DiT that change no count. Attention as XLA's own products: the
+# other forms hide theirs in kernels.
+_SAME = {
+    "attention": "xla",
+    "precision": "float32",
+    "scan_unroll": 1,
+    "mup_base_width": 0,
 }
 
 
@@ -82,227 +90,93 @@ class Networks:
 def networks(config: ConfigDict) -> Networks:
     """The networks of a config; no arrays are made."""
     shapes = resolve(config)
-    dit, conditioner = shapes.dit, shapes.conditioner
-    found, tokens = {}, 0
-    if conditioner is not None:
-        tokens = conditioner.tokens
-        found["conditioner"] = Network(conditioner_parts(conditioner), True)
-    found["dit"] = Network(dit_parts(dit, tokens), True)
+    tokens = shapes.conditioner.tokens if shapes.conditioner else 0
+    parts: dict[str, Parts] = {}
+    if shapes.conditioner is not None:
+        parts["conditioner"] = {}
+    parts["dit"] = {}
+    depths = {"dit": shapes.dit.depth}
     if shapes.encoder is not None:
-        found["encoder"] = _encoder(config, shapes)
+        parts["encoder"], depths["encoder"] = {}, shapes.encoder.depth
     if config.autoencoder.kind != "pixels":
-        found["autoencoder"] = _autoencoder(config, shapes)
-    return Networks(dit, tokens, found)
-
-
-def _encoder(config: ConfigDict, shapes: Resolved) -> Network:
-    assert shapes.encoder is not None
-    patches = config.conditioner.tokens_from != "cls"
-    parts = vit_parts(shapes.encoder, shapes.view_size, patches)
-    trained = config.encoder.kind == "joint"
-    for name, part in parts.items():
-        if config.data.cached:
-            part = unused(part)
-        parts[name] = part if trained else untrained(part)
-    return Network(parts, trained)
-
-
-def _autoencoder(config: ConfigDict, shapes: Resolved) -> Network:
-    parts = autoencoder_parts(shapes.latent, shapes.image_size)
-    # The source image of a pair is encoded as well.
-    images = 1 + (config.conditioner.concat_from == "source")
-    for name, part in parts.items():
-        used = name == "encoder" and not config.data.cached
-        macs = images * part.macs if used else 0
-        scores = images * part.scores if used else 0
-        # Prepared latents need no weights.
-        parameters = part.parameters if shapes.has_autoencoder else 0
-        parts[name] = Part(parameters, macs, scores, parameters)
-    return Network(parts, trained=False)
-
-
-def dit_parts(config: DiTConfig, condition_tokens: int) -> Parts:
-    """Parts of a DiT, those of the blocks over all layers.
-
-    Args:
-      config: its shape; `one_token` takes the fast path where there is one
-        condition token, and freezes the queries and keys it leaves unused.
-      condition_tokens: M, 0 for none.
-    """
-    parts = _dit_parts(_one_layer(config, remat="none"), condition_tokens)
-    return _repeat_blocks(parts, config.depth)
-
-
-def recomputed_macs(config: DiTConfig, condition_tokens: int) -> int:
-    """Multiply-adds of the forward pass that remat runs a second time.
-
-    Args:
-      config: its `remat` decides what is kept.
-      condition_tokens: M, 0 for none.
-    """
-    if config.remat == "none":
-        return 0
-    one = _recomputed_macs(_one_layer(config), condition_tokens)
-    return config.depth * one
-
-
-def conditioner_parts(config: ConditionerConfig) -> Parts:
-    """Parts of a conditioner, on the features of one image."""
-    return _conditioner_parts(replace(config, mup_base_width=0))
-
-
-def vit_parts(
-    config: ViTConfig, image_size: int = 0, patches: bool | None = None
-) -> Parts:
-    """Parts of an image encoder, those of the blocks over all layers.
-
-    The interpolation of its positions is left out: it runs once a batch.
-
-    Args:
-      config: its shape.
-      image_size: side of the image in pixels, where it is not the config's.
-      patches: the output that is used, patch tokens or `Features.cls`; None
-        for all of them.
-    """
-    one = _one_layer(config)
-    parts = _vit_parts(one, image_size or config.image_size, patches)
-    return _repeat_blocks(parts, config.depth)
-
-
-def autoencoder_parts(
-    config: AutoencoderConfig | Pixels, image_size: int
-) -> Parts:
-    """Encoder and decoder, each with its 1x1 convolution; none for pixels.
-
-    Args:
-      config: the latent space.
-      image_size: side in pixels, a multiple of the factor.
-    """
-    if isinstance(config, Pixels):
-        return {}
-    return _autoencoder_parts(config, image_size)
-
-
-def _one_layer(config: Any, **changes: Any) -> Any:
-    """A config of the same products a layer, with fewer distinct values."""
-    if isinstance(config, DiTConfig):
-        changes |= {"attention": "xla", "scan_unroll": 1, "mup_base_width": 0}
-    return replace(config, depth=1, precision="float32", **changes)
-
-
-def _repeat_blocks(parts: Parts, depth: int) -> Parts:
-    return {
-        name: part * depth if name.startswith("blocks/") else part
-        for name, part in parts.items()
+        parts["autoencoder"] = {"encoder": Part(), "decoder": Part()}
+    key = _key(config, shapes)
+    counts = remember(("parts", *key), lambda: _step_parts(config))
+    for path, numbers in counts.items():
+        (name, _, inner), part = path.partition("/"), Part(*numbers)
+        if inner.startswith("blocks/"):
+            part = part * depths[name]
+        if name == "autoencoder" and not shapes.has_autoencoder:
+            part = replace(part, parameters=0, frozen=0)
+        parts[name][inner] = part
+    trained = {"autoencoder": False, "encoder": config.encoder.kind == "joint"}
+    by_name = {
+        name: Network(found, trained.get(name, True))
+        for name, found in parts.items()
     }
+    return Networks(shapes.dit, tokens, by_name)
 
 
-def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
+def recomputed_macs(config: ConfigDict) -> int:
+    """Multiply-adds of one example's forward pass that remat runs again."""
+    remat = config.model.remat
+    if remat == "none":
+        return 0
+    key = _key(config, resolve(config))
+    one = remember((remat, *key), lambda: _recomputed_macs(config))
+    return config.model.depth * one
 
 
-def dit_inputs(config: DiTConfig, condition_tokens: int) -> tuple[Any, ...]:
-    """Shapes of (x, timestep, conditions by name) of a DiT, for one image."""
-    side = config.input_size
-    conditions = {}
-    if config.cross_attention:
-        conditions["tokens"] = _array(1, condition_tokens, config.width)
-    if config.classes:
-        conditions["pooled"] = _array(1, dtype=jnp.int32)
-    elif config.pooled_width:
-        conditions["pooled"] = _array(1, config.pooled_width)
-    if config.concat_channels:
-        conditions["concat"] = _array(1, side, side, config.concat_channels)
-    if config.size_conditions:
-        conditions |= {"size": _array(1, 2), "aspect": _array(1, 1)}
-    return _array(1, side, side, config.channels), _array(1), conditions
-
-
-def _call_dit(dit: DiT, x: Any, timestep: Any, conditions: Any) -> Any:
-    return dit(x, timestep, **conditions)
-
-
-@cached
-def _dit_parts(config: DiTConfig, condition_tokens: int) -> Parts:
-    return count_parts(
-        lambda rngs: DiT(config, rngs=rngs),
-        _call_dit,
-        *dit_inputs(config, condition_tokens),
-        frozen="|".join(frozen_names(config)) or r"(?!)",
+def _key(config: ConfigDict, shapes: Resolved) -> tuple[Any, ...]:
+    """All that a trace depends on."""
+    encoder, latents = shapes.encoder, shapes.latent
+    return (
+        replace(shapes.dit, depth=1, **_SAME),
+        shapes.conditioner and replace(shapes.conditioner, mup_base_width=0),
+        encoder and replace(encoder, depth=1, precision="float32"),
+        latents,
+        (config.data.cached, config.data.image_size, shapes.view_size),
+        config.data.cached and shapes.has_autoencoder,
+        (config.task, config.encoder.kind, config.conditioner.null),
+        config.conditioner.concat_from,
     )
 
 
-@cached
-def _recomputed_macs(config: DiTConfig, condition_tokens: int) -> int:
-    functional, _ = make_functional(lambda rngs: DiT(config, rngs=rngs))
-    x, timestep, conditions = dit_inputs(config, condition_tokens)
-
-    def loss(values: Any, tokens: Any, x: Any, timestep: Any, others: Any):
-        given = others if tokens is None else {**others, "tokens": tokens}
-        return _call_dit(functional.merge(values), x, timestep, given).sum()
-
-    return count_recomputed(
-        jax.grad(loss, argnums=(0, 1)),
-        functional.shapes(),
-        conditions.pop("tokens", None),
-        x,
-        timestep,
-        conditions,
-    )
+def _traced(config: ConfigDict, remat: str) -> tuple[Task, tuple[Any, ...]]:
+    """Task of one layer a network, and shapes of its loss on one example."""
+    config = config.copy_and_resolve_references()
+    config.model.update({"depth": 1, "remat": remat, **_SAME})
+    config.encoder.depth = 1
+    if not config.data.cached:
+        config.autoencoder.weights = "random"
+    task = make_task(config)
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *one.shape), one.dtype)
+        for name, one in task.example_spec.items()
+    }
+    latents = task.shape_of(batch)
+    draws = jax.eval_shape(lambda: task.draw(jax.random.key(0), latents))
+    return task, (batch, draws)
 
 
-@cached
-def _conditioner_parts(config: ConditionerConfig) -> Parts:
-    width, patches = config.embedding_width, config.patches
-
-    def call(conditioner: Conditioner, cls: Any, patches: Any) -> Any:
-        if config.tokens_from == "tokens":
-            return conditioner(patches)
-        return conditioner(conditioner.choose(Features(cls, patches)))
-
-    count = config.length if config.tokens_from == "tokens" else patches
-    return count_parts(
-        lambda rngs: Conditioner(config, rngs=rngs),
-        call,
-        *(_array(1, width), _array(1, count, width)),
-        rows={"null": "null"},
-        frozen="^null$" if config.null == "random" else r"(?!)",
-    )
+def _step_parts(config: ConfigDict) -> dict[str, tuple[int, ...]]:
+    task, inputs = _traced(config, "none")
+    shapes = task.functional.shapes()
+    equations = trace(lambda *a: task.loss(*a)[0], shapes, *inputs)
+    parts = group_parts(equations, shapes, _ROWS, task.frozen)
+    parts.pop(_ONCE_A_BATCH, None)
+    return {name: astuple(part) for name, part in parts.items()}
 
 
-@cached
-def _vit_parts(
-    config: ViTConfig, image_size: int, patches: bool | None
-) -> Parts:
-    def call(encoder: ViT, pixels: Any) -> Any:
-        features = encoder(pixels)
-        if patches is None:
-            return features
-        return features.patches if patches else features.cls
+def _recomputed_macs(config: ConfigDict) -> int:
+    task, inputs = _traced(config, config.model.remat)
+    trained, frozen = partition(task.functional.shapes(), task.frozen)
 
-    parts = count_parts(
-        lambda rngs: ViT(config, rngs=rngs),
-        call,
-        _array(1, image_size, image_size, 3),
-        rows=_ENCODER_ROWS,
-    )
-    parts.pop("interpolate", None)
-    return parts
+    def loss(trained: Any, frozen: Any, *inputs: Any) -> jax.Array:
+        return task.loss({**trained, **frozen}, *inputs)[0].sum()
 
-
-@cached
-def _autoencoder_parts(config: AutoencoderConfig, image_size: int) -> Parts:
-    def call(autoencoder: Any, images: Any, latents: Any) -> Any:
-        with jax.named_scope("encoder"):
-            encoded = autoencoder.encode(images)
-        with jax.named_scope("decoder"):
-            return encoded, autoencoder.decode(latents)
-
-    side = image_size // config.factor
-    return count_parts(
-        lambda rngs: make_autoencoder(config, rngs=rngs),
-        call,
-        _array(1, image_size, image_size, 3),
-        _array(1, side, side, config.channels),
-        rows=_AUTOENCODER_ROWS,
+    return sum(
+        equation.macs
+        for equation in trace(jax.grad(loss), trained, frozen, *inputs)
+        if re.search(r"\bdit\b.*rematted_computation", equation.scope)
     )

@@ -62,7 +62,7 @@ def step_flops(config: ConfigDict) -> StepFlops:
     scores = 2 * model.by_name["dit"].whole.scores * images
     # How often remat runs attention again, the scores alone being half of it.
     passes = {"none": 0.0, "full": 1.0}.get(model.dit.remat, 0.5)
-    again = recomputed_macs(model.dit, model.condition_tokens)
+    again = recomputed_macs(config)
     return StepFlops(
         prior=flops["dit"] + flops["conditioner"],
         encoder=flops["encoder"],

@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-from flax import nnx
 from jax.interpreters import partial_eval
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from i2i_prior.models.functional import make_functional
+from i2i_prior.models.functional import partition
 from i2i_prior.parallel.mesh import AXES
 
 
@@ -61,7 +60,7 @@ class Part:
         )
 
 
-Parts = dict[str, Part]  # by scope, as "patch_embed" or "blocks/attention"
+Parts = dict[str, Part]  # by scope, as "dit/final" or "dit/blocks/attention"
 
 
 def total(parts: Iterable[Part]) -> Part:
@@ -69,22 +68,12 @@ def total(parts: Iterable[Part]) -> Part:
     return sum(parts, start=Part())
 
 
-def untrained(part: Part) -> Part:
-    """The part with all its parameters frozen."""
-    return replace(part, frozen=part.parameters)
-
-
-def unused(part: Part) -> Part:
-    """The part without its products."""
-    return replace(part, macs=0, scores=0)
-
-
 @dataclass(frozen=True)
 class Equation:
     """One equation of a trace.
 
     Attributes:
-      scope: `jax.named_scope`s around it, as "blocks/attention/scores".
+      scope: `jax.named_scope`s around it, as "dit/blocks/attention/scores".
       macs: multiply-adds over all its executions; 0 where it is no product.
     """
 
@@ -116,56 +105,38 @@ def count_macs(function: Callable[..., Any], *shapes: Any) -> int:
     return sum(equation.macs for equation in trace(function, *shapes))
 
 
-def count_recomputed(function: Callable[..., Any], *shapes: Any) -> int:
-    """Multiply-adds that `jax.checkpoint` adds to a gradient's trace."""
-    return sum(
-        equation.macs
-        for equation in trace(function, *shapes)
-        if "rematted_computation" in equation.scope
-    )
-
-
-def count_parts(
-    build: Callable[[nnx.Rngs], nnx.Module],
-    call: Callable[..., Any],
-    *shapes: Any,
+def group_parts(
+    equations: Iterable[Equation],
+    parameters: Mapping[str, jax.ShapeDtypeStruct],
     rows: Mapping[str, str] | None = None,
-    frozen: str = r"(?!)",
+    frozen: Iterable[str] = (),
 ) -> Parts:
-    """Parts of a network, in the order of its forward pass.
+    """Parts of a network or of several, in the order of the forward pass.
 
     Args:
-      build: makes the network.
-      call: its forward pass on one example, call(network, *inputs).
-      shapes: of the inputs.
-      rows: first part of a scope or of a parameter's path -> name of the part
-        that it belongs to, where that is another; these come first.
-      frozen: regular expression of parameters that are never trained.
+      equations: of the forward pass.
+      parameters: by path.
+      rows: scope or path of a part -> name of the part that it belongs to,
+        where that is another; these come first.
+      frozen: regular expressions of parameters that are never trained.
     """
-    functional, _ = make_functional(build)
-    parameters = functional.shapes()
     rows = rows or {}
     parts: Parts = {name: Part() for name in rows.values()}
 
     def add(path: str, part: Part) -> None:
-        first, _, rest = path.partition("/")
-        name = first
-        if first == "blocks":
-            name = f"blocks/{rest.partition('/')[0]}"
+        # "dit/final", "dit/blocks/mlp", or without the network's name.
+        match = re.match(r"(\w+/)?(blocks/\w+|\w+)", path)
+        name = match[0] if match else ""
         name = rows.get(name, name)
         parts[name] = parts.get(name, Part()) + part
 
-    def forward(values: Any, *inputs: Any) -> Any:
-        return call(functional.merge(values), *inputs)
-
-    for equation in trace(forward, parameters, *shapes):
+    for equation in equations:
         scores = "scores" in equation.scope.split("/")
         macs = equation.macs
         add(equation.scope, Part(macs=macs, scores=macs if scores else 0))
+    _, fixed = partition(dict(parameters), frozen)
     for path, array in parameters.items():
-        size = math.prod(array.shape)
-        fixed = size if re.search(frozen, path) else 0
-        add(path, Part(size, frozen=fixed))
+        add(path, Part(array.size, frozen=array.size * (path in fixed)))
     return {name: part for name, part in parts.items() if part != Part()}
 
 

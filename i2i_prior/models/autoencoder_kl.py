@@ -219,6 +219,7 @@ class AutoencoderKL(nnx.Module):
         self.channels = channels
         self.factor = config.factor
 
+    @jax.named_scope("autoencoder/encoder")
     def moments(self, images: Array) -> tuple[Array, Array]:
         """The Gaussian of each latent, before any normalisation.
 
@@ -274,6 +275,7 @@ class AutoencoderKL(nnx.Module):
             return 0.0, 1.0
         return self.statistics(*z.shape[1:3])
 
+    @jax.named_scope("autoencoder/decoder")
     def decode(self, latents: Array) -> Array:
         """Normalised latents (B, h, w, channels) -> images, not clipped.
 

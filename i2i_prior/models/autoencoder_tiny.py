@@ -149,6 +149,7 @@ class AutoencoderTiny(nnx.Module):
         self.channels = config.channels
         self.factor = config.factor
 
+    @jax.named_scope("autoencoder/encoder")
     def encode(self, images: Array) -> Array:
         """images (B, H, W, 3) in [-1, 1] -> normalised latents.
 
@@ -167,6 +168,7 @@ class AutoencoderTiny(nnx.Module):
         """Latents of `encode`, which are no Gaussian; the key is not used."""
         return self.encode(images)
 
+    @jax.named_scope("autoencoder/decoder")
     def decode(self, latents: Array) -> Array:
         """Normalised latents (B, h, w, channels) -> images, not clipped.
 

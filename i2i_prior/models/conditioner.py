@@ -125,6 +125,7 @@ class Conditioner(nnx.Module):
         )
         self.config = config
 
+    @jax.named_scope("conditioner")
     def choose(self, features: Features) -> Array:
         """Encoder features -> normalised embeddings, float32 (B, M0, C)."""
         tokens_from = self.config.tokens_from
@@ -140,6 +141,7 @@ class Conditioner(nnx.Module):
             chosen = chosen / jnp.maximum(norm, 1e-12)
         return chosen * self.config.scale
 
+    @jax.named_scope("conditioner")
     def __call__(self, embeddings: Array, drop: Array | None = None) -> Array:
         """Embeddings -> condition tokens.
 

@@ -133,6 +133,7 @@ class DiT(nnx.Module):
         self.final = family.final(config, rngs=rngs)
         self.config = config
 
+    @jax.named_scope("dit")
     def __call__(
         self,
         x: Array,

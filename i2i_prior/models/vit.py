@@ -157,6 +157,7 @@ class ViT(nnx.Module):
         )
         self.config = config
 
+    @jax.named_scope("encoder")
     def __call__(self, pixels: Array) -> Features:
         """Features of images of any size.
 

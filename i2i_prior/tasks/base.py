@@ -46,6 +46,7 @@ class Task:
       shapes: of the networks, see `Resolved`.
       path: the noise path.
       functional: the networks as functions over named arrays.
+      frozen: regular expressions of parameters that are never trained.
       columns: arrays of a held-out example that a sample grid shows: the
         condition, left of the samples, and the target where it is another.
     """
@@ -67,7 +68,7 @@ class Task:
             config.diffusion.path, shift=config.diffusion.shift
         )
         self.functional, self._init = make_networks(self.shapes)
-        self._frozen = self._frozen_patterns()
+        self.frozen = self._frozen_patterns()
 
     @property
     def example_spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -85,7 +86,7 @@ class Task:
 
     def init(self, key: Array) -> tuple[Flat, Flat]:
         """Fresh (trainable, frozen) parameters, flat, float32."""
-        return partition(self._init(key), self._frozen)
+        return partition(self._init(key), self.frozen)
 
     def latent_shape(self, batch: int) -> tuple[int, int, int, int]:
         """(B, H, W, C) of the latents of `batch` square images."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +16,24 @@ from hypothesis import strategies as st
 
 from i2i_prior.config import load_config
 from i2i_prior.flops.cost import training_flops
-from i2i_prior.flops.networks import (
-    autoencoder_parts,
-    conditioner_parts,
-    dit_inputs,
-    dit_parts,
-    networks,
-    recomputed_macs,
-    vit_parts,
-)
-from i2i_prior.flops.trace import Part, count_macs, count_parts, total
+from i2i_prior.flops.networks import networks, recomputed_macs
+from i2i_prior.flops.trace import count_macs, total, trace
 from i2i_prior.models.autoencoder import AUTOENCODERS, make_autoencoder
 from i2i_prior.models.conditioner import (
     PYRAMID,
     Conditioner,
     ConditionerConfig,
 )
-from i2i_prior.models.dit import DiT, DiTConfig, frozen_names
-from i2i_prior.models.functional import make_functional, partition
+from i2i_prior.models.dit import DiT, DiTConfig
+from i2i_prior.models.functional import make_functional
 from i2i_prior.models.text_clip import ClipTextConfig, ClipTextEncoder
 from i2i_prior.models.text_t5 import T5Config, T5Encoder
-from i2i_prior.models.vit import ViT, ViTConfig
+from i2i_prior.models.vit import Features, ViT, ViTConfig
+from i2i_prior.tasks.network import parameter_shapes
+from i2i_prior.tasks.resolve import resolve
 from tests.conftest import ROOT
 
-LUMOS = DiTConfig()
+FROZEN = ("encoder.kind=frozen", "encoder.weights=random")
 
 
 def array(*shape, dtype=jnp.float32):
@@ -60,8 +56,44 @@ def below(shapes, prefix) -> int:
     )
 
 
-def macs(parts) -> int:
-    return total(parts.values()).macs
+def counted(build, call, *inputs):
+    """Parameters and multiply-adds of call(module, *inputs)."""
+    functional, _ = make_functional(build)
+    shapes = functional.shapes()
+    macs = count_macs(
+        lambda p, *a: call(functional.merge(p), *a), shapes, *inputs
+    )
+    return numbers(shapes), macs
+
+
+def dit_inputs(config: DiTConfig, tokens: int):
+    """Shapes of x, timestep and conditions of a DiT, for one image."""
+    side = config.input_size
+    conditions = {}
+    if config.cross_attention:
+        conditions["tokens"] = array(1, tokens, config.width)
+    if config.classes:
+        conditions["pooled"] = array(1, dtype=jnp.int32)
+    elif config.pooled_width:
+        conditions["pooled"] = array(1, config.pooled_width)
+    if config.concat_channels:
+        conditions["concat"] = array(1, side, side, config.concat_channels)
+    if config.size_conditions:
+        conditions |= {"size": array(1, 2), "aspect": array(1, 1)}
+    return array(1, side, side, config.channels), array(1), conditions
+
+
+def count_dit(config: DiTConfig, tokens: int) -> tuple[int, int]:
+    return counted(
+        lambda rngs: DiT(config, rngs=rngs),
+        lambda dit, x, t, conditions: dit(x, t, **conditions),
+        *dit_inputs(config, tokens),
+    )
+
+
+def load(name):
+    file, *overrides = name.split()
+    return load_config(str(ROOT / f"configs/{file}.py"), overrides)
 
 
 # Counted by hand: macs of "dit", "conditioner", "encoder" and "autoencoder",
@@ -116,26 +148,21 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_configs_by_hand(name):
-    file, *overrides = name.split()
-    config = load_config(str(ROOT / f"configs/{file}.py"), overrides)
+    config = load(name)
     made = networks(config)
     found = [
         made.by_name[network].whole.macs
         for network in ("dit", "conditioner", "encoder", "autoencoder")
         if network in made.by_name
     ]
-    again = [
-        recomputed_macs(
-            dataclasses.replace(made.dit, remat=remat), made.condition_tokens
-        )
-        for remat in ("full", "attention", "hidden", "dots")
-    ]
+    again = []
+    for config.model.remat in ("full", "attention", "hidden", "dots"):
+        again.append(recomputed_macs(config))
     assert (tuple(found), tuple(again)) == BY_HAND[name]
 
 
 def test_parts_of_lumos_by_hand():
-    config = dataclasses.replace(LUMOS, one_token=True)
-    parts = dit_parts(config, 1)
+    parts = networks(load("lumos_xl2")).by_name["dit"].parts
     assert {name: part.macs for name, part in parts.items()} == {
         "patch_embed": 4_718_592,
         "time_embed": 1_622_016,
@@ -154,8 +181,8 @@ def test_parts_of_lumos_by_hand():
 def test_lumos_xl2():
     """arXiv 2412.07767, counted on the official source: at 256 px with one
     token 137.6e9 multiply-adds, or 118.6e9 on the fast path."""
-    generic = macs(dit_parts(LUMOS, 1))
-    fast = macs(dit_parts(dataclasses.replace(LUMOS, one_token=True), 1))
+    _, generic = count_dit(DiTConfig(), 1)
+    _, fast = count_dit(DiTConfig(one_token=True), 1)
     assert generic == pytest.approx(137.63e9, rel=0.005)
     assert fast == pytest.approx(118.60e9, rel=0.005)
     assert 1 - fast / generic == pytest.approx(0.138, abs=0.001)
@@ -181,17 +208,17 @@ def test_published_sizes_of_dit(name):
         cross_attention=False,
         classes=1000,
     )
-    whole = total(dit_parts(config, 0).values())
-    assert whole.macs == pytest.approx(giga * 1e9, rel=0.005)
-    assert whole.parameters == pytest.approx(millions * 1e6, rel=0.01)
+    parameters, macs = count_dit(config, 0)
+    assert macs == pytest.approx(giga * 1e9, rel=0.005)
+    assert parameters == pytest.approx(millions * 1e6, rel=0.01)
     # How far the usual estimate of a language model is off.
-    ratio = 6 * whole.parameters * 256 / training_flops(whole.macs)
+    ratio = 6 * parameters * 256 / training_flops(macs)
     assert 1.35 < ratio < 1.47
 
 
-def text_parts(config, length):
+def count_text(config, length):
     module = T5Encoder if isinstance(config, T5Config) else ClipTextEncoder
-    return count_parts(
+    return counted(
         lambda rngs: module(config, rngs=rngs),
         lambda encoder, ids: encoder(ids),
         array(1, length, dtype=jnp.int32),
@@ -201,18 +228,12 @@ def text_parts(config, length):
 def test_text_encoders():
     """T5 v1.1 XXL's encoder and the text tower of CLIP ViT-L/14 as their
     checkpoints have them; multiply-adds by hand."""
-    t5 = text_parts(T5Config(), 120)
-    assert total(t5.values()).parameters == 4_762_310_656
-    assert macs(t5) == 558_492_549_120
-    assert t5["blocks/attention"].scores == 24 * 2 * 120**2 * 4096
-    plain = text_parts(ClipTextConfig(projection=0), 77)
-    assert total(plain.values()).parameters == 123_060_480
-    clip = text_parts(ClipTextConfig(), 77)
-    assert total(clip.values()).parameters == 123_650_304
-    assert macs(clip) == 6_649_841_664
+    assert count_text(T5Config(), 120) == (4_762_310_656, 558_492_549_120)
+    assert count_text(ClipTextConfig(projection=0), 77)[0] == 123_060_480
+    assert count_text(ClipTextConfig(), 77) == (123_650_304, 6_649_841_664)
     relu = T5Config(20, 2, 12, 3, 5, 14, gated=False, activation="relu")
     layer = 7 * 12 * (4 * 15 + 2 * 14) + 2 * 7**2 * 15
-    assert macs(text_parts(relu, 7)) == 2 * layer
+    assert count_text(relu, 7)[1] == 2 * layer
 
 
 # Kind -> parameters and multiply-adds of the encoder, then of the decoder, at
@@ -228,18 +249,26 @@ AUTOENCODER = {
 
 @pytest.mark.parametrize("kind", AUTOENCODER)
 def test_autoencoders(kind):
-    parts = autoencoder_parts(AUTOENCODERS[kind], 256)
-    encoder, decoder = parts["encoder"], parts["decoder"]
-    found = (encoder.parameters, encoder.macs, decoder.parameters, decoder.macs)
-    assert found == AUTOENCODER[kind]
+    shape = AUTOENCODERS[kind]
+
+    def make(rngs):
+        return make_autoencoder(shape, rngs=rngs)
+
+    image, latent = array(1, 256, 256, 3), array(1, 32, 32, shape.channels)
+    _, encoded = counted(make, lambda a, x: a.encode(x), image)
+    _, decoded = counted(make, lambda a, z: a.decode(z), latent)
+    shapes = make_functional(make)[0].shapes()
+    encoder = below(shapes, "encoder") + below(shapes, "quant_conv")
+    decoder = below(shapes, "decoder") + below(shapes, "post_quant_conv")
+    assert (encoder, encoded, decoder, decoded) == AUTOENCODER[kind]
     if kind == "sd":
-        assert total(parts.values()).parameters == 83_653_863
-    statistics = parts["statistics"].parameters if kind == "flux2" else 0
-    assert statistics == 8 * 32 * (kind == "flux2")
+        assert numbers(shapes) == 83_653_863
+    assert below(shapes, "statistics") == 8 * 32 * (kind == "flux2")
 
 
 def test_pixels_cost_nothing():
-    assert autoencoder_parts(AUTOENCODERS["pixels"], 64) == {}
+    made = networks(load("quickstart"))
+    assert set(made.by_name) == {"dit", "conditioner", "encoder"}
 
 
 # Family -> parameters and multiply-adds of ViT-B/16 at 224 pixels, by hand.
@@ -253,11 +282,29 @@ ENCODER = {
 }
 
 
+def count_vit(config, side):
+    return counted(
+        lambda rngs: ViT(config, rngs=rngs),
+        lambda encoder, pixels: encoder(pixels),
+        array(1, side, side, 3),
+    )
+
+
+def interpolation(config, side) -> int:
+    """Multiply-adds of the interpolation of positions, once a batch."""
+    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
+    equations = trace(
+        lambda p, x: functional.merge(p)(x),
+        functional.shapes(),
+        array(1, side, side, 3),
+    )
+    return sum(e.macs for e in equations if "interpolate" in e.scope)
+
+
 @pytest.mark.parametrize("family", ENCODER)
 def test_image_encoders(family):
     config = ViTConfig(family=family, projection=512 if family == "clip" else 0)
-    whole = total(vit_parts(config).values())
-    assert (whole.parameters, whole.macs) == ENCODER[family]
+    assert count_vit(config, 224) == ENCODER[family]
 
 
 def test_a_giant_encoder_with_registers():
@@ -272,21 +319,19 @@ def test_a_giant_encoder_with_registers():
         mlp_width=4096,
         registers=4,
     )
-    whole = total(vit_parts(giant, 224).values())
-    assert (whole.parameters, whole.macs) == (1_136_485_376, 304_174_522_368)
+    parameters, macs = count_vit(giant, 224)
+    assert parameters == 1_136_485_376
+    assert macs - interpolation(giant, 224) == 304_174_522_368
 
 
-def test_positions_are_interpolated_once_a_batch():
-    config = ViTConfig(depth=2, width=24, heads=3, patch=4, image_size=16)
-    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
-
-    def call(parameters, pixels):
-        return functional.merge(parameters)(pixels)
-
-    shapes = functional.shapes()
-    two = count_macs(call, shapes, array(2, 12, 12, 3))
-    one = count_macs(call, shapes, array(1, 12, 12, 3))
-    assert macs(vit_parts(config, 12)) == two - one < one
+def test_positions_are_interpolated_once_a_batch(tiny):
+    config = tiny("encoder.view_size=12", "conditioner.tokens_from=pyramid")
+    shape = resolve(config).encoder
+    _, macs = count_vit(shape, 12)
+    once = interpolation(shape, 12)
+    assert once > 0
+    encoder = networks(config).by_name["encoder"]
+    assert encoder.whole.macs == macs - once
 
 
 @st.composite
@@ -349,21 +394,20 @@ def by_hand(config: DiTConfig, m: int) -> int:
 @given(dits())
 def test_dit(drawn):
     config, tokens = drawn
-    functional, _ = make_functional(lambda rngs: DiT(config, rngs=rngs))
-    shapes = functional.shapes()
-    parts = dit_parts(config, tokens)
-    for name, part in parts.items():
-        assert part.parameters == below(shapes, name), name
-    assert total(parts.values()).parameters == numbers(shapes)
-    _, frozen = partition(shapes, frozen_names(config))
-    assert total(parts.values()).frozen == numbers(frozen)
+    assert count_dit(config, tokens)[1] == by_hand(config, tokens)
 
-    def call(parameters, x, t, conditions):
-        return functional.merge(parameters)(x, t, **conditions)
 
-    # The whole depth, and whatever form of attention runs here.
-    traced = count_macs(call, shapes, *dit_inputs(config, tokens))
-    assert macs(parts) == traced == by_hand(config, tokens)
+def test_parts_hold_the_parameters_of_their_names(tiny):
+    config = tiny("model.block=pixart", "model.qk_norm=true", *FROZEN)
+    shapes = parameter_shapes(config)
+    for name, network in networks(config).by_name.items():
+        for part, found in network.parts.items():
+            if part in ("tokens", "norms", "blocks/norms"):
+                continue  # of several names
+            assert found.parameters == below(shapes, f"{name}/{part}"), part
+        assert network.whole.parameters == below(shapes, name)
+        frozen = network.whole.frozen
+        assert frozen == below(shapes, name) * (name == "encoder")
 
 
 @pytest.mark.parametrize("choice", ["cls", "patches", "pyramid", "tokens"])
@@ -380,22 +424,22 @@ def test_conditioner(choice, expand, null):
         expand=expand,
         null=null,
     )
-    functional, _ = make_functional(lambda rngs: Conditioner(config, rngs=rngs))
-    shapes = functional.shapes()
-    parts = conditioner_parts(config)
-    for name, part in parts.items():
-        assert part.parameters == below(shapes, name), name
-    whole = total(parts.values())
-    assert whole.parameters == numbers(shapes)
-    fixed = below(shapes, "null") if null == "random" else 0
-    assert whole.frozen == fixed
+
+    def call(conditioner, features):
+        if choice == "tokens":
+            return conditioner(features[1][:, :6])
+        return conditioner(conditioner.choose(Features(*features)))
+
+    _, macs = counted(
+        lambda rngs: Conditioner(config, rngs=rngs),
+        call,
+        (array(1, 8), array(1, 16, 8)),
+    )
     embeddings, tokens = config.embeddings, config.embeddings * expand
     wanted = tokens * (8 * 12 + 12 * 12)
     wanted += embeddings * 8 * expand * 8 * (expand > 1)
     pyramid = sum(s * s for s in PYRAMID) * 16 * 8 * (choice == "pyramid")
-    assert whole.macs == wanted + pyramid
-    if choice == "pyramid":
-        assert parts["pyramid"].macs == pyramid
+    assert macs == wanted + pyramid
 
 
 # Wide enough that products drown what is not counted. A scan's body is counted
@@ -429,7 +473,7 @@ def test_dit_against_xla(block, tokens, options):
     gradient = jax.value_and_grad(forward, argnums=(0, 1))
     given = conditions.pop("tokens")
     inputs = functional.shapes(), given, x, t, conditions
-    count = macs(dit_parts(config, tokens))
+    _, count = count_dit(config, tokens)
     assert count == pytest.approx(xla_macs(forward, *inputs), rel=0.02)
     trained = 2 * xla_macs(gradient, *inputs)
     assert training_flops(count) == pytest.approx(trained, rel=0.02)
@@ -444,7 +488,7 @@ def test_vit_against_xla():
         functional.shapes(),
         array(1, 64, 64, 3),
     )
-    assert macs(vit_parts(config)) == pytest.approx(count, rel=0.02)
+    assert count_vit(config, 64)[1] == pytest.approx(count, rel=0.02)
 
 
 def test_autoencoder_against_xla():
@@ -458,19 +502,31 @@ def test_autoencoder_against_xla():
         functional.shapes(),
         array(1, 256, 256, 3),
     )
-    encoder = autoencoder_parts(shape, 256)["encoder"].macs
-    assert encoder == pytest.approx(count, rel=0.02)
+    assert AUTOENCODER["sd"][1] == pytest.approx(count, rel=0.02)
 
 
-def test_counts_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+def test_counts_are_kept_in_the_users_cache(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = DiTConfig(depth=3, width=60, heads=2, input_size=8)
-    parts = dit_parts(config, 2)
+    config = tiny("model.width=64", "model.depth=3")
+    parts = networks(config).by_name["dit"].parts
     (file,) = tmp_path.rglob("*.json")
     stored = json.loads(file.read_text())
-    assert 3 * stored["blocks/mlp"][1] == parts["blocks/mlp"].macs
-    # Another depth is the same file, in memory as well.
-    deep = dit_parts(dataclasses.replace(config, depth=5), 2)
-    assert deep["blocks/mlp"] == Part(*stored["blocks/mlp"]) * 5
+    assert 3 * stored["dit/blocks/mlp"][1] == parts["blocks/mlp"].macs
+    # Another depth has the same trace, and so has what does not count.
+    config = tiny("model.width=64", "model.depth=5", "optim.learning_rate=1")
+    deep = networks(config).by_name["dit"].parts
+    assert 5 * parts["blocks/mlp"].macs == 3 * deep["blocks/mlp"].macs
     assert deep["final"] == parts["final"]
     assert len(list(tmp_path.rglob("*.json"))) == 1
+
+
+def test_counting_opens_no_device():
+    text = (
+        "import sys\nfrom jax._src import xla_bridge\n"
+        "from i2i_prior.config import load_config\n"
+        "from i2i_prior.flops.cost import run_cost\n"
+        "run_cost(load_config(sys.argv[1], ['model.remat=full']))\n"
+        "assert not xla_bridge._backends\n"
+    )
+    config = str(ROOT / "configs/tiny_imagenet16.py")
+    subprocess.run([sys.executable, "-c", text, config], check=True)

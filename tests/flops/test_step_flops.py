@@ -1,52 +1,47 @@
-"""What a step spends its FLOPs on, remat's second passes among it."""
+"""FLOPs of a step by network, remat's second passes among them."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import jax
 import pytest
 
 from i2i_prior.flops.cost import training_flops
-from i2i_prior.flops.networks import (
-    dit_inputs,
-    dit_parts,
-    recomputed_macs,
-    vit_parts,
-)
+from i2i_prior.flops.networks import recomputed_macs
 from i2i_prior.flops.step_flops import step_flops
-from i2i_prior.flops.trace import count_macs, total
-from i2i_prior.models.dit import DiT, DiTConfig
+from i2i_prior.flops.trace import count_macs
+from i2i_prior.models.dit import DiT, token_count
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.scan import REMAT_POLICIES
 from i2i_prior.tasks.resolve import resolve
+from tests.flops.test_networks import count_dit, count_vit, dit_inputs
 
-SMALL = DiTConfig(depth=3, width=48, heads=4, patch=2, input_size=8)
+ONE_TOKEN = (
+    *("encoder.kind=frozen", "encoder.weights=random"),
+    *("model.block=lumos", "model.one_token=true"),
+    *("conditioner.expand=1", "conditioner.null=random"),
+)
 
 
-@pytest.mark.parametrize(("block", "tokens"), [("lumos", 1), ("modern", 5)])
-def test_remat(block, tokens):
-    """Each policy computes again what is said, product for product."""
-    for remat in REMAT_POLICIES:
-        config = dataclasses.replace(
-            SMALL, block=block, remat=remat, one_token=tokens == 1
-        )
-        functional, _ = make_functional(
-            lambda rngs, config=config: DiT(config, rngs=rngs)
-        )
-        x, t, conditions = dit_inputs(config, tokens)
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+@pytest.mark.parametrize("options", [ONE_TOKEN, ("model.block=modern",)])
+def test_remat(tiny, options, remat):
+    """Each policy recomputes what it does not keep, product for product."""
+    config = tiny(*options, f"model.remat={remat}", "model.depth=3")
+    shapes = resolve(config)
+    dit, tokens = shapes.dit, shapes.conditioner.tokens
+    functional, _ = make_functional(lambda rngs: DiT(dit, rngs=rngs))
+    x, t, conditions = dit_inputs(dit, tokens)
 
-        def loss(parameters, tokens, x, t, functional=functional):
-            return functional.merge(parameters)(x, t, tokens).sum()
+    def loss(parameters, tokens, x, t):
+        return functional.merge(parameters)(x, t, tokens).sum()
 
-        gradient = jax.value_and_grad(loss, argnums=(0, 1))
-        shapes = functional.shapes(), conditions["tokens"], x, t
-        macs = count_macs(gradient, *shapes)
-        # Latent and timestep need no gradient.
-        inputs = 16 * 16 * config.width + 256 * config.width
-        forward = total(dit_parts(config, tokens).values()).macs
-        needed = 3 * forward - inputs
-        assert macs - needed == recomputed_macs(config, tokens), remat
+    gradient = jax.value_and_grad(loss, argnums=(0, 1))
+    given = conditions["tokens"]
+    macs = count_macs(gradient, functional.shapes(), given, x, t)
+    # Latent and timestep need no gradient.
+    inputs = token_count(dit) * dit.patch**2 * dit.channels + 256
+    needed = 3 * count_dit(dit, tokens)[1] - inputs * dit.width
+    assert macs - needed == recomputed_macs(config)
 
 
 def test_what_remat_computes_again(tiny):
@@ -81,7 +76,8 @@ def test_a_frozen_encoder_costs_one_pass(tiny):
     frozen = step_flops(
         tiny("encoder.kind=frozen", "encoder.weights=random")
     ).model
-    encoder = total(vit_parts(resolve(tiny()).encoder).values()).macs
+    shapes = resolve(tiny())
+    _, encoder = count_vit(shapes.encoder, shapes.view_size)
     assert joint - frozen == pytest.approx(8 * 2 * 2 * encoder)
     half = step_flops(tiny("data.batch_size=4")).model
     assert joint == pytest.approx(2 * half)

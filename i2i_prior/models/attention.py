@@ -203,10 +203,9 @@ class CrossAttention(nnx.Module):
         """
         if self.fast_path and tokens.shape[1] == 1 and mask is None:
             return self.out(self.v(tokens))
-        q, k, v = (
-            _split_heads(a, self.heads)
-            for a in (self.q(x), self.k(tokens), self.v(tokens))
-        )
+        q = _split_heads(self.q(x), self.heads)
+        k = _split_heads(self.k(tokens), self.heads)
+        v = _split_heads(self.v(tokens), self.heads)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         out = attend(q, k, v, mask, self.precision, self.form)

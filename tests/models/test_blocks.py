@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from i2i_prior.errors import UserError
 from i2i_prior.flops.cost import run_cost
+from i2i_prior.flops.networks import networks
 from i2i_prior.models.blocks import BLOCKS
 from i2i_prior.models.blocks.modulation import AdaFinalLayer, scatter
 from i2i_prior.models.blocks.registry import Block, layer_roles, register
@@ -82,8 +83,13 @@ def test_a_new_block_is_trained_sharded_scaled_and_counted(
     width, tokens = config.model.width, 4
     cost = run_cost(config)
     assert cost.parameters == sum(a.size for a in state.params.values())
-    one = 2 * 2 * width**2 + tokens * 3 * 2 * width**2
-    assert cost.recomputed_flops == 2 * config.model.depth * one
+    parts = networks(config).by_name["dit"].parts
+    assert parts["blocks/mean"].macs == 2 * 2 * 2 * width**2
+    assert parts["blocks/mlp"].macs == 2 * tokens * 3 * 2 * width**2
+    # The last product of each branch is only added: its backward pass does
+    # not need the result.
+    again = 2 * width**2 + tokens * 2 * 2 * width**2
+    assert cost.recomputed_flops == 2 * config.model.depth * again
     assert preset(f"{family}_s2")["block"] == family
 
 

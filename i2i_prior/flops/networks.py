@@ -44,7 +44,7 @@ _ROWS = {
 _ONCE_A_BATCH = "encoder/interpolate"  # of positions
 # Options of a DiT that change no count. Attention as XLA's own products: the
 # other forms hide theirs in kernels.
-_SAME = {
+_SAME: dict[str, Any] = {
     "attention": "xla",
     "precision": "float32",
     "scan_unroll": 1,
@@ -150,7 +150,7 @@ def _traced(config: ConfigDict, remat: str) -> tuple[Task, tuple[Any, ...]]:
     if not config.data.cached:
         config.autoencoder.weights = "random"
     task = make_task(config)
-    batch = {
+    batch: dict[str, Any] = {
         name: jax.ShapeDtypeStruct((1, *one.shape), one.dtype)
         for name, one in task.example_spec.items()
     }

@@ -58,7 +58,8 @@ class AttentionBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (B, H, W, width) -> the same shape."""
-        h = rearrange(self.norm(x), "b h w c -> b (h w) 1 c")
+        batch, _, _, width = x.shape
+        h = self.norm(x).reshape(batch, -1, 1, width)
         h = attend(self.q(h), self.k(h), self.v(h), precision=self.precision)
         return x + self.out(h).reshape(x.shape)
 

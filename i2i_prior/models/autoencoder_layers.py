@@ -6,7 +6,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 
 from i2i_prior.errors import UserError
@@ -88,8 +87,8 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """x (B, H, W, channels) -> float32 of the same shape."""
-        split = rearrange(
-            x.astype(jnp.float32), "b h w (g c) -> b (h w) g c", g=self.groups
+        split = x.astype(jnp.float32).reshape(
+            x.shape[0], -1, self.groups, x.shape[-1] // self.groups
         )
         centred = split - split.mean((1, 3), keepdims=True)
         variance = jnp.square(centred).mean((1, 3), keepdims=True)

@@ -46,7 +46,7 @@ class PhotoSource:
     """The photographs of one set, decoded once per process and kept.
 
     Records hold read-only pixels (H, W, 3) uint8, because decoding a
-    megapixel PNG anew for each crop would cost more than the crop.
+    megapixel PNG again for each crop would cost more than the crop.
 
     Raises:
         UserError: the set is unknown, or no photograph is installed.

@@ -183,5 +183,5 @@ class _Reader:
                 number = int(rng.integers(len(self.source)))
         raise UserError(
             f"Example {first} of {self.source.manifest.folder} and "
-            f"{_MAX_SUBSTITUTES} substitutes are damaged: prepare it anew."
+            f"{_MAX_SUBSTITUTES} substitutes are damaged: prepare it again."
         )

@@ -121,7 +121,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         manifest = _parse(folder, json.loads(text))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{folder / MANIFEST} is damaged ({error}): prepare it anew."
+            f"{folder / MANIFEST} is damaged ({error}): prepare it again."
         ) from error
     for shard in manifest.shards:
         _check_file(folder, shard)
@@ -235,11 +235,11 @@ def _check_file(folder: Path, shard: Shard) -> None:
     except OSError as error:
         raise UserError(
             f"Shard {path} cannot be read ({error.strerror}): fetch it again, "
-            "or prepare the folder anew."
+            "or prepare the folder again."
         ) from error
     if size != shard.bytes:
         raise UserError(
             f"Shard {path} has {size} bytes instead of {shard.bytes}, so it "
             "is truncated or another: fetch it again, or prepare the folder "
-            "anew."
+            "again."
         )

@@ -1,7 +1,7 @@
 """Record numbers in the order of a run, as endless Grain datasets.
 
 Element n is the record of example n: a pure function of (lengths, seed, n).
-Every record comes once an epoch, and every epoch is shuffled anew. In a
+Every record comes once an epoch, and every epoch is shuffled again. In a
 mixture each part has epochs of its own, and its weight is exact in every
 1,000 examples.
 """

@@ -59,7 +59,7 @@ class DataOptions:
     threads: int = 4  # in each process
     workers: int = 0  # processes; 0 = this one
     prefetch: int = 8  # batches made ahead on this host
-    shuffle: bool = True  # anew each epoch; False = the source's order
+    shuffle: bool = True  # again each epoch; False = the source's order
     max_broken: float = 0.01  # greatest share of broken images of a run
 
     def __post_init__(self) -> None:

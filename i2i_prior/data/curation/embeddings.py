@@ -102,7 +102,7 @@ def _unit_rows(embeddings: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     if not finite.all():
         raise UserError(
             f"embedding {numbers[~finite].min()} holds a value that is not "
-            "finite: compute it anew, or set the row to zeros, which are near "
+            "finite: compute it again, or set the row to zeros, which are near "
             "nothing"
         )
     largest = np.abs(rows).max(1, keepdims=True, initial=1e-30)

@@ -93,12 +93,12 @@ class FolderSource:
         name = self.names[index]
         data = places.read(f"{self._root}/{name}")
         stem, bits = name.rpartition(".")[0], int(self._beside[index])
-        beside = {
+        sidecars = {
             ending: places.read(f"{self._root}/{stem}.{ending}", 0, MAX_BYTES)
             for bit, ending in enumerate(SIDECARS)
             if bits >> bit & 1
         }
-        fields = fields_of(beside)
+        fields = fields_of(sidecars)
         if self._further is not None and self._further[index]:
             fields["images"] = {
                 split_name(other)[1]: places.read(f"{self._root}/{other}")

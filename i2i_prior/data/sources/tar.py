@@ -81,7 +81,7 @@ class TarSource:
         index %= len(self)
         number = int(self._untils.searchsorted(index, side="right"))
         parts = self._read(number, first, end)
-        further, beside, chosen_name = {}, {}, ""
+        further, sidecars, chosen_name = {}, {}, ""
         for member, data in enumerate(parts, first):
             name = self._members[member]
             if member == chosen:
@@ -89,8 +89,8 @@ class TarSource:
             elif is_image_name(name):
                 further[split_name(name)[1]] = data
             else:
-                beside[split_name(name)[1]] = data
-        fields = fields_of(beside)
+                sidecars[split_name(name)[1]] = data
+        fields = fields_of(sidecars)
         if further:
             fields["images"] = further
         name = self._prefix(number) + chosen_name

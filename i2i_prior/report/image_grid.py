@@ -116,13 +116,11 @@ def condition_grid(
             for image in conditions
         ]
         conditions = np.stack([np.asarray(image) for image in resized])
-    names = ("condition", "variations")
+    names = ["condition", "variations"]
     parts = [conditions[:, None], variations]
     if targets is not None:
-        names, parts = (
-            ("source", "samples", "target"),
-            [*parts, targets[:, None]],
-        )
+        names = ["source", "samples", "target"]
+        parts.append(targets[:, None])
     sheets = [grid(part, pad=pad, scale=scale) for part in parts]
     gap = np.full((len(sheets[0]), max(4, W * scale // 8), 3), 255, np.uint8)
     spans, columns, start = [], [], 0

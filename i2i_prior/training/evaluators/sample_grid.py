@@ -47,11 +47,11 @@ class SampleGrid(Evaluator):
             progress=lambda _: self.context.check(),
         )
         shape = count, section.variations, *generated.shape[1:]
-        condition, *target = self.context.task.columns
+        condition, *targets = self.context.task.columns
         grid = image_grid.condition_grid(
             example[condition],
             generated.reshape(shape),
-            *(example[name] for name in target),
+            example[targets[0]] if targets else None,
         )
         if runtime.is_primary():
             self._path(step).parent.mkdir(exist_ok=True)

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from interleaved import main
 
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import (
     read_state_dict,
     write_state_dict,
 )
-from i2i_prior.interop.layouts.mapping import Tensor
 
 PEER = """
 import sys, torch
@@ -52,11 +52,11 @@ def write_random(file: Path) -> None:
         state = TorchLumos().state_dict()
     numbers = np.random.default_rng(0).standard_normal(2**22).astype("f4")
 
-    def tensor(key: str, shape: tuple[int, ...]) -> Tensor:
+    def tensor(key: str, shape: tuple[int, ...]) -> LazyTensor:
         if key == "pos_embed":
             table = sincos_table(1152, 16, 16, 16).numpy()
-            return Tensor(shape, lambda: table)
-        return Tensor(shape, lambda: np.resize(numbers / 50, shape))
+            return LazyTensor(shape, lambda: table)
+        return LazyTensor(shape, lambda: np.resize(numbers / 50, shape))
 
     write_state_dict(
         file, ((key, tensor(key, tuple(v.shape))) for key, v in state.items())

@@ -1,21 +1,21 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""Exceptions that the command line shows as one sentence, and exit codes."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input: one sentence that says what is wrong and how to mend it.
+    """Wrong input: one sentence with the problem and the way out.
 
-    The command line prints the sentence without a traceback and exits `code`.
+    The command line prints it without a traceback and exits with `code`.
     """
 
     code = 1
 
 
 class FullDiskError(UserError):
-    """No space left: the same command goes on once there is some."""
+    """No space left on a disk: the same command resumes once there is some."""
 
     code = 74  # sysexits.h, EX_IOERR
 
 
-CRASHED = 70  # exit code (sysexits.h) of an error that is nobody's input
+CRASHED = 70  # exit code of other errors; sysexits.h, EX_SOFTWARE

@@ -1,7 +1,7 @@
-"""Orbax behind one small module: save, restore, init from another run.
+"""Checkpoints of a run in Orbax's format: save, restore, protect, quarantine.
 
 Checkpoint N is the state after N updates. A directory under its final name
-is complete: Orbax writes beside and renames.
+is complete: Orbax writes to a temporary one and renames it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ from i2i_prior.io import disk
 _ITEMS = ("ema", "training")
 
 
-def _not_of_orbax(record: Any) -> bool:
-    # It logs every clean-up, and a traceback of each error that it raises.
-    return "orbax" not in record.pathname
-
-
-logging.get_absl_logger().addFilter(_not_of_orbax)
+# Orbax logs every clean-up, and a traceback of each error that it raises.
+logging.get_absl_logger().addFilter(
+    lambda record: "orbax" not in record.pathname
+)
 
 
 @dataclass
-class _Kept:
-    """Orbax's preservation policy: the newest ones, and one beside them."""
+class _KeepNewest:
+    """Preservation policy for Orbax: the newest ones and a protected one."""
 
     newest: int
     protected: int | None = None
@@ -45,34 +43,34 @@ class _Kept:
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
     ) -> list[bool]:
-        """For each of the checkpoints, oldest first."""
+        """Returns a flag for each checkpoint, oldest first."""
         first = len(checkpoints) - self.newest
         return [
-            number >= first or found.step == self.protected
-            for number, found in enumerate(checkpoints)
+            number >= first or checkpoint.step == self.protected
+            for number, checkpoint in enumerate(checkpoints)
         ]
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Checkpoints of one run, in workdir/checkpoints/STEP.
 
     Nothing is made on disk before the first `save`.
 
     Args:
-      workdir: the run directory; files go to workdir/checkpoints/STEP.
-      keep: newest checkpoints kept, beside a protected one.
+      workdir: the run directory.
+      keep: number of newest checkpoints kept, besides a protected one.
       read_only: never write there, for readers of a run that may be live.
     """
 
     def __init__(self, workdir: Path, keep: int = 3, read_only: bool = False):
         self.directory = Path(workdir).resolve() / "checkpoints"
-        self._kept = _Kept(keep)
+        self._policy = _KeepNewest(keep)
         self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else self._kept,
+            preservation_policy=None if read_only else self._policy,
             save_interval_steps=0 if read_only else 1,
             create=not read_only,
             read_only=read_only,
-            # What a killed or starved save left would stay for ever.
+            # Removes the rest of a killed save.
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
         )
@@ -89,33 +87,33 @@ class Checkpoints:
         )
 
     def protect(self, step: int | None) -> None:
-        """Keeps one checkpoint, until another is protected or none (None).
+        """Keeps one checkpoint until another one, or None, is protected.
 
-        All processes of a run call alike.
+        All processes of a run call it with the same step.
         """
-        self._kept.protected = step
+        self._policy.protected = step
 
     def latest(self) -> int | None:
-        """The newest complete step, None where there is none."""
+        """Returns the newest complete step, None without a checkpoint."""
         return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """All complete steps, ascending."""
+        """Returns all complete steps, ascending."""
         if not self.directory.is_dir():
             return []
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState) -> None:
-        """Starts to save in the background under the state's step.
+        """Starts to save a state in the background, under its step.
 
         Raises:
-          UserError: where the disk is full (now or in the save before).
+          UserError: the disk is full (now or in the save before).
         """
         step = int(state.step)
         if step in self.steps():
             return
         self.wait()
-        with self.full_disk_explained():
+        with self.full_disk_errors():
             # Orbax on a full disk fails late, on threads, in hundreds of lines.
             needed = sum(array.nbytes for array in jax.tree.leaves(state))
             disk.require_space(self.directory, needed)
@@ -123,151 +121,134 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     **{
-                        name: ocp.args.StandardSave(_to_tree(part))
-                        for name, part in _items(state).items()
+                        item: ocp.args.StandardSave(leaves)
+                        for item, leaves in _items(state).items()
                     }
                 ),
             )
 
     def wait(self) -> None:
-        """Returns when the save under way is on disk.
+        """Waits until the save under way is on disk.
 
         Raises:
-          UserError: where it failed.
+          UserError: it failed.
         """
         if "_manager" not in vars(self):
             return
-        with self.full_disk_explained():
+        with self.full_disk_errors():
             self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState, step: int) -> TrainState:
-        """Reads a checkpoint straight into its shardings.
+        """Reads a whole state straight into its shardings.
 
         Args:
           abstract: TrainState of ShapeDtypeStructs that carry shardings.
-          step: which one.
+          step: of the checkpoint.
 
         Raises:
-          UserError: where it does not hold this state.
+          UserError: it does not hold this state, or is damaged.
         """
-        items = _items(abstract)
-        parts = self._restore(step, items)
-        training, averaged = parts["training"], parts["ema"]
-        return TrainState(
-            step=training["step"],
-            params=training["params"],
-            opt_state=training["opt_state"],
-            frozen={name: averaged[name] for name in abstract.frozen},
-            ema={name: averaged[name] for name in abstract.ema},
-        )
+        items = self._read(step, _items(abstract))
 
-    def restore_ema(
-        self, abstract: dict[str, jax.ShapeDtypeStruct], step: int
+        def restored(path: tuple[Any, ...], _: Any) -> jax.Array:
+            item, name = _place(path)
+            return items[item][name]
+
+        return jax.tree_util.tree_map_with_path(restored, abstract)
+
+    def restore_parameters(
+        self,
+        abstract: dict[str, jax.ShapeDtypeStruct],
+        step: int,
+        weights: str = "ema",
     ) -> dict[str, jax.Array]:
-        """Reads EMA and frozen parameters only, a third of the bytes.
+        """Reads trained and frozen parameters only, a third of the bytes.
 
         Args:
-          abstract: name -> shape, dtype and sharding; what is stored in
-            bfloat16 may be wanted in float32.
-          step: which checkpoint.
+          abstract: name -> shape, dtype and sharding; parameters stored in
+            bfloat16 may be asked for in float32.
+          step: of the checkpoint.
+          weights: "ema", or "raw" for the trained ones before averaging.
 
         Raises:
-          UserError: where it does not hold these parameters.
+          UserError: it does not hold these parameters, is damaged, or has
+            no raw ones.
         """
-        items = {"ema": abstract}
-        return self._restore(step, items, widening=True)["ema"]
-
-    def restore_raw(
-        self, abstract: dict[str, jax.ShapeDtypeStruct], step: int
-    ) -> dict[str, jax.Array]:
-        """As `restore_ema`, with the trained parameters before averaging.
-
-        Raises:
-          UserError: where only one set of weights is there.
-        """
-        stored = self._manager.item_metadata(step)["training"] or {}
-        trained = {
-            f"params.{_dotted(name)}": name
-            for name in abstract
-            if f"params.{_dotted(name)}" in stored
+        stored = {name: ("ema", _dotted(name)) for name in abstract}
+        if weights == "raw":
+            training = self._manager.item_metadata(step)["training"] or {}
+            trained = {
+                name: ("training", f"params.{leaf}")
+                for name, (_, leaf) in stored.items()
+                if f"params.{leaf}" in training
+            }
+            if not trained:
+                raise UserError(
+                    f"checkpoint {self.directory / str(step)} holds one set "
+                    "of weights only; ask for the EMA"
+                )
+            stored |= trained
+        targets: dict[str, dict[str, Any]] = {}
+        for name, (item, leaf) in stored.items():
+            targets.setdefault(item, {})[leaf] = abstract[name]
+        items = self._read(step, targets, widen=True, partial=weights == "raw")
+        return {
+            name: items[item][leaf] for name, (item, leaf) in stored.items()
         }
-        if not trained:
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} holds one set of "
-                "weights only; ask for the EMA"
-            )
-        frozen = {_dotted(name): name for name in abstract}
-        for name in trained.values():
-            del frozen[_dotted(name)]
-        return self._read_some(
-            step, "training", trained, abstract
-        ) | self._read_some(step, "ema", frozen, abstract)
 
-    def _read_some(
+    def _read(
         self,
         step: int,
-        item: str,
-        names: dict[str, str],
-        abstract: dict[str, jax.ShapeDtypeStruct],
-    ) -> dict[str, jax.Array]:
-        """Reads some leaves of an item: stored name -> ours."""
-        if not names:
-            return {}
-        wanted = {stored: abstract[name] for stored, name in names.items()}
-        arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
-        with ocp.PyTreeCheckpointer() as reader:
-            found = reader.restore(
-                self.directory / str(step) / item,
-                args=ocp.args.PyTreeRestore(
-                    wanted, arguments, partial_restore=True
-                ),
-            )
-        return {name: found[stored] for stored, name in names.items()}
+        targets: dict[str, dict[str, Any]],
+        *,
+        widen: bool = False,
+        partial: bool = False,
+    ) -> dict[str, dict[str, jax.Array]]:
+        """Reads leaves of Orbax items.
 
-    def _restore(
-        self, step: int, items: dict[str, Any], widening: bool = False
-    ) -> dict[str, Any]:
-        targets = {name: _to_tree(item) for name, item in items.items()}
-        place = self.directory / str(step)
+        Args:
+          step: of the checkpoint.
+          targets: item -> leaf -> shape, dtype and sharding.
+          widen, partial: see `_compare`.
+        """
+        folder = self.directory / str(step)
+        items = {}
         try:
             stored = self._manager.item_metadata(step)
-            for name, target in targets.items():
-                _compare(stored[name], target, place, widening)
-            found = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    **{
-                        name: ocp.args.StandardRestore(target)
-                        for name, target in targets.items()
-                    }
-                ),
-            )
+            for item, target in targets.items():
+                _compare(stored[item], target, folder, widen, partial)
+            with ocp.PyTreeCheckpointer() as reader:
+                for item, target in targets.items():
+                    arguments = ocp.checkpoint_utils.construct_restore_args(
+                        target
+                    )
+                    items[item] = reader.restore(
+                        folder / item,
+                        args=ocp.args.PyTreeRestore(
+                            target, arguments, partial_restore=True
+                        ),
+                    )
         except (ValueError, TypeError, KeyError, OSError) as error:
             first = " ".join(str(error).split())[:200]
             raise UserError(
-                f"checkpoint {place} is damaged ({first}); delete it, and the "
-                "one before it counts"
+                f"checkpoint {folder} is damaged ({first}); delete it, and "
+                "the one before it counts"
             ) from error
-        restored = {}
-        for name, item in items.items():
-            leaves = [found[name][leaf] for leaf in targets[name]]
-            treedef = jax.tree_util.tree_structure(item)
-            restored[name] = jax.tree_util.tree_unflatten(treedef, leaves)
-        return restored
+        return items
 
     def quarantine(self, step: int) -> Path:
-        """Moves a checkpoint that is no good to workdir/rejected/STEP."""
-        place = self.directory.parent / "rejected" / str(step)
+        """Moves a faulty checkpoint to workdir/rejected/STEP."""
+        target = self.directory.parent / "rejected" / str(step)
         if jax.process_index() == 0:
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(exist_ok=True)
-            (self.directory / str(step)).rename(place)
-        runtime.sync_point("a checkpoint put aside")
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(target)
+        runtime.sync_point("a rejected checkpoint")
         self._manager.reload()
-        return place
+        return target
 
     def close(self) -> None:
-        """Waits, then releases Orbax's threads."""
+        """Waits for the save under way, then releases Orbax's threads."""
         if "_manager" not in vars(self):
             return
         try:
@@ -275,31 +256,29 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def full_disk_explained(self) -> contextlib.AbstractContextManager[None]:
-        """Turns a full disk, however it is spelled, into a UserError."""
+    def full_disk_errors(self) -> contextlib.AbstractContextManager[None]:
+        """Turns any error of a full disk into a FullDiskError."""
         return disk.full_disk_errors(self.directory.parent, self.latest)
 
 
-def _items(state: TrainState) -> dict[str, Any]:
-    """What is stored apart, so that readers of the EMA read only it."""
-    return {
-        "ema": state.ema_parameters(),
-        "training": {
-            "step": state.step,
-            "params": state.params,
-            "opt_state": state.opt_state,
-        },
-    }
+def _items(state: TrainState) -> dict[str, dict[str, Any]]:
+    """Arranges a state as item -> leaf -> array.
+
+    Two items, so that readers of the EMA read only that. Leaves have dotted
+    names on one level: Orbax takes the slashes of our names for folders.
+    """
+    items: dict[str, dict[str, Any]] = {name: {} for name in _ITEMS}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        item, name = _place(path)
+        items[item][name] = leaf
+    return items
 
 
-def _to_tree(values: Any) -> dict[str, Any]:
-    # Names hold slashes, which Orbax would take for folders: one level of
-    # dotted names instead.
-    leaves = jax.tree_util.tree_flatten_with_path(values)[0]
-    return {
-        _dotted(jax.tree_util.keystr(path, simple=True, separator=".")): leaf
-        for path, leaf in leaves
-    }
+def _place(path: tuple[Any, ...]) -> tuple[str, str]:
+    """Returns the item and leaf name of a path into a TrainState."""
+    name = _dotted(jax.tree_util.keystr(path, simple=True, separator="."))
+    part, _, rest = name.partition(".")
+    return ("ema", rest) if part in ("ema", "frozen") else ("training", name)
 
 
 def _dotted(name: str) -> str:
@@ -307,36 +286,45 @@ def _dotted(name: str) -> str:
 
 
 def _compare(
-    stored: Any, target: dict[str, Any], place: Path, widening: bool
+    stored: Any,
+    target: dict[str, Any],
+    folder: Path,
+    widen: bool,
+    partial: bool,
 ) -> None:
     """Refuses other names, shapes and dtypes (Orbax would cast those).
 
-    With `widening`, bfloat16 there may be float32 here, which is exact.
+    Args:
+      stored: leaf -> array metadata.
+      target: leaf -> shape and dtype.
+      folder: of the checkpoint, for the message.
+      widen: accept stored bfloat16 as float32, which is exact.
+      partial: accept more stored leaves than those of `target`.
     """
 
-    def described(tree: Any) -> dict[str, str]:
+    def describe(tree: Any) -> dict[str, str]:
         return {
             name: f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
             for name, leaf in tree.items()
         }
 
-    there, here = described(stored), described(target)
+    there, here = describe(stored), describe(target)
 
     def fits(name: str) -> bool:
         found, wanted = there.get(name, ""), here.get(name, "")
-        wide = found.replace("bfloat16", "float32") if widening else found
+        wide = found.replace("bfloat16", "float32") if widen else found
         return wanted in (found, wide)
 
     differing = [
         f"{name} is {there.get(name, 'absent')} there, "
         f"{here.get(name, 'absent')} here"
-        for name in here | there
+        for name in (here if partial else here | there)
         if not fits(name)
     ]
     if differing:
         more = f" and {len(differing) - 1} more" * (len(differing) > 1)
         raise UserError(
-            f"checkpoint {place} does not hold the state of this config "
+            f"checkpoint {folder} does not hold the state of this config "
             f"({differing[0]}{more}); use a new workdir or the config it was "
             "made with"
         )

@@ -1,4 +1,4 @@
-"""Where a run's parameters come from: its checkpoint, another's, the seed."""
+"""Parameters from a checkpoint, another run, a weight file or the seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop import native
 from i2i_prior.parallel.global_arrays import place
 
-# Of a run directory: which checkpoint is the best, see `loop.best`.
+# File of a run directory that names its best checkpoint.
 BEST = "best.json"
 
 
@@ -26,7 +26,7 @@ def restore_or_init(
     initialise: Any,
     init_from: str = "",
 ) -> tuple[TrainState, str]:
-    """The newest checkpoint, else another run's EMA, else the seed.
+    """Restores the newest checkpoint, else another run's EMA, else the seed.
 
     Args:
       checkpoints: of this run.
@@ -35,10 +35,10 @@ def restore_or_init(
       init_from: workdir of another run, "" for none.
 
     Returns:
-      the state, and a phrase that says where it came from.
+      the state, and a phrase on its origin.
 
     Raises:
-      UserError: where init_from holds no checkpoint of this model.
+      UserError: init_from holds no checkpoint of this model.
     """
     latest = checkpoints.latest()
     if latest is not None:
@@ -70,18 +70,18 @@ def load_parameters(
     step: int | str | None = None,
     weights: str = "ema",
 ) -> tuple[dict[str, jax.Array], int]:
-    """All parameters of a run's checkpoint, and its step.
+    """Reads all parameters of a run's checkpoint, and its step.
 
     Args:
       workdir: a run directory, trained (a live run is not disturbed) or
         imported; or a file that `i2i-prior export` wrote.
-      abstract: name -> shape, dtype, sharding. A bfloat16 EMA is read as
-        float32 where that is wanted.
-      step: which checkpoint, or "best"; the newest when None.
+      abstract: name -> shape, dtype, sharding. A bfloat16 EMA may be read as
+        float32.
+      step: of the checkpoint, or "best"; the newest when None.
       weights: "ema", or "raw" for the trained ones before averaging.
 
     Raises:
-      UserError: where there is no such checkpoint.
+      UserError: there is no such checkpoint.
     """
     file = workdir if workdir.is_file() else workdir / WEIGHTS
     if workdir.is_file() and not native.is_native(workdir):
@@ -109,17 +109,16 @@ def load_parameters(
                 + (f" of step {step}, but {steps}" if step and steps else "")
             )
         chosen = steps[-1] if step is None else int(step)
-        restore = source.restore_raw if weights == "raw" else source.restore_ema
-        return restore(abstract, chosen), chosen
+        return source.restore_parameters(abstract, chosen, weights), chosen
     finally:
         source.close()
 
 
 def best_step(workdir: Path) -> int:
-    """The step of the best checkpoint.
+    """Returns the step of the best checkpoint.
 
     Raises:
-      UserError: where none is known to be the best.
+      UserError: no best checkpoint is recorded.
     """
     file = Path(workdir) / BEST
     if not file.exists():
@@ -131,10 +130,10 @@ def best_step(workdir: Path) -> int:
 
 
 def identity(workdir: Path, step: int) -> str:
-    """Tells a checkpoint from others of its step, by 16 digits.
+    """Returns 16 hex digits that differ between checkpoints of one step.
 
-    They are of Orbax's own record, which holds when it was saved, or of
-    imported weights' size and time.
+    They are a hash of Orbax's own record, which has the time of the save, or
+    of the size and modification time of imported weights.
     """
     record = workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
     if record.is_file():
@@ -148,6 +147,7 @@ def identity(workdir: Path, step: int) -> str:
 def _read_file(
     file: Path, abstract: dict[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
+    """Reads the parameters of a file that `i2i-prior export` wrote."""
     tensors, _ = native.open_file(file)
     wrong = [
         name

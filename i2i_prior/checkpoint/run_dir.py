@@ -1,4 +1,4 @@
-"""The run directory: whose it is, and the small files in it."""
+"""Run directory: its config, its JSON files, and checks before it is used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from i2i_prior.config import RESUMABLE, config_hash, flatten, from_flat
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io import disk, files
 
-# What `i2i-prior import` puts into a run directory instead of checkpoints.
+# File that `i2i-prior import` writes instead of checkpoints.
 WEIGHTS = "weights.safetensors"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically: readers see the old file or the new.
+    """Writes JSON atomically: readers see the old file or the new one.
 
     Raises:
-      UserError: where the disk is full or the place cannot be written.
+      UserError: the disk is full or the folder cannot be written to.
     """
     remedy = "free space or choose another workdir"
     with disk.write_errors(path, remedy, FullDiskError):
@@ -28,10 +28,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a file `write_json` wrote.
+    """Reads a JSON file.
 
     Raises:
-      UserError: where it is missing or no JSON.
+      UserError: it is missing or not JSON.
     """
     try:
         return json.loads(Path(path).read_text())
@@ -45,20 +45,20 @@ def read_json(path: Path) -> Any:
 
 
 def newest_checkpoint(workdir: Path) -> int | None:
-    """The newest complete checkpoint, None for none; Orbax is not asked."""
+    """Returns the newest complete step, None without one; loads no Orbax."""
     folder = Path(workdir) / "checkpoints"
     steps = [int(p.name) for p in folder.glob("*") if p.name.isdecimal()]
     return max(steps, default=None)
 
 
 def check(workdir: Path, config: ConfigDict) -> None:
-    """Whether a run of this config may go on, or begin, in the workdir.
+    """Checks that a run of this config may begin or resume in the workdir.
 
-    Fields that do not shape what is learned (`config.RESUMABLE`) may differ.
+    Fields that do not change what is learned (`config.RESUMABLE`) may differ.
 
     Raises:
-      UserError: where the workdir holds a run of another config, or is a
-        folder with other things in it.
+      UserError: the workdir holds imported weights, a run of another config,
+        or other files.
     """
     workdir = Path(workdir)
     file = workdir / "config.json"
@@ -94,14 +94,14 @@ def check(workdir: Path, config: ConfigDict) -> None:
 
 
 def check_data(workdir: Path, fingerprint: str) -> None:
-    """Whether the run in the workdir, if any, has learnt from these data.
+    """Checks that the run in the workdir, if any, was trained on these data.
 
     Args:
       workdir: the run directory.
       fingerprint: of the source, as metadata.json has it.
 
     Raises:
-      UserError: where it has learnt from others.
+      UserError: it was trained on other data.
     """
     file = Path(workdir) / "metadata.json"
     before = read_json(file).get("data_fingerprint") if file.exists() else None
@@ -115,20 +115,20 @@ def check_data(workdir: Path, fingerprint: str) -> None:
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir this config's, once `check` has passed.
+    """Writes config.json into the workdir; `check` comes before.
 
     Raises:
-      UserError: where it cannot be written.
+      UserError: it cannot be written.
     """
     document = {"config": flatten(config), "hash": config_hash(config)}
     write_json(Path(workdir) / "config.json", document)
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """The config a run directory was made with.
+    """Reads the config of a run directory.
 
     Raises:
-      UserError: where there is none.
+      UserError: there is none.
     """
     document = read_json(Path(workdir) / "config.json")
     try:

@@ -1,10 +1,10 @@
-"""State kept in bfloat16, rounded so that small updates are not lost.
+"""Stochastic rounding of states that are kept in bfloat16.
 
 An average that moves by less than half a unit in the last place (a decay of
-0.9999 moves by 1e-4 of the distance, bfloat16 resolves 2^-8) stands still
-when it is rounded to the nearest. Rounded up with the probability of what
-would be cut off, it is right on average (Gupta et al., arXiv 1502.02551
-section 3). Everything is computed in float32 and only kept in bfloat16.
+0.9999 moves by 1e-4 of the distance, bfloat16 resolves 2^-8) does not move at
+all when it is rounded to the nearest. Rounded up with the probability of the
+part that is cut off, it is unbiased (Gupta et al., arXiv 1502.02551 section
+3). All computation is in float32; only the stored state is bfloat16.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# What a state may be kept in; parameters always stay float32.
+# Dtypes of a stored state; parameters always stay float32.
 STATE_DTYPES = ("float32", "bfloat16")
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
-    """Unbiased float32 -> bfloat16: one of the two neighbours, by chance.
+    """Rounds float32 to one of the two bfloat16 neighbours, unbiased.
 
-    The draws depend on key and shape alone, not on how x is sharded. Values
-    that bfloat16 holds stay what they are, infinities and NaN among them.
+    The draws depend on key and shape alone, not on the sharding of x. Values
+    that bfloat16 can hold are unchanged, infinities and NaN among them.
     """
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     # bfloat16 is the upper half of a float32: a uniform draw on the lower
-    # half carries into the upper with just the probability wanted.
+    # half carries into the upper with the probability that is needed.
     chance = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     upper = ((bits + chance) >> 16).astype(jnp.uint16)
     rounded = jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
@@ -35,7 +35,7 @@ def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def widen(tree: Any) -> Any:
-    """bfloat16 leaves as float32, exactly; others as they are."""
+    """Casts bfloat16 leaves to float32, exactly; leaves others unchanged."""
     return jax.tree.map(
         lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, tree
     )
@@ -46,7 +46,7 @@ def narrow(tree: Any, like: Any, key: jax.Array) -> Any:
 
     Args:
       tree: float32 (or integer) leaves.
-      like: the same tree in the dtypes that are wanted.
+      like: the same tree in the target dtypes.
       key: of this step and this tree.
     """
     leaves, treedef = jax.tree.flatten(tree)
@@ -64,7 +64,7 @@ def narrow(tree: Any, like: Any, key: jax.Array) -> Any:
 def keep_in_bfloat16(
     transform: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """The same optimizer with its float32 state kept in bfloat16.
+    """Wraps an optimizer so that its float32 state is kept in bfloat16.
 
     `update` takes the step's random key as `key`.
     """

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Training state: parameters, their average and the optimizer's state."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import jax
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything a run is, as raw arrays.
+    """Training state of a run, as raw arrays.
 
     Attributes:
       step: int32 scalar, optimizer updates done.
-      params: name -> float32, what the optimizer trains.
-      frozen: name -> float32, what it never touches.
-      ema: as params, the exponential moving average; may be bfloat16.
+      params: name -> float32, the trained parameters.
+      frozen: name -> float32, the parameters that are not trained.
+      ema: name -> exponential moving average of params; may be bfloat16.
       opt_state: of the optax chain over params; may be bfloat16.
     """
 
@@ -29,5 +29,5 @@ class TrainState:
     opt_state: Any
 
     def ema_parameters(self) -> dict[str, Any]:
-        """All parameters by name, the trained ones from the EMA."""
+        """Returns all parameters by name, the trained ones from the EMA."""
         return {**self.ema, **self.frozen}

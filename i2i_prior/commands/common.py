@@ -8,7 +8,7 @@ from typing import Any
 
 from i2i_prior.errors import UserError
 
-# Names of `interop.layouts.detect.LAYOUTS`, which is slow to import.
+# Names of `interop.layouts.dit_detection.LAYOUTS`, which is slow to import.
 LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
 
 

@@ -128,10 +128,10 @@ def _other_network(path: Path) -> str | None:
     """Description of a file that holds another network than a prior."""
     from i2i_prior.interop import native
     from i2i_prior.interop.files.state_dicts import read_state_dict
-    from i2i_prior.interop.import_checkpoint import other_network
-    from i2i_prior.interop.layouts import detect
+    from i2i_prior.interop.import_checkpoint import describe_other_network
+    from i2i_prior.interop.layouts.dit_detection import detect
 
     if native.is_native(path) or (path / "i2i_prior_torch.py").exists():
         return None
     state = read_state_dict(path)
-    return None if detect.detect(state.shapes) else other_network(state)
+    return None if detect(state.shapes) else describe_other_network(state)

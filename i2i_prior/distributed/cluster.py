@@ -1,9 +1,9 @@
-"""Who takes part in a run: read from flags or from what a launcher says.
+"""Processes of a run, from flags or a launcher's environment variables.
 
-`jax.distributed` would detect a part of this by itself, with two traps that
-are closed here: under SLURM and MPI it gives every process one GPU (so one
-task a node leaves the other GPUs idle without a word), and a batch script
-that asked for many tasks but did not `srun` would wait for them for ever.
+`jax.distributed` detects a part of this by itself, with two faults that are
+avoided here: under SLURM and MPI it gives every process one GPU (so one task
+a node silently leaves the other GPUs idle), and a batch script that asked for
+many tasks but did not `srun` would wait for them for ever.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from i2i_prior.distributed.slurm import expand_nodes, tasks_here
+from i2i_prior.distributed.slurm import expand_nodes, tasks_on_node
 from i2i_prior.errors import UserError
 
-# Ephemeral ports that jax.distributed picks from, too.
+# The ephemeral ports of jax.distributed.
 _FIRST_PORT, _PORTS = 61440, 4096
 _TPU_PORT = 8482
 
@@ -27,11 +27,10 @@ class Settings:
     Attributes:
       coordinator: "host:port" of process 0, which the others can reach.
       processes: how many there are, 2 or more.
-      process_id: which one this is, from 0.
-      local_devices: numbers of the GPUs that are this process's; None for
-        all that it can see.
-      hosts: host name of each process where it is known, else empty.
-      origin: who said so, for messages.
+      process_id: number of this one, from 0.
+      local_devices: numbers of this process's GPUs; None for all visible.
+      hosts: host name of each process; empty where unknown.
+      origin: source of the settings, for messages.
     """
 
     coordinator: str
@@ -62,24 +61,24 @@ def detect(
     processes: int | None = None,
     process_id: int | None = None,
 ) -> Settings | None:
-    """The settings of a run of several processes; None for a single one.
+    """Returns the settings of a run of several processes, None for one.
 
-    The first of these that says anything counts: the three arguments; their
-    variables I2I_PRIOR_COORDINATOR, I2I_PRIOR_PROCESSES, I2I_PRIOR_PROCESS_ID
-    (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID), where a
-    Kubernetes Job counts its pods and SLURM and MPI their tasks by
-    themselves; SLURM; MPI; the variables of a TPU pod in GKE.
+    The first source that is set counts: the three arguments; their variables
+    I2I_PRIOR_COORDINATOR, I2I_PRIOR_PROCESSES, I2I_PRIOR_PROCESS_ID (or
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID), where the
+    last two may come from the pods of a Kubernetes Job or the tasks of SLURM
+    and MPI; SLURM; MPI; the variables of a TPU pod in GKE.
 
     Raises:
-      UserError: where what is said is not enough, or contradicts itself.
+      UserError: the settings are incomplete or contradict each other.
     """
-    found = (
+    settings = (
         _explicit(environ, coordinator, processes, process_id)
         or _slurm(environ)
         or _mpi(environ)
         or _gke_tpu(environ)
     )
-    return found if found and found.processes > 1 else None
+    return settings if settings and settings.processes > 1 else None
 
 
 def _explicit(
@@ -88,22 +87,22 @@ def _explicit(
     processes: int | None,
     process_id: int | None,
 ) -> Settings | None:
-    def given(ours: str, jax: str) -> str | None:
+    def variable(ours: str, jax: str) -> str | None:
         return environ.get(ours) or environ.get(jax)
 
-    coordinator = coordinator or given(
+    coordinator = coordinator or variable(
         "I2I_PRIOR_COORDINATOR", "JAX_COORDINATOR_ADDRESS"
     )
-    count = given("I2I_PRIOR_PROCESSES", "JAX_NUM_PROCESSES")
+    count = variable("I2I_PRIOR_PROCESSES", "JAX_NUM_PROCESSES")
     if processes is None and count:
         processes = _number("the number of processes", count)
-    number = given("I2I_PRIOR_PROCESS_ID", "JAX_PROCESS_ID")
+    number = variable("I2I_PRIOR_PROCESS_ID", "JAX_PROCESS_ID")
     if process_id is None and number:
         process_id = _number("the process id", number)
     if coordinator is None and processes is None and process_id is None:
         return None
-    # A launcher that counts its tasks fills in what was not said.
-    tasks = _tasks(environ, processes)
+    # A launcher that counts its tasks fills in what is not set.
+    tasks = _launcher_tasks(environ, processes)
     if tasks is not None and coordinator is not None:
         processes = tasks.count if processes is None else processes
         process_id = tasks.number if process_id is None else process_id
@@ -119,14 +118,14 @@ def _explicit(
         coordinator,
         processes,
         process_id,
-        _own_gpus(environ, tasks) if tasks is not None else None,
+        _task_gpus(environ, tasks) if tasks is not None else None,
         origin="flags",
     )
 
 
 @dataclass(frozen=True)
 class _Tasks:
-    """What a launcher says of this process among the others."""
+    """Number of tasks of a launcher, and the number of this one."""
 
     count: int
     number: int
@@ -134,10 +133,10 @@ class _Tasks:
     on_node: int = 1
 
 
-def _tasks(
+def _launcher_tasks(
     environ: Mapping[str, str], processes: int | None = None
 ) -> _Tasks | None:
-    """Of a Kubernetes Job, SLURM, Open MPI, or an MPI that speaks PMI."""
+    """Tasks of a Kubernetes Job, SLURM, Open MPI, or an MPI with PMI."""
 
     def number(name: str, default: int = 0) -> int:
         text = environ.get(name)
@@ -153,7 +152,7 @@ def _tasks(
             number("SLURM_STEP_NUM_TASKS"),
             number("SLURM_PROCID"),
             number("SLURM_LOCALID"),
-            tasks_here(environ),
+            tasks_on_node(environ),
         )
     if "OMPI_COMM_WORLD_SIZE" in environ:
         return _Tasks(
@@ -177,7 +176,7 @@ def _slurm(environ: Mapping[str, str]) -> Settings | None:
     names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS")
     if any(name not in environ for name in names):
         return None
-    tasks = _tasks(environ)
+    tasks = _launcher_tasks(environ)
     if tasks is None or tasks.count == 1:
         return None
     nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
@@ -190,19 +189,19 @@ def _slurm(environ: Mapping[str, str]) -> Settings | None:
         f"{nodes[0]}:{_port(environ, salt)}",
         tasks.count,
         tasks.number,
-        _own_gpus(environ, tasks),
+        _task_gpus(environ, tasks),
         # With more tasks a node it depends on srun's --distribution.
         hosts=tuple(nodes) if len(nodes) == tasks.count else (),
         origin="SLURM",
     )
 
 
-def _own_gpus(
+def _task_gpus(
     environ: Mapping[str, str], tasks: _Tasks
 ) -> tuple[int, ...] | None:
-    """The share of one task in the GPUs that all tasks of a node see.
+    """Returns the share of one task in the GPUs that all tasks of a node see.
 
-    None, which is all that are visible, where it has the node for itself or
+    None (all that are visible) where the task has the node for itself, or
     where the launcher shows each task its own GPUs only.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
@@ -222,7 +221,7 @@ def _own_gpus(
 
 
 def _mpi(environ: Mapping[str, str]) -> Settings | None:
-    tasks = _tasks(environ)
+    tasks = _launcher_tasks(environ)
     mpi = "OMPI_COMM_WORLD_SIZE" in environ or "PMI_SIZE" in environ
     if not mpi or tasks is None or tasks.count == 1:
         return None
@@ -236,7 +235,7 @@ def _mpi(environ: Mapping[str, str]) -> Settings | None:
         host = match[1]
     else:
         raise UserError(
-            "this MPI does not say where rank 0 runs; add --coordinator "
+            "this MPI does not name the host of rank 0; add --coordinator "
             "HOST:PORT with its host and a free port"
         )
     job = re.match(r"\d+", uri or environ.get("PMIX_NAMESPACE", ""))
@@ -245,14 +244,14 @@ def _mpi(environ: Mapping[str, str]) -> Settings | None:
         f"{host}:{_port(environ, salt)}",
         tasks.count,
         tasks.number,
-        _own_gpus(environ, tasks),
+        _task_gpus(environ, tasks),
         hosts=(host,) * tasks.count if host == "127.0.0.1" else (),
         origin="MPI",
     )
 
 
 def _gke_tpu(environ: Mapping[str, str]) -> Settings | None:
-    """GKE gives every pod of a TPU slice the names of all its pods."""
+    """Settings of a TPU pod in GKE, which knows the names of all its pods."""
     names = environ.get("TPU_PROCESS_ADDRESSES") or environ.get(
         "TPU_WORKER_HOSTNAMES", ""
     )
@@ -282,4 +281,4 @@ def _number(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"{name} is {text!r}, which is no number") from None
+        raise UserError(f"{name} is {text!r}; give a number") from None

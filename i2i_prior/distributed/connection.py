@@ -1,13 +1,13 @@
-"""A connection between two processes of a run: one JSON object a line.
+"""Line protocol between the processes of a run: a JSON object per line.
 
-to the hub                            from the hub
-{"hello": id, "of": n, "host": name}  {"waiting": [ids]}, {"hosts": [...]}
-{"put": [number, name], "text",       {"all": number, "texts": [...]} or
- "seconds"}                           {"late": number, "missing": [ids]}
-{"request": text}                     {"report": round}
-{"at": count, "round"}                {"point": count, "text"}
-{"end": sentence, "code"}             {"end": sentence, "code"}
-{"bye"} and {"beat"}                  {"beat"}
+client to coordinator                  coordinator to client
+{"join": id, "processes", "host"}      {"waiting_for": [ids]}, {"hosts": [...]}
+{"gather": number, "name", "text",     {"gathered": number, "texts": [...]} or
+ "seconds"}                            {"gathered": number, "missing": [ids]}
+{"request": text}                      {"report_calls": round}
+{"calls": count, "round"}              {"deliver": text, "at_call": count}
+{"end": reason, "code"}                {"end": reason, "code"}
+{"leave"} and {"heartbeat"}            {"heartbeat"}
 """
 
 from __future__ import annotations
@@ -19,30 +19,33 @@ import threading
 import time
 from typing import Any
 
-_LONGEST = 4096  # bytes of a first line
+_MAX_LINE = 4096  # bytes of an unfinished line before a handshake
 
 
 class Connection:
-    """One connection: JSON objects, one a line.
+    """Stream socket that carries JSON objects.
 
     Args:
-      connection: a connected stream socket.
+      connected: a connected stream socket.
+
+    Attributes:
+      last_received: monotonic time of the last bytes, in seconds.
     """
 
-    def __init__(self, connection: socket.socket):
-        connection.settimeout(30.0)  # of sends; a full buffer is no answer
-        self._socket, self._rest = connection, b""
-        self._sending = threading.Lock()
-        self.heard = time.monotonic()
+    def __init__(self, connected: socket.socket):
+        connected.settimeout(30.0)  # of sends; a full buffer is no answer
+        self._socket, self._partial = connected, b""
+        self._send_lock = threading.Lock()
+        self.last_received = time.monotonic()
 
     def fileno(self) -> int:
-        """So that selectors take a Connection."""
+        """File descriptor, for selectors."""
         return self._socket.fileno()
 
     def send(self, **message: Any) -> None:
         """Sends one object; a broken connection shows when receiving."""
         line = json.dumps(message).encode() + b"\n"
-        with self._sending, contextlib.suppress(OSError):
+        with self._send_lock, contextlib.suppress(OSError):
             try:
                 self._socket.sendall(line)
             except OSError:
@@ -50,25 +53,26 @@ class Connection:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The objects that have come, [] for half a one; None at its end."""
+        """Returns the complete objects received, None at the end of stream."""
         try:
             data = self._socket.recv(1 << 20)
         except OSError:
             data = b""
         if not data:
             return None
-        self.heard = time.monotonic()
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        self.last_received = time.monotonic()
+        *lines, self._partial = (self._partial + data).split(b"\n")
         try:
-            found = [json.loads(line) for line in lines]
+            messages = [json.loads(line) for line in lines]
         except ValueError:
-            return None  # a stranger on our port
-        return found if all(isinstance(one, dict) for one in found) else None
+            return None  # another protocol on this port
+        valid = all(isinstance(message, dict) for message in messages)
+        return messages if valid else None
 
-    def too_long(self) -> bool:
-        """Whether a line has no end: a stranger's."""
-        return len(self._rest) > _LONGEST
+    def line_too_long(self) -> bool:
+        """Returns True if an unfinished line exceeds the protocol's limit."""
+        return len(self._partial) > _MAX_LINE
 
     def close(self) -> None:
-        """The other side sees the end of it."""
+        """Closes the socket; the other side sees the end of the stream."""
         self._socket.close()

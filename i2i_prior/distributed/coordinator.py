@@ -1,10 +1,10 @@
-"""Where the processes of a run meet: process 0 knows who is there.
+"""Coordinator of a run: the thread of process 0 that tracks all processes.
 
-`jax.distributed` aborts every process without naming the one that did not
-come, and takes its heartbeat time-out to notice one that died. So process 0
-keeps one connection to each other process (the operating system closes that
-of a dead one at once) and says what it knows to all of them. What they say to
-each other is listed in `wire`.
+`jax.distributed` aborts every process without naming the one that is missing,
+and notices a dead one only after its heartbeat time-out. So process 0 keeps
+one connection to each other process (the operating system closes that of a
+dead one at once) and sends what it learns to all. `connection` lists the
+messages.
 """
 
 from __future__ import annotations
@@ -12,89 +12,94 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from i2i_prior.distributed.connection import Connection
 
-LOST = 75  # exit code: run the same command again
-_ENDING = 5.0  # seconds the others have to leave before process 0 does
+LOST = 75  # exit code after a lost process: run the same command again
+_SHUTDOWN_SECONDS = 5.0  # for the others to end before process 0 does
 
 
 @dataclass
 class _Gather:
+    """Texts of an allgather under way, by process."""
+
     name: str
-    due: float
+    deadline: float
     texts: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
 class _Round:
+    """Request to be delivered, and the calls that each process has made."""
+
     text: str
-    counts: dict[int, int] = field(default_factory=dict)
+    calls: dict[int, int] = field(default_factory=dict)
 
 
 class Coordinator:
-    """Runs on a thread of process 0, which is a member like the others.
+    """Server side of the protocol, on a thread of process 0.
 
     Args:
       listener: a listening socket on the coordinator's port.
-      own: the hub's side of process 0's own wire, and its host name.
-      processes: how many will come.
-      hosts: where each is expected, if that is known.
-      startup: seconds they have for that.
-      heartbeat: seconds of silence that mean that a process is gone.
+      local: connection and host name of process 0 itself.
+      processes: number of processes of the run.
+      hosts: expected host name of each process; empty if unknown.
+      startup: seconds in which all processes must join.
+      heartbeat: seconds of silence after which a process is lost.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        own: tuple[Connection, str],
+        local: tuple[Connection, str],
         processes: int,
         hosts: Sequence[str],
         startup: float,
         heartbeat: float,
     ):
         self._listener, self._processes = listener, processes
-        self._wires = {0: own[0]}
-        self._hosts = {0: own[1]}
-        self._expected = hosts
+        self._connections = {0: local[0]}
+        self._hosts = {0: local[1]}
+        self._expected_hosts = hosts
         self._startup, self._heartbeat = startup, heartbeat
         self._left: set[int] = set()
         self._gathers: dict[int, _Gather] = {}
         self._rounds: dict[int, _Round] = {}
-        self._round = 0
+        self._last_round = 0
         self._selector = selectors.DefaultSelector()
         self._ended = False
 
     def run(self) -> None:
-        """Until all have left, or one is lost."""
+        """Serves until all processes have left or one is lost."""
         try:
-            if self._meet():
+            if self._accept_all():
                 self._serve()
         finally:
             self._listener.close()
-            for wire in self._wires.values():
-                wire.close()
+            for connection in self._connections.values():
+                connection.close()
             self._selector.close()
 
-    def _meet(self) -> bool:
-        now = told = time.monotonic()
-        due = now + self._startup
+    def _accept_all(self) -> bool:
+        """Waits for all processes to join; False if the run cannot start."""
+        now = last_report = time.monotonic()
+        deadline = now + self._startup
         self._selector.register(self._listener, selectors.EVENT_READ)
-        while len(self._wires) < self._processes:
+        while len(self._connections) < self._processes:
             now = time.monotonic()
-            if now > due:
-                self._end(not_come(self._absent(), self._startup), 1)
+            if now > deadline:
+                self._end(startup_timeout(self._missing(), self._startup), 1)
                 return False
-            if now - told > 0.5:
-                told = now
-                self._all(waiting=self._absent())
+            if now - last_report > 0.5:
+                last_report = now
+                self._broadcast(waiting_for=self._missing())
             for key, _ in self._selector.select(0.5):
                 if key.fileobj is self._listener:
-                    wire = Connection(self._listener.accept()[0])
-                    self._selector.register(wire, selectors.EVENT_READ)
+                    connection = Connection(self._listener.accept()[0])
+                    self._selector.register(connection, selectors.EVENT_READ)
                 elif not self._handshake(key.fileobj):  # type: ignore[arg-type]
                     return False
         self._selector.unregister(self._listener)
@@ -102,93 +107,101 @@ class Coordinator:
         self._listener.close()
         return True
 
-    def _handshake(self, wire: Connection) -> bool:
-        """Hears a newcomer; False where it makes the run impossible."""
-        messages = wire.receive()
-        known = {id(other): i for i, other in self._wires.items()}
-        if messages is None or wire.too_long():
-            self._selector.unregister(wire)
-            wire.close()
-            number = known.get(id(wire))
+    def _handshake(self, connection: Connection) -> bool:
+        """Reads the join of a new process; False if it ends the run."""
+        messages = connection.receive()
+        joined = {id(other): i for i, other in self._connections.items()}
+        if messages is None or connection.line_too_long():
+            self._selector.unregister(connection)
+            connection.close()
+            number = joined.get(id(connection))
             if number is not None:  # it may be started anew
-                del self._wires[number], self._hosts[number]
+                del self._connections[number], self._hosts[number]
             return True
         for message in messages:
-            number, host = message.get("hello"), str(message.get("host"))
-            if id(wire) in known or not isinstance(number, int) or number < 1:
+            number, host = message.get("join"), str(message.get("host"))
+            if (
+                id(connection) in joined
+                or not isinstance(number, int)
+                or number < 1
+            ):
                 continue
             problem = ""
-            if message.get("of") != self._processes:
+            if message.get("processes") != self._processes:
                 problem = (
-                    f"process {number} on {host} counts {message.get('of')} "
-                    f"processes, process 0 on {self._hosts[0]} counts "
-                    f"{self._processes}; start all with the same number"
+                    f"process {number} on {host} counts "
+                    f"{message.get('processes')} processes, process 0 on "
+                    f"{self._hosts[0]} counts {self._processes}; start all "
+                    "with the same number"
                 )
-            elif number in self._wires:
+            elif number in self._connections:
                 problem = (
                     f"{host} and {self._hosts[number]} both say that they are "
                     f"process {number}; give each process its own id"
                 )
             if problem:
-                wire.send(end=problem, code=1)
+                connection.send(end=problem, code=1)
                 self._end(problem, 1)
                 return False
-            self._wires[number], self._hosts[number] = wire, host
+            self._connections[number] = connection
+            self._hosts[number] = host
         return True
 
-    def _absent(self) -> list[str]:
-        missing = sorted(set(range(self._processes)) - set(self._wires))
+    def _missing(self) -> list[str]:
+        """Returns the processes that have not joined, with known hosts."""
+        names = dict(enumerate(self._expected_hosts))
         return [
-            f"{i} ({self._expected[i]})" if self._expected else str(i)
-            for i in missing
+            f"{i} ({names[i]})" if i in names else str(i)
+            for i in range(self._processes)
+            if i not in self._connections
         ]
 
     def _serve(self) -> None:
-        self._all(hosts=[self._hosts[i] for i in range(self._processes)])
-        self._selector.register(self._wires[0], selectors.EVENT_READ)
-        number = {id(wire): i for i, wire in self._wires.items()}
-        beat = self._heartbeat / 4
+        self._broadcast(hosts=[self._hosts[i] for i in range(self._processes)])
+        self._selector.register(self._connections[0], selectors.EVENT_READ)
+        number = {id(conn): i for i, conn in self._connections.items()}
+        interval = self._heartbeat / 4
         now = last = time.monotonic()
-        for wire in self._wires.values():
-            wire.heard = now
+        for connection in self._connections.values():
+            connection.last_received = now
         while len(self._left) < self._processes and not self._ended:
-            for key, _ in self._selector.select(min(beat, 0.5)):
+            for key, _ in self._selector.select(min(interval, 0.5)):
                 if not self._ended:
                     self._receive(number[id(key.fileobj)])
             now = time.monotonic()
-            if now - last > beat and not self._ended:
+            if now - last > interval and not self._ended:
                 last = now
-                self._all(beat=1)
-                self._silent(now)
-            self._late(now)
+                self._broadcast(heartbeat=1)
+                self._check_heartbeats(now)
+            self._expire_gathers(now)
 
     def _receive(self, process: int) -> None:
-        wire = self._wires[process]
-        messages = wire.receive()
+        """Handles the messages of one process."""
+        messages = self._connections[process].receive()
         if messages is None:
-            self._selector.unregister(wire)
+            self._selector.unregister(self._connections[process])
             if process not in self._left:
                 self._lose(process, "is gone")
             return
         for message in messages:
-            if "put" in message:
-                self._put(process, message)
+            if "gather" in message:
+                self._gather(process, message)
             elif "request" in message:
-                self._request(str(message["request"]))
-            elif "at" in message:
-                self._at(process, message["round"], message["at"])
+                self._start_round(str(message["request"]))
+            elif "calls" in message:
+                self._count(process, message["round"], message["calls"])
             elif "end" in message:
-                who = f"process {process} on {self._hosts[process]}"
-                self._end(
-                    f"{who} ended: {message['end']}", message["code"], process
-                )
-            elif "bye" in message:
+                sender = f"process {process} on {self._hosts[process]}"
+                reason = f"{sender} ended: {message['end']}"
+                self._end(reason, message["code"], process)
+            elif "leave" in message:
                 self._left.add(process)
 
-    def _put(self, process: int, message: dict[str, Any]) -> None:
-        number, name = message["put"]
-        due = time.monotonic() + message["seconds"]
-        gather = self._gathers.setdefault(number, _Gather(name, due))
+    def _gather(self, process: int, message: dict[str, Any]) -> None:
+        """Adds a text to its allgather; answers all once it is complete."""
+        number, name = message["gather"], message["name"]
+        deadline = time.monotonic() + message["seconds"]
+        gather = self._gathers.setdefault(number, _Gather(name, deadline))
         if gather.name != name:
             self._end(
                 f"process {process} is at {name!r} where another is at "
@@ -200,84 +213,85 @@ class Coordinator:
         if len(gather.texts) == self._processes:
             del self._gathers[number]
             texts = [gather.texts[i] for i in range(self._processes)]
-            self._all(all=number, texts=texts)
+            self._broadcast(gathered=number, texts=texts)
 
-    def _late(self, now: float) -> None:
+    def _expire_gathers(self, now: float) -> None:
+        """Answers allgathers past their deadline with who is missing."""
         for number, gather in list(self._gathers.items()):
-            if now > gather.due:
+            if now > gather.deadline:
                 del self._gathers[number]
                 missing = set(range(self._processes)) - set(gather.texts)
-                self._all(late=number, missing=sorted(missing))
+                self._broadcast(gathered=number, missing=sorted(missing))
 
-    def _request(self, text: str) -> None:
-        if any(one.text == text for one in self._rounds.values()):
+    def _start_round(self, text: str) -> None:
+        """Starts to collect the calls of all processes for a request."""
+        if any(pending.text == text for pending in self._rounds.values()):
             return  # several processes got the same signal
-        self._round += 1
-        self._rounds[self._round] = _Round(text)
-        self._all(report=self._round)
+        self._last_round += 1
+        self._rounds[self._last_round] = _Round(text)
+        self._broadcast(report_calls=self._last_round)
 
-    def _at(self, process: int, number: int, count: int) -> None:
-        one = self._rounds[number]
-        one.counts[process] = count
-        if len(one.counts) == self._processes:
+    def _count(self, process: int, number: int, calls: int) -> None:
+        """Delivers a request at the first call that no process has made."""
+        pending = self._rounds[number]
+        pending.calls[process] = calls
+        if len(pending.calls) == self._processes:
             del self._rounds[number]
-            self._all(point=max(one.counts.values()) + 1, text=one.text)
+            first = max(pending.calls.values()) + 1
+            self._broadcast(deliver=pending.text, at_call=first)
 
-    def _silent(self, now: float) -> None:
-        for process, wire in self._wires.items():
-            silent = now - wire.heard > self._heartbeat
+    def _check_heartbeats(self, now: float) -> None:
+        for process, connection in self._connections.items():
+            silent = now - connection.last_received > self._heartbeat
             if silent and process not in self._left:
                 self._lose(
                     process, f"has been silent for {self._heartbeat:g} s"
                 )
                 return
 
-    def _lose(self, process: int, how: str) -> None:
-        self._end(gone(process, self._hosts[process], how), LOST, process)
+    def _lose(self, process: int, state: str) -> None:
+        reason = lost_process(process, self._hosts[process], state)
+        self._end(reason, LOST, process)
 
-    def _end(self, sentence: str, code: int, cause: int | None = None) -> None:
-        """Tells all; process 0 last, since with it goes JAX's coordinator."""
+    def _end(self, reason: str, code: int, cause: int | None = None) -> None:
+        """Ends all processes.
+
+        Process 0 goes last, since with it goes JAX's coordinator.
+        """
         if self._ended:
             return
         self._ended = True
-        others = {i: wire for i, wire in self._wires.items() if i != 0}
-        for wire in others.values():
-            wire.send(end=sentence, code=code)
-        due = time.monotonic() + _ENDING
+        others = {i: conn for i, conn in self._connections.items() if i != 0}
+        for connection in others.values():
+            connection.send(end=reason, code=code)
+        deadline = time.monotonic() + _SHUTDOWN_SECONDS
         with selectors.DefaultSelector() as selector:
-            for process, wire in others.items():
+            for process, connection in others.items():
                 if process != cause and process not in self._left:
-                    selector.register(wire, selectors.EVENT_READ)
-            while selector.get_map() and time.monotonic() < due:
+                    selector.register(connection, selectors.EVENT_READ)
+            while selector.get_map() and time.monotonic() < deadline:
                 for key, _ in selector.select(0.1):
                     if key.fileobj.receive() is None:  # type: ignore[union-attr]
                         selector.unregister(key.fileobj)
-        self._wires[0].send(end=sentence, code=code)
+        self._connections[0].send(end=reason, code=code)
 
-    def _all(self, **message: Any) -> None:
-        for process, wire in self._wires.items():
+    def _broadcast(self, **message: Any) -> None:
+        for process, connection in self._connections.items():
             if process not in self._left:
-                wire.send(**message)
+                connection.send(**message)
 
 
-def listed(names: Sequence[str]) -> str:
-    """["2", "3", "5"] -> "2, 3 and 5"."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def not_come(missing: Sequence[str], seconds: float) -> str:
-    """The sentence for processes that did not start."""
-    plural = "es" if len(missing) > 1 else ""
+def startup_timeout(missing: Iterable[str], seconds: float) -> str:
+    """Message about processes that did not start in time."""
     return (
-        f"process{plural} {listed(missing)} did not come within {seconds:g} s; "
-        "look at the logs there, or raise --startup-timeout"
+        f"processes missing after {seconds:g} s: {', '.join(missing)}; look at "
+        "their logs, or raise --startup-timeout"
     )
 
 
-def gone(process: int, host: str, how: str) -> str:
-    """The sentence for a process that died while the run went on."""
+def lost_process(process: int, host: str, state: str) -> str:
+    """Message about a process that died during the run."""
     return (
-        f"process {process} on {host} {how}, so this run ends here; run the "
+        f"process {process} on {host} {state}, so this run ends here; run the "
         "same command again to go on from its newest checkpoint"
     )

@@ -1,7 +1,7 @@
-"""A run of several processes: started together, ended together.
+"""Multi-process runtime: session, collectives of text, common stop.
 
-In a run of one process everything here is trivial, so that the rest of the
-program need not know how many there are.
+In a run of one process every function is trivial, so that callers need not
+know the number of processes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from i2i_prior.distributed.cluster import Settings, detect
 from i2i_prior.distributed.rendezvous import join
 from i2i_prior.errors import CRASHED, UserError
 
-_NEWS = 10.0  # seconds for the news of a death to come after its effects
-_member: Client | None = None
+# Seconds for the report of a dead process to arrive after its effects.
+_REPORT_SECONDS = 10.0
+_client: Client | None = None
 
 
 def find(
@@ -30,22 +31,22 @@ def find(
     processes: int | None = None,
     process_id: int | None = None,
 ) -> Settings | None:
-    """Who takes part: `cluster.detect`, else what a TPU VM's metadata say.
+    """Returns the settings of `cluster.detect`, else of a TPU VM's metadata.
 
     Raises:
       UserError: see `cluster.detect`.
     """
     given = coordinator, processes, process_id
-    found = detect(os.environ, *given)
-    if found is None and given == (None, None, None):
-        found = tpu_metadata()
-    return found
+    settings = detect(os.environ, *given)
+    if settings is None and given == (None, None, None):
+        settings = tpu_metadata()
+    return settings
 
 
 def tpu_metadata() -> Settings | None:
-    """Of a TPU VM whose slice has several hosts, else None.
+    """Settings of a TPU VM in a slice of several hosts, else None.
 
-    Asks the metadata server, and only on a machine that has TPU chips.
+    Queries the metadata server, and only on a machine that has TPU chips.
     """
     # Private, but the one place that knows the server's two formats.
     from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster as Cluster
@@ -69,39 +70,39 @@ def tpu_metadata() -> Settings | None:
 def session(
     settings: Settings | None, startup: float = 300.0, heartbeat: float = 100.0
 ) -> Iterator[None]:
-    """JAX sees the devices of all processes inside, and none lives on alone.
+    """Context in which JAX sees the devices of all processes.
 
     Must be entered before JAX has looked at its devices. An exception inside
-    ends every process, with a sentence on the others that names this one:
-    with the exit code of a UserError, 70 for a crash. A process that dies
-    ends every other with exit code 75.
+    ends every process, with a message on the others that names this one and
+    the exit code of a UserError, 70 for a crash. A process that dies ends
+    every other with exit code 75.
 
     Args:
       settings: see `cluster.detect`; with None nothing is done.
-      startup: seconds in which all processes must come.
-      heartbeat: seconds of silence after which a process counts as gone.
+      startup: seconds in which all processes must join.
+      heartbeat: seconds of silence after which a process is lost.
 
     Raises:
-      UserError: names the processes that did not come.
+      UserError: names the missing processes.
     """
-    global _member
+    global _client
     if settings is None:
         yield
         return
-    _member = member = join(settings, startup, heartbeat)
+    _client = client = join(settings, startup, heartbeat)
     try:
         _initialise(settings, startup, heartbeat)
         yield
         jax.distributed.shutdown()
     except BaseException as error:
-        _leave(member, error)
+        _abort_for(client, error)
     finally:
-        _member = None
-    member.close()
+        _client = None
+    client.close()
 
 
 def _initialise(settings: Settings, startup: float, heartbeat: float) -> None:
-    # Its notifier would take SIGTERM from us, and knows no other signal.
+    # Its notifier would replace our SIGTERM handler, and knows no other signal.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         settings.coordinator,
@@ -110,31 +111,32 @@ def _initialise(settings: Settings, startup: float, heartbeat: float) -> None:
         settings.local_devices,
         cluster_detection_method="deactivate",
         initialization_timeout=int(max(startup, 60)),
-        # Ours come first, since JAX's abort the process without a sentence.
+        # Longer than ours: JAX's aborts the process without a message.
         heartbeat_timeout_seconds=int(max(2 * heartbeat, 10)),
     )
 
 
-def _leave(member: Client, error: BaseException) -> NoReturn:
+def _abort_for(client: Client, error: BaseException) -> NoReturn:
+    """Prints an error and ends all processes with its message and code."""
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
-        member.leave(str(error), error.code)
+        client.abort(str(error), error.code)
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-        member.leave("stopped by hand", 130)
-    member.await_news(_NEWS)
+        client.abort("stopped by hand", 130)
+    client.wait_for_end(_REPORT_SECONDS)
     traceback.print_exception(error)
     first = (str(error).splitlines() or [""])[0]
-    member.leave(f"{type(error).__name__}: {first}", CRASHED)
+    client.abort(f"{type(error).__name__}: {first}", CRASHED)
 
 
 def count() -> int:
-    """How many processes there are."""
-    return 1 if _member is None else len(_member.hosts)
+    """Returns the number of processes."""
+    return 1 if _client is None else len(_client.hosts)
 
 
 def is_primary() -> bool:
-    """Whether this is the one process that writes files and speaks."""
+    """Returns True on the one process that writes files and logs."""
     return jax.process_index() == 0
 
 
@@ -147,7 +149,7 @@ def print_once(text: str) -> None:
 def allgather_text(
     name: str, text: str = "", seconds: float = 600.0
 ) -> list[str]:
-    """The texts of all processes, in their order; all must call it.
+    """Returns the texts of all processes in order; all must call it.
 
     Args:
       name: of the place in the program, for the message.
@@ -155,35 +157,35 @@ def allgather_text(
       seconds: to wait for the others.
 
     Raises:
-      UserError: names the processes that did not come in time.
+      UserError: names the processes that are missing after that.
     """
-    if _member is None:
+    if _client is None:
         return [text]
-    return _member.gather(name, text, seconds)
+    return _client.allgather(name, text, seconds)
 
 
 def sync_point(name: str, seconds: float = 600.0) -> None:
-    """Returns when all processes have come here; as `allgather_text`."""
+    """Waits until all processes have called it; see `allgather_text`."""
     allgather_text(name, "", seconds)
 
 
-def any_process(name: str, flag: int) -> int:
-    """The greatest flag of all processes; as `allgather_text`."""
-    return max(int(text) for text in allgather_text(name, str(int(flag))))
+def any_process(name: str, flag: bool) -> bool:
+    """Returns True if any process gives True; see `allgather_text`."""
+    return "1" in allgather_text(name, str(int(flag)))
 
 
 def sum_counts(name: str, values: Sequence[int]) -> list[int]:
-    """Each value's sum over all processes; as `allgather_text`."""
+    """Sums each value over all processes; see `allgather_text`."""
     texts = allgather_text(name, json.dumps([int(value) for value in values]))
     return [sum(column) for column in zip(*map(json.loads, texts), strict=True)]
 
 
 def assert_equal(name: str, values: Mapping[str, Any]) -> None:
-    """Makes sure that all processes say the same; as `allgather_text`.
+    """Checks that all processes give the same values; see `allgather_text`.
 
     Args:
       name: of the place in the program, for the message.
-      values: plain ones by name, the same names on every process.
+      values: JSON values by name, the same names on every process.
 
     Raises:
       UserError: names the first value that differs from that of process 0.
@@ -193,27 +195,32 @@ def assert_equal(name: str, values: Mapping[str, Any]) -> None:
     for process, text in enumerate(texts):
         for key, value in json.loads(text).items():
             if value != first[key]:
-                host = _member.hosts[process] if _member else ""
+                host = _client.hosts[process] if _client else ""
                 raise UserError(
                     f"process {process} on {host} has {key} {value!r}, "
-                    f"process 0 has {first[key]!r}; start all alike"
+                    f"process 0 has {first[key]!r}; start all with the "
+                    "same values"
                 )
 
 
 def abort(why: str, code: int) -> NoReturn:
-    """Ends this process, and every other with the same code and a sentence
-    that says why."""
-    if _member is None:
+    """Ends this process and every other with the same code.
+
+    Args:
+      why: message on the others; this process has printed it already.
+      code: exit code.
+    """
+    if _client is None:
         raise SystemExit(code)
-    _member.leave(why, code)
+    _client.abort(why, code)
 
 
 def request_stop(text: str) -> None:
-    """Asks that all processes get `text` at the same `stop_requests`."""
-    if _member is not None:
-        _member.request(text)
+    """Requests that all processes get `text` at the same `stop_requests`."""
+    if _client is not None:
+        _client.request(text)
 
 
 def stop_requests() -> list[str]:
-    """What processes requested, at the same call on each; see `Client`."""
-    return [] if _member is None else _member.reached()
+    """Returns what was requested, at the same call on every process."""
+    return [] if _client is None else _client.poll_requests()

@@ -1,4 +1,4 @@
-"""SLURM's short forms of node names and task counts, written out."""
+"""Expansion of SLURM's compressed node names and task counts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping
 
 
 def expand_nodes(text: str) -> list[str]:
-    """SLURM's short form to names: "n[1-3,7],gpu[01-02]-ib" -> six names."""
+    """Expands a node list: "n[1-3,7],gpu[01-02]-ib" -> six names."""
     names = []
     # Commas outside brackets.
     for part in re.findall(r"(?:\[[^\]]*\]|[^,\[])+", text):
         pieces = [
-            _range(piece[1:-1]) if piece.startswith("[") else [piece]
+            _expand_range(piece[1:-1]) if piece.startswith("[") else [piece]
             for piece in re.findall(r"\[[^\]]*\]|[^\[]+", part)
         ]
         names += ["".join(name) for name in itertools.product(*pieces)]
     return names
 
 
-def _range(text: str) -> list[str]:
-    """ "01-03,7" -> ["01", "02", "03", "7"]."""
+def _expand_range(text: str) -> list[str]:
+    """Expands a range: "01-03,7" -> ["01", "02", "03", "7"]."""
     found = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -30,8 +30,8 @@ def _range(text: str) -> list[str]:
     return found
 
 
-def tasks_here(environ: Mapping[str, str]) -> int:
-    """Of "2(x3),1" and this node's number: the tasks on this node."""
+def tasks_on_node(environ: Mapping[str, str]) -> int:
+    """Returns the number of tasks on this node, from counts as "2(x3),1"."""
     counts = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())

@@ -32,7 +32,7 @@ class Loaded:
       parameters: name -> float32 jax array.
       step: optimizer updates it has seen, None where unknown.
       layout: "run", "native", "torch", or a published one, a key of
-        `interop.layouts.detect.LAYOUTS`.
+        `interop.layouts.dit_detection.LAYOUTS`.
       notes: sentences on assumptions, and on arrays that were left out.
     """
 
@@ -72,7 +72,7 @@ def load_model(
       layout: of a published checkpoint; detected when None.
       weights: "ema" or "raw", of files that hold both.
       heads, base_size, position_scale: properties that shapes do not imply,
-        see `interop.layouts.detect.implied_config`.
+        see `interop.layouts.dit_detection.implied_config`.
       encoder: published image encoder to embed images with.
       encoder_heads, encoder_family: properties that its file does not imply.
       autoencoder: published autoencoder of the latents, a file or folder, or
@@ -119,24 +119,20 @@ def load_model(
     if precision is not None:
         loaded.config.model.precision = precision
     if encoder is not None:
-        from i2i_prior.interop.load_frozen import attach_encoder
+        from i2i_prior.interop.load_frozen import add_encoder
 
         if loaded.config.encoder.kind != "none":
             raise _has_own("image encoder", "encoder")
         loaded.add(
-            *attach_encoder(
-                loaded.config, encoder, encoder_heads, encoder_family
-            )
+            *add_encoder(loaded.config, encoder, encoder_heads, encoder_family)
         )
     if autoencoder is not None:
-        from i2i_prior.interop.load_frozen import attach_autoencoder
+        from i2i_prior.interop.load_frozen import add_autoencoder
 
         if loaded.config.autoencoder.weights:
             raise _has_own("autoencoder", "autoencoder")
         loaded.add(
-            *attach_autoencoder(
-                loaded.config, str(autoencoder), autoencoder_kind
-            )
+            *add_autoencoder(loaded.config, str(autoencoder), autoencoder_kind)
         )
     _check(loaded, path)
     return loaded

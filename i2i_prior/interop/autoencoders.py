@@ -1,4 +1,4 @@
-"""Autoencoder weights of others: loaded, used, written back."""
+"""Import, use and export of published autoencoders."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
+from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.autoencoder import (
     KL_LAYOUTS,
@@ -25,14 +27,10 @@ from i2i_prior.interop.layouts.autoencoder_detection import (
     detect,
     infer,
 )
-from i2i_prior.interop.layouts.mapping import Tensor
 from i2i_prior.models.autoencoder import make_autoencoder
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.functional import Functional, make_functional
 from i2i_prior.models.precision import Array
-
-if TYPE_CHECKING:
-    from i2i_prior.interop.files.state_dicts import StateDict
 
 Loaded = tuple[AutoencoderConfig, dict[str, np.ndarray], list[str]]
 
@@ -44,27 +42,26 @@ _IGNORE = (r"loss\.", r"model_ema\.", r"bn\.num_batches_tracked$")
 def functional_of(
     config: AutoencoderConfig, precision: str = "float32"
 ) -> Functional:
-    """The module of a config as a function of named arrays."""
+    """Returns the module of a config as functions of named arrays."""
     return make_functional(
         lambda rngs: make_autoencoder(config, precision, rngs=rngs)
     )[0]
 
 
 def load(state: StateDict, *, preset: str | None = None) -> Loaded:
-    """Weights of any known layout as ours.
+    """Reads an autoencoder of any known layout.
 
     Args:
       state: of one file or folder with both halves.
-      preset: a name of `AUTOENCODERS` for what neither shapes nor a
-        config.json tell: scale, shift and groups.
+      preset: a name of `AUTOENCODERS` for scale, shift and groups, which
+        neither shapes nor a config.json may contain.
 
     Returns:
-      config; our name -> float32 array; and a sentence for each thing that
-      was assumed.
+      config; our name -> float32 array; and a sentence for each assumption.
 
     Raises:
-      UserError: where the weights are of no known layout, do not fit
-        together or do not fit the preset; nothing is read then.
+      UserError: the weights are of no known layout, do not fit together or
+        do not fit the preset; nothing is read then.
     """
     layout = detect(state.shapes, state.path)
     if isinstance(layout, TinyLayout) and None in layout.prefixes:
@@ -72,8 +69,7 @@ def load(state: StateDict, *, preset: str | None = None) -> Loaded:
             f"{state.path} is one half of a tiny autoencoder "
             f"({layout.name}); give both files, the encoder's first"
         )
-    known = state.config or {}
-    return _load(state, state.shapes, layout, known, preset, state.path)
+    return _load(state, layout, preset)
 
 
 def load_tiny_pair(
@@ -82,13 +78,11 @@ def load_tiny_pair(
     *,
     preset: str | None = None,
 ) -> Loaded:
-    """As `load`, from the two files that TAESD and its kin come in.
+    """Reads an autoencoder from two files, as TAESD comes; see `load`.
 
     Raises:
-      UserError: as `load`, and where a file is not the half it should be.
+      UserError: as `load`; or a file is not the half it should be.
     """
-    from i2i_prior.interop.files.state_dicts import read_state_dict
-
     both: dict[str, np.ndarray] = {}
     for half, path in (("encoder", encoder_path), ("decoder", decoder_path)):
         state = read_state_dict(path)
@@ -98,57 +92,47 @@ def load_tiny_pair(
                 f"{path} is not the {half} of a TAESD pair but {found}; give "
                 "the encoder's file first, the decoder's second"
             )
-        both.update({f"{half}.{key}": array for key, array in state.items()})
-    shapes = {key: array.shape for key, array in both.items()}
+        both |= {f"{half}.{key}": array for key, array in state.items()}
     path = f"{encoder_path} with {decoder_path}"
-    return _load(both, shapes, TINY_LAYOUTS["taesd"], {}, preset, path)
+    pair = StateDict.from_arrays(both, path=path)
+    return _load(pair, TINY_LAYOUTS["taesd"], preset)
 
 
 def _load(
-    state: Mapping[str, np.ndarray],
-    found: Mapping[str, tuple[int, ...]],
-    layout: KlLayout | TinyLayout,
-    known: Mapping[str, Any],
-    preset: str | None,
-    path: Any,
+    state: StateDict, layout: KlLayout | TinyLayout, preset: str | None
 ) -> Loaded:
-    config, notes = complete(infer(found, layout), known, preset, path)
-    rules = layout.rules(config)
-    prefix = layout.prefix if isinstance(layout, KlLayout) else ""
-    # Without the prefix it is the rest of a whole checkpoint.
-    others = [f"^(?!{re.escape(prefix)})"] if prefix else []
-    ignore = [f"^{re.escape(prefix)}{pattern}" for pattern in _IGNORE]
-    structs = functional_of(config).shapes()
-    shapes = {name: struct.shape for name, struct in structs.items()}
-    mapping.check(
-        found,
-        rules,
-        shapes,
-        path=path,
-        layout=f"{layout.name} autoencoder",
-        ignore=[*ignore, *others],
+    config, notes = complete(
+        infer(state.shapes, layout), state.config or {}, preset, state.path
     )
-    return config, mapping.load(state, rules, shapes, path=path), notes
+    prefix = re.escape(layout.prefix) if isinstance(layout, KlLayout) else ""
+    ignore = [f"^{prefix}{pattern}" for pattern in _IGNORE]
+    if prefix:  # the other networks of a whole checkpoint
+        ignore.append(f"^(?!{prefix})")
+    parameters = mapping.read(
+        state,
+        layout.rules(config),
+        functional_of(config).shapes(),
+        layout=f"{layout.name} autoencoder",
+        ignore=ignore,
+    )
+    return config, parameters, notes
 
 
 def export(
     parameters: Mapping[str, Any],
     config: AutoencoderConfig,
     layout: str | KlLayout | TinyLayout = "diffusers",
-) -> Iterator[tuple[str, Tensor]]:
-    """Our weights as theirs, one tensor at a time.
+) -> Iterator[tuple[str, LazyTensor]]:
+    """Yields (key, tensor) of an autoencoder in a published layout.
 
     Args:
       parameters: our name -> array.
       config: of the autoencoder.
       layout: for kl a name of `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`,
-        or what `detect` found.
-
-    Returns:
-      (key, tensor) of each.
+        or a layout itself.
 
     Raises:
-      UserError: where no layout has this name.
+      UserError: no layout has this name.
     """
     if isinstance(layout, str):
         names: Mapping[str, KlLayout | TinyLayout] = (
@@ -162,18 +146,18 @@ def export(
         layout = names[layout]
     yield from mapping.save(parameters, layout.rules(config))
     if isinstance(layout, KlLayout) and config.batch_norm:
-        # torch wants to see the counter of its batch norm, and never uses it.
+        # torch requires the counter of its batch norm, and never uses it.
         key = f"{layout.prefix}bn.num_batches_tracked"
-        yield key, Tensor((), lambda: np.zeros((), np.int64))
+        yield key, LazyTensor((), lambda: np.zeros((), np.int64))
 
 
 class Autoencoder:
-    """An autoencoder with its weights, compiled once a shape.
+    """Autoencoder with its weights, compiled for each shape of its inputs.
 
     Attributes:
       config: shape and normalisation.
       parameters: our name -> array.
-      notes: what was assumed when it was loaded.
+      notes: sentences on what was assumed when it was loaded.
     """
 
     def __init__(
@@ -191,21 +175,24 @@ class Autoencoder:
         self._decode = jax.jit(lambda p, z: functional.merge(p).decode(z))
 
     def encode(self, images: Any) -> Array:
-        """images float (B, H, W, 3) in [-1, 1] -> normalised latents.
+        """Encodes images.
+
+        Args:
+          images: float (B, H, W, 3) in [-1, 1].
 
         Returns:
-          float32 (B, H / f, W / f, channels).
+          normalised latents, float32 (B, H / f, W / f, channels).
 
         Raises:
-          UserError: where a side is no multiple of the factor.
+          UserError: a side is no multiple of the factor.
         """
         return self._encode(self.parameters, images)
 
     def decode(self, latents: Any) -> Array:
-        """latents (B, h, w, channels) -> images, not clipped.
+        """Decodes normalised latents (B, h, w, channels).
 
         Returns:
-          float32 (B, f h, f w, 3), about [-1, 1].
+          images, float32 (B, f h, f w, 3), about [-1, 1], not clipped.
         """
         return self._decode(self.parameters, latents)
 
@@ -216,19 +203,17 @@ def load_autoencoder(
     preset: str | None = None,
     precision: str = "float32",
 ) -> Autoencoder:
-    """An autoencoder from a file or folder, or from a TAESD pair.
+    """Opens an autoencoder of a file or folder, or of a TAESD pair.
 
     Args:
-      path: weights (.safetensors, .pth, ...), or the encoder's of a pair.
-      decoder_path: the decoder's of a pair.
+      path: weights (.safetensors, .pth, ...), or the encoder of a pair.
+      decoder_path: the decoder of a pair.
       preset: as for `load`.
-      precision: a name of `matmul.PRECISIONS`.
+      precision: a name of `models.precision.PRECISIONS`.
 
     Raises:
       UserError: as `load`.
     """
-    from i2i_prior.interop.files.state_dicts import read_state_dict
-
     if decoder_path is not None:
         loaded = load_tiny_pair(path, decoder_path, preset=preset)
     else:

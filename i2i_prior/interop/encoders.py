@@ -1,4 +1,4 @@
-"""Published image encoders: loaded from their authors' names, and written."""
+"""Import and export of published image encoders."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.mapping import (
     LINEAR,
     SAME,
     Rule,
-    fused_there,
+    compose,
     linear,
     norm,
     patch_conv,
     reshaped,
     same,
-    then,
+    split,
 )
 from i2i_prior.interop.layouts.vit import LAYOUTS, Layout, fits, key_of
 from i2i_prior.interop.layouts.vit_detection import Described, describe, detect
@@ -51,44 +52,40 @@ def load(
     """Reads an encoder; the arguments are those of `describe`.
 
     Returns:
-      its shape, its parameters by the names of `ViT` (float32), and notes.
+      its config, its parameters by the names of `ViT` (float32), and notes.
 
     Raises:
-      UserError: as `describe`, and where a key is missing, unexpected or
-        misshapen, or a weight is not finite.
+      UserError: as `describe`; or a key is missing, unexpected or misshapen,
+        or a weight is not finite.
     """
     found = describe(state, layout=layout, heads=heads, family=family)
     spec = LAYOUTS[found.layout]
-    table = rules(spec, found.config, found.prefix)
     functional, _ = make_functional(lambda rngs: ViT(found.config, rngs=rngs))
-    shapes = {name: array.shape for name, array in functional.shapes().items()}
-    mapping.check(
-        state.shapes,
-        table,
-        shapes,
-        path=state.path,
+    parameters = mapping.read(
+        state,
+        rules(spec, found.config, found.prefix),
+        functional.shapes(),
         layout=found.layout,
         ignore=spec.ignore,
     )
-    parameters = mapping.load(state, table, shapes, path=state.path)
     return found.config, parameters, found.notes
 
 
 def export(
     parameters: Mapping[str, np.ndarray], config: ViTConfig, layout: str
-) -> Iterator[tuple[str, mapping.Tensor]]:
-    """Parameters under another library's names, one at a time.
+) -> Iterator[tuple[str, LazyTensor]]:
+    """Yields parameters under another library's names, one at a time.
 
-    What `load` leaves in a file is not written: heads, poolers, mask tokens,
+    Arrays that `load` ignores are not written: heads, poolers, mask tokens,
     MAE's decoder, the text half of CLIP and SigLIP, position ids.
 
     Args:
       parameters: by the names of `ViT`.
-      config: their shape.
+      config: of the encoder.
       layout: a key of `LAYOUTS`.
 
     Raises:
-      UserError: where the layout is unknown or has no names for a part.
+      UserError: the layout is unknown or has no names for a part.
     """
     if layout not in LAYOUTS:
         raise UserError(
@@ -98,18 +95,18 @@ def export(
     spec = LAYOUTS[layout]
     if not fits(spec, config):
         raise UserError(
-            f"an encoder of the family {config.family} has parts that the "
-            f"layout {layout} has no names for, or lacks some; choose another"
+            f"an encoder of the family {config.family} does not have the "
+            f"parts of the layout {layout}; choose another"
         )
     return mapping.save(parameters, rules(spec, config, spec.prefixes[0]))
 
 
 def rules(layout: Layout, config: ViTConfig, prefix: str) -> list[Rule]:
-    """The table of a layout as operations, for a model of this shape.
+    """Returns the rules of a layout, for an encoder of this config.
 
     Args:
       layout: a value of `LAYOUTS`.
-      config: which parts there are, and how many layers.
+      config: of the encoder.
       prefix: one of the layout's.
     """
     family = FAMILIES[config.family]
@@ -183,13 +180,13 @@ def rules(layout: Layout, config: ViTConfig, prefix: str) -> list[Rule]:
 def _in_proj(
     ours: tuple[str, ...], key: str, layers: int | None = None
 ) -> list[Rule]:
-    """torch.nn.MultiheadAttention's fused q, k, v."""
-    fuse = fused_there(len(ours)) if len(ours) > 1 else SAME
+    """Rules of the fused q, k, v of torch.nn.MultiheadAttention."""
+    fuse = split(len(ours)) if len(ours) > 1 else SAME
     return [
         Rule(
             tuple(f"{name}/kernel" for name in ours),
             (f"{key}_weight",),
-            then(fuse, LINEAR),
+            compose(fuse, LINEAR),
             layers,
         ),
         Rule(

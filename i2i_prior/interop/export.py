@@ -1,4 +1,4 @@
-"""This project's weights in a layout that PyTorch code reads."""
+"""Export of diffusion transformers into published layouts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import write_state_dict
-from i2i_prior.interop.import_checkpoint import rules_of
 from i2i_prior.interop.layouts import mapping
-from i2i_prior.interop.layouts.detect import LAYOUTS
-from i2i_prior.interop.layouts.dit import position_tensor
+from i2i_prior.interop.layouts.dit import position_tensor, rules_of
+from i2i_prior.interop.layouts.dit_detection import LAYOUTS
 
-# format -> model.block it can express
+# layout -> its model.block
 _BLOCKS = {
     "lumos": "lumos",
     "dit": "dit",
@@ -28,14 +28,14 @@ assert _BLOCKS.keys() == LAYOUTS.keys()
 
 
 def check_format(config: ConfigDict, layout: str) -> None:
-    """Refuses a layout that cannot express the model.
+    """Checks that a layout can express the model.
 
     Raises:
-      UserError: that names the reason and the alternative.
+      UserError: it cannot; names the reason and the alternative.
     """
     model, conditioner = config.model, config.conditioner
     classes = layout in ("dit", "sit", "repa")
-    doors = "class labels" if classes else "condition tokens"
+    condition = "class labels" if classes else "condition tokens"
     reasons: list[tuple[bool, str]] = [
         (
             model.block != _BLOCKS[layout],
@@ -44,11 +44,11 @@ def check_format(config: ConfigDict, layout: str) -> None:
         (
             classes
             != (conditioner.tokens_from == "none" and model.classes > 0),
-            f"the layout takes {doors}, and this model does not",
+            f"the layout takes {condition}, and this model does not",
         ),
         (
             conditioner.expand > 1 and not classes,
-            f"the layout makes one token of each embedding, this model "
+            f"the layout has one token for each embedding, this model has "
             f"{conditioner.expand}",
         ),
         (
@@ -99,15 +99,15 @@ def export_file(
       path: FILE.safetensors, or FILE.pth / FILE.pt (needs torch).
       parameters: our names -> arrays.
       config: of the run.
-      layout: a key of `recognise.LAYOUTS`.
+      layout: a key of `dit_detection.LAYOUTS`.
       dtype: float32, float16 or bfloat16.
-      metadata: provenance, into the header of a safetensors file.
+      metadata: provenance, for the header of a safetensors file.
 
     Returns:
       bytes written.
 
     Raises:
-      UserError: where the layout cannot express the model.
+      UserError: the layout cannot express the model.
     """
     check_format(config, layout)
     return write_state_dict(
@@ -120,24 +120,18 @@ def export_file(
 
 def tensors(
     parameters: dict[str, Any], config: ConfigDict, layout: str
-) -> Iterator[tuple[str, mapping.Tensor]]:
-    """(key, tensor) of every entry of the layout's state dict."""
+) -> Iterator[tuple[str, LazyTensor]]:
+    """Yields (key, tensor) of every entry of the layout's state dict."""
     if layout != "pixart_diffusers":
         yield position_tensor(config)
     yield from mapping.save(parameters, rules_of(config, layout))
 
 
 def caveats(config: ConfigDict, layout: str) -> list[str]:
-    """What the layout's own sampler will not know of this model."""
-    flow = ("flow", "velocity")
-    path, prediction = (
-        flow
-        if layout in ("sit", "repa")
-        else (
-            "ddpm_linear",
-            "eps",
-        )
-    )
+    """Returns sentences on assumptions of the layout's official sampler."""
+    flow = layout in ("sit", "repa")
+    path = "flow" if flow else "ddpm_linear"
+    prediction = "velocity" if flow else "eps"
     convention = {"sit": "sit", "repa": "repa"}.get(layout, "native")
     section = config.diffusion
     return [

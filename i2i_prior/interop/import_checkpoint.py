@@ -1,4 +1,4 @@
-"""A published checkpoint -> config and parameters of this project."""
+"""Import of published diffusion transformers: config and parameters."""
 
 from __future__ import annotations
 
@@ -12,38 +12,31 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts import mapping
-from i2i_prior.interop.layouts.detect import (
+from i2i_prior.interop.layouts.dit import rules_of
+from i2i_prior.interop.layouts.dit_detection import (
     IGNORED,
     LAYOUTS,
     detect,
     implied_config,
 )
-from i2i_prior.interop.layouts.dit import diffusers_rules, official_rules
 from i2i_prior.tasks.network import parameter_shapes
 
 
 @dataclass
 class Imported:
-    """A model that came from elsewhere.
+    """A model of a published checkpoint.
 
     Attributes:
-      layout: a key of `recognise.LAYOUTS`.
-      config: the run config that its shapes imply.
+      layout: a key of `dit_detection.LAYOUTS`.
+      config: run config that its shapes imply.
       parameters: our name -> float32 array.
-      notes: sentences on what was assumed or left out.
+      notes: sentences on assumptions and omitted arrays.
     """
 
     layout: str
     config: ConfigDict
     parameters: dict[str, np.ndarray]
     notes: list[str] = field(default_factory=list)
-
-
-def rules_of(config: ConfigDict, layout: str) -> list[mapping.Rule]:
-    """The rules that tie a config's parameters to a layout's keys."""
-    if layout == "pixart_diffusers":
-        return diffusers_rules(config)
-    return official_rules(config)
 
 
 def import_file(
@@ -59,17 +52,17 @@ def import_file(
 
     Args:
       path: safetensors, a torch file, or a folder with either.
-      layout: a key of `recognise.LAYOUTS`; recognised when None.
+      layout: a key of `dit_detection.LAYOUTS`; detected when None.
       weights: "ema" or "raw", where a file holds both.
-      heads, base_size, position_scale: what shapes do not tell, see
-        `recognise.implied_config`.
+      heads, base_size, position_scale: not implied by shapes, see
+        `dit_detection.implied_config`.
 
     Raises:
-      UserError: where it is none of them, incomplete, or not finite; then
-        nothing was loaded.
+      UserError: the layout is unknown, keys are missing, or a weight is not
+        finite; then nothing was loaded.
     """
     state = read_state_dict(path, weights=weights)
-    layout = layout or recognised(state)
+    layout = layout or detect_layout(state)
     config = implied_config(
         state,
         layout,
@@ -77,29 +70,25 @@ def import_file(
         base_size=base_size,
         position_scale=position_scale,
     )
-    rules = rules_of(config, layout)
-    shapes = {name: s.shape for name, s in parameter_shapes(config).items()}
-    mapping.check(
-        state.shapes,
-        rules,
-        shapes,
-        path=path,
+    parameters = mapping.read(
+        state,
+        rules_of(config, layout),
+        parameter_shapes(config),
         layout=LAYOUTS[layout],
         ignore=IGNORED,
     )
-    parameters = mapping.load(state, rules, shapes, path=path)
     return Imported(layout, config, parameters, _notes(state, layout, config))
 
 
-def recognised(state: StateDict) -> str:
-    """The layout of a state dict.
+def detect_layout(state: StateDict) -> str:
+    """Returns the layout of a state dict.
 
     Raises:
-      UserError: where it is none of `recognise.LAYOUTS`.
+      UserError: it is none of `dit_detection.LAYOUTS`.
     """
     found = detect(state.shapes)
     if found is None:
-        if other := other_network(state):
+        if other := describe_other_network(state):
             raise UserError(f"{state.path} holds no prior but an {other}")
         keys = ", ".join(list(state.shapes)[:3])
         raise UserError(
@@ -109,8 +98,8 @@ def recognised(state: StateDict) -> str:
     return found
 
 
-def other_network(state: StateDict) -> str | None:
-    """A phrase on weights that are an encoder or an autoencoder."""
+def describe_other_network(state: StateDict) -> str | None:
+    """Returns a phrase on an encoder or autoencoder, None for other weights."""
     from i2i_prior.interop import autoencoders, encoders, text
 
     count = sum(int(np.prod(shape)) for shape in state.shapes.values())
@@ -133,8 +122,8 @@ def other_network(state: StateDict) -> str | None:
 
 def _notes(state: StateDict, layout: str, config: ConfigDict) -> list[str]:
     notes = []
-    if state.container:
-        notes.append(f"weights taken from {state.container!r}")
+    if state.wrapper:
+        notes.append(f"weights taken from {state.wrapper!r}")
     projectors = [k for k in state.shapes if k.startswith("projectors.")]
     if projectors:
         notes.append(
@@ -143,26 +132,26 @@ def _notes(state: StateDict, layout: str, config: ConfigDict) -> list[str]:
         )
     if layout == "dit":
         notes.append(
-            "DiT and SiT share their names: DiT is assumed, name the format "
+            "DiT and SiT have the same names: DiT is assumed; give the format "
             "sit if this is SiT"
         )
     if layout == "repa":
         notes.append(
             "SiT without a variance head has the same names: REPA's time "
-            "(0 data, 1 noise) is assumed, name the format sit if it is not"
+            "(0 data, 1 noise) is assumed; give the format sit if it is not"
         )
     if layout == "pixart_diffusers":
         notes.append(
-            "the layout stores no null tokens: guidance wants null_tokens, "
+            "the layout stores no null tokens: guidance needs null_tokens, "
             "the embedded empty prompt"
         )
-    known = "pos_embed" in state.shapes or "sample_size" in (state.config or {})
-    if not known:
+    sized = "pos_embed" in state.shapes or "sample_size" in (state.config or {})
+    if not sized:
         notes.append(
-            f"the file does not tell the image size: "
+            f"the file does not contain the image size: "
             f"{config.data.image_size} pixels are assumed, and positions "
             "counted in tokens of that; give base_size and position_scale, or "
-            "put its config.json beside it"
+            "put its config.json into the same folder"
         )
     elif config.model.size_conditions and not config.model.base_size:
         notes.append(

@@ -1,7 +1,8 @@
-"""Frozen parts from files: an image encoder, an autoencoder.
+"""Frozen networks from files: image encoder and autoencoder.
 
-Used by whoever opens a published prior, which comes without them, and by the
-trainer for `encoder.weights` and `autoencoder.weights`.
+`add_encoder` and `add_autoencoder` complete a published prior, which comes
+without them; `load_frozen` fills a new training state with those of
+`encoder.weights` and `autoencoder.weights`.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ from i2i_prior.tasks.resolve import resolve
 Flat = dict[str, np.ndarray]
 
 
-def attach_encoder(
+def add_encoder(
     config: ConfigDict,
     path: str | Path,
     heads: int | None = None,
     family: str | None = None,
 ) -> tuple[Flat, list[str]]:
-    """Puts a published image encoder into a config that has none.
+    """Adds a published image encoder to a config that has none.
 
     Args:
-      config: changed in place: the `encoder` section.
+      config: its `encoder` section is changed in place.
       path: weights of a layout of `interop.encoders`.
-      heads, family: what shapes do not tell.
+      heads, family: as for `encoders.load`.
 
     Returns:
       encoder/... -> float32 array, and notes.
 
     Raises:
-      UserError: where the file is no encoder, or its embeddings are of
-        another width than the model's conditions.
+      UserError: the file is no encoder, or its embeddings do not have the
+        width of the model's conditions.
     """
     from i2i_prior.interop import encoders
 
@@ -75,27 +76,28 @@ def attach_encoder(
         "epsilon",
     ):
         section[name] = getattr(shape, name)
-    # DINOv2 was trained at 518 pixels and is shown 224.
+    # DINOv2 was trained at 518 pixels, and its inputs have 224.
     section.view_size = PREPROCESSING[shape.family].size
     return {f"encoder/{name}": a for name, a in loaded.items()}, notes
 
 
-def attach_autoencoder(
+def add_autoencoder(
     config: ConfigDict, path: str, preset: str | None = None
 ) -> tuple[Flat, list[str]]:
-    """Puts a published autoencoder into a config.
+    """Adds a published autoencoder to a config.
 
     Args:
-      config: changed in place: the `autoencoder` section.
+      config: its `autoencoder` section is changed in place.
       path: a file or folder; both files of a tiny pair as
         `ENCODER,DECODER`.
-      preset: a name of `AUTOENCODERS`, for what the file does not tell.
+      preset: a name of `AUTOENCODERS`; see `autoencoders.load`.
 
     Returns:
       autoencoder/... -> float32 array, and notes.
 
     Raises:
-      UserError: where it is none, or its latents are not the model's.
+      UserError: the file is no autoencoder, or its latents do not have the
+        model's shape.
     """
     before = resolve(config).latent
     shape, loaded, notes = _read_autoencoder(path, preset)
@@ -106,7 +108,7 @@ def attach_autoencoder(
             f"{before.factor}"
         )
     section = config.autoencoder
-    # Some presets share one shape: the name that was given comes first.
+    # Some presets have the same shape: the given name comes first.
     order = [preset or section.kind, *AUTOENCODERS]
     names = [name for name in order if AUTOENCODERS[name] == shape]
     section.kind = names[0] if names else order[0]
@@ -128,15 +130,15 @@ def _read_autoencoder(path: str, preset: str | None):
 
 
 def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
-    """Replaces a fresh state's frozen networks by those of their files.
+    """Replaces a new state's frozen networks by those of their files.
 
     Args:
       frozen: frozen parameters by name, sharded.
-      config: of the run, whose `encoder.weights` and `autoencoder.weights`
-        say where from.
+      config: of the run; `encoder.weights` and `autoencoder.weights` name
+        the files.
 
     Raises:
-      UserError: where a file does not hold the network of the config.
+      UserError: a file does not hold the network of the config.
     """
     encoder, autoencoder = config.encoder, config.autoencoder
     if encoder.kind == "frozen" and encoder.weights != "random":
@@ -144,7 +146,7 @@ def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
     if autoencoder.weights not in ("", "random"):
         preset = None if autoencoder.shape else autoencoder.kind
         shape, loaded, _ = _read_autoencoder(autoencoder.weights, preset)
-        _compare(autoencoder.weights, shape, resolve(config).latent)
+        _require_equal(autoencoder.weights, shape, resolve(config).latent)
         frozen = _placed(frozen, "autoencoder/", loaded)
     return frozen
 
@@ -161,15 +163,17 @@ def _load_encoder(frozen: dict[str, Any], config: ConfigDict):
         family=section.family,
     )
     wanted = resolve(config).encoder
-    _compare(section.weights, shape, wanted, ("precision", "mlp_ratio"))
+    _require_equal(section.weights, shape, wanted, ("precision", "mlp_ratio"))
     return _placed(frozen, "encoder/", loaded)
 
 
-def _compare(path: str, found: Any, wanted: Any, but: tuple = ()) -> None:
+def _require_equal(
+    path: str, found: Any, wanted: Any, ignored: tuple = ()
+) -> None:
     differing = [
         f"{name} {getattr(found, name)!r} there, {value!r} in the config"
         for name, value in vars(wanted).items()
-        if name not in but and getattr(found, name) != value
+        if name not in ignored and getattr(found, name) != value
     ]
     if differing:
         raise UserError(

@@ -1,4 +1,4 @@
-"""This project's own weight file: one safetensors, config in its header.
+"""Weight file of this project: safetensors with the config in its header.
 
 Names are those of `models.functional`, layers stacked on the first axis,
 kernels (in, out), float32. Nothing is unpickled.
@@ -14,12 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors import SafetensorError, safe_open
 
 from i2i_prior.config import flatten, from_flat, recorded
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files import safetensors
-from i2i_prior.interop.files.lazy_tensor import Stored
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.parallel.global_arrays import place
 
 FORMAT = "i2i_prior/1"
@@ -31,19 +30,19 @@ def write(
     config: ConfigDict,
     provenance: dict[str, Any],
 ) -> int:
-    """Writes parameters beside, then renames.
+    """Writes parameters to a file that appears when it is complete.
 
     Args:
       path: the file, ending in .safetensors.
       parameters: name -> array.
       config: of the run, kept in the header.
-      provenance: more facts for the header (step, hash, fingerprint).
+      provenance: for the header, such as step, hash and fingerprint.
 
     Returns:
       bytes written.
 
     Raises:
-      UserError: where the place cannot be written.
+      UserError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -51,8 +50,8 @@ def write(
     tensors = {
         # From the devices when it is written: one tensor in memory at a time
         # (jax.device_get would keep a copy of each, on CPU too).
-        name: Stored(
-            tuple(array.shape), array.dtype.name, partial(np.asarray, array)
+        name: LazyTensor(
+            tuple(array.shape), partial(np.asarray, array), array.dtype.name
         )
         for name, array in parameters.items()
     }
@@ -65,45 +64,35 @@ def write(
 
 
 def is_native(path: Path) -> bool:
-    """Whether a file is one that `write` wrote."""
+    """Returns True for a file that `write` wrote."""
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (OSError, SafetensorError):
+        return safetensors.read(Path(path))[1].get("format") == FORMAT
+    except UserError:
         return False
 
 
-def open_file(path: Path) -> tuple[dict[str, Stored], ConfigDict]:
-    """What a file that `write` wrote holds, no array read yet.
+def open_file(path: Path) -> tuple[dict[str, LazyTensor], ConfigDict]:
+    """Opens a file that `write` wrote; reads no array yet.
 
     Returns:
-      name -> tensor to be read when it is wanted, and the config of its run.
+      name -> tensor, and the config of its run.
 
     Raises:
-      UserError: where it is missing, no safetensors, or another layout.
+      UserError: it is missing, no safetensors file, or of another format.
     """
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            header = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise UserError(f"no weight file {path}") from error
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file ({error})"
-        ) from error
+    tensors, header = safetensors.read(Path(path))
     if header.get("format") != FORMAT:
         raise UserError(
             f"{path} is not a file that `i2i-prior export` wrote (its header "
             "names no such format)"
         )
-    config = from_flat(json.loads(header["config"]), note=False)
-    return safetensors.read(path), config
+    return tensors, from_flat(json.loads(header["config"]), note=False)
 
 
 def read(
     path: Path, prefix: str = ""
 ) -> tuple[dict[str, np.ndarray], ConfigDict]:
-    """Reads the arrays whose names start with `prefix`; see `open_file`."""
+    """Reads the arrays with names that start with `prefix`, and the config."""
     tensors, config = open_file(path)
     arrays = {
         name: tensor.read()
@@ -120,14 +109,14 @@ def load_encoder_into(
 
     Args:
       frozen: the frozen parameters of a fresh state, by name.
-      path: what `export --part encoder` (or a whole export) wrote.
-      encoder: the `encoder` section that the state was made with.
+      path: file of `export --part encoder`, or of a whole export.
+      encoder: the `encoder` section of the state's config.
 
     Raises:
-      UserError: where the file holds no such encoder.
+      UserError: the file holds no such encoder.
     """
     loaded, config = read(path, "encoder/")
-    for name in ("heads", "pixels"):  # shapes do not tell these
+    for name in ("heads", "pixels"):  # not implied by shapes
         if encoder[name] != config.encoder[name]:
             raise UserError(
                 f"the encoder in {path} has encoder.{name}="

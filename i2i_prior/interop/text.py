@@ -1,4 +1,4 @@
-"""Text encoders out of other people's files: captions in, features out."""
+"""Import, use and export of published text encoders."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop import text_tokenizer
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.layouts import mapping, text
 from i2i_prior.interop.layouts.text import SHARED, TIED, TextConfig, detect
 from i2i_prior.models.functional import Flat, Functional, make_functional
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["TextEncoder", "detect", "export", "load_text_encoder"]
 
-# Lumos and PixArt-alpha read this many tokens of a caption.
+# Tokens of a caption in Lumos and PixArt-alpha.
 T5_LENGTH = 120
 
 
 def functional_of(config: TextConfig) -> Functional:
-    """The encoder of a configuration, without its weights."""
+    """Returns the encoder of a config as functions of named arrays."""
     if isinstance(config, T5Config):
         return make_functional(lambda rngs: T5Encoder(config, rngs=rngs))[0]
     return make_functional(lambda rngs: ClipTextEncoder(config, rngs=rngs))[0]
 
 
 class TextEncoder:
-    """A text encoder with its weights, and its tokenizer where there is one.
+    """Text encoder with its weights and, if there is one, its tokenizer.
 
     Attributes:
       config: `T5Config` or `ClipTextConfig`.
@@ -67,14 +68,14 @@ class TextEncoder:
 
         Args:
           ids: int (B, L), below the size of the vocabulary.
-          mask: bool (B, L), true where a token counts; None counts all.
+          mask: bool (B, L), true where a token counts; all do if None.
 
         Returns:
           tokens float32 (B, L, D), and pooled float32 (B, P) from CLIP.
 
         Raises:
-          UserError: where an id is not in the vocabulary, or the text is
-            longer than CLIP's positions.
+          UserError: an id is not in the vocabulary, or the text is longer
+            than CLIP's positions.
         """
         ids = np.asarray(ids, np.int32)
         if ids.min() < 0 or ids.max() >= self.config.vocabulary:
@@ -90,28 +91,40 @@ class TextEncoder:
     def tokenize(
         self, captions: Sequence[str], length: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Captions -> ids int32 and mask bool, both (B, length).
+        """Converts captions to ids int32 and mask bool, both (B, length).
 
         Longer captions are cut, shorter ones padded; each keeps its end
         token.
 
         Raises:
-          UserError: where there is no readable tokenizer, or transformers
-            (for T5: or sentencepiece) is not installed.
+          UserError: there is no readable tokenizer, or transformers (for T5:
+            or sentencepiece) is not installed.
         """
-        return text_tokenizer.tokenize(self._tokenizer, captions, length)
+        encoded = self._tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_attention_mask=True,
+            return_tensors="np",
+        )
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        return ids.astype(np.int32), mask.astype(bool)
 
     def encode(
         self, captions: Sequence[str], length: int | None = None
     ) -> tuple[jax.Array, np.ndarray]:
-        """Captions -> tokens float32 (B, length, D), mask bool (B, length).
+        """Encodes captions.
 
-        T5 does not look at padding. CLIP is not told of it, as in Stable
-        Diffusion: its tokens never see what follows.
+        Padding is masked for T5. It is not for CLIP, as in Stable Diffusion:
+        its attention is causal.
 
         Args:
           captions: B texts.
-          length: 120 for T5 and all positions for CLIP, where None.
+          length: in tokens; if None, 120 for T5 and all positions for CLIP.
+
+        Returns:
+          tokens float32 (B, length, D), and mask bool (B, length).
 
         Raises:
           UserError: as `tokenize` and a call.
@@ -135,25 +148,24 @@ def load_text_encoder(
     precision: str = "float32",
     tokenizer: str | Path | None = None,
 ) -> TextEncoder:
-    """A T5 or CLIP text encoder out of a Hugging Face or OpenAI file.
+    """Opens a T5 or CLIP text encoder of a Hugging Face or OpenAI file.
 
     Args:
-      state_or_path: an opened `StateDict`, or what `read_state_dict` takes:
-        a weight file, or a folder with it, its config.json and maybe its
-        tokenizer.
-      heads: attention heads; else of config.json, else T5's of its bias
-        table and CLIP's of 64 channels each.
-      activation: a name of `text.ACTIVATIONS`; else of config.json, else as
-        Google and OpenAI had it. (OpenCLIP's own models need "gelu".)
-      precision: a name of `matmul.PRECISIONS`. Kernels are kept in what they
-        are multiplied in: in bfloat16 T5-XXL takes 10 GB, not 19.
-      tokenizer: folder with the tokenizer's files; else the folder of the
-        weights, or, of a diffusers pipeline, the one beside it.
+      state_or_path: an opened `StateDict`, or the path of a weight file or
+        of a folder with it, its config.json and possibly its tokenizer.
+      heads: attention heads; if None those of config.json, else T5's of its
+        bias table and CLIP's of 64 channels each.
+      activation: a name of `text.ACTIVATIONS`; if None that of config.json,
+        else that of Google and OpenAI. (OpenCLIP's own models need "gelu".)
+      precision: a name of `models.precision.PRECISIONS`. Kernels are stored
+        in the dtype of their product: in bfloat16 T5-XXL takes 10 GB, not 19.
+      tokenizer: folder with the tokenizer's files; if None the folder of the
+        weights, or the tokenizer's in a diffusers pipeline.
 
     Raises:
-      UserError: where the file is not readable or holds no text encoder of
-        a known layout, a weight is missing, misshapen or not finite, or two
-        tied embeddings differ.
+      UserError: the file is not readable or holds no text encoder of a known
+        layout; a weight is missing, misshapen or not finite; or two tied
+        embeddings differ.
     """
     if isinstance(state_or_path, str | Path):
         from i2i_prior.interop.files.state_dicts import read_state_dict
@@ -184,44 +196,31 @@ def load_text_encoder(
 
 def _parameters(state: StateDict, layout: str, config: TextConfig) -> Flat:
     shapes = state.shapes
-    our_shapes = {
-        name: array.shape
-        for name, array in functional_of(config).shapes().items()
-    }
-    rules = text.rules_of(
-        layout,
-        config,
-        embedding=TIED if SHARED not in shapes and TIED in shapes else SHARED,
-        prefix=text.prefix_of(shapes),
-    )
-    mapping.check(
-        shapes,
-        rules,
-        our_shapes,
-        path=state.path,
-        layout=layout,
-        ignore=text.IGNORED[layout],
-    )
-    if SHARED in shapes and TIED in shapes:
-        _check_tied(state)
-    operands = PRECISIONS[config.precision].operands
-    parameters: Flat = {}
-    for rule in rules:  # one at a time: T5-XXL is large
-        loaded = mapping.load(state, [rule], our_shapes, path=state.path)
-        for name, array in loaded.items():
-            kernel = name.endswith("/kernel")
-            parameters[name] = jnp.asarray(
-                array, operands if kernel else jnp.float32
-            )
-    return parameters
-
-
-def _check_tied(state: StateDict) -> None:
-    if not np.array_equal(state[SHARED], state[TIED]):
+    both = SHARED in shapes and TIED in shapes
+    if both and not np.array_equal(state[SHARED], state[TIED]):
         raise UserError(
             f"{state.path} holds two different embeddings ({SHARED}, {TIED}) "
             "where T5 has one; nothing was loaded"
         )
+    operands = PRECISIONS[config.precision].operands
+
+    def cast(name: str, array: np.ndarray) -> jax.Array:
+        kernel = name.endswith("/kernel")
+        return jnp.asarray(array, operands if kernel else jnp.float32)
+
+    return mapping.read(
+        state,
+        text.rules_of(
+            layout,
+            config,
+            embedding=TIED if TIED in shapes and not both else SHARED,
+            prefix=text.prefix_of(shapes),
+        ),
+        functional_of(config).shapes(),
+        layout=layout,
+        ignore=text.IGNORED[layout],
+        cast=cast,  # one at a time, since T5-XXL is large
+    )
 
 
 def export(
@@ -230,24 +229,21 @@ def export(
     layout: str,
     *,
     tied: bool = False,
-) -> Iterator[tuple[str, mapping.Tensor]]:
-    """An encoder's weights under the names of a layout.
+) -> Iterator[tuple[str, LazyTensor]]:
+    """Yields (key, tensor) of an encoder in a published layout.
 
-    What is not stored: T5's decoder, CLIP's image half, logit_scale, and
-    buffers (position_ids, attn_mask).
+    T5's decoder, CLIP's image half, logit_scale and buffers (position_ids,
+    attn_mask) are not written.
 
     Args:
       parameters: name -> array; from a bfloat16 encoder, rounded kernels.
       config: of the encoder.
       layout: of `detect`; CLIP's two hold the same weights.
-      tied: T5's embedding a second time, as encoder.embed_tokens.weight: as
-        torch's own files have it, those of safetensors do not.
-
-    Returns:
-      (key, tensor) pairs for `files.write_state_dict`.
+      tied: repeat T5's embedding as encoder.embed_tokens.weight, as in
+        torch's own files but not in safetensors.
 
     Raises:
-      UserError: where the layout is not one of this kind of encoder.
+      UserError: the layout is not one of this kind of encoder.
     """
     fitting = (
         ("t5",)

@@ -1,8 +1,8 @@
-"""A folder that PyTorch opens without JAX, and back.
+"""Folder with a prior for PyTorch, written and read.
 
-FOLDER/i2i_prior_torch.py computes in torch what our networks compute (a copy
-of `torch_export/i2i_prior_torch.py`); beside it lie model.safetensors under
-our own names in torch's conventions, config.json and a model card.
+FOLDER/i2i_prior_torch.py, a copy of `torch_export/i2i_prior_torch.py`, has our
+networks in torch; model.safetensors has our names in torch's conventions.
+config.json and a model card complete the folder.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ TEMPLATE = Path(__file__).with_name("torch_export") / "i2i_prior_torch.py"
 
 Layout = tuple[Any, dict[str, Any]]
 _PREFIX = "autoencoder/"
-# Layers that `models.stacking.stack_blocks` stacked on the first axis.
+# Layers that `models.scan` stacks on the first axis.
 _STACKED = re.compile(r"^(dit|encoder)/blocks/")
 
 
 def torch_rules(shapes: Mapping[str, tuple[int, ...]]) -> list[mapping.Rule]:
-    """Our names and shapes -> the rules that tie them to torch's keys.
+    """Returns the rules between our names and the keys of the torch folder.
 
     `dit/blocks/mlp/fc1/kernel` (L, in, out) becomes
     `dit.blocks.{i}.mlp.fc1.weight` (out, in), a gain becomes a weight, a
@@ -71,11 +71,11 @@ def write_torch_folder(
     config: ConfigDict,
     provenance: dict[str, Any],
 ) -> int:
-    """Writes the folder beside, then renames.
+    """Writes a folder that appears when it is complete.
 
     Args:
       out: the folder; it may exist if it is empty.
-      parameters: our name -> array, all that the config's model has.
+      parameters: our name -> array, all of the config's model.
       config: of the run.
       provenance: for the model card and config.json: step, weights ("ema" or
         "raw"), config_hash, data_source, data_fingerprint, as far as known.
@@ -84,12 +84,12 @@ def write_torch_folder(
       bytes written.
 
     Raises:
-      UserError: where the place is taken or cannot be written.
+      UserError: the folder exists or cannot be written.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists already; name a new folder")
-    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
     facts = _facts(parameters, config, provenance)
     apart = _PREFIX if _diffusers_layout(config) else "(none)"
     shapes = {
@@ -105,26 +105,26 @@ def write_torch_folder(
         **flatten(config),
     }
     try:
-        beside.mkdir(parents=True)
+        partial.mkdir(parents=True)
         write_state_dict(
-            beside / "model.safetensors",
+            partial / "model.safetensors",
             mapping.save(parameters, torch_rules(shapes)),
-            metadata={"format": "pt"},  # which transformers asks for
+            metadata={"format": "pt"},  # required by transformers
         )
         text = json.dumps(description, indent=2) + "\n"
-        (beside / "config.json").write_text(text, encoding="utf-8")
+        (partial / "config.json").write_text(text, encoding="utf-8")
         card = model_card(config, facts, out.name)
-        (beside / "README.md").write_text(card, encoding="utf-8")
-        shutil.copyfile(TEMPLATE, beside / TEMPLATE.name)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        shutil.copyfile(TEMPLATE, partial / TEMPLATE.name)
         if described := _diffusers_layout(config):
-            _write_autoencoder(beside / "autoencoder", parameters, described)
-        files = [file for file in beside.rglob("*") if file.is_file()]
+            _write_autoencoder(partial / "autoencoder", parameters, described)
+        files = [file for file in partial.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
-        os.replace(beside, out)
+        os.replace(partial, out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error})") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
     return size
 
 
@@ -136,8 +136,7 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
       config of the run.
 
     Raises:
-      UserError: where it is no such folder, or its weights do not fit its
-        config.
+      UserError: it is no such folder, or its weights do not fit its config.
     """
     path = Path(path)
     try:
@@ -158,25 +157,27 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
         )
     known = {*FIELDS, *RENAMED}
     config = from_flat({k: v for k, v in description.items() if k in known})
-    described = network.parameter_shapes(config)
-    shapes = {name: s.shape for name, s in described.items()}
+    structs = network.parameter_shapes(config)
     parts = {}
     if _diffusers_layout(config):
         folder = read_state_dict(path / "autoencoder")
         _, loaded, _ = autoencoders.load(folder)
         parts = {_PREFIX + name: array for name, array in loaded.items()}
-        shapes = {k: v for k, v in shapes.items() if k not in parts}
-    state = read_state_dict(path / "model.safetensors")
-    rules = torch_rules(shapes)
-    mapping.check(state.shapes, rules, shapes, path=path, layout="torch folder")
-    return mapping.load(state, rules, shapes, path=path) | parts, config
+        structs = {k: v for k, v in structs.items() if k not in parts}
+    loaded = mapping.read(
+        read_state_dict(path / "model.safetensors"),
+        torch_rules({name: struct.shape for name, struct in structs.items()}),
+        structs,
+        layout="torch folder",
+    )
+    return loaded | parts, config
 
 
 def _diffusers_layout(config: ConfigDict) -> Layout | None:
-    """Shape and config.json of an autoencoder that diffusers has.
+    """Returns config and config.json of an autoencoder that diffusers has.
 
-    It lies in a folder of its own, for diffusers to run; any other stays
-    among our weights.
+    It gets a folder of its own, which diffusers opens. The result is None for
+    other autoencoders, which stay in the main weight file.
     """
     shapes = resolve(config)
     shape = shapes.latent
@@ -210,11 +211,10 @@ def _write_autoencoder(
 
 
 def module_shapes(config: ConfigDict) -> dict[str, Any]:
-    """What the torch file builds its networks from, JSON.
+    """Returns the configs of the torch file's networks, as JSON values.
 
-    The fields of `DiTConfig`, `ConditionerConfig` and `ViTConfig` as this
-    package derives them from the run's, and of the latent space. None where
-    the model has no such network.
+    They are the fields of `DiTConfig`, `ConditionerConfig` and `ViTConfig`
+    of the run, and of the latent space; None for a missing network.
     """
     shapes, conditioner, encoder = resolve(config), None, None
     if (shape := shapes.conditioner) is not None:
@@ -230,7 +230,7 @@ def module_shapes(config: ConfigDict) -> dict[str, Any]:
 
 
 def _fields(shape: Any) -> dict[str, Any]:
-    """A config's fields, but for how it is computed and trained here."""
+    """Returns a config's fields without those of its computation in JAX."""
     ours = ("precision", "remat", "attention", "scan_unroll", "mup_base_width")
     fields = dataclasses.asdict(shape)
     return {name: v for name, v in fields.items() if name not in ours}
@@ -249,7 +249,7 @@ def _facts(
 
 
 def model_card(config: ConfigDict, facts: dict[str, Any], folder: str) -> str:
-    """README.md of the folder: use, and where the weights come from."""
+    """Returns the README.md of the folder: use and provenance."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     sampler = (
         f"{config.sample.solver}, {config.sample.steps} steps, guidance "
@@ -264,7 +264,7 @@ def model_card(config: ConfigDict, facts: dict[str, Any], folder: str) -> str:
     use = 'images = prior.vary(["cat.png"], num=4)  # uint8 (1, 4, H, W, 3)'
     decodes = kind == "pixels" or _diffusers_layout(config)
     if not embeds or not decodes:
-        # The torch file has no code for it, so this does not come first.
+        # The torch file has no code for `vary`.
         given = "pooled=labels" if labels else "tokens"
         use = f"latents = prior.sample(noise, {given})  # (B, C, H, W)"
     return _CARD.format(

@@ -1,4 +1,4 @@
-"""Python files that a person names: configs, sweeps, launchers."""
+"""Loading of Python files given by path: configs, sweeps, launchers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from i2i_prior.errors import UserError
 
 @contextlib.contextmanager
 def running(what: str, file: Path) -> Iterator[ModuleType]:
-    """The file as a module, for as long as its functions are called.
+    """Loads a file as a module; reports errors in it in one sentence.
 
-    It is a program: whatever goes wrong in it, then or when it is loaded, is
-    told in one sentence.
+    Its functions are called inside the context, so that their errors are
+    reported in the same way.
 
     Args:
       what: kind of the file, for messages.
-      file: it exists.
+      file: path of an existing file.
 
     Raises:
-      UserError: its own, or of any error inside.
+      UserError: raised by the file, or in place of any other exception.
     """
     spec = importlib.util.spec_from_file_location(f"_named_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their names
+    sys.modules[spec.name] = module  # dataclasses look it up
     try:
         spec.loader.exec_module(module)
         yield module

@@ -120,7 +120,7 @@ def open_loop(
     saver = CheckpointSaver(checkpoints, timer, config.train.checkpoint_minutes)
     with (
         Preemption() as preemption,
-        checkpoints.full_disk_explained(),
+        checkpoints.full_disk_errors(),
         contextlib.closing(checkpoints),
         contextlib.closing(writer),
         contextlib.closing(profiler),

@@ -59,7 +59,7 @@ def test_what_bfloat16_holds_stays():
 
 
 def followed(average, steps):
-    """(exact, stochastic, nearest) after an average of wandering values."""
+    """Averages (exact, stochastic, nearest) of wandering values."""
     start = 1 + jax.random.normal(jax.random.key(1), (4096,)) / 10
     nearly = start.astype(jnp.bfloat16)
 

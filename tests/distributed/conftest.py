@@ -22,7 +22,7 @@ LIMIT = 240.0  # seconds; a process that hangs fails its test, and is killed
 
 @dataclass
 class Process:
-    """One process of a run; its lines of stderr are read as they come."""
+    """Process of a run, with its lines of stderr."""
 
     popen: subprocess.Popen
     lines: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Process:
         self.lines.extend(iter(self.popen.stderr.readline, ""))
 
     def wait(self, seconds: float = LIMIT) -> int:
-        """Its exit code."""
+        """Waits for the end; returns the exit code."""
         code = self.popen.wait(seconds)
         self._reader.join(10)
         return code
@@ -71,7 +71,7 @@ def _environment(devices: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
-    """launch(workdir, "train.steps=3", processes=2, devices=1) -> processes.
+    """Starts launch(workdir, "train.steps=3", processes=2, devices=1).
 
     `missing` are not started; `script` runs instead of the command.
     """
@@ -125,7 +125,7 @@ def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
 
 @pytest.fixture(scope="module")
 def run(launch) -> Callable[..., list[Process]]:
-    """As launch, and waits until all processes have done their work."""
+    """Launches processes and waits until all have ended with 0."""
 
     def all_done(*arguments, **options):
         processes = launch(*arguments, **options)

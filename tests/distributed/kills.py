@@ -50,7 +50,7 @@ LIMIT = 180  # seconds a run may take to end or to get anywhere
 
 @dataclass
 class Tally:
-    """What the kills found."""
+    """Counts of a campaign of kills."""
 
     kills: int = 0
     resumes: int = 0
@@ -76,7 +76,7 @@ def arguments(workdir: Path, images: Path, steps: int) -> list[str]:
 
 
 def start(command: list[str], processes: int) -> list[subprocess.Popen]:
-    """All processes of the run, with two devices together."""
+    """Starts all processes of the run, with two devices in total."""
     flag = "--xla_force_host_platform_device_count"
     flags = re.sub(rf"{flag}=\d+", "", os.environ.get("XLA_FLAGS", ""))
     flags = f"{flags} {flag}={DEVICES // processes}"
@@ -227,7 +227,7 @@ def photographs(folder: Path) -> Path:
 
 
 def campaign(kills: int, steps: int, seed: int, place: Path) -> Tally:
-    """All kills; returns what they found.
+    """Runs all kills and returns their counts.
 
     Raises:
       AssertionError: where a run noticed.

@@ -1,4 +1,4 @@
-"""Who takes part: what launchers say, and what they leave out."""
+"""Settings of a run from flags and the variables of launchers."""
 
 from __future__ import annotations
 

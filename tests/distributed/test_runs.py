@@ -26,7 +26,7 @@ LOOK = (
 
 
 def losses(workdir) -> dict[int, float]:
-    """step -> loss; no step was written twice."""
+    """Returns step -> loss; checks that no step was written twice."""
     lines = [line for line in read_metrics(workdir) if "loss" in line]
     steps = [line["step"] for line in lines]
     assert steps == sorted(set(steps))

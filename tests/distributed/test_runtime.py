@@ -1,4 +1,4 @@
-"""Meeting, agreeing and ending, over loopback but within this process."""
+"""Rendezvous, collectives and ends, over loopback within this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from i2i_prior.errors import UserError
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Returns a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
@@ -30,15 +30,15 @@ def settings(count, number, port, hosts=()):
     return Settings(f"127.0.0.1:{port}", count, number, hosts=hosts)
 
 
-def each(members, function):
-    """function(member) of all at the same time, in order."""
-    with ThreadPoolExecutor(len(members)) as pool:
-        return list(pool.map(function, members))
+def each(clients, function):
+    """Results of function(client), called for all at the same time."""
+    with ThreadPoolExecutor(len(clients)) as pool:
+        return list(pool.map(function, clients))
 
 
 @pytest.fixture
 def exits(monkeypatch) -> list[int]:
-    """Exit codes of members that would have ended this process."""
+    """Exit codes of clients that would have ended this process."""
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
     return codes
@@ -46,24 +46,24 @@ def exits(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def meet(exits):
-    """meet(n): n members of one run; closed at the end."""
+    """Function n -> n clients of one run, closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(count, heartbeat=100.0):
             port = free_port()
-            members = each(
+            clients = each(
                 range(count),
                 lambda i: join(settings(count, i, port), 20.0, heartbeat),
             )
-            for member in members:
-                stack.callback(member.close)
-            return members
+            for client in clients:
+                stack.callback(client.close)
+            return clients
 
         yield start
 
 
 def wait_for(condition, seconds=10.0):
-    """Whether it came true in time."""
+    """Returns True if a condition holds in time."""
     due = time.monotonic() + seconds
     while not condition() and time.monotonic() < due:
         time.sleep(0.01)
@@ -71,37 +71,39 @@ def wait_for(condition, seconds=10.0):
 
 
 def test_texts_are_gathered_in_order(meet):
-    members = meet(3)
-    assert [member.process for member in members] == [0, 1, 2]
-    assert members[2].hosts == [socket.gethostname()] * 3
+    clients = meet(3)
+    assert [client.process for client in clients] == [0, 1, 2]
+    assert clients[2].hosts == [socket.gethostname()] * 3
     for turn in ("a", "b"):
         found = each(
-            members, lambda m, turn=turn: m.gather("x", f"{turn}{m.process}")
+            clients, lambda m, turn=turn: m.allgather("x", f"{turn}{m.process}")
         )
         assert found == [[f"{turn}0", f"{turn}1", f"{turn}2"]] * 3
 
 
 def test_a_late_process_is_named(meet):
-    members = meet(3)
+    clients = meet(3)
 
-    def late(member):
+    def late(client):
         with pytest.raises(UserError) as error:
-            member.gather("the claim", seconds=0.3)
+            client.allgather("the claim", seconds=0.3)
         return str(error.value)
 
     host = socket.gethostname()
-    said = f"process 1 ({host}) did not come to 'the claim' within 0.3 s; "
-    for text in each([members[0], members[2]], late):
+    said = f"processes missing at 'the claim' after 0.3 s: 1 ({host}); "
+    for text in each([clients[0], clients[2]], late):
         assert text.startswith(said)
 
 
 def test_processes_of_different_programs_end(meet, exits, capfd):
-    members = meet(2)
+    clients = meet(2)
     threads = [
         threading.Thread(
-            target=member.gather, args=(f"place {member.process}",), daemon=True
+            target=client.allgather,
+            args=(f"place {client.process}",),
+            daemon=True,
         )
-        for member in members
+        for client in clients
     ]
     for thread in threads:
         thread.start()
@@ -112,43 +114,43 @@ def test_processes_of_different_programs_end(meet, exits, capfd):
 @pytest.mark.parametrize("ahead", [0, 5])
 def test_a_request_reaches_all_at_the_same_call(meet, ahead):
     """Process 2 asks while process 0 is some calls ahead of the others."""
-    members = meet(3)
+    clients = meet(3)
     for _ in range(ahead):
-        assert members[0].reached() == []
+        assert clients[0].poll_requests() == []
 
-    def loop(member, first=0):
+    def loop(client, first=0):
         for call in range(first, 10_000):
-            if member.process == 2 and call == 50:
-                member.request("SIGUSR1")
-            if found := member.reached():
+            if client.process == 2 and call == 50:
+                client.request("SIGUSR1")
+            if found := client.poll_requests():
                 return call, found
-            time.sleep(0.001 * (member.process + 1))
+            time.sleep(0.001 * (client.process + 1))
         return None
 
-    found = each(members, lambda m: loop(m, 0 if m.process else ahead))
+    found = each(clients, lambda m: loop(m, 0 if m.process else ahead))
     assert found[0] is not None
     assert found[0][0] > 50
     assert found == [(found[0][0], ["SIGUSR1"])] * 3
     # And once more, from two at the same time.
-    for member in members[:2]:
-        member.request("save")
-    again = each(members, loop)
+    for client in clients[:2]:
+        client.request("save")
+    again = each(clients, loop)
     assert again[0][1] in (["save"], ["save", "save"])
     assert [turn[0] for turn in again] == [again[0][0]] * 3
 
 
 def test_a_request_reaches_a_process_that_waits_for_a_device(meet):
-    """Its thread answers, so nobody waits for it who it waits for."""
-    members = meet(2)
+    """Its thread answers, so that no process waits for it in a circle."""
+    clients = meet(2)
     for _ in range(7):
-        members[1].reached()  # and now its main thread waits
-    members[0].request("SIGTERM")
-    assert wait_for(lambda: members[0]._points)
+        clients[1].poll_requests()  # and now its main thread waits
+    clients[0].request("SIGTERM")
+    assert wait_for(lambda: clients[0]._deliveries)
     calls = 1
-    while not members[0].reached():
+    while not clients[0].poll_requests():
         calls += 1
     assert calls == 8
-    assert members[1].reached() == ["SIGTERM"]
+    assert clients[1].poll_requests() == ["SIGTERM"]
 
 
 def test_missing_processes_are_named_by_all_that_came(exits):
@@ -162,7 +164,7 @@ def test_missing_processes_are_named_by_all_that_came(exits):
     began = time.monotonic()
     found = each([0, 2], start)
     assert time.monotonic() - began < 5
-    said = "processes 1 (n2) and 3 (n4) did not come within 1 s; "
+    said = "processes missing after 1 s: 1 (n2), 3 (n4); "
     assert found[0].startswith(said)
     assert found[1] == found[0]
 
@@ -204,10 +206,10 @@ def test_strangers_on_the_port_do_not_matter(meet, exits):
             with socket.create_connection(address) as stranger:
                 stranger.sendall(text)
         second = pool.submit(join, settings(2, 1, port), 20.0)
-        members = [first.result(), second.result()]
-    assert each(members, lambda m: m.gather("here", "x")) == [["x", "x"]] * 2
-    for member in reversed(members):
-        member.close()
+        clients = [first.result(), second.result()]
+    assert each(clients, lambda m: m.allgather("here", "x")) == [["x", "x"]] * 2
+    for client in reversed(clients):
+        client.close()
 
 
 def _answers(address) -> bool:
@@ -224,9 +226,9 @@ def test_a_taken_port_is_said():
 
 
 def test_a_dead_process_ends_the_others_with_its_name(meet, exits, capfd):
-    members = meet(3)
-    members[1]._closed = True
-    members[1]._wire.close()
+    clients = meet(3)
+    clients[1]._closed = True
+    clients[1]._connection.close()
     assert wait_for(lambda: len(exits) == 2)
     assert exits == [75, 75]
     said = f"error: process 1 on {socket.gethostname()} is gone, so this "
@@ -242,19 +244,19 @@ def test_the_death_of_process_0_ends_the_others(exits, capfd):
 
 
 def test_a_silent_process_is_gone(meet, exits, capfd):
-    """As where a machine lost its power or its network."""
-    members = meet(2, heartbeat=0.6)
+    """Silence as of a machine without power or network."""
+    clients = meet(2, heartbeat=0.6)
     time.sleep(1.5)
     assert exits == []  # beats keep them alive
-    members[1]._wire.send = lambda **message: None
+    clients[1]._connection.send = lambda **message: None
     assert wait_for(lambda: exits[:1] == [75], seconds=5)
     assert "has been silent for 0.6 s" in capfd.readouterr().err
 
 
 def test_who_leaves_says_why_to_all(meet, exits, capfd):
-    members = meet(3)
+    clients = meet(3)
     with pytest.raises(SystemExit) as ended:
-        members[1].leave("no images in /data", 1)
+        clients[1].abort("no images in /data", 1)
     assert ended.value.code == 1
     assert wait_for(lambda: len(exits) == 3)
     assert exits == [1, 1, 1]
@@ -265,12 +267,12 @@ def test_who_leaves_says_why_to_all(meet, exits, capfd):
 
 def test_what_differs_is_named(monkeypatch):
     values = {"mesh.fsdp": -1, "train.steps": 8}
-    member = SimpleNamespace(
+    client = SimpleNamespace(
         hosts=["n0", "n1"],
-        gather=lambda name, text, seconds: [text, text.replace("8", "9")],
+        allgather=lambda name, text, seconds: [text, text.replace("8", "9")],
     )
-    monkeypatch.setattr(runtime, "_member", member)
-    said = "process 1 on n1 has train.steps 9, process 0 has 8; start all alike"
+    monkeypatch.setattr(runtime, "_client", client)
+    said = "process 1 on n1 has train.steps 9, process 0 has 8; start all with"
     with pytest.raises(UserError, match=said):
         runtime.assert_equal("config", values)
     runtime.assert_equal("config", {"mesh.fsdp": -1})
@@ -279,7 +281,8 @@ def test_what_differs_is_named(monkeypatch):
 def test_one_process_needs_nobody():
     with runtime.session(None):
         assert runtime.allgather_text("here", "x") == ["x"]
-        assert runtime.any_process("flag", 3) == 3
+        assert runtime.any_process("flag", True) is True
+        assert runtime.any_process("flag", False) is False
         assert runtime.sum_counts("sums", [1, 2]) == [1, 2]
         runtime.sync_point("there")
         runtime.assert_equal("config", {"train.steps": 3})

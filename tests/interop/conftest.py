@@ -14,7 +14,7 @@ from i2i_prior.interop.files.state_dicts import read_state_dict
 
 @pytest.fixture
 def refused(tmp_path):
-    """refused(name, content): the sentence; nothing else may happen."""
+    """Function (name, content) -> error of a file that must be refused."""
 
     def run(name: str, content: bytes | None = None) -> str:
         path = tmp_path / name
@@ -41,7 +41,7 @@ def refused(tmp_path):
 
 @pytest.fixture(scope="session")
 def small():
-    """name -> array, of every dtype that safetensors and NumPy share."""
+    """Arrays by name, of every dtype that safetensors and NumPy share."""
     generator = np.random.default_rng(0)
     return {
         name: generator.standard_normal(shape).astype(dtype)
@@ -58,7 +58,7 @@ def small():
 
 @pytest.fixture(scope="session")
 def pairs(tiny, tmp_path_factory):
-    """name -> (JAX prior, torch prior, folder)."""
+    """Priors by name: (JAX prior, torch prior, folder)."""
     from tests.interop.fixtures_torch_folder import RUNS, exported
 
     root = tmp_path_factory.mktemp("folders")

@@ -41,7 +41,7 @@ def tensor(offset=0, shape=(2, 3), strides=(3, 1), where=None) -> bytes:
 
 
 def state(*entries: bytes) -> bytes:
-    """{"w": a good tensor, "x0": the first entry, ...}, a whole pickle."""
+    """Pickle of {"w": a good tensor, "x0": the first entry, ...}."""
     items = obj("w") + tensor() + b"s"
     for number, entry in enumerate(entries):
         items += obj(f"x{number}") + entry + b"s"

@@ -189,7 +189,7 @@ def test_what_is_assumed_is_said():
     found, _, notes = load(bare)
     assert (found.scale, found.shift) == (0.18215, 0.0)
     assert len(notes) == 1
-    assert "vae.bin does not say" in notes[0]
+    assert "vae.bin does not contain" in notes[0]
     assert 'preset="sdxl"' in notes[0]
     found, _, notes = load(bare, preset="sdxl")
     assert (found.scale, notes) == (0.13025, [])
@@ -210,7 +210,7 @@ def test_what_is_assumed_is_said():
         (
             None,
             {**KNOWN, "latents_mean": [0, 1, 2], "latents_std": ["a"]},
-            "are no numbers",
+            "are not numbers",
         ),
         (
             None,
@@ -236,7 +236,7 @@ def test_damaged_files_are_refused():
     assert "1 missing (decoder.conv_out.bias)" in said
     assert "1 unexpected (decoder.extra)" in said
     assert "to_v.weight (16, 15), not (16, 16)" in said
-    with pytest.raises(UserError, match="no autoencoder that is known"):
+    with pytest.raises(UserError, match="no known autoencoder"):
         load(StateDict.from_arrays({"a.weight": np.zeros((2, 2), "f4")}))
 
 

@@ -1,4 +1,4 @@
-"""`import` and `export` as a person uses them, and README's lines."""
+"""Commands `import` and `export`, and their lines in the README."""
 
 from __future__ import annotations
 
@@ -403,6 +403,6 @@ def test_hostile_files(command, tmp_path, name, said):
 
 def test_the_command_line_knows_every_layout():
     from i2i_prior.commands import common
-    from i2i_prior.interop.layouts.detect import LAYOUTS
+    from i2i_prior.interop.layouts.dit_detection import LAYOUTS
 
     assert tuple(LAYOUTS) == common.LAYOUTS

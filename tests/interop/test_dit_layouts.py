@@ -379,7 +379,7 @@ def test_inputs_that_do_not_fit(tmp_path):
 def test_xl_sizes():
     """XL/2: names, shapes and counts, from shapes alone."""
     from i2i_prior.interop.import_checkpoint import rules_of
-    from i2i_prior.interop.layouts.detect import implied_config
+    from i2i_prior.interop.layouts.dit_detection import implied_config
     from i2i_prior.interop.layouts.mapping import expected_shapes
     from i2i_prior.tasks.network import parameter_shapes
 
@@ -387,7 +387,7 @@ def test_xl_sizes():
         shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
 
         class State:
-            path, container = "memory", ""
+            path, wrapper = "memory", ""
 
             def __getitem__(self, key):
                 return dict(model.state_dict())[key].numpy()

@@ -1,4 +1,4 @@
-"""Which encoder a file is taken for, and what is refused: shapes alone."""
+"""Detection of encoders by their keys and shapes, and what is refused."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_files_that_are_not_what_they_seem():
         ({"extra.weight": state[norm]}, "1 unexpected (extra.weight)"),
         ({norm: state[norm][1:]}, f"1 misshapen ({norm} (31,), not (32,))"),
         ({norm: state[norm] + np.nan}, "holds NaN or infinite"),
-        ({table: state[table][:, 1:]}, "15 positions are no square"),
+        ({table: state[table][:, 1:]}, "15 positions are not a square"),
         ({patches: state[patches][:, :1]}, "patches of RGB pixels"),
     ):
         assert expected in said(encoders.load, changed(state, **wrong))
@@ -180,7 +180,7 @@ def test_what_files_do_not_tell_is_said():
     bare = stand_in(VIT, "vit_hf")
     config = encoders.describe(bare).config
     assert config.heads == 1  # published: 64 channels
-    assert "1 attention heads were taken" in notes(bare)
+    assert "1 attention heads are assumed" in notes(bare)
     assert "needs the family mae" in notes(bare)
     stated = stand_in(
         VIT,
@@ -189,7 +189,7 @@ def test_what_files_do_not_tell_is_said():
     )
     expected = dataclasses.replace(VIT, epsilon=1e-12)
     assert encoders.describe(stated).config == expected
-    assert "were taken" not in notes(stated)
+    assert "are assumed" not in notes(stated)
     clip = dataclasses.replace(TINY, family="clip")
     assert "OpenAI's QuickGELU" in notes(stand_in(clip, "clip"))
     mae = dataclasses.replace(TINY, family="mae")
@@ -216,7 +216,7 @@ def test_transformers_own_names(kind, name, family, model_type):
     bare = stand_in(config, layout)
     found = encoders.describe(bare, heads=4, family=family)
     assert found.config == taken
-    assert "LayerNorm epsilon of 1e-12 was taken" in notes(bare)
+    assert "LayerNorm epsilon of 1e-12 is assumed" in notes(bare)
     for stated, expected in (({}, taken), ({"layer_norm_eps": 1e-6}, config)):
         state = stand_in(config, layout, {"model_type": model_type, **stated})
         # A bare ViTMAEModel is told by its config.json.
@@ -249,7 +249,7 @@ def test_names_that_families_share():
         text = {WORDS: (rows, 8)} if rows else {}
         state = stand_in(siglip, "siglip", **text)
         assert encoders.describe(state).config.family == family
-        assert ("was taken to be SigLIP" in notes(state)) == said_so
+        assert ("SigLIP is assumed" in notes(state)) == said_so
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def states(folders):
 
 @pytest.fixture(scope="module")
 def loaded(states):
-    """name -> (config, parameters, notes)."""
+    """Encoders by name: (config, parameters, notes)."""
     return {name: encoders.load(state) for name, state in states.items()}
 
 
@@ -190,8 +190,8 @@ def test_names_in_memory(name, models, loaded, pictures, tmp_path):
     assert encoders.detect(state) == layout
     config, parameters, notes = encoders.load(state, heads=HEADS)
     assert_same((config, parameters), loaded[base])
-    taken = any("epsilon of 1e-12 was taken" in note for note in notes)
-    assert taken == ("dinov2" not in layout)
+    assumed = any("epsilon of 1e-12 is assumed" in note for note in notes)
+    assert assumed == ("dinov2" not in layout)
     assert_round_trip(state, layout, config, parameters)
     features = forward(config, parameters, pictures)
     options = MODELS[base][1]

@@ -1,4 +1,4 @@
-"""State dicts of others: what torch and safetensors wrote reads the same."""
+"""State dicts of torch and safetensors, read to the bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/data/weights"
 
 @pytest.fixture(scope="module")
 def tensors():
-    """Of every dtype and every way to lie in a storage."""
+    """Tensors of every dtype and every view of a storage."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(6, 10, generator=generator)
     tied = torch.nn.Parameter(torch.randn(3, 4, generator=generator))
@@ -77,7 +77,7 @@ def test_torch_files(tensors, zipped, tmp_path):
     torch.save(tensors, file, _use_new_zipfile_serialization=zipped)
     state = read_state_dict(file)
     same(state, tensors)
-    assert state.container == ""
+    assert state.wrapper == ""
     assert state.config is None
     assert state.path == file
     with pytest.raises(KeyError):
@@ -102,7 +102,7 @@ def test_newer_dtypes_and_protocols(tmp_path):
 
 
 def test_a_deflated_and_a_big_endian_archive(tensors, tmp_path):
-    """As `zip -r` would pack it again, and as a big-endian machine saves."""
+    """Archives as of `zip -r`, and as of a big-endian machine."""
     file = tmp_path / "weights.pth"
     torch.save(tensors, file)
     deflated = tmp_path / "deflated.pth"
@@ -132,7 +132,7 @@ def test_a_deflated_and_a_big_endian_archive(tensors, tmp_path):
 
 
 def test_torchscript(tmp_path):
-    """As OpenAI's CLIP comes: a module, its tensors by attribute path."""
+    """Module as in OpenAI's CLIP: tensors by attribute path."""
 
     class Block(torch.nn.Module):
         def __init__(self):
@@ -232,11 +232,14 @@ def test_without_torch(tmp_path, tensors):
 import sys
 sys.modules["torch"] = None
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files import read_state_dict, write_state_dict
-from i2i_prior.interop.mapping import Tensor
+from i2i_prior.interop.files.state_dicts import (
+    read_state_dict,
+    write_state_dict,
+)
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 state = read_state_dict({str(tmp_path / "weights.pth")!r})
 print(sum(array.size for array in state.values()))
-state = [(key, Tensor(state.shapes[key], lambda: None)) for key in state]
+state = [(key, LazyTensor(state.shapes[key], lambda: None)) for key in state]
 try:
     write_state_dict({str(tmp_path / "out.pth")!r}, state)
 except UserError as error:

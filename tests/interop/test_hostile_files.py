@@ -21,7 +21,7 @@ from tests.interop.fixtures_weight_files import (
 
 
 def test_the_builders_build_what_can_be_read(tmp_path):
-    """So that what is refused below is refused for its one flaw."""
+    """Good files are read, so that the bad ones fail for their one flaw."""
     for name, content in (
         ("zip.pth", zipped(state(tensor(shape=(3,), strides=(2,))))),
         ("deflated.pth", zipped(state(), data0=8, datapkl=8)),
@@ -137,18 +137,18 @@ def test_what_is_no_file(refused, tmp_path):
     ("weight_map", "said"),
     [
         ({"w": "model-2.safetensors"}, "shard model-2.safetensors of"),
-        ({"w": "../outside.safetensors"}, "not a file beside it"),
-        ({"w": "/etc/passwd"}, "not a file beside it"),
-        ({"w": "sub/model.safetensors"}, "not a file beside it"),
-        ({"w": "..\\outside.safetensors"}, "not a file beside it"),
-        ({"w": ".."}, "not a file beside it"),
-        ({"w": "."}, "not a file beside it"),
-        ({"w": ""}, "not a file beside it"),
+        ({"w": "../outside.safetensors"}, "not a file in its folder"),
+        ({"w": "/etc/passwd"}, "not a file in its folder"),
+        ({"w": "sub/model.safetensors"}, "not a file in its folder"),
+        ({"w": "..\\outside.safetensors"}, "not a file in its folder"),
+        ({"w": ".."}, "not a file in its folder"),
+        ({"w": "."}, "not a file in its folder"),
+        ({"w": ""}, "not a file in its folder"),
         ({"w": "x" * 5000}, "xxx... of"),
         ({"w": "a\0b.safetensors"}, "is missing"),
         ({"w": "notes.txt"}, "no weight file by its name"),
         ({"w": "model.safetensors.index.json"}, "no weight file by its name"),
-        ({"x": "model-1.safetensors"}, "promises x in model-1.safetensors"),
+        ({"x": "model-1.safetensors"}, "names x in model-1.safetensors"),
         ({"w": 1}, "no weight_map"),
         (["w"], "no weight_map"),
         (None, "no weight_map"),

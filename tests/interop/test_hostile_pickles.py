@@ -137,7 +137,7 @@ def test_malformed_pickles(form, opcodes, refused):
 
 
 def test_allowed_classes_stay_inert(tmp_path):
-    """What BUILD would set on a real object is kept, seen by nobody."""
+    """State that BUILD would set on a real object is kept and not used."""
     harmless = [
         b"cargparse\nNamespace\n)\x81" + obj({"__class__": 1}) + b"b",
         b"cargparse\nNamespace\n" + obj((None, {"__setstate__": 1})) + b"b",

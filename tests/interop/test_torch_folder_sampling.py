@@ -1,4 +1,4 @@
-"""What a folder of plain PyTorch computes, against the JAX prior, float32."""
+"""Results of the PyTorch folder against the JAX prior, float32."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_doors_of_the_dit(name, pairs):
     with torch.no_grad():
         found = theirs(nchw(x), torch.from_numpy(times), **inputs)
         assert relative_error(nhwc(found), reference) <= LIMIT
-        with pytest.raises(ValueError, match="takes a pooled condition"):
+        with pytest.raises(ValueError, match="needs the condition pooled"):
             theirs(
                 nchw(x), torch.from_numpy(times), **{**inputs, "pooled": None}
             )
@@ -258,7 +258,7 @@ def test_guided_classes(tiny, tmp_path):
     for pooled in (torch.from_numpy(labels), torch.eye(5)[labels]):
         found = theirs.sample(nchw(noise), pooled=pooled, **options)
         assert relative_error(nhwc(found), reference) <= LIMIT
-    with pytest.raises(ValueError, match="prior's is none"):
+    with pytest.raises(ValueError, match="encoder is none"):
         theirs.embed([pictures()[0]])
     card = (tmp_path / "folder" / "README.md").read_text()
     assert "from class labels" in card

@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 from i2i_prior.errors import UserError  # noqa: E402
+from i2i_prior.interop.files.lazy_tensor import LazyTensor  # noqa: E402
 from i2i_prior.interop.files.state_dicts import (  # noqa: E402
     read_state_dict,
     write_state_dict,
 )
-from i2i_prior.interop.layouts.mapping import Tensor  # noqa: E402
 from tests.interop.state_dicts_compared import (  # noqa: E402
     BFLOAT16,
     B,
@@ -27,7 +27,7 @@ from tests.interop.state_dicts_compared import (  # noqa: E402
 
 
 def lazy(arrays):
-    return [(k, Tensor(a.shape, lambda a=a: a)) for k, a in arrays.items()]
+    return [(k, LazyTensor(a.shape, lambda a=a: a)) for k, a in arrays.items()]
 
 
 @pytest.mark.parametrize("name", ["out.safetensors", "out.pth", "out.pt"])
@@ -74,7 +74,7 @@ def test_tensors_are_read_one_at_a_time_and_in_order(name, tmp_path):
             read.append(key)
             return np.ones((2, 2), np.float32)
 
-        return key, Tensor((2, 2), numbers)
+        return key, LazyTensor((2, 2), numbers)
 
     write_state_dict(tmp_path / name, map(tensor, "cab"))
     assert read == ["c", "a", "b"]
@@ -101,10 +101,10 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
 
     for name in ("out.safetensors", "out.pth"):
         with pytest.raises(RuntimeError, match="device is gone"):
-            write_state_dict(tmp_path / name, [("a", Tensor((2,), fail))])
+            write_state_dict(tmp_path / name, [("a", LazyTensor((2,), fail))])
         with pytest.raises(UserError, match="comes twice"):
             write_state_dict(tmp_path / name, 2 * lazy({"a": B}))
-    wrong = [("a", Tensor((2,), lambda: W))]
+    wrong = [("a", LazyTensor((2,), lambda: W))]
     with pytest.raises(ValueError, match="not float32"):
         write_state_dict(tmp_path / "out.safetensors", wrong)
     assert not list(tmp_path.iterdir())
@@ -127,15 +127,15 @@ def test_a_full_disk(name, tmp_path):
 import resource, signal
 import numpy as np
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files import write_state_dict
-from i2i_prior.interop.mapping import Tensor
+from i2i_prior.interop.files.state_dicts import write_state_dict
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 if {name.endswith("pth")}:
     import torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     big = np.ones((1000, 100), np.float32)
-    tensors = [("a", Tensor(big.shape, lambda: big))]
+    tensors = [("a", LazyTensor(big.shape, lambda: big))]
     write_state_dict({str(tmp_path / name)!r}, tensors)
 except UserError as error:
     print(error)

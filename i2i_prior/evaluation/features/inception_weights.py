@@ -25,9 +25,8 @@ from i2i_prior.evaluation.features.inception_layout import (
 )
 from i2i_prior.evaluation.features.presets import Preset, find_preset
 from i2i_prior.interop.files.hashing import hash_of
-from i2i_prior.interop.files.lazy_tensor import shown
+from i2i_prior.interop.files.lazy_tensor import LazyTensor, one_line
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
-from i2i_prior.interop.layouts.mapping import Tensor
 from i2i_prior.io.cache_dir import user_cache
 
 PUBLISHED = "6726825d"
@@ -200,7 +199,7 @@ def store(weights: InceptionWeights, path: str | Path) -> int:
     return state_dicts.write_state_dict(
         path,
         [
-            (key, Tensor(array.shape, array.__array__))
+            (key, LazyTensor(array.shape, array.__array__))
             for key, array in weights.state.items()
         ],
         metadata={
@@ -240,14 +239,15 @@ def _published_arrays(state: StateDict) -> dict[str, np.ndarray]:
     if wrong:
         raise UserError(
             f"{state.path} holds no Inception weights of FID: {len(wrong)} "
-            f"of its tensors are missing or unknown, first {shown(wrong[0])} "
-            "(torchvision's own Inception is another network)."
+            "of its tensors are missing or unknown, first "
+            f"{one_line(wrong[0])} (torchvision's own Inception is another "
+            "network)."
         )
     for key, shape in expected.items():
         if state.shapes[keys[key]] != shape:
             raise UserError(
                 f"{state.path} holds no Inception weights of FID: "
-                f"{shown(keys[key])} is {state.shapes[keys[key]]}, not "
+                f"{one_line(keys[key])} is {state.shapes[keys[key]]}, not "
                 f"{shape}."
             )
     arrays = {
@@ -257,7 +257,7 @@ def _published_arrays(state: StateDict) -> dict[str, np.ndarray]:
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise UserError(
-                f"{state.path} holds NaN or infinity in {shown(key)}; fetch "
+                f"{state.path} holds NaN or infinity in {one_line(key)}; fetch "
                 "it again."
             )
     return arrays

@@ -1,7 +1,7 @@
-"""A tensor that lies in a file, and a file that appears only when whole.
+"""Tensors that are read when they are used, and safe access to their files.
 
-Sizes that a file claims are believed only after they were held against the
-size of the file itself; nothing is allocated before that.
+Sizes that a file claims are checked against the size of the file before
+anything is allocated.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.io import disk, files
 
 Shape = tuple[int, ...]
 
@@ -27,43 +28,51 @@ _MAX_BYTES = 2**63  # numpy's own limit, also of arrays with stride 0
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor in a file.
+class LazyTensor:
+    """A tensor in a file, or one to be written.
 
     Attributes:
       shape: of the tensor.
-      dtype: as numpy (and ml_dtypes) call it, `float32` or `bfloat16`.
-      read: reads it: an array of this shape and dtype.
+      read: returns the array.
+      dtype: name in numpy and ml_dtypes, `float32` or `bfloat16`.
     """
 
     shape: Shape
-    dtype: str
     read: Callable[[], np.ndarray]
+    dtype: str = "float32"
 
 
-def shown(text: Any, longest: int = 80) -> str:
-    """Text out of a file, for a message: one line of bounded length."""
+def one_line(text: Any, longest: int = 80) -> str:
+    """Escapes text of a file for a message: one line of bounded length."""
     plain = str(text)[: longest + 1].encode("unicode_escape").decode("ascii")
     return plain if len(plain) <= longest else plain[:longest] + "..."
 
 
+def damaged_file(kind: str, path: Any, reason: str) -> UserError:
+    """Error about a file that is not of its kind, "safetensors" or "torch"."""
+    return UserError(
+        f"{path} is not a readable {kind} file ({reason}); fetch or copy it "
+        "again"
+    )
+
+
 def fits_numpy(shape: Shape, itemsize: int) -> bool:
-    """Whether numpy can hold an array of this shape at all."""
+    """Returns True if numpy can hold an array of this shape."""
     if len(shape) > _MAX_RANK or any(size >= _MAX_BYTES for size in shape):
         return False
     return math.prod(max(size, 1) for size in shape) * itemsize < _MAX_BYTES
 
 
 def is_natural(*values: Any) -> bool:
-    """Whether all are integers (bool is none) from 0 on."""
+    """Returns True if all values are integers >= 0; bool does not count."""
     return all(type(value) is int and value >= 0 for value in values)
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a regular file, or of the one that a link leads to.
+    """Returns the bytes of a regular file, or of a link's target.
 
     Raises:
-      UserError: where there is none, or it is empty.
+      UserError: there is none, or it is empty.
     """
     # A pipe is none: opening it would wait. os.path never raises.
     if not os.path.isfile(path):
@@ -78,10 +87,10 @@ def file_size(path: Path) -> int:
 
 
 def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
-    """Reads a stretch of a file into a fresh (count,) uint8 array.
+    """Reads `count` bytes of a file into a fresh (count,) uint8 array.
 
     Raises:
-      UserError: where the file ends before or cannot be read.
+      UserError: the file ends before, or cannot be read.
     """
     array = np.empty(count, np.uint8)
     try:
@@ -96,22 +105,14 @@ def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def written_beside(path: Path) -> Iterator[IO[bytes]]:
-    """Opens `.NAME.PID` for writing; it takes its name when all went well.
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for writing that appears only when it is complete.
 
     Raises:
-      UserError: where the place cannot be written. Whatever is raised, the
-        file of that name is as before and nothing lies beside it.
+      UserError: it cannot be written. On any exception, an older file of the
+        name is unchanged.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with disk.write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with files.atomic_path(path) as partial, partial.open("wb") as file:
             yield file
-        os.replace(beside, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write {path} ({error})") from error
-        raise

@@ -1,8 +1,8 @@
-"""A pickle without the calls: a stack machine that builds plain data.
+"""Restricted pickle machine, which builds plain data and calls nothing.
 
-`pickletools` decodes the opcodes; each of them does here what the pickle
-protocol says, except that a global is never imported and no object is asked
-anything. What names and calls mean is up to the caller.
+`pickletools` decodes the opcodes. Each has its effect of the pickle protocol,
+except that no global is imported and no method of an object is called: the
+caller resolves names and calls.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 @dataclass
 class Inert:
-    """An instance of a class that is not built; `state` as it was given."""
+    """Placeholder of an instance that is not built, with its pickled state."""
 
     name: str
     state: Any = None
@@ -28,21 +28,21 @@ def run(
     call: Callable[[Any, Any], Any],
     persistent: Callable[[Any], Any],
 ) -> Any:
-    """Reads one pickle; the file stands behind it afterwards.
+    """Reads one pickle, up to its end in the file.
 
-    Work and memory stay linear in the bytes read. Dicts keep only keys that
-    are strings, so that nothing of the file is hashed but those.
+    Work and memory are linear in the bytes read. Dicts keep only keys that
+    are strings, so that no other object of the file is hashed.
 
     Args:
       file: at the first opcode; `read` and `readline` are used.
-      find: (module, name) -> what stands for that global.
-      call: (function, arguments) -> the result.
-      persistent: persistent id -> what it stands for.
+      find: (module, name) -> stand-in of a global.
+      call: (function, arguments) -> result.
+      persistent: persistent id -> object.
 
     Raises:
-      ValueError, LookupError or TypeError: where it is no pickle, cut
-        short, or holds an opcode that no state dict needs. What find, call
-        and persistent raise passes through.
+      ValueError, LookupError or TypeError: it is no pickle, is cut short, or
+        holds an opcode that no state dict needs. Exceptions of find, call
+        and persistent pass through.
     """
     stack: list[Any] = []
     marks: list[int] = []
@@ -129,7 +129,7 @@ def run(
 
 
 def set_items(target: Any, items: list[Any]) -> None:
-    """Puts keys and values, in turn, into a dict; on others they drop."""
+    """Puts alternating keys and values into a dict; ignores other targets."""
     if isinstance(target, dict):
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is str:

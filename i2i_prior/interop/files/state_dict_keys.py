@@ -1,7 +1,7 @@
-"""Which of the dicts in a checkpoint holds the weights, under which names.
+"""Search for the state dict in a training checkpoint.
 
-Trainers wrap a state dict: in `model` beside an optimizer, in `ema` beside
-the raw weights, and `module.` before each key. Here it is unwrapped.
+Trainers wrap a state dict in a dict with an optimizer's and an average's, and
+put prefixes such as `module.` before each key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from i2i_prior.interop.files.pickle_machine import Inert
 from i2i_prior.interop.files.unpickler import TorchTensor
 
-# DiT and SiT: ema beside model; PixArt: state_dict_ema beside state_dict;
+# DiT and SiT: ema and model; PixArt: state_dict_ema and state_dict;
 # timm: state_dict_ema; DINO: teacher, the moving average of student.
 _EMA = (
     "state_dict_ema",
@@ -22,7 +22,7 @@ _EMA = (
     "params_ema",
     "ema",
     "teacher",
-    "target_encoder",  # of I-JEPA, whose other copy is `encoder`
+    "target_encoder",  # of I-JEPA; its raw copy is `encoder`
 )
 _RAW = (
     "state_dict",
@@ -33,36 +33,38 @@ _RAW = (
     "student",
     "encoder",
 )
-_DEPTH = 4  # dicts inside each other
-_MAX_MODULES = 100_000  # a TorchScript file could share them without end
+_MAX_DEPTH = 4  # of nested dicts
+_MAX_MODULES = 100_000  # a TorchScript file could nest them without end
 
 Tensors = dict[str, TorchTensor]
 
 
-def pick(root: Any, weights: str) -> tuple[Tensors, str]:
-    """The state dict in what a torch file held.
+def find_state_dict(root: Any, weights: str) -> tuple[Tensors, str]:
+    """Finds the state dict in an unpickled torch file.
 
     Args:
-      root: what was unpickled.
-      weights: "ema" or "raw": which copy is taken where there are both.
+      root: the unpickled object.
+      weights: "ema" or "raw", the copy to take of two.
 
     Returns:
-      key -> tensor, empty where none is found, and the path of the dict
-      that held them, such as `ema.module`; empty for a flat file.
+      key -> tensor, empty if there is none, and the path of the dict that
+      held them, such as `ema.module`; empty for a flat file.
     """
     names = (*_EMA, *_RAW) if weights == "ema" else (*_RAW, *_EMA)
     path: list[str] = []
     while isinstance(root, dict):
-        found = [name for name in names if _holds(root.get(name), _DEPTH)]
-        if not found or len(path) == _DEPTH:
+        inner = [
+            name for name in names if _has_tensors(root.get(name), _MAX_DEPTH)
+        ]
+        if not inner or len(path) == _MAX_DEPTH:
             break
-        path.append(found[0])
-        root = root[found[0]]
-    return _direct(root), ".".join(path)
+        path.append(inner[0])
+        root = root[inner[0]]
+    return _own_tensors(root), ".".join(path)
 
 
-def pick_script(root: Any) -> Tensors:
-    """The tensors of a TorchScript module by their path of attributes."""
+def script_state_dict(root: Any) -> Tensors:
+    """Returns the tensors of a TorchScript module by attribute path."""
     found: Tensors = {}
     todo: list[tuple[str, Any]] = [("", root)]
     for _ in range(_MAX_MODULES):
@@ -70,22 +72,18 @@ def pick_script(root: Any) -> Tensors:
             return found
         prefix, module = todo.pop()
         if isinstance(module, Inert) and isinstance(module.state, dict):
-            attributes = module.state.items()
-            found |= {
-                prefix + name: value
-                for name, value in attributes
-                if isinstance(value, TorchTensor)
-            }
+            own = _own_tensors(module.state)
+            found |= {prefix + name: value for name, value in own.items()}
             todo += [
                 (f"{prefix}{name}.", value)
-                for name, value in reversed(attributes)
+                for name, value in reversed(module.state.items())
                 if isinstance(value, Inert)
             ]
     return {}
 
 
 def strip_prefixes(keys: Collection[str]) -> dict[str, str]:
-    """Takes off what wrappers put before every key.
+    """Removes the prefixes of wrapper modules.
 
     `module.` (data parallel) and `_orig_mod.` (torch.compile), in any order
     and as often as all keys carry them; then `backbone.`, which DINO's
@@ -113,20 +111,18 @@ def strip_prefixes(keys: Collection[str]) -> dict[str, str]:
     return names
 
 
-def _direct(node: Any) -> Tensors:
-    if not isinstance(node, dict):
-        return {}
+def _own_tensors(node: Any) -> Tensors:
+    """Returns the tensors that are values of a dict itself."""
+    items = node.items() if isinstance(node, dict) else ()
     return {
-        key: value
-        for key, value in node.items()
-        if isinstance(value, TorchTensor)
+        key: value for key, value in items if isinstance(value, TorchTensor)
     }
 
 
-def _holds(node: Any, depth: int) -> bool:
-    """Whether a dict, or a dict of a known name within, has tensors."""
+def _has_tensors(node: Any, depth: int) -> bool:
+    """Returns True if a dict, or one of a known name in it, has tensors."""
     if not isinstance(node, dict) or depth == 0:
         return False
-    return bool(_direct(node)) or any(
-        _holds(node.get(name), depth - 1) for name in (*_EMA, *_RAW)
+    return bool(_own_tensors(node)) or any(
+        _has_tensors(node.get(name), depth - 1) for name in (*_EMA, *_RAW)
     )

@@ -1,7 +1,7 @@
-"""State dicts of others: read one array at a time, written the same way.
+"""State dicts in files, read and written an array at a time.
 
 `.safetensors`, sharded Hugging Face folders, and `.pth`, `.pt`, `.bin` by a
-reader of our own (`torch_files`) that executes nothing and needs no torch.
+restricted reader (`files.torch`) that executes nothing and needs no torch.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from i2i_prior.interop.files import safetensors, state_dict_keys
 from i2i_prior.interop.files import torch as torch_files
 from i2i_prior.interop.files.lazy_tensor import (
     BFLOAT16,
-    Stored,
+    LazyTensor,
     file_size,
+    one_line,
+    open_atomic,
     read_bytes,
-    shown,
-    written_beside,
 )
-from i2i_prior.interop.layouts.mapping import Tensor
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _IN_FOLDER = (
@@ -47,37 +46,37 @@ _MAX_JSON = 2**26  # bytes
 
 
 class StateDict(Mapping[str, np.ndarray]):
-    """Key -> array, read from disk when it is asked for and not kept.
+    """Mapping of key -> array, read from disk on access and not kept.
 
     Attributes:
       path: of the file.
       shapes: key -> shape.
-      dtypes: key -> dtype as numpy and ml_dtypes call it, `bfloat16`.
-      config: what config.json beside the weights holds, if there is one.
-      container: the dict in the file that held the weights, such as `ema`
-        or `state_dict.module`; empty where they lay at the top.
+      dtypes: key -> dtype name in numpy and ml_dtypes, such as `bfloat16`.
+      config: content of the config.json in the same folder, or None.
+      wrapper: path of the dict in the file that held the weights, such as
+        `ema` or `state_dict.module`; empty for a flat file.
     """
 
     def __init__(
         self,
-        tensors: Mapping[str, Stored],
+        tensors: Mapping[str, LazyTensor],
         *,
         path: Path | str,
         config: dict[str, Any] | None = None,
-        container: str = "",
+        wrapper: str = "",
     ) -> None:
         self._tensors = dict(tensors)
         self.path = Path(path)
         self.shapes = {key: t.shape for key, t in self._tensors.items()}
         self.dtypes = {key: t.dtype for key, t in self._tensors.items()}
         self.config = config
-        self.container = container
+        self.wrapper = wrapper
 
     def __getitem__(self, key: str) -> np.ndarray:
         """Reads an array, in the file's dtype.
 
         Raises:
-          UserError: where the file went away or was cut meanwhile.
+          UserError: the file was removed or cut short meanwhile.
         """
         return self._tensors[key].read()
 
@@ -97,10 +96,10 @@ class StateDict(Mapping[str, np.ndarray]):
         config: dict[str, Any] | None = None,
         path: Path | str = "memory",
     ) -> StateDict:
-        """One of arrays in memory."""
+        """Makes a state dict of arrays in memory."""
         return cls(
             {
-                key: Stored(array.shape, array.dtype.name, array.__array__)
+                key: LazyTensor(array.shape, array.__array__, array.dtype.name)
                 for key, array in arrays.items()
             },
             path=path,
@@ -109,20 +108,20 @@ class StateDict(Mapping[str, np.ndarray]):
 
 
 def read_state_dict(path: Path | str, weights: str = "ema") -> StateDict:
-    """Finds the weights of others and reads their names and shapes.
+    """Opens weights: reads their names and shapes, no array yet.
 
     Args:
       path: a .safetensors, .pth, .pt, .bin or .ckpt file, an `.index.json`
-        of shards, or a folder as Hugging Face saves one.
-      weights: which copy to take of a training checkpoint with two: "ema",
-        the moving average, or "raw".
+        of shards, or a folder of Hugging Face.
+      weights: copy to take of a training checkpoint with two: "ema", the
+        moving average, or "raw".
 
     Returns:
-      the state dict, out of its container and without the prefixes that
-      wrappers put before every key; see `containers`.
+      the state dict, without wrapping dicts and prefixes; see
+      `state_dict_keys`.
 
     Raises:
-      UserError: where nothing readable is there; no array is read yet.
+      UserError: there are no readable weights.
     """
     path = Path(path)
     if weights not in ("ema", "raw"):
@@ -130,51 +129,51 @@ def read_state_dict(path: Path | str, weights: str = "ema") -> StateDict:
     if os.path.isdir(path):
         path = _in_folder(path)
     if path.name.endswith(".index.json"):
-        tensors, container = _read_shards(path), ""
+        tensors, wrapper = _read_shards(path), ""
     else:
-        tensors, container = _read_file(path, weights)
+        tensors, wrapper = _read_file(path, weights)
     names = state_dict_keys.strip_prefixes(tensors)
     return StateDict(
         {name: tensors[key] for name, key in names.items()},
         path=path,
         config=_config(path.with_name("config.json")),
-        container=container,
+        wrapper=wrapper,
     )
 
 
 def write_state_dict(
     path: Path | str,
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, LazyTensor]],
     *,
     dtype: str = "float32",
     metadata: dict[str, str] | None = None,
 ) -> int:
-    """Writes a state dict for others, beside and then renamed.
+    """Writes a state dict to a file that appears when it is complete.
 
     Args:
-      path: the file; .safetensors holds one tensor in memory at a time,
-        .pth and .pt need torch and all tensors at once.
-      tensors: (key, tensor), of any float dtype.
+      path: the file; .safetensors needs the memory of one tensor, .pth and
+        .pt need torch and the memory of all.
+      tensors: (key, tensor), read in any float dtype.
       dtype: of the file: "float32", "float16" or "bfloat16".
-      metadata: for the header of .safetensors; a .pth has no place for it.
+      metadata: for the header of .safetensors; not written to .pth.
 
     Returns:
       bytes written.
 
     Raises:
-      UserError: where the place cannot be written, torch is missing, or a
-        number is too large for the dtype.
+      UserError: the file cannot be written, torch is missing, or a number
+        is too large for the dtype.
     """
     path = Path(path)
     if dtype not in _DTYPES:
         raise UserError(
             f"dtype {dtype!r} is unknown; choose {', '.join(_DTYPES)}"
         )
-    cast: dict[str, Stored] = {}
+    cast: dict[str, LazyTensor] = {}
     for key, tensor in tensors:
         if key in cast:
             raise UserError(f"{key} comes twice; {path} was not written")
-        cast[key] = Stored(tensor.shape, dtype, _caster(key, tensor, dtype))
+        cast[key] = LazyTensor(tensor.shape, _caster(key, tensor, dtype), dtype)
     if path.suffix == ".safetensors":
         return safetensors.write(path, cast, metadata)
     if path.suffix in (".pth", ".pt"):
@@ -182,7 +181,7 @@ def write_state_dict(
     raise UserError(f"{path} should end in .safetensors, .pth or .pt")
 
 
-def _caster(key: str, tensor: Tensor, dtype: str) -> Callable:
+def _caster(key: str, tensor: LazyTensor, dtype: str) -> Callable:
     def read() -> np.ndarray:
         array = np.asarray(tensor.read())
         with np.errstate(over="ignore"):
@@ -199,7 +198,7 @@ def _caster(key: str, tensor: Tensor, dtype: str) -> Callable:
     return read
 
 
-def _write_torch(path: Path, tensors: Mapping[str, Stored]) -> int:
+def _write_torch(path: Path, tensors: Mapping[str, LazyTensor]) -> int:
     try:
         import torch
     except ImportError as error:
@@ -210,30 +209,30 @@ def _write_torch(path: Path, tensors: Mapping[str, Stored]) -> int:
     state = {}
     for key, tensor in tensors.items():
         array = np.require(tensor.read(), None, ["C", "W"])  # for torch
-        if array.dtype == BFLOAT16:  # which torch knows of no array
+        if array.dtype == BFLOAT16:  # torch does not convert it
             bits = torch.from_numpy(array.view(np.int16))
-            made = bits.view(torch.bfloat16)
+            converted = bits.view(torch.bfloat16)
         else:
-            made = torch.from_numpy(array)
-        state[key] = made.reshape(tensor.shape)
-    with written_beside(path) as file:
+            converted = torch.from_numpy(array)
+        state[key] = converted.reshape(tensor.shape)
+    with open_atomic(path) as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # a full disk, in torch's words
+        except RuntimeError as error:  # torch's error of a full disk
             raise OSError(str(error).splitlines()[0]) from error
     return path.stat().st_size
 
 
-def _read_file(path: Path, weights: str) -> tuple[dict[str, Stored], str]:
-    """The tensors of one file, and the container that held them."""
+def _read_file(path: Path, weights: str) -> tuple[dict[str, LazyTensor], str]:
+    """Opens one file; returns as `files.torch.read`."""
     if path.suffix == ".safetensors":
-        tensors = safetensors.read(path)
+        tensors = safetensors.read(path)[0]
         if not tensors:
             raise UserError(f"{path} holds no tensors")
         return tensors, ""
     if path.suffix in TORCH_SUFFIXES:
         return torch_files.read(path, weights)
-    file_size(path)  # no such file is said first
+    file_size(path)  # a missing file is reported first
     raise UserError(
         f"{path} is no weight file by its name; it should end in "
         f".safetensors, .index.json, {', '.join(TORCH_SUFFIXES)}"
@@ -250,31 +249,31 @@ def _in_folder(folder: Path) -> Path:
     )
 
 
-def _read_shards(path: Path) -> dict[str, Stored]:
-    """The tensors that an index spreads over shards beside it."""
+def _read_shards(path: Path) -> dict[str, LazyTensor]:
+    """Opens the shards of an index, in the same folder."""
     index = _json(path)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(
         isinstance(name, str) for name in shards.values()
     ):
         raise UserError(f"{path} has no weight_map of keys to file names")
-    files: dict[str, dict[str, Stored]] = {}
+    files: dict[str, dict[str, LazyTensor]] = {}
     for name in dict.fromkeys(shards.values()):
-        # A file beside the index and nothing else.
+        # Nothing outside the folder is opened.
         if name != Path(name).name or name in ("", "..") or "\\" in name:
             raise UserError(
-                f"{path} names the shard {shown(name)}, which is not a file "
-                "beside it; nothing was read"
+                f"{path} names the shard {one_line(name)}, which is not a file "
+                "in its folder; nothing was read"
             )
         if not os.path.isfile(path.with_name(name)):
             raise UserError(
-                f"the shard {shown(name)} of {path} is missing; fetch it"
+                f"the shard {one_line(name)} of {path} is missing; fetch it"
             )
         files[name] = _read_file(path.with_name(name), "raw")[0]
     for key, name in shards.items():
         if key not in files[name]:
             raise UserError(
-                f"{path} promises {shown(key)} in {name}, which does not "
+                f"{path} names {one_line(key)} in {name}, which does not "
                 "hold it; fetch both again"
             )
     if not shards:
@@ -283,7 +282,7 @@ def _read_shards(path: Path) -> dict[str, Stored]:
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    """What a config.json holds; None where there is none."""
+    """Reads a config.json; None where there is none."""
     if not os.path.isfile(path):
         return None
     return found if isinstance(found := _json(path), dict) else None
@@ -292,7 +291,7 @@ def _config(path: Path) -> dict[str, Any] | None:
 def _json(path: Path) -> Any:
     size = file_size(path)
     if size > _MAX_JSON:
-        raise UserError(f"{path} is too large to be what its name says")
+        raise UserError(f"{path} is too large for a JSON file; fetch it again")
     try:
         return json.loads(read_bytes(path, 0, size).tobytes())
     except (ValueError, RecursionError) as error:

@@ -1,12 +1,14 @@
-"""torch.save's files without torch: nothing in them is ever executed.
+"""Reader of torch.save's files without torch; executes nothing in them.
 
-Two formats. Since torch 1.6 a zip with `data.pkl` and a file a storage in
-`data/`; before, pickles in a row (magic number, protocol, machine, the
-object, keys of the storages), then the storages with their lengths.
+There are two formats. Since torch 1.6 a zip with `data.pkl` and a file for
+each storage in `data/`; before, pickles in a row (magic number, protocol,
+machine, the object, keys of the storages), then the storages with their
+lengths.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
 import zlib
@@ -20,10 +22,11 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop.files import state_dict_keys
 from i2i_prior.interop.files.lazy_tensor import (
     BFLOAT16,
-    Stored,
+    LazyTensor,
+    damaged_file,
     file_size,
+    one_line,
     read_bytes,
-    shown,
 )
 from i2i_prior.interop.files.unpickler import Storage, TorchTensor, Unpickler
 
@@ -33,23 +36,25 @@ _MAX_PICKLE = 2**25  # bytes; a tensor takes about 200
 _MAX_DEFLATE = 1032  # deflate cannot make bytes smaller than 1 in so many
 _LOCAL_HEADER = 30  # bytes of a zip entry's header without its names
 
+_damaged = functools.partial(damaged_file, "torch")
+
 # (storage, first byte in it, bytes) -> (bytes,) uint8
 Reader = Callable[[Storage, int, int], np.ndarray]
 
 
-def read(path: Path, weights: str) -> tuple[dict[str, Stored], str]:
-    """The weights in a file of torch.save.
+def read(path: Path, weights: str) -> tuple[dict[str, LazyTensor], str]:
+    """Opens the weights in a file of torch.save.
 
     Args:
       path: the file, of either format.
-      weights: "ema" or "raw"; see `containers.pick`.
+      weights: "ema" or "raw"; see `state_dict_keys.find_state_dict`.
 
     Returns:
-      key -> tensor, and the dict in the file that held them.
+      key -> tensor, and the path of the dict in the file that held them.
 
     Raises:
-      UserError: where it is missing, damaged, no torch file, holds no
-        tensors, or names what has no place in a state dict.
+      UserError: the file is missing, damaged, no torch file, holds no
+        tensors, or names an object that has no place in a state dict.
     """
     size = file_size(path)
     script = False
@@ -63,31 +68,30 @@ def read(path: Path, weights: str) -> tuple[dict[str, Stored], str]:
     else:
         raise _damaged(path, "torch.save wrote no such file")
     if script:
-        tensors, container = state_dict_keys.pick_script(root), ""
+        tensors, wrapper = state_dict_keys.script_state_dict(root), ""
     else:
-        tensors, container = state_dict_keys.pick(root, weights)
+        tensors, wrapper = state_dict_keys.find_state_dict(root, weights)
     if not tensors:
         names = root if isinstance(root, dict) else ()
         raise UserError(
             f"{path} holds no tensors where a state dict keeps them"
-            + (f" (only {shown(', '.join(names))})" if names else "")
+            + (f" (only {one_line(', '.join(names))})" if names else "")
             + "; save the state_dict() of the model alone"
         )
     return {
-        key: _stored(tensor, big_endian, reader)
+        key: _lazy(tensor, big_endian, reader)
         for key, tensor in tensors.items()
-    }, container
+    }, wrapper
 
 
-def _stored(tensor: TorchTensor, big_endian: bool, reader: Reader) -> Stored:
+def _lazy(tensor: TorchTensor, big_endian: bool, reader: Reader) -> LazyTensor:
     def read() -> np.ndarray:
         itemsize = tensor.dtype.itemsize
         start = tensor.storage.start + tensor.offset * itemsize
         raw = reader(tensor.storage, start, tensor.span * itemsize)
         if big_endian:
-            words = tensor.dtype
-            if words == BFLOAT16:
-                words = np.dtype(np.uint16)
+            brain = tensor.dtype == BFLOAT16
+            words = np.dtype(np.uint16) if brain else tensor.dtype
             raw = raw.view(words).byteswap().view(np.uint8)
         numbers = raw.view(tensor.dtype)
         if numbers.size == 0:
@@ -106,11 +110,11 @@ def _stored(tensor: TorchTensor, big_endian: bool, reader: Reader) -> Stored:
         # A thin slice does not keep the whole storage in memory.
         return array.copy() if 2 * array.size < numbers.size else array
 
-    return Stored(tensor.shape, tensor.dtype.name, read)
+    return LazyTensor(tensor.shape, read, tensor.dtype.name)
 
 
 class _Archive:
-    """The zip format."""
+    """File in the zip format."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
@@ -119,7 +123,7 @@ class _Archive:
             with zipfile.ZipFile(path) as file:
                 entries = file.infolist()
         except (OSError, ValueError, *_ZIP_ERRORS) as error:
-            raise self._damaged("it is no whole zip") from error
+            raise self._damaged("its zip is incomplete") from error
         self._entries = {entry.filename: entry for entry in entries}
         if sum(entry.compress_size for entry in entries) > size:
             raise self._damaged("its entries claim more than its size")
@@ -137,7 +141,7 @@ class _Archive:
         self.script = f"{self._root}constants.pkl" in self._entries
 
     def load(self) -> tuple[Any, bool, Reader]:
-        """What was saved, whether it is big-endian, and how to read it."""
+        """Returns the pickled object, True if big-endian, and a reader."""
         text = self._content(f"{self._root}data.pkl")
         order = b"little"
         if f"{self._root}byteorder" in self._entries:
@@ -161,16 +165,16 @@ class _Archive:
         return root, order == b"big", reader
 
     def _start(self, storage: Storage) -> int | None:
-        """Where in the file a storage begins; None where it is deflated."""
+        """Returns the first byte of a storage in the file, None if deflated."""
         name = f"{self._root}data/{storage.key}"
         entry = self._entry(name)
         if entry.file_size < storage.root_nbytes:
-            raise self._damaged(f"{shown(name)} is shorter than its tensors")
+            raise self._damaged(f"{one_line(name)} is shorter than its tensors")
         if entry.compress_type == zipfile.ZIP_DEFLATED:
             return None
         at = entry.header_offset
         if not 0 <= at <= self._size - _LOCAL_HEADER:
-            raise self._damaged(f"{shown(name)} lies outside of it")
+            raise self._damaged(f"{one_line(name)} is outside of it")
         header = read_bytes(self._path, at, _LOCAL_HEADER)
         names = header[26:30].view("<u2")
         start = at + _LOCAL_HEADER + int(names[0]) + int(names[1])
@@ -178,13 +182,13 @@ class _Archive:
             header[:4].tobytes() != b"PK\x03\x04"
             or start + storage.root_nbytes > self._size
         ):
-            raise self._damaged(f"{shown(name)} lies outside of it")
+            raise self._damaged(f"{one_line(name)} is outside of it")
         return start
 
     def _entry(self, name: str) -> zipfile.ZipInfo:
         entry = self._entries.get(name)
         if entry is None:
-            raise self._damaged(f"it lacks {shown(name)}")
+            raise self._damaged(f"it lacks {one_line(name)}")
         stored = entry.compress_type == zipfile.ZIP_STORED
         deflated = entry.compress_type == zipfile.ZIP_DEFLATED
         expansion = _MAX_DEFLATE if deflated else 1
@@ -193,23 +197,23 @@ class _Archive:
             or entry.flag_bits & 1  # encrypted
             or entry.file_size > expansion * entry.compress_size
         ):
-            raise self._damaged(f"{shown(name)} is not what it claims")
+            raise self._damaged(f"{one_line(name)} is not what it claims")
         return entry
 
     def _content(self, name: str, count: int | None = None) -> bytes:
-        """The first `count` bytes of an entry; all of a short one."""
+        """Reads the first `count` bytes of an entry, all if None."""
         entry = self._entry(name)
         if count is None:
             count = entry.file_size
             if count > _MAX_PICKLE:
-                raise self._damaged(f"{shown(name)} is too long for its use")
+                raise self._damaged(f"{one_line(name)} is too long for its use")
         try:
             with zipfile.ZipFile(self._path) as file, file.open(entry) as part:
                 content = part.read(count)
         except (OSError, ValueError, *_ZIP_ERRORS) as error:
-            raise self._damaged(f"{shown(name)} cannot be read") from error
+            raise self._damaged(f"{one_line(name)} cannot be read") from error
         if len(content) != count:
-            raise self._damaged(f"{shown(name)} is shorter than it claims")
+            raise self._damaged(f"{one_line(name)} is shorter than it claims")
         return content
 
     def _damaged(self, reason: str) -> UserError:
@@ -217,7 +221,7 @@ class _Archive:
 
 
 def _load_legacy(path: Path, size: int) -> tuple[Any, bool, Reader]:
-    """The format before torch 1.6; returns as `_Archive.load`."""
+    """Reads the format before torch 1.6; returns as `_Archive.load`."""
     try:
         with path.open("rb") as file:
             bounded: Any = _Bounded(file, min(size, _MAX_PICKLE))
@@ -260,7 +264,7 @@ def _load_legacy(path: Path, size: int) -> tuple[Any, bool, Reader]:
 
 
 class _Bounded:
-    """A file for `pickletools`: what a length claims is not allocated."""
+    """File for `pickletools` that refuses lengths beyond its own end."""
 
     def __init__(self, file: IO[bytes], left: int) -> None:
         self._file = file
@@ -287,10 +291,3 @@ _ZIP_ERRORS = (
     RuntimeError,
     OverflowError,
 )
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path} is not a readable torch file ({reason}); fetch or copy it "
-        "again"
-    )

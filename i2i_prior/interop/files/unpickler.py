@@ -1,8 +1,8 @@
-"""What the names in a torch pickle mean, none of which is ever imported.
+"""Restricted unpickler of torch files: no name in them is ever imported.
 
-A tensor becomes a record of where its numbers lie; the objects that training
-checkpoints hold beside weights are known by name and stay inert; any other
-name is refused.
+A tensor becomes a record of its place in the file. Other objects of training
+checkpoints become placeholders if their name is known; any other name is
+refused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop.files.lazy_tensor import (
     BFLOAT16,
     Shape,
+    damaged_file,
     fits_numpy,
     is_natural,
-    shown,
+    one_line,
 )
 from i2i_prior.interop.files.pickle_machine import Inert, run, set_items
 
@@ -55,7 +56,7 @@ _STORAGES = {
         "torch.storage.UntypedStorage": "uint8",
     }.items()
 }
-# What trainers keep beside weights: known by name, never built.
+# Other objects of training checkpoints: known by name, never built.
 _DICTS = {"collections.OrderedDict", "collections.defaultdict"}
 _INERT = {
     *("argparse.Namespace", "types.SimpleNamespace", "typing.Any"),
@@ -93,21 +94,21 @@ _SCRIPT = ("__torch__.", "torch.jit._pickle.")
 
 @dataclass(frozen=True)
 class Global:
-    """A name in the file that stands for a class or function elsewhere."""
+    """Name of a class or function in the file."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of bytes in the file.
+    """Storage of tensors, or a view of one.
 
     Attributes:
-      key: its name in the file.
+      key: name in the file.
       dtype: of its numbers.
-      start: first byte that belongs to it (storages can be views).
-      nbytes: how many belong to it.
-      root_nbytes: how many are stored under the key.
+      start: first byte of the view.
+      nbytes: bytes of the view.
+      root_nbytes: bytes that are stored under the key.
     """
 
     key: str
@@ -119,7 +120,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class TorchTensor:
-    """A tensor over a storage; offset and strides count numbers."""
+    """Tensor over a storage; offset and strides count numbers."""
 
     storage: Storage
     dtype: np.dtype
@@ -129,7 +130,7 @@ class TorchTensor:
 
     @property
     def span(self) -> int:
-        """How many numbers from `offset` on it reaches over."""
+        """Count of numbers from `offset` to its last one."""
         if 0 in self.shape:
             return 0
         steps = zip(self.shape, self.strides, strict=True)
@@ -137,24 +138,27 @@ class TorchTensor:
 
 
 class Unpickler:
-    """Builds plain data, tensor records and inert objects.
+    """Builds plain data, tensor records and placeholders from a pickle.
+
+    Args:
+      path: for messages.
+      script: whether it is a TorchScript file.
 
     Attributes:
-      storages: key -> storage that any tensor named.
+      storages: key -> storage of a tensor.
     """
 
     def __init__(self, path: Any, *, script: bool = False) -> None:
-        """Args: the path for messages; whether it is TorchScript."""
         self._path = path
         self._families = _TRAINERS + (_SCRIPT if script else ())
         self.storages: dict[str, Storage] = {}
 
     def load(self, file: IO[bytes]) -> Any:
-        """Reads one pickle; the file stands behind it afterwards.
+        """Reads one pickle, up to its end in the file.
 
         Raises:
-          UserError: where it is damaged, or names what has no place in a
-            state dict.
+          UserError: it is damaged, or names an object that has no place in
+            a state dict.
         """
         try:
             return run(
@@ -172,9 +176,8 @@ class Unpickler:
             TypeError,
             ValueError,
         ) as error:
-            raise UserError(
-                f"{self._path} is not a readable torch file (its pickle is "
-                "damaged); fetch or copy it again"
+            raise damaged_file(
+                "torch", self._path, "its pickle is damaged"
             ) from error
 
     def _find(self, module: Any, attribute: Any) -> Global:
@@ -187,8 +190,8 @@ class Unpickler:
         )
         if not known and not name.startswith(self._families):
             raise UserError(
-                f"{self._path} names {shown(name)}, which has no place in a "
-                "state dict; nothing was executed; save the state_dict() of "
+                f"{self._path} names {one_line(name)}, which has no place in "
+                "a state dict; nothing was executed; save the state_dict() of "
                 "the model alone"
             )
         return Global(name)
@@ -209,10 +212,10 @@ class Unpickler:
         return made
 
     def _storage(self, persistent_id: Any) -> Storage:
-        """The storage that ("storage", class, key, device, count) names.
+        """Returns the storage of ("storage", class, key, device, count).
 
-        Old files append the part that is meant: None, or a key, its first
-        number and how many.
+        Old files append the view: None, or a key, its first number and its
+        count of numbers.
         """
         kind, of, key, _, count, *more = persistent_id
         dtype = _STORAGES[of.name]
@@ -240,7 +243,7 @@ def _rebuild(
     *_: Any,
     dtype: np.dtype | None = None,
 ) -> TorchTensor:
-    """torch._utils._rebuild_tensor and _v2."""
+    """Stand-in of torch._utils._rebuild_tensor and _v2."""
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
     if type(shape) is not tuple or type(strides) is not tuple:
@@ -267,22 +270,22 @@ def _rebuild_v3(
     dtype: Global,
     *_: Any,
 ) -> TorchTensor:
-    """torch._utils._rebuild_tensor_v3, whose storage is of bytes."""
+    """Stand-in of torch._utils._rebuild_tensor_v3, with a storage of bytes."""
     return _rebuild(storage, offset, shape, strides, dtype=_DTYPES[dtype.name])
 
 
 def _rebuild_typed(function: Global, kind: Any, arguments: tuple, *_: Any):
-    """torch._tensor._rebuild_from_type_v2: a tensor with attributes."""
+    """Stand-in of torch._tensor._rebuild_from_type_v2, with attributes."""
     return _CALLS[function.name](*arguments)
 
 
-def _same_tensor(data: TorchTensor, *_: Any) -> TorchTensor:
+def _unwrap_parameter(data: TorchTensor, *_: Any) -> TorchTensor:
     if not isinstance(data, TorchTensor):
         raise TypeError("a parameter without a tensor")
     return data
 
 
-def _same_tuple(sizes: tuple) -> tuple:
+def _unwrap_size(sizes: tuple) -> tuple:
     if type(sizes) is not tuple:
         raise TypeError("no tuple")
     return sizes
@@ -292,8 +295,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
-    "torch._utils._rebuild_parameter": _same_tensor,
-    "torch._utils._rebuild_parameter_with_state": _same_tensor,
+    "torch._utils._rebuild_parameter": _unwrap_parameter,
+    "torch._utils._rebuild_parameter_with_state": _unwrap_parameter,
     "torch._tensor._rebuild_from_type_v2": _rebuild_typed,
-    "torch.Size": _same_tuple,
+    "torch.Size": _unwrap_size,
 }

@@ -1,7 +1,7 @@
-"""Names of autoencoder weights elsewhere: diffusers, latent diffusion, TAESD.
+"""Layouts of autoencoders: diffusers, latent diffusion, TAESD.
 
-KL autoencoders differ in words only, so a layout is those words; the tiny
-ones are numbered layers of an `nn.Sequential`.
+KL autoencoders differ only in the names of their parts, which a layout lists;
+the tiny ones are numbered layers of an `nn.Sequential`.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from i2i_prior.interop.layouts.mapping import (
     LINEAR,
     Op,
     Rule,
+    compose,
     conv,
     norm,
     reshaped,
     same,
-    then,
 )
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 
 
 @dataclass(frozen=True)
 class KlLayout:
-    """The words of a KL autoencoder's keys.
+    """Names of the parts of a KL autoencoder.
 
     Attributes:
       name: of the layout.
-      down, up: a level of encoder and decoder, with `{level}`.
-      block: a residual block in a level, with `{block}`.
-      shortcut: the 1x1 convolution of such a block.
-      downsample, upsample: the convolution between levels.
-      first, attention, last: of the middle.
+      down, up: level of the encoder or decoder, with `{level}`.
+      block: residual block in a level, with `{block}`.
+      shortcut: 1x1 convolution of a block.
+      downsample, upsample: convolution between levels.
+      first, attention, last: parts of the middle block.
       parts: norm, query, key, value and output of the attention.
-      norm_out: the last norm of encoder and decoder.
-      quant, post_quant: the 1x1 convolutions around the latent.
+      norm_out: last norm of the encoder or decoder.
+      quant, post_quant: 1x1 convolutions around the latent.
       image_first: whether the decoder's levels count from the image.
-      square: whether the attention's matrices are (w, w) and no 1x1
+      square: whether the attention's matrices are (w, w) instead of 1x1
         convolutions (w, w, 1, 1).
       prefix: of all keys.
     """
@@ -62,7 +62,7 @@ class KlLayout:
     prefix: str = ""
 
     def rules(self, config: AutoencoderConfig) -> list[Rule]:
-        """The table for this shape."""
+        """Returns the rules for this config."""
         rules = [*_encoder(config, self), *_decoder(config, self)]
         if config.quant_conv:
             rules += conv("quant_conv", self.quant)
@@ -150,17 +150,19 @@ def _matrix(width: int, square: bool) -> Op:
     if square:
         return LINEAR
     shape = (width, width)
-    return then(reshaped(shape, (*shape, 1, 1)), LINEAR)
+    return compose(reshaped(shape, (*shape, 1, 1)), LINEAR)
 
 
 @dataclass(frozen=True)
 class TinyLayout:
-    """Numbered layers, activations and upsamplings counted with them.
+    """Prefixes of a tiny autoencoder's numbered layers.
+
+    Activations and upsamplings are counted as layers.
 
     Attributes:
       name: of the layout.
-      encoder, decoder: what the numbers of each half follow; None where the
-        half is not in the file.
+      encoder, decoder: prefix of each half, None for a half that is not in
+        the file.
       clamped: whether the decoder's clamp counts as layer 0.
     """
 
@@ -171,11 +173,11 @@ class TinyLayout:
 
     @property
     def prefixes(self) -> tuple[str | None, str | None]:
-        """Of both halves."""
+        """Prefixes of both halves."""
         return self.encoder, self.decoder
 
     def rules(self, config: AutoencoderConfig) -> list[Rule]:
-        """The table for this shape."""
+        """Returns the rules for this config."""
         rules: list[Rule] = []
         if self.encoder is not None:
             rules += _tiny_encoder(config, self.encoder)

@@ -1,4 +1,4 @@
-"""What autoencoder a file holds, by its keys, shapes and config.json."""
+"""Detection of an autoencoder's layout and config."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from i2i_prior.models.autoencoder_config import AutoencoderConfig, check_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Latent channels -> the preset that is assumed for a KL autoencoder when
-# nothing tells, and the one that looks the same.
+# Latent channels -> the preset that is assumed for a KL autoencoder without a
+# config.json, and another preset of the same shape.
 _ASSUMED = {4: ("sd", "sdxl"), 16: ("flux", "sd3"), 32: ("flux2", None)}
 
 
 def detect(shapes: Shapes, path: Any = "this file") -> KlLayout | TinyLayout:
-    """The layout that these keys are in.
+    """Returns the layout of a file's keys.
 
     Args:
       shapes: key -> shape.
       path: for the message.
 
     Raises:
-      UserError: where they are no known autoencoder's.
+      UserError: it is unknown.
     """
 
     def convolves(*keys: str) -> bool:
@@ -53,14 +53,14 @@ def detect(shapes: Shapes, path: Any = "this file") -> KlLayout | TinyLayout:
         if shape is not None and moved == (layout.name == "flux2"):
             return dataclasses.replace(layout, square=len(shape) == 2)
     raise UserError(
-        f"{path} holds no autoencoder that is known; use AutoencoderKL or "
+        f"{path} holds no known autoencoder; use AutoencoderKL or "
         "AutoencoderTiny weights of diffusers, a latent-diffusion checkpoint "
         "or TAESD files"
     )
 
 
 def infer(shapes: Shapes, layout: KlLayout | TinyLayout) -> AutoencoderConfig:
-    """All that shapes tell; scale is 1, groups are the usual.
+    """Returns the config that shapes imply, with scale 1 and default groups.
 
     Args:
       shapes: key -> shape.
@@ -104,7 +104,7 @@ def _infer_kl(shapes: Shapes, layout: KlLayout) -> AutoencoderConfig:
 
 
 def _infer_tiny(shapes: Shapes, layout: TinyLayout) -> AutoencoderConfig:
-    """The encoder is convolutions, each followed by some blocks."""
+    """Infers a tiny autoencoder: convolutions, each followed by blocks."""
     start = re.escape(layout.encoder or "")
     layer = re.compile(rf"{start}(\d+)\.(conv\.0\.)?weight")
     found = [
@@ -138,20 +138,20 @@ def complete(
     preset: str | None,
     path: Any,
 ) -> tuple[AutoencoderConfig, list[str]]:
-    """Adds groups, scale and shift, which no shape tells.
+    """Adds groups, scale and shift, which shapes do not imply.
 
     Args:
       config: from `infer`.
-      known: the config.json of diffusers beside the weights, or nothing. It
-        comes before the preset.
+      known: content of the config.json of diffusers, empty without one. It
+        overrides the preset.
       preset: a name of `AUTOENCODERS`.
       path: for messages.
 
     Returns:
-      the whole config, and a sentence for each thing that was assumed.
+      the whole config, and a sentence for each assumption.
 
     Raises:
-      UserError: where preset, config.json and weights contradict each other.
+      UserError: preset, config.json and weights contradict each other.
     """
     notes: list[str] = []
     base = config
@@ -162,13 +162,13 @@ def complete(
         and config.channels in _ASSUMED
         and not config.batch_norm  # which normalises by itself
     ):
-        name, alike = _ASSUMED[config.channels]
+        name, other = _ASSUMED[config.channels]
         base = _preset(name, config, path)
         if "scaling_factor" not in known:
             notes.append(
-                f"{path} does not say how its latents are scaled: taken for "
-                f"{name} (scale {base.scale}, shift {base.shift})"
-                + (f'; give preset="{alike}" if it is that' if alike else "")
+                f"{path} does not contain the scale of its latents: {name} is "
+                f"assumed (scale {base.scale}, shift {base.shift})"
+                + (f'; give preset="{other}" if it is that' if other else "")
             )
     changes: dict[str, Any] = {"scale": base.scale, "shift": base.shift}
     if config.kind == "kl":
@@ -183,7 +183,7 @@ def complete(
         if preset and differs != (base.scale, base.shift):
             notes.append(
                 f"scale {differs[0]} and shift {differs[1]} are from the "
-                f"config.json beside {path}, not from the preset {preset}"
+                f"config.json of {path}, not from the preset {preset}"
             )
     mean, deviation = known.get("latents_mean"), known.get("latents_std")
     if mean and deviation:
@@ -193,8 +193,8 @@ def complete(
             changes["shift"] = tuple(float(m) for m in mean)
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(
-                f"the latents_mean and latents_std in the config.json beside "
-                f"{path} are no numbers ({error}); mend or remove them"
+                f"the latents_mean and latents_std in the config.json of "
+                f"{path} are not numbers ({error}); correct or remove them"
             ) from error
     whole = dataclasses.replace(config, **changes)
     check_config(whole)
@@ -202,10 +202,10 @@ def complete(
 
 
 def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """What config.json says beside an export in the layout `diffusers`.
+    """Returns the config.json of an export in the layout `diffusers`.
 
     Raises:
-      UserError: where diffusers has no class of this shape.
+      UserError: diffusers has no class of this shape.
     """
     blocks = list(config.blocks)
     per_channel = isinstance(config.scale, tuple)

@@ -1,8 +1,8 @@
-"""Key names of published diffusion transformers, as tables of rules.
+"""Layouts of published diffusion transformers.
 
-Two dialects. The official one (DiT, SiT, REPA, PixArt-alpha, Lumos share it)
-and that of diffusers' PixArtTransformer2DModel. Which parts there are follows
-from the config: classes or tokens, adaLN per block or adaLN-single, sizes.
+There are two: the official one (of DiT, SiT, REPA, PixArt-alpha and Lumos)
+and that of diffusers' PixArtTransformer2DModel. The config determines the
+parts: classes or tokens, adaLN per block or adaLN-single, sizes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from ml_collections import ConfigDict
 
+from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.layouts.mapping import (
     Rule,
-    Tensor,
     linear,
     norm,
     patch_conv,
@@ -24,9 +24,19 @@ from i2i_prior.models.positions import sincos_2d
 from i2i_prior.tasks.resolve import resolve
 
 
+def rules_of(config: ConfigDict, layout: str) -> list[Rule]:
+    """Returns the rules between a config's parameters and a layout's keys."""
+    if layout == "pixart_diffusers":
+        return diffusers_rules(config)
+    return official_rules(config)
+
+
 def official_rules(config: ConfigDict) -> list[Rule]:
-    """The rules of a checkpoint under official names (facts: the released
-    code of arXiv 2212.09748, 2310.00426 and 2412.07767)."""
+    """Rules of the official names.
+
+    They are facts of the released code of arXiv 2212.09748, 2310.00426 and
+    2412.07767.
+    """
     model, layers = config.model, config.model.depth
     rules = [
         Rule(
@@ -83,7 +93,7 @@ def official_rules(config: ConfigDict) -> list[Rule]:
 
 
 def diffusers_rules(config: ConfigDict) -> list[Rule]:
-    """The rules of diffusers' PixArtTransformer2DModel."""
+    """Rules of diffusers' PixArtTransformer2DModel."""
     model, layers = config.model, config.model.depth
     embedders = "adaln_single.emb"
     rules = [
@@ -131,7 +141,7 @@ def _pair(ours: str, theirs: str) -> list[Rule]:
 
 
 def position_table(config: ConfigDict) -> np.ndarray:
-    """The official `pos_embed` buffer, float32 (1, N, D)."""
+    """Returns the official `pos_embed` buffer, float32 (1, N, D)."""
     shape = resolve(config).dit
     side = shape.input_size // shape.patch
     base = shape.base_size or side
@@ -139,7 +149,7 @@ def position_table(config: ConfigDict) -> np.ndarray:
     return table[None]
 
 
-def position_tensor(config: ConfigDict) -> tuple[str, Tensor]:
-    """The buffer as a tensor to be written, with its key."""
+def position_tensor(config: ConfigDict) -> tuple[str, LazyTensor]:
+    """Returns the key and tensor of the official `pos_embed` buffer."""
     table = position_table(config)
-    return "pos_embed", Tensor(table.shape, lambda: table)
+    return "pos_embed", LazyTensor(table.shape, lambda: table)

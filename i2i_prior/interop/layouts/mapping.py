@@ -1,9 +1,9 @@
-"""Names and shapes there, names and shapes here: one table, both ways.
+"""Rules between our parameters and the keys of a torch state dict.
 
-A layout is a list of `Rule`s. A rule ties some of our parameters (names of
-`models.functional`) to some keys of a torch state dict by an operation that
-only moves numbers, so torch -> here -> torch is exact to the bit. `{i}` in a
-key stands for the layer; our arrays of such a rule have a leading layer axis.
+A layout is a list of `Rule`s. A rule maps some of our parameters (names of
+`models.functional`) to some keys by an operation that only moves numbers, in
+both directions, so torch -> JAX -> torch is exact to the bit. `{i}` in a key
+stands for the layer; our arrays of such a rule have a leading layer axis.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.interop.files.lazy_tensor import LazyTensor, Shape
+from i2i_prior.interop.files.state_dicts import StateDict
 
 Arrays = tuple[np.ndarray, ...]
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Op:
-    """How arrays of one layer move; each inverts the other."""
+    """Operation on the arrays of one layer, and its inverse."""
 
     to_ours: Callable[[Arrays], Arrays]
     to_theirs: Callable[[Arrays], Arrays]
@@ -31,14 +33,14 @@ class Op:
 
 @dataclass(frozen=True)
 class Rule:
-    """Our parameters and their keys, tied by an operation.
+    """Parameters of ours, keys of a file, and the operation between them.
 
     Attributes:
       ours: our names.
-      theirs: their keys, with `{i}` for the layer where there is one.
+      theirs: keys of the file, with `{i}` for the layer where there is one.
       op: between the arrays of both, in this order.
-      first, layers: their layers first .. first + layers - 1 are our 0 ..
-        layers - 1; layers is None for a weight that no layer has.
+      first, layers: layers first .. first + layers - 1 of the file are our
+        0 .. layers - 1; layers is None for a weight outside the layers.
     """
 
     ours: tuple[str, ...]
@@ -48,7 +50,7 @@ class Rule:
     first: int = 0
 
     def layer_keys(self) -> list[tuple[str, ...]]:
-        """Their keys, a tuple a layer."""
+        """Returns the keys of the file, a tuple for each layer."""
         if self.layers is None:
             return [self.theirs]
         numbers = range(self.first, self.first + self.layers)
@@ -83,14 +85,14 @@ def patch_conv(patch: int) -> Op:
 
 
 def reshaped(ours: Shape, theirs: Shape) -> Op:
-    """The same numbers in the same order under another shape."""
+    """Reshape between two shapes."""
     return Op(
         _each(lambda a: a.reshape(ours)), _each(lambda a: a.reshape(theirs))
     )
 
 
-def then(first: Op, second: Op) -> Op:
-    """Towards us `first`, then `second`."""
+def compose(first: Op, second: Op) -> Op:
+    """Composition: towards ours `first`, then `second`."""
     return Op(
         lambda arrays: second.to_ours(first.to_ours(arrays)),
         lambda arrays: first.to_theirs(second.to_theirs(arrays)),
@@ -101,13 +103,13 @@ def _join(arrays: Arrays) -> Arrays:
     return (np.concatenate(arrays, axis=0),)
 
 
-def fused_here(count: int) -> Op:
-    """`count` of their arrays are one of ours, stacked along their axis 0."""
+def concatenated(count: int) -> Op:
+    """Concatenation of `count` arrays of the file, along their axis 0."""
     return Op(_join, lambda arrays: tuple(np.split(arrays[0], count)))
 
 
-def fused_there(count: int) -> Op:
-    """One of their arrays is `count` of ours, split along their axis 0."""
+def split(count: int) -> Op:
+    """Split of an array of the file into `count`, along its axis 0."""
     return Op(lambda arrays: tuple(np.split(arrays[0], count)), _join)
 
 
@@ -118,22 +120,22 @@ def linear(
     layers: int | None = None,
     bias: bool = True,
 ) -> list[Rule]:
-    """Kernel and bias of a linear layer, or of layers fused on one side.
+    """Rules of a linear layer, or of layers that are fused on one side.
 
     Args:
       ours, theirs: names without `/kernel` and `.weight`; several names on
         one side are fused on the other, in this order.
-      layers: how many, for names with `{i}`.
+      layers: number of layers, for names with `{i}`.
       bias: whether there is one.
     """
     here = (ours,) if isinstance(ours, str) else ours
     there = (theirs,) if isinstance(theirs, str) else theirs
     fuse = SAME
     if len(there) > len(here):
-        fuse = fused_here(len(there))
+        fuse = concatenated(len(there))
     elif len(here) > len(there):
-        fuse = fused_there(len(here))
-    pairs = [("kernel", "weight", then(fuse, LINEAR))]
+        fuse = split(len(here))
+    pairs = [("kernel", "weight", compose(fuse, LINEAR))]
     if bias:
         pairs.append(("bias", "bias", fuse))
     return [
@@ -148,7 +150,7 @@ def linear(
 
 
 def norm(ours: str, theirs: str, *, layers: int | None = None) -> list[Rule]:
-    """Gain and bias of a norm: gain, bias <-> weight, bias."""
+    """Rules of a norm: gain, bias <-> weight, bias."""
     return [
         same(f"{ours}/gain", f"{theirs}.weight", layers=layers),
         same(f"{ours}/bias", f"{theirs}.bias", layers=layers),
@@ -156,12 +158,12 @@ def norm(ours: str, theirs: str, *, layers: int | None = None) -> list[Rule]:
 
 
 def same(ours: str, theirs: str, *, layers: int | None = None) -> Rule:
-    """One array, untouched."""
+    """Rule of an array that is copied."""
     return Rule((ours,), (theirs,), SAME, layers)
 
 
 def conv(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
-    """A 2-D convolution: kernel (h, w, I, O) and bias."""
+    """Rules of a 2-D convolution: kernel (h, w, I, O) and bias."""
     rules = [Rule((f"{ours}/kernel",), (f"{theirs}.weight",), CONV)]
     if bias:
         rules.append(same(f"{ours}/bias", f"{theirs}.bias"))
@@ -171,7 +173,7 @@ def conv(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
 def expected_shapes(
     rules: Iterable[Rule], shapes: Mapping[str, Shape]
 ) -> dict[str, Shape]:
-    """Their key -> shape, for our parameters of these shapes."""
+    """Returns key -> shape in the file, for our parameters of these shapes."""
     expected: dict[str, Shape] = {}
     for rule in rules:
         stacked = rule.layers is not None
@@ -185,28 +187,51 @@ def expected_shapes(
     return expected
 
 
-def check(
-    found: Mapping[str, Shape],
+def read(
+    state: StateDict,
     rules: list[Rule],
-    shapes: Mapping[str, Shape],
+    structs: Mapping[str, Any],
     *,
-    path: Any,
     layout: str,
     ignore: Iterable[str] = (),
-) -> None:
-    """Compares keys and shapes before a single number is read.
+    cast: Callable[[str, np.ndarray], Any] = lambda name, array: array,
+) -> dict[str, Any]:
+    """Reads a state dict as our parameters, one layer at a time.
+
+    Keys and shapes are compared before a number is read.
 
     Args:
-      found: their key -> shape, as the file has it.
-      rules, shapes: the layout, and our names -> shapes.
-      path, layout: for the message.
-      ignore: regular expressions of keys that may be there.
+      state: an opened file, of any float dtypes.
+      rules: the layout.
+      structs: our name -> struct with a shape, for each of our parameters.
+      layout: its name, for messages.
+      ignore: regular expressions of further keys that are allowed.
+      cast: (name, float32 array) -> array to keep.
+
+    Returns:
+      our name -> array, float32 without `cast`.
 
     Raises:
-      UserError: that counts the missing, unexpected and misshapen keys and
-        names the first few of each.
+      UserError: keys are missing, unexpected or misshapen, with their counts
+        and the first few of each; or a weight is an integer or not finite.
     """
-    expected = expected_shapes(rules, shapes)
+    shapes = {name: struct.shape for name, struct in structs.items()}
+    _check(state, expected_shapes(rules, shapes), layout, ignore)
+    parameters = {}
+    for rule in rules:
+        for name, array in _read_rule(state, rule, shapes).items():
+            parameters[name] = cast(name, array)
+    return parameters
+
+
+def _check(
+    state: StateDict,
+    expected: Mapping[str, Shape],
+    layout: str,
+    ignore: Iterable[str],
+) -> None:
+    """Compares keys and shapes of a file with those of a layout."""
+    found = state.shapes
     known = re.compile("|".join(ignore) or r"(?!)")
     missing = [key for key in expected if key not in found]
     extra = [k for k in found if k not in expected and not known.search(k)]
@@ -227,84 +252,54 @@ def check(
     ]
     if parts:
         raise UserError(
-            f"{path} is not the {layout} checkpoint it looks like: keys "
+            f"{state.path} is not the {layout} checkpoint it looks like: keys "
             f"{'; '.join(parts)}; nothing was loaded"
         )
 
 
-def load(
-    state: Mapping[str, np.ndarray],
-    rules: Iterable[Rule],
-    shapes: Mapping[str, Shape],
-    *,
-    path: Any,
+def _read_rule(
+    state: StateDict, rule: Rule, shapes: Mapping[str, Shape]
 ) -> dict[str, np.ndarray]:
-    """Their arrays -> ours, float32; one layer in flight at a time.
-
-    Args:
-      state: key -> array of any float dtype, read when asked for.
-      rules, shapes: the layout and our shapes, already checked.
-      path: for the message.
-
-    Raises:
-      UserError: where a weight is not finite.
-    """
-    loaded: dict[str, np.ndarray] = {}
-    for rule in rules:
-        targets = [np.empty(shapes[name], np.float32) for name in rule.ours]
-        for layer, keys in enumerate(rule.layer_keys()):
-            theirs = tuple(state[key] for key in keys)
-            if any(array.dtype.kind in "iub" for array in theirs):
-                raise UserError(
-                    f"{path} holds whole numbers where weights should be "
-                    f"({', '.join(keys)}); nothing was loaded"
-                )
-            arrays = rule.op.to_ours(theirs)
-            for target, array in zip(targets, arrays, strict=True):
-                if not np.isfinite(array).all():
-                    raise UserError(
-                        f"{path} holds NaN or infinite weights "
-                        f"({', '.join(keys)}); nothing was loaded"
-                    )
-                place = target if rule.layers is None else target[layer]
-                place[...] = array
-        loaded.update(zip(rule.ours, targets, strict=True))
-    return loaded
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor to be written: its shape now, its numbers when asked for."""
-
-    shape: Shape
-    read: Callable[[], np.ndarray]
+    """Reads the parameters of one rule, float32."""
+    targets = [np.empty(shapes[name], np.float32) for name in rule.ours]
+    for layer, keys in enumerate(rule.layer_keys()):
+        theirs = tuple(state[key] for key in keys)
+        problem = ""
+        if any(array.dtype.kind in "iub" for array in theirs):
+            problem = "integers where weights should be"
+        arrays = () if problem else rule.op.to_ours(theirs)
+        if not all(np.isfinite(array).all() for array in arrays):
+            problem = "NaN or infinite weights"
+        if problem:
+            raise UserError(
+                f"{state.path} holds {problem} ({', '.join(keys)}); nothing "
+                "was loaded"
+            )
+        for target, array in zip(targets, arrays, strict=True):
+            target[... if rule.layers is None else layer] = array
+    return dict(zip(rule.ours, targets, strict=True))
 
 
 def save(
     parameters: Mapping[str, np.ndarray], rules: Iterable[Rule]
-) -> Iterator[tuple[str, Tensor]]:
-    """Ours -> (their key, tensor), made one at a time when it is written."""
+) -> Iterator[tuple[str, LazyTensor]]:
+    """Yields (key, tensor) of a file; each tensor is made when it is read."""
     shapes = {name: array.shape for name, array in parameters.items()}
     for rule in rules:
         expected = expected_shapes([rule], shapes)
         for layer, keys in enumerate(rule.layer_keys()):
             for position, key in enumerate(keys):
-                yield (
-                    key,
-                    Tensor(
-                        expected[key],
-                        _reader(parameters, rule, layer, position),
-                    ),
-                )
+                read = partial(_convert, parameters, rule, layer, position)
+                yield key, LazyTensor(expected[key], read)
 
 
-def _reader(parameters, rule: Rule, layer: int, position: int):
-    def read() -> np.ndarray:
-        stacks = [parameters[name] for name in rule.ours]
-        if rule.layers is not None:
-            # On the device, so that only this layer travels.
-            stacks = [stack[layer] for stack in stacks]
-        arrays = tuple(np.asarray(stack) for stack in stacks)
-        return np.ascontiguousarray(rule.op.to_theirs(arrays)[position])
-
-    return read
+def _convert(
+    parameters: Mapping[str, np.ndarray], rule: Rule, layer: int, position: int
+) -> np.ndarray:
+    """Returns one array of the file, of one layer of a rule."""
+    stacks = [parameters[name] for name in rule.ours]
+    if rule.layers is not None:
+        # On the device, so that only this layer is transferred.
+        stacks = [stack[layer] for stack in stacks]
+    arrays = tuple(np.asarray(stack) for stack in stacks)
+    return np.ascontiguousarray(rule.op.to_theirs(arrays)[position])

@@ -1,4 +1,4 @@
-"""How text encoders lie in files: T5 and CLIP, of Hugging Face and OpenAI."""
+"""Layouts of text encoders: T5 and CLIP of Hugging Face and OpenAI."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from i2i_prior.models.text_t5 import T5Config
 
 TextConfig = T5Config | ClipTextConfig
 
-# Where T5 keeps its embedding: under one name, or under both, tied.
+# Names of T5's embedding in files: one of them, or both, tied.
 SHARED = "shared.weight"
 TIED = "encoder.embed_tokens.weight"
 BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
 
-# The key that tells a layout, and its layers counted by a pattern.
+# Key that identifies a layout, and pattern of its numbered layers.
 _MARKS = {
     "t5": "encoder.block.0.layer.0.SelfAttention.q.weight",
     "clip_text": "encoder.layers.0.self_attn.q_proj.weight",
@@ -38,7 +38,7 @@ _LAYERS = {
     "clip_text_openai": r"transformer\.resblocks\.(\d+)\.",
 }
 
-# What a file may hold beside the text encoder. None of it is kept.
+# Other keys of a file, which are not read.
 IGNORED = {
     "t5": (r"^decoder\.", r"^lm_head\.", rf"^({SHARED}|{TIED})$"),
     "clip_text": (
@@ -57,23 +57,23 @@ IGNORED = {
 
 
 def prefix_of(shapes: Mapping[str, Any]) -> str:
-    """What Hugging Face's CLIP puts before a key: text_model., or nothing."""
+    """Returns the prefix of Hugging Face's CLIP: text_model. or nothing."""
     prefix = "text_model."
     return prefix if prefix + _MARKS["clip_text"] in shapes else ""
 
 
 def detect(state: Mapping[str, Any]) -> str | None:
-    """Which layout the keys of a state dict are in.
+    """Returns the layout of a state dict's keys, None if it is unknown.
 
     Args:
-      state: keys are enough (a `StateDict` or its `shapes`).
+      state: a `StateDict`, or another mapping of its keys.
 
     Returns:
       "t5": Hugging Face T5EncoderModel, or a whole T5 with its decoder;
       "clip_text": Hugging Face CLIPTextModel, the same with projection, or
       the text half of CLIPModel;
-      "clip_text_openai": OpenAI's CLIP (OpenCLIP's, where the text tower is
-      not set apart under `text.`); None: no text encoder.
+      "clip_text_openai": OpenAI's CLIP (and OpenCLIP's, unless its text
+      tower is under `text.`).
     """
     if _MARKS["t5"] in state:
         return "t5"
@@ -98,20 +98,21 @@ def config_of(
     activation: str | None = None,
     precision: str = "float32",
 ) -> TextConfig:
-    """The encoder's configuration out of its shapes, and of config.json.
+    """Returns the encoder's config, from its shapes and its config.json.
 
     Args:
       layout: of `detect`.
       shapes: key -> shape.
-      settings: config.json; empty where there is none.
+      settings: content of config.json; empty where there is none.
       path: for the message.
-      heads, activation: instead of what the settings say. Without either,
-        T5's heads are those of its bias table, CLIP's have 64 channels; v1.1
-        takes gelu_new, the first T5 relu, CLIP quick_gelu.
-      precision: a name of `matmul.PRECISIONS`.
+      heads, activation: override the settings. Without either, T5's heads
+        are those of its bias table and CLIP's have 64 channels; the
+        activation is gelu_new in T5 v1.1, relu in the first T5, quick_gelu
+        in CLIP.
+      precision: a name of `models.precision.PRECISIONS`.
 
     Raises:
-      UserError: where a key that tells a shape is missing.
+      UserError: a key that the config needs is missing.
     """
     pattern = re.compile(_LAYERS[layout])
     found = [int(m.group(1)) for key in shapes if (m := pattern.match(key))]
@@ -172,8 +173,8 @@ def _clip_config(layout, shapes, settings, heads, activation, common):
         heads=heads or settings.get("num_attention_heads") or width // 64 or 1,
         hidden=shapes[hidden][0],
         projection=projection,
-        # Old configs of CLIP name 2, which is wrong: transformers then takes
-        # the largest id, and so do we.
+        # Old configs of CLIP have 2, which is wrong; transformers then takes
+        # the largest id, as is done here.
         end=end if isinstance(end, int) and end != 2 else None,
         activation=activation or settings.get("hidden_act", "quick_gelu"),
         epsilon=settings.get("layer_norm_eps", 1e-5),
@@ -188,7 +189,7 @@ def rules_of(
     embedding: str = SHARED,
     prefix: str = "text_model.",
 ) -> list[Rule]:
-    """The table between a layout's keys and the encoder's parameters.
+    """Returns the rules between a layout's keys and the parameters.
 
     Args:
       layout: of `detect`.

@@ -1,8 +1,8 @@
-"""How published image encoders name their weights: one table a layout.
+"""Layouts of published image encoders: a table of names for each.
 
-A table says for each part of `models.vit.ViT` what others call it;
-`encoders.rules` makes of it the operations that move the numbers. A part that
-a model lacks has no entry, or is left out by the shape of the model.
+A table has the key of each part of `models.vit.ViT`; `encoders.rules` turns it
+into rules. A part that a model does not have has no entry, or is omitted
+because of the model's config.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _DINOV2: Names = {
     "gate_value": "encoder.layer.{i}.mlp.weights_in",
     "gated_out": "encoder.layer.{i}.mlp.weights_out",
 }
-# What transformers 5 calls the same modules in memory, so that is in a
+# Names of the same modules in transformers 5, and so in a
 # `torch.save(model.state_dict())`; `save_pretrained` writes the names above.
 _PROJECTIONS = tuple(f"attention.{name}_proj" for name in "qkv")
 _VIT_MEMORY: Names = {
@@ -117,18 +117,17 @@ _OPENAI: Names = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How one library saves one family.
+    """Layout of one library for one family.
 
     Attributes:
       names: our part -> its key without `.weight`, after the prefix; several
-        keys where one array of ours is as many of theirs.
-      family: of `FAMILIES`, where nothing says otherwise.
-      prefixes: what may stand before every key but that of a projection; the
-        first is what is written.
+        keys where they are fused in our array.
+      family: of `FAMILIES`, the default.
+      prefixes: possible prefixes of every key but that of a projection; the
+        first is written.
       ignore: regular expressions of keys that an encoder does not need.
       flat: class and position embeddings lack the leading axis of 1.
-      epsilon: of every LayerNorm, where no config.json states it; 0 for the
-        family's.
+      epsilon: of every LayerNorm without a config.json; 0 for the family's.
     """
 
     names: Names
@@ -184,14 +183,14 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def key_of(layout: Layout, part: str, prefix: str) -> str:
-    """The (first) key of a part without `.weight`; "" where it has none."""
+    """Returns the (first) key of a part without `.weight`; "" without one."""
     names = layout.names.get(part, "")
     name = names if isinstance(names, str) else names[0]
     return name and (name if part == "projection" else prefix + name)
 
 
 def fits(layout: Layout, config: ViTConfig) -> bool:
-    """Whether a layout has names for all parts of a model, and no more."""
+    """Returns True if a layout has names for exactly the parts of a model."""
     family, own = FAMILIES[config.family], FAMILIES[layout.family]
     optional = {
         "registers": config.registers,

@@ -1,8 +1,8 @@
-"""What image encoder a file holds: its layout and its shape.
+"""Detection of an image encoder's layout and config.
 
 Depth, widths, patch, image size, registers, projection and the kind of MLP
-are read off the shapes; config.json, where there is one, adds the heads, the
-epsilon and the activation. What had to be assumed is said in the notes.
+follow from the shapes; config.json, where there is one, adds the heads, the
+epsilon and the activation. Notes list the assumptions.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
 if TYPE_CHECKING:
     from i2i_prior.interop.files.state_dicts import StateDict
 
-# Heads of the published models whose heads are not 64 channels wide.
+# Width -> heads of published models, where it is not width / 64.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
 _SIGLIP_HEADS = {**_HEADS, 1536: 16}  # SigLIP 2 giant
-# What transformers takes where config.json leaves the epsilon out.
+# Default epsilon of transformers for a config.json without one.
 _EPSILON = dict.fromkeys(("vit", "vit_mae", "ijepa"), VIT_EPSILON)
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
 }
-_GEMMA_VOCABULARY = 256_000  # SigLIP 2 reads Gemma's tokens, SigLIP 32,000
+_GEMMA_VOCABULARY = 256_000  # of SigLIP 2; SigLIP has 32,000 tokens
 _SCALE = "encoder.layer.0.layer_scale1.lambda1"
 _SO400M = (14, 27, 384)  # patch, cells, pixels: 384 is no multiple of 14
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a file holds, before a number is read.
+    """Description of the encoder in a file.
 
     Attributes:
       layout: a key of `LAYOUTS`.
-      prefix: what stands before every key.
-      config: the shape of the encoder, float32.
-      notes: sentences on what was assumed and what is left in the file.
+      prefix: of every key.
+      config: of the encoder, float32.
+      notes: sentences on assumptions and on ignored arrays.
     """
 
     layout: str
@@ -53,11 +53,11 @@ class Described:
 
 
 def detect(state: StateDict) -> str | None:
-    """Which of `LAYOUTS` the keys are in; None where it is none of them.
+    """Returns the layout of a file's keys, None if it is unknown.
 
-    Official DINO, MAE and I-JEPA share their names: without a CLS token it
-    is I-JEPA, with a decoder MAE, else DINO. A bare ViTMAEModel is told from
-    a ViTModel by its config.json alone.
+    Official DINO, MAE and I-JEPA have the same names: without a CLS token it
+    is I-JEPA, with a decoder MAE, else DINO. Only a config.json distinguishes
+    a bare ViTMAEModel from a ViTModel.
     """
     shapes = state.shapes
     if {"visual.conv1.weight", "visual.class_embedding"} <= shapes.keys():
@@ -76,7 +76,7 @@ def detect(state: StateDict) -> str | None:
     for kind, layer in (("hf", "encoder.layer.0."), ("memory", "layers.0.")):
         for prefix in ("", "vit.", "ijepa."):
             if f"{prefix}{layer}layernorm_before.weight" in shapes:
-                return f"{_vit(state, prefix)}_{kind}"
+                return f"{_vit_class(state, prefix)}_{kind}"
     if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= shapes.keys():
         if "cls_token" not in shapes:
             return "ijepa"
@@ -84,8 +84,8 @@ def detect(state: StateDict) -> str | None:
     return None
 
 
-def _vit(state: StateDict, prefix: str) -> str:
-    """Which of transformers' classes that share their names it is."""
+def _vit_class(state: StateDict, prefix: str) -> str:
+    """Distinguishes classes of transformers with the same names."""
     if f"{prefix}embeddings.cls_token" not in state.shapes:
         return "ijepa"
     mae = any(key.startswith("decoder.decoder_") for key in state.shapes)
@@ -100,19 +100,20 @@ def describe(
     heads: int | None = None,
     family: str | None = None,
 ) -> Described:
-    """The encoder that a file holds, from shapes and config.json.
+    """Describes the encoder in a file, from shapes and config.json.
 
     Args:
       state: an opened file.
-      layout: a key of `LAYOUTS`; recognised where None.
-      heads: attention heads; of config.json, else the published where None.
-      family: a key of `FAMILIES`, where the layout's own is not meant: mae
-        for MAE without its decoder, openclip for OpenCLIP without a
-        config.json, siglip2 for its vision half alone, dino_hf, dinov2 or
-        dinov2_hub for another way to interpolate positions.
+      layout: a key of `LAYOUTS`; detected if None.
+      heads: attention heads; if None those of config.json, else the
+        published ones.
+      family: a key of `FAMILIES` instead of the layout's default: mae for
+        MAE without its decoder, openclip for OpenCLIP without a config.json,
+        siglip2 for its vision half alone, dino_hf, dinov2 or dinov2_hub for
+        another interpolation of positions.
 
     Raises:
-      UserError: where the layout is unknown, or keys it rests on are missing.
+      UserError: the layout is unknown, or keys that it needs are missing.
     """
     name = layout or detect(state)
     if name not in LAYOUTS:
@@ -158,22 +159,22 @@ def describe(
             f"{state.path} is in the layout {name}, which no encoder of the "
             f"family {family} fits; leave the family out or choose another"
         )
-    left = [
+    ignored = [
         key
         for key in state.shapes
         if any(re.search(pattern, key) for pattern in spec.ignore)
     ]
-    if left:
-        more = ", ..." if len(left) > 3 else ""
+    if ignored:
+        more = ", ..." if len(ignored) > 3 else ""
         notes.append(
-            f"{len(left)} weights that the encoder does not need stay in the "
-            f"file ({', '.join(left[:3])}{more})"
+            f"{len(ignored)} weights that the encoder does not need were not "
+            f"read ({', '.join(ignored[:3])}{more})"
         )
     return Described(name, reader.prefix, config, notes)
 
 
 def _settings(state: StateDict) -> dict[str, Any]:
-    """The encoder's section of config.json; empty where there is none."""
+    """Returns the encoder's section of config.json, empty without one."""
     config = dict(state.config or {})
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
@@ -193,7 +194,7 @@ def _family(
         family = "openclip"
     elif family == "clip" and not settings:
         notes.append(
-            "its activation was taken to be OpenAI's QuickGELU; OpenCLIP's "
+            "OpenAI's QuickGELU is assumed as its activation; OpenCLIP's "
             "own models need the family openclip"
         )
     if family == "siglip":
@@ -204,13 +205,13 @@ def _family(
             family = "siglip2"
         elif not count:
             notes.append(
-                "it was taken to be SigLIP; SigLIP 2, family siglip2, has the "
-                "same network but other preprocessing"
+                "SigLIP is assumed; SigLIP 2, family siglip2, has the same "
+                "network but other preprocessing"
             )
     if family in ("dino", "dino_hf") and "model_type" not in settings:
         notes.append(
-            "it was taken to be DINO; MAE without its decoder has the same "
-            "names and needs the family mae"
+            "DINO is assumed; MAE without its decoder has the same names and "
+            "needs the family mae"
         )
     stated = settings.get("hidden_act", "")
     known = FAMILIES[family].activation
@@ -231,8 +232,8 @@ def _heads(
     table = _SIGLIP_HEADS if family.startswith("siglip") else _HEADS
     heads = table.get(width, max(width // 64, 1))
     notes.append(
-        f"{heads} attention heads were taken, those of the published models "
-        f"of width {width}"
+        f"{heads} attention heads are assumed, as in the published models of "
+        f"width {width}"
     )
     return heads
 
@@ -248,7 +249,7 @@ def _image_size(
     if isinstance(stated, int) and stated // patch == cells:
         return stated
     if family.startswith("siglip") and (patch, cells) == _SO400M[:2]:
-        notes.append("images of 384 pixels were taken, as so400m reads them")
+        notes.append("images of 384 pixels are assumed, as in so400m")
         return _SO400M[2]
     return patch * cells
 
@@ -256,16 +257,15 @@ def _image_size(
 def _epsilon(
     spec: Layout, family: str, settings: Mapping[str, Any], notes: list[str]
 ) -> float:
-    """0 where it is the family's own."""
+    """Returns the LayerNorm epsilon, 0 for the family's default."""
     own = FAMILIES[family].epsilon
     default = spec.epsilon or own
     if "model_type" in settings:
         default = _EPSILON.get(settings["model_type"], own)
     if spec.epsilon and not settings:
         notes.append(
-            f"a LayerNorm epsilon of {default:g} was taken, transformers' "
-            "default; a config.json beside the file is read where it states "
-            "another"
+            f"a LayerNorm epsilon of {default:g} is assumed, transformers' "
+            "default; put its config.json into the same folder for another"
         )
     stated = float(settings.get("layer_norm_eps", default))
     return 0.0 if stated == own else stated

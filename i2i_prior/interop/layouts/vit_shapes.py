@@ -1,4 +1,4 @@
-"""What the shapes in a file tell of the encoder in it."""
+"""Dimensions of an image encoder from the shapes in a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 
 
 class ShapeReader:
-    """The shapes in a file by our name of a part.
+    """Shapes in a file by our name of a part.
+
+    Every method raises UserError where a key is missing or misshapen.
 
     Attributes:
-      prefix: what stands before every key.
-
-    Raises:
-      UserError: by every method, where a key is missing or misshapen.
+      prefix: of every key.
     """
 
     def __init__(self, state: StateDict, layout: str):
@@ -40,13 +39,13 @@ class ShapeReader:
         return f"{key}.weight"
 
     def has(self, part: str) -> bool:
-        """Whether the file has this part."""
+        """Returns True if the file has this part."""
         if part not in self.spec.names:
             return False
         return self._key(part, 0) in self.shapes
 
     def shape(self, part: str) -> tuple[int, ...]:
-        """The shape of its weight, of the first layer's."""
+        """Returns the shape of a part's weight, in the first layer."""
         key = self._key(part, 0)
         if key not in self.shapes:
             raise UserError(
@@ -56,7 +55,7 @@ class ShapeReader:
         return tuple(self.shapes[key])
 
     def depth(self) -> int:
-        """Layers."""
+        """Returns the number of layers."""
         return next(
             layer
             for layer in itertools.count()
@@ -64,7 +63,7 @@ class ShapeReader:
         )
 
     def patch_embedding(self) -> tuple[int, int]:
-        """Width and patch."""
+        """Returns width and patch, the side in pixels."""
         shape = self.shape("patch_embed")
         if len(shape) == 2 and self.layout == "siglip":
             raise UserError(
@@ -80,12 +79,12 @@ class ShapeReader:
         return shape[0], shape[2]
 
     def cells(self, cls: bool) -> int:
-        """Cells of the position table a side."""
+        """Returns the side of the position grid, in patches."""
         tokens = self.shape("positions")[-2] - cls
         side = math.isqrt(max(tokens, 0))
         if side < 1 or side * side != tokens:
             raise UserError(
-                f"{self.path}: {tokens} positions are no square grid; nothing "
-                "was loaded"
+                f"{self.path}: {tokens} positions are not a square grid; "
+                "nothing was loaded"
             )
         return side

@@ -1,4 +1,4 @@
-"""An image-to-image prior in plain PyTorch: this file and its folder.
+"""Image-to-image prior in plain PyTorch: this file and its folder.
 
     from i2i_prior_torch import Prior
 
@@ -6,10 +6,10 @@
     images = prior.vary(["cat.png"], num=4)  # uint8 (1, 4, H, W, 3)
 
 Needs torch and safetensors; Pillow only for images given as paths. The folder
-holds `model.safetensors`, and `config.json` from which everything here is
-built: the run's fields by dotted name, and under `modules` the shapes of its
-networks. Latents are NCHW, images uint8 NHWC. It computes what the JAX code
-of i2i_prior computes, up to float32 rounding.
+holds `model.safetensors`, and `config.json` with the run's fields by dotted
+name and, under `modules`, the configs of its networks. Latents are NCHW,
+images uint8 NHWC. Results equal those of the JAX code of i2i_prior up to
+float32 rounding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with a gain."""
+    """RMSNorm over the last axis, with a gain."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, D) * (1 + scale) + shift, both (B, D)."""
+    """Modulation x (B, N, D) * (1 + scale) + shift, both (B, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
@@ -66,7 +66,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Linear, activation, linear."""
+    """MLP of two linear layers."""
 
     def __init__(self, inputs, hidden, outputs, activation=gelu_tanh):
         super().__init__()
@@ -79,7 +79,10 @@ class Mlp(nn.Module):
 
 
 class NumberMlp(Mlp):
-    """Numbers (B,) -> (B, width), through 256 sinusoids of period 10,000."""
+    """Embedding of numbers (B,) in (B, width), by sinusoids and an MLP.
+
+    There are 256 sinusoids, with periods up to 2 pi 10,000.
+    """
 
     def __init__(self, width: int):
         super().__init__(256, width, width, F.silu)
@@ -93,7 +96,7 @@ class NumberMlp(Mlp):
 
 
 class SwiGlu(nn.Module):
-    """W2 (silu(W1 x) * (V x)), W1 and V fused (arXiv 2002.05202, Eq. 6)."""
+    """SwiGLU W2 (silu(W1 x) * (V x)), W1 and V fused (2002.05202, Eq. 6)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -106,7 +109,15 @@ class SwiGlu(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask=None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v: (B, N, heads, d) -> (B, N, heads d)."""
+    """Attention softmax(q k^T / sqrt(d)) v.
+
+    Args:
+      q, k, v: (B, N, heads, d).
+      mask: bool (B, N) of the keys that count.
+
+    Returns:
+      (B, N, heads d).
+    """
     q, k, v = (a.transpose(1, 2) for a in (q, k, v))
     rows = None if mask is None else mask.bool()[:, None, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=rows)
@@ -161,25 +172,28 @@ class CrossAttention(nn.Module):
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """(B, C, H, W) -> (B, H/p * W/p, p * p * C), row-major, (p, q, c)."""
+    """Splits (B, C, H, W) into patches (B, H/p * W/p, p * p * C).
+
+    Patches are row-major, channels in the order (p, q, c).
+    """
     split = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
     return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """The inverse of `patchify`."""
+    """Inverts `patchify`."""
     split = tokens.unflatten(1, grid).unflatten(3, (patch, patch, -1))
     return split.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 def places(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of every cell of a grid, row-major, each (h * w,)."""
+    """Rows and columns of all cells of a grid, row-major, each (h * w,)."""
     grid = torch.meshgrid(rows, columns, indexing="ij")
     return grid[0].flatten(), grid[1].flatten()
 
 
 def sincos(width: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """Table at the cells of a grid, float32 (h * w, width): columns first."""
+    """Sin-cos table of a grid, float32 (h * w, width), columns first."""
     k = torch.arange(width // 4, dtype=torch.float64)
     omega = 1.0 / 10_000 ** (k / (width / 4))
     rows, columns = places(rows, columns)
@@ -192,7 +206,7 @@ def sincos(width: int, rows: Tensor, columns: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def image_positions(width, grid, base: int, scale: float) -> Tensor:
-    """The table of image tokens, counted as on a grid of base x base."""
+    """Sin-cos table of image tokens, in units of a base x base grid."""
     return sincos(width, *(torch.arange(n) / (n / base) / scale for n in grid))
 
 
@@ -200,7 +214,7 @@ def image_positions(width, grid, base: int, scale: float) -> Tensor:
 def rotary_angles(head_width: int, grid: tuple[int, int]) -> Tensor:
     """Angles of axial RoPE, (h * w, head_width // 2).
 
-    The first half of the channel pairs turns with the row, the second with
+    The first half of the channel pairs rotates with the row, the second with
     the column (arXiv 2403.13298 section 3.2).
     """
     pairs = head_width // 4
@@ -212,7 +226,7 @@ def rotary_angles(head_width: int, grid: tuple[int, int]) -> Tensor:
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns channel pairs (i, i + d / 2) of x (B, N, heads, d)."""
+    """Rotates channel pairs (i, i + d / 2) of x (B, N, heads, d)."""
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
@@ -225,10 +239,10 @@ class Block(nn.Module):
     """Self-attention, cross-attention and MLP, modulated by the time.
 
     lumos, dit: LayerNorms, shift, scale and gate from a linear map of the
-    time; the cross-attention has neither norm nor gate. pixart: the map is
-    one for all blocks (`time` is its output, 6 D wide), each adds a table.
+    time; the cross-attention has neither norm nor gate. pixart: all blocks
+    have one map (`time` is its output, 6 D wide), and each adds a table.
     modern: RMSNorm, SwiGLU, RoPE, QK-norm; the cross-attention is modulated
-    and gated like the others.
+    and gated too.
     """
 
     def __init__(self, dit: dict[str, Any]):
@@ -259,7 +273,7 @@ class Block(nn.Module):
         self.norm = rms_norm if modern else layer_norm
 
     def forward(self, h, time, tokens, mask, angles) -> Tensor:
-        """h (B, N, D), time (B, D), tokens (B, M, D), mask (B, M)."""
+        """Updates h (B, N, D); time (B, D), tokens (B, M, D), mask (B, M)."""
         if self.kind == "pixart":
             modulation = time + self.table.flatten()
         else:
@@ -277,7 +291,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """A modulated norm, then a linear map to patches.
+    """Modulated norm and linear map to patches.
 
     lumos, pixart: shift and scale are a table + the raw time embedding;
     dit, modern: a linear map of its silu.
@@ -302,7 +316,7 @@ class FinalLayer(nn.Module):
 
 
 class ClassTable(nn.Module):
-    """A vector a class, the last for the null class; labels or weights."""
+    """Embedding of class labels or class weights; the last row is the null."""
 
     def __init__(self, rows: int, width: int):
         super().__init__()
@@ -315,7 +329,7 @@ class ClassTable(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noisy latent, time and conditions -> noise, data or velocity."""
+    """Diffusion transformer: noise, data or velocity of a noisy latent."""
 
     def __init__(self, dit: dict[str, Any]):
         super().__init__()
@@ -351,20 +365,18 @@ class DiT(nn.Module):
         size: Tensor | None = None,
         aspect: Tensor | None = None,
     ) -> Tensor:
-        """As `Prior.predict`, but for tokens (B, M, D), already projected."""
+        """Predicts as `Prior.predict`, from projected tokens (B, M, D)."""
         dit, dtype = self.config, self.patch_embed.weight.dtype
-        for name, value, door in (
+        for name, value, expected in (
             ("tokens", tokens, dit["cross_attention"]),
             ("pooled", pooled, dit["classes"] or dit["pooled_width"]),
             ("concat", concat, dit["concat_channels"]),
             ("size", size, dit["size_conditions"]),
             ("aspect", aspect, dit["size_conditions"]),
         ):
-            if (value is not None) != bool(door):
-                raise ValueError(
-                    f"this model takes {'a' if door else 'no'} {name} "
-                    f"condition, but {'none' if door else 'one'} was given"
-                )
+            if (value is not None) != bool(expected):
+                verb = "needs" if expected else "does not take"
+                raise ValueError(f"this model {verb} the condition {name}")
         x = x_t if concat is None else torch.cat([x_t, concat], dim=1)
         patch, width = dit["patch"], dit["width"]
         grid = (x.shape[2] // patch, x.shape[3] // patch)
@@ -396,7 +408,7 @@ class DiT(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); exact GELU."""
+    """Pre-norm block: attention, then an MLP with exact GELU."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -411,7 +423,7 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Vision transformer with a CLS token, as DINO v1 has it."""
+    """Vision transformer with a CLS token, as in DINO v1."""
 
     def __init__(self, vit: dict[str, Any]):
         super().__init__()
@@ -427,7 +439,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """pixels (B, 3, V, V) -> CLS (B, C) and patch tokens (B, N, C)."""
+        """Encodes pixels (B, 3, V, V) as CLS (B, C) and patches (B, N, C)."""
         h = self.patch_embed(patchify(pixels, self.patch))
         h = torch.cat([self.cls.expand(len(h), -1, -1), h], dim=1)
         h = h + self.positions
@@ -437,11 +449,11 @@ class Encoder(nn.Module):
         return h[:, 0], h[:, 1:]
 
 
-PYRAMID = (1, 2, 4)  # cells a side of the averaged patch grid
+PYRAMID = (1, 2, 4)  # sides of the averaged patch grids
 
 
 class Conditioner(nn.Module):
-    """Chooses and normalises embeddings, and projects them to tokens."""
+    """Selection, normalisation and projection of embeddings to tokens."""
 
     def __init__(self, conditioner: dict[str, Any]):
         super().__init__()
@@ -455,7 +467,7 @@ class Conditioner(nn.Module):
         self.project = Mlp(inputs, width, width)
 
     def choose(self, cls: Tensor, patches: Tensor) -> Tensor:
-        """Encoder features -> normalised embeddings, float32 (B, M0, C)."""
+        """Selects and normalises encoder features, float32 (B, M0, C)."""
         chosen = (
             cls[:, None] if self.config["tokens_from"] == "cls" else patches
         )
@@ -470,7 +482,7 @@ class Conditioner(nn.Module):
         return chosen * self.config["scale"]
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (B, M0, C) -> condition tokens (B, M, D)."""
+        """Projects embeddings (B, M0, C) to condition tokens (B, M, D)."""
         h = embeddings.to(self.project.fc1.weight.dtype)
         if self.config["expand"] > 1:
             h = self.expand(h).reshape(len(h), -1, h.shape[-1])
@@ -482,7 +494,7 @@ class Conditioner(nn.Module):
         return tokens
 
     def positions(self, sides: Sequence[int]) -> Tensor:
-        """Where each token's patch or cell is centred, (M, D)."""
+        """Sin-cos table at the centres of the patches or cells, (M, D)."""
         c, tables = self.config, []
         for side in sides:
             cells = torch.arange(side, dtype=torch.float64) + 0.5
@@ -493,7 +505,7 @@ class Conditioner(nn.Module):
 
 # --- Diffusion --------------------------------------------------------------
 
-# name -> its order, and whether on ddpm paths it ends at t = 1 / N
+# name -> order, and True if it ends at t = 1 / N on ddpm paths
 SOLVERS = {
     "dpmpp_2m": (2, True),
     "dpmpp_1s": (1, True),
@@ -501,14 +513,14 @@ SOLVERS = {
     "euler": (1, False),
     "heun": (2, False),
 }
-# A noise prediction says nothing of the data where alpha is 0: with one,
+# A noise prediction does not determine the data at alpha = 0: with one,
 # sampling starts at this lambda = log(alpha / sigma).
 EPS_SMALLEST_LAMBDA = -5.1
 N = 1000  # steps of the ddpm paths
 
 
 class NoisePath:
-    """x_t = alpha(t) x0 + sigma(t) noise; t = 0 is data, t = 1 noise.
+    """Path x_t = alpha(t) x0 + sigma(t) noise from data, t = 0, to t = 1.
 
     flow: alpha = 1 - t, sigma = t. ddpm_linear, ddpm_cosine: tables of N
     betas, entry n at t = (n + 1) / N, and log alpha linear between them.
@@ -526,7 +538,7 @@ class NoisePath:
         self.log_alphas = [0.0, *log_alphas.tolist()]
 
     def factors(self, t: float) -> tuple[float, float]:
-        """alpha and sigma at time t."""
+        """Returns alpha and sigma at time t."""
         if not self.discrete:
             return 1.0 - t, t
         low = min(math.floor(t * N), N - 1)
@@ -535,12 +547,12 @@ class NoisePath:
         return math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha))
 
     def log_ratio(self, t: float) -> float:
-        """lambda = log(alpha / sigma), for t > 0."""
+        """Returns lambda = log(alpha / sigma), for t > 0."""
         alpha, sigma = self.factors(t)
         return math.log(alpha / sigma) if alpha else -math.inf
 
     def start(self, prediction: str) -> float:
-        """The time that sampling begins at."""
+        """Returns the start time of sampling."""
         low, high = 0.5, 1.0
         if prediction != "eps" or self.log_ratio(high) >= EPS_SMALLEST_LAMBDA:
             return high
@@ -551,7 +563,7 @@ class NoisePath:
         return low
 
     def grid(self, steps: int, start: float, to_t_min: bool) -> list[float]:
-        """Times of a sampler, descending, steps + 1 of them.
+        """Returns steps + 1 descending times of a sampler.
 
         flow: even from 1 to 0, then shifted. ddpm: even down to 1 / N in
         `steps` steps; or in one less, and then 0.
@@ -565,7 +577,7 @@ class NoisePath:
 
 
 def to_x0(value, x, alpha: float, sigma: float, prediction: str) -> Tensor:
-    """The data that a prediction stands for."""
+    """Converts a prediction to x0."""
     if prediction == "x0":
         return value
     if prediction == "eps":
@@ -586,7 +598,7 @@ def integrate(
     lower_order_final: bool,
     clip: float,
 ) -> Tensor:
-    """From noise x to data by DPM-Solver++ of order 1 (which is DDIM) or 2.
+    """Integrates from noise to data by DPM-Solver++ of order 1 (DDIM) or 2.
 
     A step from t to s gives sigma_s / sigma_t x + alpha_s (1 - e^-h) D. h is
     the step in lambda, and D the estimate of x0, in order 2 extrapolated
@@ -595,8 +607,8 @@ def integrate(
     """
     if solver not in SOLVERS or steps < 1:
         raise ValueError(
-            f"solver {solver!r}, {steps} steps: this file knows "
-            f"{', '.join(SOLVERS)} with 1 step or more; i2i_prior knows others"
+            f"solver {solver!r} with {steps} steps is not supported; use one "
+            f"of {', '.join(SOLVERS)} with 1 step or more"
         )
     order, to_t_min = SOLVERS[solver]
     times = path.grid(steps, path.start(prediction), to_t_min)
@@ -624,7 +636,7 @@ def integrate(
 def _heun_step(
     predict, x, x0, path: NoisePath, now, after, prediction: str, clip: float
 ) -> Tensor:
-    """Trapezium rule on dx = x0 d(alpha) + eps d(sigma).
+    """Steps by the trapezium rule on dx = x0 d(alpha) + eps d(sigma).
 
     x0 is the estimate at `now`; a step to sigma = 0 is of order 1.
     """
@@ -645,7 +657,7 @@ def _heun_step(
 
 
 class Prior(nn.Module):
-    """A trained prior: embed, vary, interpolate, predict, sample."""
+    """Trained prior: embed, vary, interpolate, predict, sample."""
 
     def __init__(self, config: dict[str, Any]):
         super().__init__()
@@ -662,10 +674,13 @@ class Prior(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Prior:
-        """Opens a folder that `i2i-prior export --format torch` wrote.
+        """Opens a folder of `i2i-prior export --format torch`.
 
-        Where it has a folder `autoencoder` with an AutoencoderKL, as
-        diffusers saves one, that decodes the latents.
+        An AutoencoderKL of diffusers in its folder `autoencoder` decodes the
+        latents.
+
+        Raises:
+          ValueError: the folder has another format.
         """
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -673,35 +688,35 @@ class Prior(nn.Module):
         if found != (FORMAT, FORMAT_VERSION):
             raise ValueError(
                 f"{folder} has format {found}, not {FORMAT, FORMAT_VERSION}: "
-                "use the i2i_prior_torch.py that lies in it"
+                "use the i2i_prior_torch.py in it"
             )
         with torch.device("meta"):
             prior = cls(config)
-        # The file may hold networks of others that have no code here.
+        # The file may hold networks that have no code here.
         others = ("autoencoder.", *(() if prior.encoder else ("encoder.",)))
         state = load_file(folder / "model.safetensors")
         state = {k: v for k, v in state.items() if not k.startswith(others)}
         prior.load_state_dict(state, assign=True)
-        beside = folder / "autoencoder" / "config.json"
-        if beside.is_file() and '"AutoencoderKL"' in beside.read_text("utf-8"):
+        file = folder / "autoencoder" / "config.json"
+        if file.is_file() and '"AutoencoderKL"' in file.read_text("utf-8"):
             from diffusers import AutoencoderKL
 
-            prior.autoencoder = AutoencoderKL.from_pretrained(beside.parent)
+            prior.autoencoder = AutoencoderKL.from_pretrained(file.parent)
         return prior.eval()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.dit.patch_embed.weight.device
 
     def predict(self, x_t, timestep, tokens=None, **conditions) -> Tensor:
-        """The raw network output, float32 (B, C, H, W), 2C with variances.
+        """Returns the raw output, float32 (B, C, H, W), 2C with variances.
 
         Args:
           x_t: noisy latent, float (B, C, H, W).
-          timestep: float (B,), as `network` makes it of a time in [0, 1].
-          tokens: embeddings (B, M0, C_e), as `embed` gives them.
-          conditions: what else the model takes. mask bool (B, M), true where
+          timestep: float (B,); `network` derives it from a time in [0, 1].
+          tokens: embeddings (B, M0, C_e) of `embed`.
+          conditions: further ones of the model. mask bool (B, M), true where
             a condition token counts; pooled vectors (B, P), or class labels
             int (B,); concat (B, K, H, W); size (B, 2), height and width in
             pixels, with aspect (B, 1), their ratio.
@@ -715,11 +730,12 @@ class Prior(nn.Module):
             return tokens
         return self.conditioner(tokens)
 
-    def network(self, x_t: Tensor, t: float, **doors) -> Tensor:
-        """The DiT at path time t in [0, 1], in the weights' convention.
+    def network(self, x_t: Tensor, t: float, **conditions) -> Tensor:
+        """Evaluates the DiT at path time t in [0, 1].
 
-        own: the network is given 1000 t, on ddpm paths less 1, so 0..999;
-        unit: t; sit: 1 - t, and it answers data - noise.
+        The weights' time convention is native: the network is given 1000 t,
+        on ddpm paths less 1, so 0..999; repa: t; or sit: 1 - t, and it
+        predicts data - noise.
         """
         time = torch.full((len(x_t),), t, device=x_t.device)
         convention = self.config.get("diffusion.time_convention") or "native"
@@ -727,7 +743,7 @@ class Prior(nn.Module):
             time = 1000 * time - int(self.path.discrete)
         elif convention == "sit":
             time = 1 - time
-        output = self.dit(x_t, time, **doors)
+        output = self.dit(x_t, time, **conditions)
         output = output[:, : self.dit.config["channels"]]  # no variances
         return -output if convention == "sit" else output
 
@@ -745,17 +761,17 @@ class Prior(nn.Module):
         null_mask: Tensor | str | None = None,
         **conditions,
     ) -> Tensor:
-        """Latents from given noise, float32 (B, C, H, W); nothing is drawn.
+        """Samples latents from given noise, float32 (B, C, H, W).
 
         Args:
           noise: standard normal, (B, C, H, W).
           tokens, conditions: as in `predict`.
-          steps, guidance, solver, lower_order_final: the run's own where
-            None; solvers are `SOLVERS`, guidance 1 is none.
-          null_tokens: (M0, C_e), where the model has none of its own.
-          null_mask: bool (B, M) of the half without condition, or how it
-            follows from `mask`: "full", all null tokens are seen; "caption",
-            as many as the caption has.
+          steps, guidance, solver, lower_order_final: the run's own if None;
+            solvers are `SOLVERS`, guidance 1 is none.
+          null_tokens: (M0, C_e), for a model without its own.
+          null_mask: bool (B, M) of the half without condition, or its rule:
+            "full", all null tokens count; "caption", as many as the caption
+            has.
         """
 
         def chosen(name: str, given: Any = None) -> Any:
@@ -770,15 +786,15 @@ class Prior(nn.Module):
             )
             lower_order_final = chosen("lower_order_final") or few
         low, high = chosen("guidance_low"), chosen("guidance_high")
-        doors = {"tokens": self._project(tokens), **conditions}
+        inputs = {"tokens": self._project(tokens), **conditions}
         if scale != 1:
             seen = chosen("null_mask", null_mask)
-            doors = self._with_null(doors, tokens, null_tokens, seen)
+            inputs = self._with_null(inputs, tokens, null_tokens, seen)
 
         def predict(x: Tensor, t: float) -> Tensor:
             if scale == 1:
-                return self.network(x, t, **doors)
-            both = self.network(torch.cat([x, x]), t, **doors)
+                return self.network(x, t, **inputs)
+            both = self.network(torch.cat([x, x]), t, **inputs)
             cond, uncond = both.chunk(2)
             # Compared in float32, as in the JAX code.
             first, now, last = torch.tensor([low, t, high]).tolist()
@@ -796,16 +812,16 @@ class Prior(nn.Module):
             clip=chosen("clip"),
         )
 
-    def _with_null(self, doors, tokens, null, null_mask) -> dict[str, Any]:
-        """Both halves of classifier-free guidance as one batch of 2 B."""
-        given = {k: v for k, v in doors.items() if v is not None}
+    def _with_null(self, inputs, tokens, null, null_mask) -> dict[str, Any]:
+        """Returns both halves of classifier-free guidance in a batch of 2 B."""
+        given = {k: v for k, v in inputs.items() if v is not None}
         both = {k: torch.cat([v, v]) for k, v in given.items()}
         if tokens is not None and self.conditioner is not None:
             null = self.conditioner.null if null is None else null
             if null is None or null.shape[-2] != tokens.shape[1]:
                 raise ValueError(
                     f"guidance needs {tokens.shape[1]} null tokens, as many "
-                    "as tokens: pad those and give a mask, or give "
+                    "as tokens: pad the tokens and give a mask, or give "
                     "null_tokens, or sample with guidance=1"
                 )
             null = self.conditioner(null.expand(len(tokens), -1, -1))
@@ -822,8 +838,8 @@ class Prior(nn.Module):
             classes, pooled = self.dit.config["classes"], given["pooled"]
             if not classes:
                 raise ValueError(
-                    "a pooled vector has no null to guide against: sample "
-                    "with guidance=1"
+                    "a pooled vector has no null condition: sample with "
+                    "guidance=1"
                 )
             null = torch.full_like(pooled, classes)
             if pooled.is_floating_point():  # weights of the classes
@@ -834,14 +850,14 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Sequence[Any]) -> Tensor:
-        """Images (paths or uint8 (H, W, 3)) -> float32 (B, M0, C_e)."""
+        """Embeds images, paths or uint8 (H, W, 3), in float32 (B, M0, C_e)."""
         vit = self.config["modules"]["encoder"]
         if self.encoder is None or self.conditioner is None:
             family = vit["family"] if vit else "none"
             raise ValueError(
-                f"this file runs encoders trained here and DINO, the prior's "
-                f"is {family}: make the tokens with its own torch code and "
-                "give them to predict or sample"
+                f"the prior's image encoder is {family}, which this file "
+                "cannot run: make the tokens with its own torch code and give "
+                "them to predict or sample"
             )
         published = self.config["encoder.pixels"] != "symmetric"
         make = functools.partial(view, size=vit["image_size"], dino=published)
@@ -855,14 +871,14 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, W) -> images uint8 (B, S, S, 3)."""
+        """Decodes latents (B, C, H, W) to images uint8 (B, S, S, 3)."""
         kind = self.config["autoencoder.kind"]
         if kind != "pixels":
             if self.autoencoder is None:
                 raise ValueError(
                     f"these are {kind} latents: decode them with that "
-                    "autoencoder, or put an AutoencoderKL into the folder as "
-                    "autoencoder/, as diffusers saves it"
+                    "autoencoder, or put an AutoencoderKL of diffusers into "
+                    "the folder as autoencoder/"
                 )
             latent = self.config["modules"]["latent"]
             scale = latents.new_tensor(latent["scale"]).reshape(-1, 1, 1)
@@ -875,13 +891,13 @@ class Prior(nn.Module):
     def vary(
         self, images, num=8, *, seed=0, batch_size=64, **options
     ) -> Tensor:
-        """Variations of images, uint8 (len(images), num, S, S, 3).
+        """Generates variations, uint8 (len(images), num, S, S, 3).
 
         Args:
           images: paths, or uint8 (H, W, 3) arrays or tensors.
           num: variations of each. Variation k of image i draws from (seed,
             i * num + k): it is the same in any batch and on any device. (The
-            JAX code's generator is another, and so are its pictures.)
+            JAX code has another generator, so its images differ.)
           batch_size: images generated at once.
           options: steps, guidance, solver ... of `sample`.
         """
@@ -894,10 +910,10 @@ class Prior(nn.Module):
         return torch.cat(decoded).unflatten(0, (len(images), num))
 
     def interpolate(self, start, end, frames=12, *, seed=0, **options):
-        """A walk between two images, uint8 (frames, S, S, 3).
+        """Interpolates between two images, uint8 (frames, S, S, 3).
 
-        The embedding goes straight from one to the other, all frames share
-        one noise; `options` as in `vary`.
+        The embedding is interpolated linearly, with one noise for all frames;
+        `options` as in `vary`.
         """
         first, last = self.embed([start, end])
         weights = torch.linspace(0, 1, frames, device=self.device)
@@ -918,7 +934,7 @@ class Prior(nn.Module):
 
 
 def open_image(image: Any) -> Tensor:
-    """A path, an array or a tensor -> uint8 (H, W, 3)."""
+    """Opens a path, an array or a tensor as uint8 (H, W, 3)."""
     if not isinstance(image, str | Path):
         image = torch.as_tensor(image)
         if image.dtype != torch.uint8 or image.shape[2:] != (3,):
@@ -936,10 +952,10 @@ def open_image(image: Any) -> Tensor:
 
 
 def view(image: Tensor, size: int, dino: bool) -> Tensor:
-    """The centre as the encoder is shown it, uint8 (size, size, 3).
+    """Crops the centre as the encoder's input, uint8 (size, size, 3).
 
-    The central square resized; for DINO, the shorter side resized and then
-    the centre cut out. With antialias, as Pillow does it.
+    The central square is resized; for DINO, the shorter side is resized and
+    then the centre cropped. With antialias, as in Pillow.
     """
     height, width = image.shape[:2]
     side = min(height, width)

@@ -1,4 +1,4 @@
-"""What training checkpoints wrap a state dict in: keys and prefixes."""
+"""Dicts and prefixes that training checkpoints wrap a state dict in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.interop.state_dicts_compared import B, W, same  # noqa: E402
 
 
 def test_training_checkpoints(tmp_path):
-    """{'model', 'ema', 'opt', 'args'} as DiT and SiT save them."""
+    """Checkpoints {'model', 'ema', 'opt', 'args'} of DiT and SiT."""
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(1, 3)).sum().backward()
@@ -41,10 +41,10 @@ def test_training_checkpoints(tmp_path):
     )
     state = read_state_dict(file)
     same(state, ema)
-    assert state.container == "ema"
+    assert state.wrapper == "ema"
     state = read_state_dict(file, weights="raw")
     same(state, module.state_dict())
-    assert state.container == "model"
+    assert state.wrapper == "model"
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_containers_and_prefixes(content, ema, raw, keys, tmp_path):
     file = tmp_path / "weights.pth"
     torch.save(tensors(content), file)
     state = read_state_dict(file, "ema")
-    assert state.container == ema
+    assert state.wrapper == ema
     assert [key.removesuffix(".last.w") for key in state] == keys.split()
     assert next(iter(state.values())).shape == (2,)  # B, never W
     state = read_state_dict(file, "raw")
-    assert state.container == raw
+    assert state.wrapper == raw
     if raw != ema:
         assert next(iter(state.values())).shape == (2, 2)
 

@@ -1,7 +1,7 @@
-"""A state dict of a published diffusion transformer -> the config it implies.
+"""Detection of a diffusion transformer's layout and config from its keys.
 
-Key names and shapes tell nearly everything; what they cannot (heads, the
-scale of the positions) is an argument.
+Key names and shapes imply nearly the whole config; the heads and the scale of
+the positions are arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from i2i_prior.interop.layouts.dit import position_table
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.presets import SIZES
 
-# layout -> what it is called in messages
+# layout -> name in messages
 LAYOUTS = {
     "lumos": "Lumos",
     "dit": "DiT",
@@ -35,10 +35,10 @@ _HEAD_WIDTH = 72  # of XL, the only published size of Lumos and PixArt-alpha
 
 
 def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The layout of a state dict's keys; None where it is none of these.
+    """Returns the layout of a state dict's keys, None if it is unknown.
 
-    DiT and SiT share their names, so DiT is assumed; so do SiT without a
-    variance head and REPA without projectors, so REPA is.
+    DiT and SiT have the same names, so DiT is assumed; so have SiT without a
+    variance head and REPA without projectors, so REPA is assumed.
     """
     if "adaln_single.linear.weight" in shapes:
         return "pixart_diffusers"
@@ -50,11 +50,11 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         return "lumos"
     if "y_embedder.embedding_table.weight" in shapes:
         projectors = any(key.startswith("projectors.") for key in shapes)
-        return "repa" if projectors or not _sigma(shapes) else "dit"
+        return "repa" if projectors or not _has_variance(shapes) else "dit"
     return None
 
 
-def _sigma(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _has_variance(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     _, channels, patch, _ = shapes["x_embedder.proj.weight"]
     rows = shapes.get("final_layer.linear.weight", (0,))[0]
     return rows == 2 * channels * patch**2
@@ -68,19 +68,18 @@ def implied_config(
     base_size: int | None = None,
     position_scale: float | None = None,
 ) -> ConfigDict:
-    """The run config of a model of these shapes.
+    """Returns the run config of a model of these shapes.
 
     Args:
-      state: an `interop.files.StateDict`.
+      state: a `files.state_dicts.StateDict`.
       layout: a key of `LAYOUTS`.
-      heads: attention heads; where None those of the published model of
-        this width, else width / 72.
-      base_size, position_scale: of the position table; where None they are
-        read off the stored table, or 1 x the grid.
+      heads: attention heads; if None those of the published model of this
+        width, else width / 72.
+      base_size, position_scale: of the position table; if None they are
+        found from the stored table, or are 1 x the grid.
 
     Raises:
-      UserError: where the keys do not say what they must, or the heads
-        cannot be told.
+      UserError: keys are missing, or the number of heads is unknown.
     """
     if layout not in LAYOUTS:
         raise UserError(
@@ -99,7 +98,7 @@ def implied_config(
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{state.path} looks like {LAYOUTS[layout]}, but its keys do not "
-            f"tell the network's shape ({error}); nothing was loaded"
+            f"imply the network's shape ({error}); nothing was loaded"
         ) from error
 
 
@@ -172,7 +171,7 @@ def _heads(width: int, state: Any) -> int:
         return width // _HEAD_WIDTH
     raise UserError(
         f"{state.path} has a width of {width}, which no published model has; "
-        "shapes do not tell the number of attention heads, so give heads"
+        "give heads, the number of attention heads"
     )
 
 

@@ -128,9 +128,8 @@ def condition_grid(
         spans.append((start + pad, sheet.shape[1] - 2 * pad))
         columns += [sheet, gap]
         start += sheet.shape[1] + gap.shape[1]
-    return _label_columns(
-        np.concatenate(columns[:-1], axis=1), names, spans, 255
-    )
+    whole = np.concatenate(columns[:-1], axis=1)
+    return _label_columns(whole, names, spans, 255)
 
 
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:

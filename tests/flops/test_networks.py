@@ -25,6 +25,7 @@ from i2i_prior.models.conditioner import (
     ConditionerConfig,
 )
 from i2i_prior.models.dit import DiT, DiTConfig
+from i2i_prior.models.encoder_families import FAMILIES
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.text_clip import ClipTextConfig, ClipTextEncoder
 from i2i_prior.models.text_t5 import T5Config, T5Encoder
@@ -322,6 +323,98 @@ def test_a_giant_encoder_with_registers():
     parameters, macs = count_vit(giant, 224)
     assert parameters == 1_136_485_376
     assert macs - interpolation(giant, 224) == 304_174_522_368
+
+
+# Family -> parameters, multiply-adds at 16 pixels, and at 12 without the
+# interpolation of positions, of two layers of odd widths, by hand.
+SMALL_ENCODER = {
+    "dino": (16_104, 281_184, 158_208),
+    "dino_hf": (16_104, 281_184, 158_208),
+    "dinov2": (9_824, 206_592, 123_936),
+    "dinov2_hub": (16_200, 281_184, 158_208),
+    "clip": (16_368, 281_424, 158_448),
+    "openclip": (10_248, 183_264, 100_608),
+    "siglip": (23_256, 289_152, 159_120),
+    "siglip2": (23_256, 289_152, 159_120),
+    "mae": (16_104, 281_184, 158_208),
+    "ijepa": (16_056, 264_192, 142_560),
+}
+ODD = {
+    "dinov2": {"registers": 3, "swiglu": True, "mlp_width": 20},
+    "clip": {"projection": 10},
+    "openclip": {"mlp_width": 36},
+}
+
+
+@pytest.mark.parametrize("family", SMALL_ENCODER)
+def test_every_family_of_image_encoders(family):
+    config = ViTConfig(
+        family=family,
+        depth=2,
+        width=24,
+        heads=3,
+        patch=4,
+        image_size=16,
+        **ODD.get(family, {}),
+    )
+    parameters, macs = count_vit(config, 16)
+    cropped = count_vit(config, 12)[1] - interpolation(config, 12)
+    assert (parameters, macs, cropped) == SMALL_ENCODER[family]
+
+
+def test_every_family_is_counted():
+    assert set(SMALL_ENCODER) == set(FAMILIES)
+
+
+# Kind -> parameters, multiply-adds of encoding and decoding 16 pixels, of
+# three levels of odd widths, by hand.
+SMALL_AUTOENCODER = {
+    "sd": (42_791, 1_033_216, 2_358_016),
+    "flux2": (54_275, 1_162_240, 2_406_400),
+    "taesd": (17_351, 797_184, 935_424),
+    "taef2": (22_563, 837_632, 975_872),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL_AUTOENCODER)
+def test_autoencoders_of_uneven_levels(kind):
+    shape = AUTOENCODERS[kind]
+    widths = (8, 8, 8) if shape.kind == "tiny" else (8, 16, 8)
+    small = dataclasses.replace(
+        shape, widths=widths, blocks=(1, 2, 1), groups=4
+    )
+
+    def make(rngs):
+        return make_autoencoder(small, rngs=rngs)
+
+    image, latent = array(1, 16, 16, 3), array(1, 4, 4, small.channels)
+    parameters, encoded = counted(make, lambda a, x: a.encode(x), image)
+    decoded = counted(make, lambda a, z: a.decode(z), latent)[1]
+    assert (parameters, encoded, decoded) == SMALL_AUTOENCODER[kind]
+
+
+# Parameters and multiply-adds of 7 tokens, by hand.
+SMALL_TEXT = {
+    "t5": (T5Config(20, 2, 12, 3, 5, 14), 2_844, 20_076),
+    "t5_relu": (
+        T5Config(20, 1, 12, 3, 5, 14, gated=False, activation="relu"),
+        *(1_428, 8_862),
+    ),
+    "clip": (
+        ClipTextConfig(20, 9, 2, 12, 3, 14, projection=10),
+        *(2_560, 15_240),
+    ),
+    "clip_plain": (
+        ClipTextConfig(20, 9, 1, 12, 3, 14, projection=0),
+        *(1_406, 7_560),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_TEXT)
+def test_small_text_encoders(name):
+    config, *numbers_by_hand = SMALL_TEXT[name]
+    assert list(count_text(config, 7)) == numbers_by_hand
 
 
 def test_positions_are_interpolated_once_a_batch(tiny):

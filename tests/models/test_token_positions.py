@@ -22,7 +22,7 @@ def config(**changes):
     options = {
         "embedding_width": 8,
         "width": 32,
-        "choice": "patches",
+        "tokens_from": "patches",
         "patches": 16,
         "grid": 8,
         **changes,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """How far a run is: a bar on a terminal, plain lines anywhere else.
+    """Progress bar on a terminal, plain lines anywhere else.
 
     A plain line comes with every update that carries values (a log step) and
     otherwise at most once in 10 seconds. With `write=False` nothing comes.

@@ -47,6 +47,14 @@ def check_format(config: ConfigDict, layout: str) -> None:
             f"the layout takes {condition}, and this model does not",
         ),
         (
+            not classes and conditioner.tokens_from == "none",
+            "the layout takes condition tokens, and this model does not",
+        ),
+        (
+            conditioner.concat_from != "none",
+            "the layout stacks no source image on the noisy latent",
+        ),
+        (
             conditioner.expand > 1 and not classes,
             f"the layout has one token for each embedding, this model has "
             f"{conditioner.expand}",

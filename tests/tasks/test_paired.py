@@ -11,6 +11,7 @@ from PIL import Image
 from i2i_prior import Prior
 from i2i_prior.errors import UserError
 from i2i_prior.report.image_grid import condition_grid
+from tests.interop.fixtures_torch_folder import open_module
 
 PAIRED = (
     "task=paired",
@@ -101,3 +102,35 @@ def test_interpolation_needs_embeddings(run):
         Prior.load(workdir).interpolate(
             folder / "0.labels.png", folder / "1.labels.png"
         )
+
+
+def test_the_torch_folder_samples_from_a_source(run, command, tmp_path):
+    """Guidance away from no source, as in JAX."""
+    torch = pytest.importorskip("torch")
+    workdir, _ = run
+    out = tmp_path / "folder"
+    ended = command(
+        *("export", "--workdir", workdir, "--format", "torch", "--out", out)
+    )
+    assert ended.code == 0, ended.err
+    rng = np.random.default_rng(5)
+    noise, source = rng.standard_normal((2, 2, 8, 8, 3)).astype(np.float32)
+    options = {"steps": 3, "guidance": 3.0}
+    ours = Prior.load(workdir).sample(noise, concat=source, **options)
+    theirs = open_module(out).Prior.from_pretrained(out)
+    nchw = [torch.from_numpy(a).permute(0, 3, 1, 2) for a in (noise, source)]
+    found = theirs.sample(nchw[0], concat=nchw[1], **options)
+    np.testing.assert_allclose(
+        found.permute(0, 2, 3, 1).numpy(), ours, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_layout_without_a_source_is_refused(run, command, tmp_path):
+    workdir, _ = run
+    out = tmp_path / "x.safetensors"
+    ended = command(
+        "export", "--workdir", workdir, "--format", "lumos", "--out", out
+    )
+    assert ended.code == 1
+    assert "cannot be written as" in ended.err
+    assert not out.exists()

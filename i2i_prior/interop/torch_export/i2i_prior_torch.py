@@ -816,6 +816,9 @@ class Prior(nn.Module):
         """Returns both halves of classifier-free guidance in a batch of 2 B."""
         given = {k: v for k, v in inputs.items() if v is not None}
         both = {k: torch.cat([v, v]) for k, v in given.items()}
+        if "concat" in given:  # its null is zero
+            source = given["concat"]
+            both["concat"] = torch.cat([source, torch.zeros_like(source)])
         if tokens is not None and self.conditioner is not None:
             null = self.conditioner.null if null is None else null
             if null is None or null.shape[-2] != tokens.shape[1]:

@@ -37,7 +37,8 @@ from i2i_prior.config import config_hash, from_flat
 from i2i_prior.errors import UserError
 from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.parallel import mesh as meshes
-from i2i_prior.tasks.registry import make_task
+from i2i_prior.tasks.inputs import example_spec
+from i2i_prior.tasks.resolve import resolve
 from i2i_prior.training.setup import (
     Program,
     build,
@@ -69,7 +70,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         name: jax.ShapeDtypeStruct(
             (images, *one.shape), one.dtype, sharding=sharding
         )
-        for name, one in make_task(config).example_spec.items()
+        for name, one in example_spec(config, resolve(config)).items()
     }
 
 

@@ -25,12 +25,15 @@ RENAMED = {
     "conditioner.choice": "conditioner.tokens_from",
     "diffusion.convention": "diffusion.time_convention",
 }
-# (name, value of earlier versions) -> value.
+# (name, value of the first version) -> value, and back.
 _VALUES = {
     ("diffusion.time_convention", "own"): "native",
     ("diffusion.time_convention", "unit"): "repa",
-    ("encoder.pixels", "imagenet"): "family",
 }
+_FIRST_VALUES = {(name, new): old for (name, old), new in _VALUES.items()}
+_FIRST_NAMES = {new: old for old, new in RENAMED.items()}
+# Older still: the first version itself read it under today's value.
+_READ = _VALUES | {("encoder.pixels", "imagenet"): "family"}
 
 
 def current(name: str, value: Any, note: bool = True) -> tuple[str, Any]:
@@ -45,7 +48,7 @@ def current(name: str, value: Any, note: bool = True) -> tuple[str, Any]:
         _note(name)
     name = RENAMED.get(name, name)
     if isinstance(value, str):
-        value = _VALUES.get((name, value), value)
+        value = _READ.get((name, value), value)
     return name, value
 
 
@@ -59,15 +62,12 @@ def recorded(flat: dict[str, Any]) -> dict[str, Any]:
       a copy; fields that a later version added are left out where they have
       their default.
     """
-    names = {new: old for old, new in RENAMED.items()}
-    values = {("native",): "own", ("repa",): "unit"}
     found = {}
     for name, value in flat.items():
         if FIELDS[name].added and value == FIELDS[name].default:
             continue
-        if name == "diffusion.time_convention":
-            value = values.get((value,), value)
-        found[names.get(name, name)] = value
+        value = _FIRST_VALUES.get((name, value), value)
+        found[_FIRST_NAMES.get(name, name)] = value
     return found
 
 

@@ -24,7 +24,8 @@ from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.io.progress import Progress
-from i2i_prior.tasks.registry import make_task
+from i2i_prior.tasks.inputs import example_spec
+from i2i_prior.tasks.resolve import resolve
 from i2i_prior.training.setup import data_options
 
 _SCHEME = "arrayrecord:"
@@ -172,8 +173,8 @@ def check(manifest: Manifest, config: ConfigDict) -> None:
 
 def _pairs(manifest: Manifest, config: ConfigDict, name: str):
     """Yields (name, as prepared, as configured) of what is compared."""
-    task = make_task(config)
-    spec, shapes = task.example_spec, task.shapes
+    shapes = resolve(config)
+    spec = example_spec(config, shapes)
     encoder, section = manifest.encoders[name], config.encoder
     autoencoder = manifest.autoencoder or {}
     yield "size", manifest.preprocessing["size"], config.data.image_size

@@ -7,21 +7,18 @@ and images of step k are a pure function of (sizes, seed, k).
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from typing import Any
 
-import grain
 import numpy as np
-from grain.transforms import DatasetSelectionMap
 
 from i2i_prior.data.aspect_ratios import Table
-from i2i_prior.data.order import shuffled
+from i2i_prior.data.order import Shuffled, spawned
 from i2i_prior.errors import UserError
 
 
-class Buckets(DatasetSelectionMap):
-    """The records of each batch.
+class Buckets:
+    """The records of each batch: `buckets[n]` is the record of example n.
 
     An epoch is as many whole batches of each size as its images fill; the
     rest of a size, below a batch, waits for another epoch's shuffle. Needs 4
@@ -29,7 +26,6 @@ class Buckets(DatasetSelectionMap):
 
     Attributes:
         shapes: (height, width) in pixels of each bucket that has a batch.
-        order: endless Grain dataset of the record of each example.
 
     Args:
         sizes: int (N, 2), height and width of every image, pixels.
@@ -57,31 +53,22 @@ class Buckets(DatasetSelectionMap):
                 "use a smaller data.batch_size, or data.aspect_buckets=false."
             )
         self.shapes = [table[float(ratios[k])] for k in kept]
-        self._ratios = {
-            shape: float(ratios[k])
-            for shape, k in zip(self.shapes, kept, strict=True)
-        }
-        self._lengths = [len(members[k]) for k in kept]
+        self._ratios = dict(zip(self.shapes, ratios[kept], strict=True))
+        self._members = [members[k] for k in kept]
         self._batch_size, self._seed = batch_size, seed
-        seeds = np.random.SeedSequence(seed).spawn(len(kept))
-        orders = [
-            shuffled(len(members[k]), int(own.generate_state(1)[0])).map(
-                members[k].item
+        self._orders = [
+            Shuffled(len(its), own)
+            for its, own in zip(
+                self._members, spawned(seed, len(kept)), strict=True
             )
-            for k, own in zip(kept, seeds, strict=True)
         ]
-        batches = [length // batch_size for length in self._lengths]
+        batches = [len(its) // batch_size for its in self._members]
         self._starts = np.cumsum([0, *batches])
-        self.order = grain.MapDataset.select_from_datasets(orders, self)
 
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        """Bucket of an example, and its number among the bucket's."""
-        step, row = divmod(index, self._batch_size)
+    def __getitem__(self, number: int) -> int:
+        step, row = divmod(number, self._batch_size)
         bucket, start = self._place(step)
-        return bucket, start + row
+        return int(self._members[bucket][self._orders[bucket][start + row]])
 
     @property
     def batches(self) -> int:
@@ -90,7 +77,7 @@ class Buckets(DatasetSelectionMap):
 
     def ratio(self, shape: Any) -> float:
         """height / width of a bucket, as the table has it."""
-        return self._ratios[shape]
+        return float(self._ratios[shape])
 
     def shape(self, step: int) -> tuple[int, int]:
         """(height, width) in pixels of a step's images."""
@@ -101,7 +88,7 @@ class Buckets(DatasetSelectionMap):
         epoch, place = divmod(step, self.batches)
         slot = int(_slots(self.batches, self._seed, epoch)[place])
         bucket = int(np.searchsorted(self._starts, slot, side="right")) - 1
-        start = epoch * self._lengths[bucket]
+        start = epoch * len(self._members[bucket])
         start += (slot - int(self._starts[bucket])) * self._batch_size
         return bucket, start
 

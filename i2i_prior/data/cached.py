@@ -17,7 +17,7 @@ import numpy as np
 
 from i2i_prior.data.broken import Batch
 from i2i_prior.data.manifest import Manifest, read_manifest
-from i2i_prior.data.order import shuffled
+from i2i_prior.data.order import Order, Shuffled
 from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Record
 from i2i_prior.data.shard_files import ShardReader
@@ -105,7 +105,7 @@ class CachedPipeline(Batches):
     ) -> None:
         read = _Reader(
             source,
-            shuffled(len(source), seed),
+            Shuffled(len(source), seed),
             embedding,
             batch_size,
             seed,
@@ -123,7 +123,7 @@ class _Reader:
     """Step -> batch; see `CachedPipeline`."""
 
     source: CachedSource
-    order: grain.MapDataset
+    order: Order
     embedding: str
     batch_size: int
     seed: int

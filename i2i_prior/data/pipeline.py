@@ -22,7 +22,7 @@ from i2i_prior.data.broken import Batch, describe, read_record
 from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.crops import Size
 from i2i_prior.data.decode_image import BrokenImage
-from i2i_prior.data.order import order_of
+from i2i_prior.data.order import Order, order_of
 from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Source
 from i2i_prior.data.transforms import (
@@ -126,10 +126,9 @@ class Pipeline(Batches):
         rows = tuple(everything if rows is None else rows)
         if not rows or not set(rows) <= set(everything):
             raise ValueError(f"rows {rows} are not in {everything}")
-        if buckets is None:
+        order: Order | None = buckets
+        if order is None:
             order = order_of(source, options.seed, options.shuffle)
-        else:
-            order = buckets.order
         make = BatchMaker(source, order, options, rows, buckets)
         super().__init__(
             grain.MapDataset.range(sys.maxsize).map(make),
@@ -150,7 +149,7 @@ class BatchMaker:
     """
 
     source: Source
-    order: grain.MapDataset
+    order: Order
     options: DataOptions
     rows: tuple[int, ...]
     buckets: Buckets | None = None
@@ -170,23 +169,21 @@ class BatchMaker:
         """Example `index` of the run, with a substitute if it is broken."""
         options = self.options
         record = first = self.order[index]
-        rng = np.random.default_rng((options.seed, index))
-        for _ in range(_MAX_SUBSTITUTES + 1):
-            before = rng.bit_generator.state
+        for substitutes in range(_MAX_SUBSTITUTES + 1):
+            # A broken image takes no draws, wherever it breaks. Its substitute
+            # is drawn, not the next in order: damage comes in runs, as when a
+            # download broke off.
+            rng = np.random.default_rng((options.seed, index))
+            for _ in range(substitutes):
+                record = int(rng.integers(len(self.source)))
             try:
                 example = self._arrays(record, index, shape, rng)
             except BrokenImage:
-                # A broken image takes no draws, wherever it breaks. Drawn,
-                # not the next in order: damage comes in runs, as when a
-                # download broke off.
-                rng.bit_generator.state = before
-                record = int(rng.integers(len(self.source)))
                 continue
+            example["index"] = np.array(record, np.int32)
             broken = -1 if record == first else first
-            return example | {
-                "index": np.array(record, np.int32),
-                "broken": np.array(broken, np.int32),
-            }
+            example["broken"] = np.array(broken, np.int32)
+            return example
         raise UserError(
             f"There is no readable image: {_MAX_SUBSTITUTES} substitutes for "
             f"{describe(self.source, first)} were broken too, so check the "

@@ -18,7 +18,7 @@ def sizes(count: int, seed: int = 0) -> np.ndarray:
 
 def records_of(buckets: Buckets, step: int) -> list[int]:
     """The records of a batch of 8."""
-    return [buckets.order[number] for number in range(8 * step, 8 * step + 8)]
+    return [buckets[number] for number in range(8 * step, 8 * step + 8)]
 
 
 def test_every_image_goes_to_the_nearest_ratio():

@@ -16,7 +16,7 @@ from PIL import Image
 
 from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.cached import CachedPipeline, CachedSource
-from i2i_prior.data.order import mixed, shuffled
+from i2i_prior.data.order import Mixed, Shuffled
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.sources import open_source
 from i2i_prior.data.transforms import Draft, apply, make_transforms
@@ -85,13 +85,13 @@ def test_images(spec):
 
 @pytest.mark.parametrize("length", [30, 10_000])
 def test_orders(length):
-    order = shuffled(length, 5)
+    order = Shuffled(length, 5)
     numbers = [order[n] for n in (*range(2 * 30), *range(10**9, 10**9 + 30))]
     assert digest(numbers) == RECORDED["orders"][length]
 
 
 def test_mixtures():
-    order = mixed([30, 5000, 3], (0.5, 0.3, 0.2), seed=5)
+    order = Mixed([30, 5000, 3], (0.5, 0.3, 0.2), seed=5)
     numbers = [order[n] for n in (*range(900, 1100), 10**9)]
     assert digest(numbers) == RECORDED["mixture"]
 
@@ -123,7 +123,7 @@ def test_buckets():
     table = {0.5: (8, 16), 1.0: (12, 12), 2.0: (16, 8)}
     buckets = Buckets(sizes, table, 8, seed=1)
     shapes = [buckets.shape(step) for step in range(500)]
-    records = [buckets.order[n] for n in range(4000)]
+    records = [buckets[n] for n in range(4000)]
     assert digest(np.array(shapes), records) == RECORDED["buckets"]
 
 

@@ -63,7 +63,7 @@ def write_files(folder: Path, width: int, height: int, count: int) -> None:
 def our_batches(folder: Path, workers: int) -> Iterator:
     """`Pipeline` with two threads, or two processes of one."""
     from i2i_prior.data.pipeline import DataOptions, Pipeline
-    from i2i_prior.data.sources import open_source
+    from i2i_prior.data.sources.registry import open_source
 
     options = DataOptions.of(
         image_size=SIDE,

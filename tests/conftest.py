@@ -280,7 +280,7 @@ def inject(monkeypatch) -> Callable:
 def batches(tiny) -> list[dict[str, np.ndarray]]:
     """The first six batches of the tiny run."""
     from i2i_prior.data.pipeline import Pipeline
-    from i2i_prior.data.sources import open_source
+    from i2i_prior.data.sources.registry import open_source
     from i2i_prior.training.setup import data_options
 
     config = tiny()

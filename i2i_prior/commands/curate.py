@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.data.curation.options import CurateOptions
     from i2i_prior.data.curation.passes import curate
     from i2i_prior.data.curation.report import write_curation_report
-    from i2i_prior.data.sources import open_source
+    from i2i_prior.data.sources.registry import open_source
     from i2i_prior.data.sources.selected import refuse_mixture
     from i2i_prior.io.disk import check_output, write_errors
     from i2i_prior.io.progress import Progress

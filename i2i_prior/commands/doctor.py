@@ -93,7 +93,7 @@ def _memory() -> int:
 
 
 def _print_photos() -> None:
-    from i2i_prior.data.sources import open_source
+    from i2i_prior.data.sources.registry import open_source
     from i2i_prior.errors import UserError
 
     try:

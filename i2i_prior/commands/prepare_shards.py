@@ -26,7 +26,7 @@ from i2i_prior.data.prepare.plan import Plan, claim, fields_of
 from i2i_prior.data.prepare.shards import read_outcome
 from i2i_prior.data.prepare.write_shards import make_shards
 from i2i_prior.data.record import Source
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io import disk, files

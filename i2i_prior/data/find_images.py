@@ -8,7 +8,7 @@ import numpy as np
 
 from i2i_prior.data.decode_image import BrokenImage, decode
 from i2i_prior.data.record import Record
-from i2i_prior.data.sources import OPENERS, open_source
+from i2i_prior.data.sources.registry import SCHEMES, open_source
 from i2i_prior.errors import UserError
 
 Image = str | Path | np.ndarray
@@ -28,7 +28,7 @@ def find_images(text: str) -> list[tuple[str, np.ndarray]]:
         more than `MOST_IMAGES`.
     """
     scheme = text.partition(":")[0]
-    if scheme not in (*OPENERS, "mix") or Path(text).exists():
+    if scheme not in SCHEMES or Path(text).exists():
         return [(Path(text).name, open_image(text))]
     spec, _, wanted = text.rpartition("#")
     if not spec or "=" in wanted:

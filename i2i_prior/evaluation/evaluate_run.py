@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from i2i_prior.checkpoint.restore import identity
 from i2i_prior.checkpoint.run_dir import load_config
 from i2i_prior.config import RESUMABLE, set_field
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.condition_matching import encoder_embedder

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from i2i_prior.data.broken import Batch
 from i2i_prior.data.contact_sheet import fit
 from i2i_prior.data.record import Source
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.report import html, image_grid
 from i2i_prior.report.html import section

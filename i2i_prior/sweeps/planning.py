@@ -147,7 +147,7 @@ def _count(source: str) -> int | None:
         return int(sample[1])
     if not source.startswith(_COUNTED) or "://" in source:
         return None
-    from i2i_prior.data.sources import open_source
+    from i2i_prior.data.sources.registry import open_source
 
     try:
         return len(open_source(source))

@@ -19,7 +19,7 @@ from i2i_prior.data.manifest import Manifest
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.record import Source
 from i2i_prior.data.sizes import image_sizes
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.hashing import hash_of

@@ -12,7 +12,7 @@ from PIL import Image
 from i2i_prior.data.decode_image import decode
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.record import Record
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.inspection import batch as batches
 from i2i_prior.inspection.describe import as_text, write_page

@@ -12,7 +12,7 @@ from PIL import Image
 
 from i2i_prior.data.broken import BrokenTally
 from i2i_prior.data.pipeline import DataOptions, Pipeline
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 
 OPTIONS = DataOptions.of(image_size=8, batch_size=20)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.data import builtin
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 
 

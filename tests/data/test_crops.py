@@ -15,7 +15,7 @@ from i2i_prior.data.crops import (
     resize,
     view_box,
 )
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.data.transforms import Cut, Draft, Jitter
 
 

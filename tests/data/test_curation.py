@@ -27,7 +27,7 @@ from i2i_prior.data.curation.report import write_curation_report
 from i2i_prior.data.decode_image import Picture, decode
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.data.sources.selected import (
     Selected,
     open_selection,

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from i2i_prior.data.decode_image import BrokenImage, decode
 from i2i_prior.data.record import Record
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 
 NOISE = Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.conftest import TINY
 from tests.data.fixtures_sources import (

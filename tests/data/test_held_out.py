@@ -10,7 +10,7 @@ from PIL import Image
 
 from i2i_prior.data.decode_image import center_crop
 from i2i_prior.data.held_out import evaluation_crops
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from i2i_prior.data.decode_image import decode
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record, split_name
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import write_folder, write_tar
 

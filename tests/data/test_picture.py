@@ -13,7 +13,7 @@ from i2i_prior.data.crops import random_box, resize, view_box
 from i2i_prior.data.decode_image import BrokenImage, Picture, decode
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.record import Record
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 
 
 def encoded(image: Image.Image, form: str = "JPEG", **kwargs) -> Record:

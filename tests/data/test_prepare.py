@@ -17,7 +17,7 @@ from i2i_prior.data.manifest import content_hash
 from i2i_prior.data.prepare.examples import Dropped, Maker, Pictures, probe
 from i2i_prior.data.prepare.shards import write_shard
 from i2i_prior.data.record import Record
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from tests.data.fixtures_prepared import (
     contents,
     dropped,

@@ -18,7 +18,7 @@ from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.cached import CachedPipeline, CachedSource
 from i2i_prior.data.order import Mixed, Shuffled
 from i2i_prior.data.pipeline import DataOptions, Pipeline
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.data.transforms import Draft, apply, make_transforms
 from tests.data.fixtures_sources import write_tar
 from tests.fixtures_prepared import write_prepared

@@ -14,7 +14,7 @@ import pytest
 
 from i2i_prior.data.examples import Field, Layout
 from i2i_prior.data.manifest import content_hash
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import png, value_of, write_arrayrecord
 

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from i2i_prior.data.record import fingerprint_of
-from i2i_prior.data.sources import folder, open_source
+from i2i_prior.data.sources import folder
 from i2i_prior.data.sources.names import Names
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import age, png, write_folder
 

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from i2i_prior.data.sources import open_source, parquet
+from i2i_prior.data.sources import parquet
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import png, value_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 
 

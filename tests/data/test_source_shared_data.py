@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.data.decode_image import decode
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from tests.data.fixtures_sources import write_arrayrecord, write_folder
 
 DATA = Path(__file__).parents[3] / "shared/data"

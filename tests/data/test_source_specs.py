@@ -6,8 +6,9 @@ import pickle
 
 import pytest
 
-from i2i_prior.data.sources import Mixture, open_source
-from i2i_prior.data.sources.spec import Spec, parse, parse_mix
+from i2i_prior.data.sources.mixture import Mixture
+from i2i_prior.data.sources.registry import open_source
+from i2i_prior.data.sources.spec import parse, parse_mix
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import png, value_of, write_folder, write_tar
 
@@ -27,7 +28,7 @@ SCHEMES = {"tar": ("image",), "folder": (), "parquet": ("image", "caption")}
 )
 def test_a_spec_is_taken_apart(text, place, options):
     scheme = text.partition(":")[0]
-    assert parse(text, SCHEMES) == Spec(scheme, place, options)
+    assert parse(text, SCHEMES) == (scheme, place, options)
 
 
 def test_a_real_path_wins_over_options(tmp_path):

@@ -11,7 +11,8 @@ import tarfile
 
 import pytest
 
-from i2i_prior.data.sources import open_source, tar_index
+from i2i_prior.data.sources import tar_index
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import age, png, value_of, write_tar
 
@@ -271,7 +272,8 @@ def test_what_follows_the_end_mark_is_told(tmp_path):
 def test_open_archives_end_with_the_interpreter_in_silence(tmp_path):
     write_tar(tmp_path / "a.tar", {"1.png": png(1)})
     code = (
-        "import codecs; from i2i_prior.data.sources import open_source\n"
+        "import codecs\n"
+        "from i2i_prior.data.sources.registry import open_source\n"
         f"codecs.kept = open_source('tar:{tmp_path}/a.tar')\n"
         "codecs.kept[0]"
     )

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import png, value_of, write_arrayrecord
 
@@ -137,7 +137,7 @@ def test_images_that_do_not_exist_are_told(data_dir):
 
 def test_tensorflow_is_not_imported(data_dir):
     code = (
-        "import sys; from i2i_prior.data.sources import open_source\n"
+        "import sys; from i2i_prior.data.sources.registry import open_source\n"
         f"source = open_source('tfds:tiny/train#data_dir={data_dir}')\n"
         "assert source[1].fields['label'] == 1\n"
         "assert 'tensorflow' not in sys.modules"

@@ -9,7 +9,8 @@ import fsspec
 import pytest
 from fsspec.registry import known_implementations
 
-from i2i_prior.data.sources import open_source, tar_index
+from i2i_prior.data.sources import tar_index
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import png, value_of, write_folder, write_tar
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from i2i_prior.data.decode_image import decode
-from i2i_prior.data.sources import open_source, tar
+from i2i_prior.data.sources import tar
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from tests.data.fixtures_sources import png, value_of, write_folder, write_tar
 
@@ -192,7 +193,7 @@ def test_real_archive_is_indexed_in_seconds():
 
 def test_sources_and_images_stay_light():
     code = (
-        "import sys; import i2i_prior.data.sources, "
+        "import sys; import i2i_prior.data.sources.registry, "
         "i2i_prior.data.decode_image, "
         "i2i_prior.data.builtin; import i2i_prior.data.sources.tar, "
         "i2i_prior.data.sources.folder, i2i_prior.data.sources.arrayrecord, "

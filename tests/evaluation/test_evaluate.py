@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import i2i_prior.inference.text_to_image
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import metrics, sampling
 from i2i_prior.evaluation.condition_matching import ConditionMatcher

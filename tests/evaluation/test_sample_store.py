@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import sample_store, sampling
 from i2i_prior.evaluation.sample_store import (

@@ -28,7 +28,7 @@ import jax  # noqa: E402
 
 from i2i_prior.config import load_config  # noqa: E402
 from i2i_prior.data.pipeline import Pipeline  # noqa: E402
-from i2i_prior.data.sources import open_source  # noqa: E402
+from i2i_prior.data.sources.registry import open_source  # noqa: E402
 from i2i_prior.parallel.mesh import batch_sharding, make_mesh  # noqa: E402
 from i2i_prior.training.setup import (  # noqa: E402
     build,

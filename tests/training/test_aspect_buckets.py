@@ -12,7 +12,7 @@ from i2i_prior.data.aspect_ratios import training_sizes
 from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.pipeline import DataOptions, Pipeline
 from i2i_prior.data.sizes import image_sizes
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 SIDE = 16

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
 
 from i2i_prior.data.sources import places
 from i2i_prior.errors import UserError
@@ -20,23 +19,10 @@ _OPTIONS = re.compile(rf"#({_OPTION}(?:,{_OPTION})*)$")
 _PLUS = re.compile(r"\s+\+\s+(?=[^\s*]*\*)")
 
 
-@dataclass(frozen=True)
-class Spec:
-    """Parts of a SPEC.
-
-    Attributes:
-        scheme: before the colon.
-        place: a path, wildcard, URL or name; not empty.
-        options: after the `#`.
-    """
-
-    scheme: str
-    place: str
-    options: dict[str, str]
-
-
-def parse(text: str, schemes: dict[str, tuple[str, ...]]) -> Spec:
-    """Parses a SPEC.
+def parse(
+    text: str, schemes: dict[str, tuple[str, ...]]
+) -> tuple[str, str, dict[str, str]]:
+    """Scheme, place (not empty) and options of a SPEC.
 
     Args:
         text: the SPEC.
@@ -53,12 +39,17 @@ def parse(text: str, schemes: dict[str, tuple[str, ...]]) -> Spec:
             f"Image source {text!r} is not understood: write one of {known} "
             "followed by a path or name, as in folder:/data/images."
         )
-    place, options = _split_options(place)
+    found = _OPTIONS.search(place)
+    # A real path wins, so that any character can be in it.
+    if found and os.path.exists(places.absolute(place)):
+        found = None
+    place = place[: found.start()] if found else place
     if not place:
         raise UserError(
             f"Image source {text!r} names nothing after the colon: write a "
             "path or name there, as in folder:/data/images."
         )
+    options = found[1].split(",") if found else []
     pairs = [option.partition("=")[::2] for option in options]
     for name, _ in pairs:
         if name not in schemes[scheme] or len(dict(pairs)) < len(pairs):
@@ -67,7 +58,7 @@ def parse(text: str, schemes: dict[str, tuple[str, ...]]) -> Spec:
                 f"Image source {text!r} has an option {name}= that {scheme}: "
                 f"does not take, or takes once: it takes {known}."
             )
-    return Spec(scheme, place, dict(pairs))
+    return scheme, place, dict(pairs)
 
 
 def parse_mix(text: str) -> list[tuple[float, str]]:
@@ -97,11 +88,3 @@ def parse_mix(text: str) -> list[tuple[float, str]]:
             "mix:0.7*tar:/a.tar + 0.3*folder:/b, or its SPEC alone."
         )
     return parts
-
-
-def _split_options(place: str) -> tuple[str, list[str]]:
-    found = _OPTIONS.search(place)
-    # A real path wins, so that any character can be in it.
-    if found is None or os.path.exists(places.absolute(place)):
-        return place, []
-    return place[: found.start()], found[1].split(",")

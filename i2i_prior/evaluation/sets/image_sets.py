@@ -17,8 +17,9 @@ import numpy as np
 from i2i_prior.data.broken import open_picture
 from i2i_prior.data.decode_image import BrokenImage, center_crop
 from i2i_prior.data.record import Source
-from i2i_prior.data.sources import OPENERS, open_source, places
+from i2i_prior.data.sources import places
 from i2i_prior.data.sources.folder import FolderSource
+from i2i_prior.data.sources.registry import SCHEMES, open_source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.sets.archives import SampleFile, ZipSource
 from i2i_prior.evaluation.sets.streaming import THREADS, mixed_sizes
@@ -239,7 +240,7 @@ def open_images(
 
 def _open_source(place: str) -> Source:
     scheme = place.partition(":")[0]
-    if scheme in (*OPENERS, "mix") and not os.path.exists(place):
+    if scheme in SCHEMES and not os.path.exists(place):
         return open_source(place)
     path = places.absolute(place)
     if os.path.isdir(path):

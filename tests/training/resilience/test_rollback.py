@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.data.pipeline import Pipeline
-from i2i_prior.data.sources import open_source
+from i2i_prior.data.sources.registry import open_source
 from i2i_prior.parallel.mesh import batch_sharding
 from i2i_prior.training.resilience.loss_spikes import LossSpike, SpikeDetector
 from i2i_prior.training.resilience.rollback import Rollbacks

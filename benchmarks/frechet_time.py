@@ -33,7 +33,7 @@ from i2i_prior.evaluation.measures.frechet import (
     frechet_distance,
     reference_factor,
 )
-from i2i_prior.evaluation.measures.intervals import block_interval, split
+from i2i_prior.evaluation.measures.intervals import block_interval
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 
@@ -117,7 +117,7 @@ def compare(dim: int, count: int, rounds: int) -> dict:
         for name in [*ways, "ours"]:
             spent, values[name] = timed(ways[name])
             seconds[name].append(spent)
-    parts = split(y, 10)
+    parts = [statistics_of(y[block::10]) for block in range(10)]
     spent, _ = timed(lambda: block_interval(factor, parts).value)
     seconds["interval"] = [spent]
     spent, exact = timed(lambda: by_svd(x, y))

@@ -11,7 +11,7 @@ import numpy as np
 
 from i2i_prior.data.decode_image import center_crop
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.measures.condition_fidelity import (
+from i2i_prior.evaluation.measures.conditions import (
     GROUP,
     Fidelity,
     condition_fidelity,

@@ -11,11 +11,65 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.lpips import load_lpips
-from i2i_prior.evaluation.measures.reconstruction import psnr, ssim
 from i2i_prior.evaluation.sets.streaming import mixed_sizes, rebatch
 
-# Two uint8 arrays (n, H, W, 3) -> n numbers.
+# Two uint8 arrays (n, H, W, 3) of one shape -> n numbers.
 PairFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+_PEAK = 255.0
+_WINDOW = 11  # pixels of SSIM
+
+
+def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio, 10 log10(255^2 / MSE) decibels a pair.
+
+    Infinite for equal images; the error is the mean over pixels and channels.
+    """
+    from skimage.metrics import peak_signal_noise_ratio
+
+    with np.errstate(divide="ignore"):
+        return np.array(
+            [
+                peak_signal_noise_ratio(a, b, data_range=_PEAK)
+                for a, b in zip(images, others, strict=True)
+            ]
+        )
+
+
+def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Structural similarity, at most 1 (Wang et al. 2004, equation 13).
+
+    ("Image Quality Assessment: From Error Visibility to Structural
+    Similarity".) As published: an 11 x 11 Gaussian window of standard
+    deviation 1.5, moments divided by the sum of weights, K1 = 0.01,
+    K2 = 0.03, and the mean over the places where the window fits, and over the
+    channels.
+
+    Raises:
+        UserError: images smaller than the window.
+    """
+    from skimage.metrics import structural_similarity
+
+    if min(images.shape[1:3]) < _WINDOW:
+        raise UserError(
+            f"SSIM needs images of {_WINDOW} x {_WINDOW} pixels at least, not "
+            f"{images.shape[1]} x {images.shape[2]}."
+        )
+    return np.array(
+        [
+            structural_similarity(
+                a,
+                b,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+                data_range=_PEAK,
+                channel_axis=-1,
+            )
+            for a, b in zip(images, others, strict=True)
+        ]
+    )
+
 
 _LPIPS = "lpips"
 _PLAIN: dict[str, PairFunction] = {"psnr": psnr, "ssim": ssim}

@@ -22,7 +22,7 @@ from i2i_prior.evaluation.evaluate import (
     process_share,
 )
 from i2i_prior.evaluation.features.colour_texture import FEATURES
-from i2i_prior.evaluation.measures.condition_retrieval import condition_match
+from i2i_prior.evaluation.measures.conditions import condition_match
 from i2i_prior.evaluation.metrics import METRICS, Metric, lower_is_better
 from i2i_prior.evaluation.prompts import Prompt
 from i2i_prior.evaluation.result import format_line, write_result

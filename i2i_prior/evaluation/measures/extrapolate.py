@@ -17,9 +17,6 @@ equal, the noise falls faster than 1 / n and the standard error is too large.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from i2i_prior.errors import UserError
@@ -27,8 +24,8 @@ from i2i_prior.evaluation.measures.frechet import (
     Factor,
     check_pair,
     distance_to,
-    reference_factor,
 )
+from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 _POINTS = 15  # Chong and Forsyth's
@@ -48,31 +45,33 @@ def prefix_sizes(count: int, dim: int) -> list[int]:
 
 
 def fd_infinity(
-    reference: FeatureStatistics | Factor,
-    features: np.ndarray,
-    sizes: Sequence[int] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
+    reference: Factor, features: np.ndarray, seed: int = 0
+) -> Interval:
     """Extrapolates the Frechet distance to infinitely many samples.
 
     Only the samples' side is extrapolated: the reference stays as it is, with
-    the bias of its own count.
+    the bias of its own count. The value may come out just below 0; the
+    interval is about other samples.
 
     Args:
-        reference: one side; it is factored once.
+        reference: one side.
         features: (n, d) of the samples, in any order.
-        sizes: at least 3 different counts above d (the line is not straight
-            below) and at most n; None for `prefix_sizes`.
         seed: of the order of the samples.
 
-    Returns:
-        "value" at infinity, which may come out just below 0, its
-        "standard_error" over other samples, the "slope" c of the line
-        value + c / n, and the points: "sizes" and "distances".
-
     Raises:
-        UserError: unusable sizes or features, or another dimension.
+        UserError: too few images, unusable features, or another dimension.
     """
+    counts, distances = prefix_distances(reference, features, seed)
+    value, _, error = fit_line(np.array(counts), np.array(distances))
+    method = f"line in 1 / n through {len(counts)} prefixes"
+    # points less the line's two numbers
+    return Interval.around(value, error, len(counts) - 2, method)
+
+
+def prefix_distances(
+    reference: Factor, features: np.ndarray, seed: int = 0
+) -> tuple[list[int], list[float]]:
+    """Counts and distances of the points, see `fd_infinity`."""
     features = np.asarray(features)
     statistics = FeatureStatistics(reference.dim, reference.features)
     statistics.update(features[:2])  # errors come before any work
@@ -84,28 +83,14 @@ def fd_infinity(
             f"{fewest} images, and there are {len(features)}; draw more, or "
             "take fewer dimensions."
         )
-    if sizes is None:
-        sizes = prefix_sizes(len(features), reference.dim)
-    counts = _check_sizes(sizes, len(features), reference.dim)
-    factor = (
-        reference
-        if isinstance(reference, Factor)
-        else reference_factor(reference)
-    )
+    counts = prefix_sizes(len(features), reference.dim)
     order = np.random.default_rng(seed).permutation(len(features))
     statistics = FeatureStatistics(reference.dim, reference.features)
     distances = []
-    for start, end in zip([0, *counts[:-1]], counts, strict=True):
-        statistics.update(features[order[start:end]])
-        distances.append(distance_to(factor, statistics))
-    value, slope, error = fit_line(np.array(counts), np.array(distances))
-    return {
-        "value": value,
-        "standard_error": error,
-        "slope": slope,
-        "sizes": counts,
-        "distances": distances,
-    }
+    for rows in np.split(order, counts)[: len(counts)]:
+        statistics.update(features[rows])
+        distances.append(distance_to(reference, statistics))
+    return counts, distances
 
 
 def fit_line(
@@ -133,19 +118,3 @@ def fit_line(
     variance = residuals @ whiten @ residuals / expected
     error = np.sqrt(max(variance, 0.0) * (solve @ shared @ solve.T)[0, 0])
     return float(line[0]), float(line[1]), float(error)
-
-
-def _check_sizes(sizes: Sequence[int], count: int, dim: int) -> list[int]:
-    counts = sorted({int(size) for size in sizes})
-    if len(counts) < _FEWEST:
-        raise UserError(
-            f"a line needs at least {_FEWEST} different sizes, not {counts}; "
-            f"give more, all above {dim} and at most {count}."
-        )
-    if counts[0] <= dim or counts[-1] > count:
-        raise UserError(
-            f"sizes from {counts[0]} to {counts[-1]} do not fit {count} "
-            f"features of dimension {dim}; take sizes above {dim} and at most "
-            f"{count}, and draw more samples if there are none."
-        )
-    return counts

@@ -14,6 +14,13 @@ digits that squaring loses. The first way costs two products and one symmetric
 eigenvalue problem once R is known (`reference_factor`), and its spectrum shows
 how many digits it has; where those are too few, and for a set of fewer images
 than dimensions, with a narrow Q, the second one is taken.
+
+A covariance of n images has rank n - 1 at most. Where that is small compared
+with its width d, its range is found by one product with a few random vectors
+more than its rank (Halko, Martinsson and Tropp 2011, "Finding structure with
+randomness", section 4.1). Their error bound is the part beyond the rank, here
+nothing but rounding, so the range is exact. It costs O(d^2 n), all
+eigenvectors O(d^3).
 """
 
 from __future__ import annotations
@@ -24,13 +31,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.roots import covariance_root, narrow
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 _EPS = float(np.finfo(np.float64).eps)
 # Largest rounding error of the faster way, as a share of Tr S1 + Tr S2. Over
 # falling spectra of 256 to 1024 numbers it was a thousandth of that.
 _MOST_ROUNDING = 1e-8
+# Share of the largest eigenvalue, beyond any rounding error in float64.
+_NEGATIVE = 1e-6
+# Likewise in float32.
+_NO_COVARIANCE = 1e-3
+_MORE = 10  # random vectors beyond the rank
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,8 @@ class Factor:
 
     Attributes:
         mean: (d,) float64.
-        root: R, (d, r) float64, r the numerical rank of S.
+        root: R, (d, r) float64, r the numerical rank of S: at most d, and at
+            most count - 1.
         trace: Tr S.
         count: images behind the moments.
         features: their origin, as in FeatureStatistics.
@@ -55,11 +67,6 @@ class Factor:
     def dim(self) -> int:
         """Dimension d of the features."""
         return len(self.mean)
-
-    @property
-    def rank(self) -> int:
-        """Rank of the covariance: at most d, and at most count - 1."""
-        return self.root.shape[1]
 
 
 def reference_factor(statistics: FeatureStatistics) -> Factor:
@@ -85,14 +92,13 @@ def reference_factor(statistics: FeatureStatistics) -> Factor:
 
 
 def frechet_distance(
-    a: FeatureStatistics | Factor, b: FeatureStatistics | Factor
+    reference: FeatureStatistics | Factor, other: FeatureStatistics
 ) -> float:
     """Frechet distance between two feature sets, in squared feature units.
 
-    Symmetric in its arguments up to rounding, and never below 0 (rounding
-    gives about -1e-12 for equal sets, which is cut off). Its bias is about
-    proportional to 1/count, so only equal counts compare. For many distances
-    to one set, give that one as its `reference_factor`.
+    Symmetric up to rounding, and never below 0 (rounding gives about -1e-12
+    for equal sets, which is cut off). Its bias is about proportional to
+    1/count, so only equal counts compare.
 
     Raises:
         UserError: other dimensions, other features, fewer than 2 images, or
@@ -100,30 +106,23 @@ def frechet_distance(
     Warns when a set has no more members than dimensions: its covariance is
     then singular, and the distance mostly tells how few images there were.
     """
-    check_pair(a, b)
-    warn_of_rank(a.dim, a.count, b.count)
-    if isinstance(a, Factor):
-        return distance_to(a, b)
-    if isinstance(b, Factor):
-        return distance_to(b, a)
-    # the smaller set may have the smaller rank
-    few, many = (a, b) if a.count <= b.count else (b, a)
-    return distance_to(reference_factor(few), many)
+    check_pair(reference, other)
+    warn_of_rank(reference.dim, reference.count, other.count)
+    if not isinstance(reference, Factor):
+        reference = reference_factor(reference)
+    return distance_to(reference, other)
 
 
-def distance_to(reference: Factor, other: FeatureStatistics | Factor) -> float:
+def distance_to(reference: Factor, other: FeatureStatistics) -> float:
     """Frechet distance without checks and warnings, for many in a row."""
     difference = reference.mean - other.mean
     trace, root = _traces(reference, other)
     return max(float(difference @ difference + trace - 2.0 * root), 0.0)
 
 
-def _traces(
-    a: Factor, other: FeatureStatistics | Factor
-) -> tuple[float, float]:
+def _traces(a: Factor, other: FeatureStatistics) -> tuple[float, float]:
     """Traces Tr S1 + Tr S2, and Tr (S1 S2)^(1/2)."""
-    few = not isinstance(other, Factor) and narrow(other.count - 1, other.dim)
-    if isinstance(other, FeatureStatistics) and not few:
+    if not narrow(other.count - 1, other.dim):
         cov = other.cov
         trace = a.trace + float(np.trace(cov))
         if np.isfinite(trace):
@@ -132,7 +131,7 @@ def _traces(
             spectrum = spectrum[-(other.count - 1) :]
             if _rounding(spectrum) <= _MOST_ROUNDING * trace:
                 return trace, float(np.sqrt(spectrum.clip(0.0)).sum())
-    b = other if isinstance(other, Factor) else reference_factor(other)
+    b = reference_factor(other)
     values = np.linalg.svd(a.root.T @ b.root, compute_uv=False)
     return a.trace + b.trace, float(values.sum())
 
@@ -187,3 +186,72 @@ def warn_of_rank(dim: int, *counts: int) -> None:
             "distance is biased upwards; use more images or fewer dimensions.",
             stacklevel=3,
         )
+
+
+def narrow(rank: int, dim: int) -> bool:
+    """Returns True if the range of this rank is cheaper than eigenvectors."""
+    return 2 * (rank + _MORE) <= dim
+
+
+def span(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """Orthonormal basis of the range of a symmetric matrix.
+
+    Args:
+        matrix: (d, d), positive semi-definite up to rounding.
+        rank: upper bound of its own, at most d.
+
+    Returns:
+        (d, k), k = min(rank + 10, d); columns beyond the matrix's rank are
+        arbitrary.
+    """
+    columns = min(rank + _MORE, len(matrix))
+    random = np.random.default_rng(0).normal(size=(len(matrix), columns))
+    return np.linalg.qr(matrix @ random)[0]
+
+
+def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
+    """Root R (d, r) of a covariance, R R^T = cov.
+
+    Args:
+        cov: (d, d), symmetric and finite.
+        most: its images less one, an upper bound of r.
+
+    Returns:
+        Cholesky's triangle; where that fails, or `most` is below d,
+        eigenvectors, without those of rounding errors.
+
+    Raises:
+        UserError: an eigenvalue is too negative for a covariance.
+    Warns when one is more negative than rounding in float64.
+    """
+    # eigenvalues below this are rounding errors of zeros
+    floor = len(cov) * _EPS * float(np.diag(cov).max())
+    if most >= len(cov):
+        try:
+            root = np.linalg.cholesky(cov)
+        except np.linalg.LinAlgError:
+            pass
+        else:
+            if np.diag(root).min() ** 2 > floor:
+                return root
+    if narrow(most, len(cov)):
+        basis = span(cov, most)
+        values, vectors = np.linalg.eigh(basis.T @ cov @ basis)
+        vectors = basis @ vectors
+    else:
+        values, vectors = np.linalg.eigh(cov)
+    lowest = f"the eigenvalue {values[0]:.3g} next to {values[-1]:.3g}"
+    if values[0] < -_NO_COVARIANCE * abs(values[-1]):
+        raise UserError(
+            f"a covariance has {lowest}, which none has; compute the "
+            "statistics again from the images."
+        )
+    if values[0] < -_NEGATIVE * values[-1]:
+        warnings.warn(
+            f"a covariance has {lowest}, so it was not computed in float64; "
+            "compute the statistics again.",
+            stacklevel=4,
+        )
+    values, vectors = values[-most:], vectors[:, -most:]
+    kept = values > floor
+    return vectors[:, kept] * np.sqrt(values[kept])

@@ -80,14 +80,12 @@ def _score(
 ) -> tuple[float, float]:
     count = len(logits)
     edges = [split * count // splits for split in range(splits + 1)]
-    scores = [
-        _split_score(logits[order[start:end]].astype(np.float64))
-        for start, end in pairwise(edges)
-    ]
+    scores = [_split_score(logits[order[a:b]]) for a, b in pairwise(edges)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
 def _split_score(logits: np.ndarray) -> float:
+    logits = logits.astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
     exponents = np.exp(shifted)
     sums = exponents.sum(axis=1, keepdims=True)

@@ -56,11 +56,6 @@ def kid(
             f"subsets of {subset_size} images need as many a side, and one "
             f"has {min(len(x), len(y))}; draw more or lower subset_size."
         )
-    if subsets < 1 or subset_size < 2:
-        raise UserError(
-            "a kernel distance needs at least 1 subset of 2 images, not "
-            f"{subsets} of {subset_size}."
-        )
     random = np.random.RandomState(seed)
     found = [
         _unbiased_mmd(

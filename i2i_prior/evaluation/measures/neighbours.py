@@ -26,7 +26,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from i2i_prior.errors import UserError
 from i2i_prior.evaluation.measures.distances import (
     feature_rows,
     squared_distances,
@@ -75,8 +74,6 @@ def _compare(
     k: int,
     within: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> dict[str, float]:
-    if k < 1:
-        raise UserError(f"a ball reaches to neighbour 1 at least, not {k}.")
     reference, generated = feature_rows(reference, generated, at_least=k + 1)
     reference_radii = _radii(reference, k)
     generated_radii = _radii(generated, k)

@@ -14,6 +14,8 @@ order of batches or of hosts does not matter beyond rounding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from i2i_prior.errors import UserError
@@ -170,6 +172,16 @@ class FeatureStatistics:
             raise UserError(
                 "these statistics have no feature; add images first."
             )
+
+
+def merged(
+    parts: Sequence[FeatureStatistics], first: FeatureStatistics | None = None
+) -> FeatureStatistics:
+    """Merged statistics of all parts and `first`, which stay as they are."""
+    total = FeatureStatistics(parts[0].dim, parts[0].features)
+    for part in parts if first is None else [first, *parts]:
+        total.merge(part)
+    return total
 
 
 def _not_finite() -> UserError:

@@ -26,7 +26,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.measures.statistics import (
+    FeatureStatistics,
+    merged,
+)
 from i2i_prior.evaluation.sets.moments import (
     BlockMoments,
     gather,
@@ -160,13 +163,8 @@ def _collected(
 ) -> Collected:
     if not digests:
         raise UserError("there is no image to measure; add images first.")
-    statistics = {}
-    for tap, parts in blocks.items():
-        statistics[tap] = FeatureStatistics(parts[0].dim, parts[0].features)
-        for part in parts:
-            statistics[tap].merge(part)
     return Collected(
-        statistics,
+        {tap: merged(parts) for tap, parts in blocks.items()},
         {tap: rows.astype(np.float32) for tap, rows in features.items()},
         {tap: parts for tap, parts in blocks.items() if len(parts) > 1},
         len(digests),

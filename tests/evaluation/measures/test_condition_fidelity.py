@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.condition_fidelity import (
+from i2i_prior.evaluation.measures.conditions import (
     concatenate,
     condition_fidelity,
-    jackknife,
+    row_interval,
 )
 
 
@@ -84,7 +84,7 @@ def test_a_tie_is_shared(draw):
 
 def test_the_jackknife_of_a_mean_is_its_standard_error(draw):
     rows = draw.normal(size=40)
-    found = jackknife(np.mean, rows, blocks=40)
+    found = row_interval(np.mean, rows, blocks=40)
     assert found.value == rows.mean()
     error = rows.std(ddof=1) / np.sqrt(40)
     # 2.0227 is the 97.5 % quantile of Student's t with 39 degrees.
@@ -97,7 +97,7 @@ def test_the_interval_covers_as_often_as_it_says(draw):
     covered = 0
     for _ in range(300):
         x, y = draw.exponential(size=100), draw.exponential(size=100) + 1
-        found = jackknife(lambda a, b: a.mean() / b.mean(), x, y)
+        found = row_interval(lambda a, b: a.mean() / b.mean(), x, y)
         covered += found.low <= 0.5 <= found.high
     assert 0.91 <= covered / 300 <= 0.985
 

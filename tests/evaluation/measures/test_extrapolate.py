@@ -9,24 +9,28 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation.measures.extrapolate import (
     fd_infinity,
     fit_line,
+    prefix_distances,
     prefix_sizes,
 )
 from i2i_prior.evaluation.measures.frechet import (
+    Factor,
     frechet_distance,
     reference_factor,
 )
+from i2i_prior.evaluation.measures.intervals import student
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 
 DIM = 8
 SHIFT, SPREAD = 0.3, 1.2
-SIZES = [100, 200, 400, 600, 800, 1000]
 
 
 @pytest.fixture(scope="module")
-def reference() -> FeatureStatistics:
+def reference() -> Factor:
     """Reference of mean 0 and covariance 1 exactly."""
-    return FeatureStatistics.of_covariance(
-        np.zeros(DIM), np.eye(DIM), count=100_000
+    return reference_factor(
+        FeatureStatistics.of_covariance(
+            np.zeros(DIM), np.eye(DIM), count=100_000
+        )
     )
 
 
@@ -39,35 +43,38 @@ TRUE = DIM * (SHIFT**2 + (SPREAD - 1) ** 2)
 
 
 def test_the_bias_goes_and_the_standard_error_holds(reference):
-    factor = reference_factor(reference)
-    found = [
-        fd_infinity(factor, drawn(seed), SIZES, seed) for seed in range(150)
-    ]
-    values = np.array([result["value"] for result in found])
-    plain = np.array([result["distances"][-1] for result in found])
+    points = [prefix_distances(reference, drawn(s), s) for s in range(150)]
+    values, _, errors = np.array(
+        [fit_line(*map(np.array, point)) for point in points]
+    ).T
+    plain = np.array([distances[-1] for _, distances in points])
     spread = values.std()
     noise = spread / np.sqrt(len(values))
     assert plain.mean() - TRUE > 3 * noise
     assert abs(values.mean() - TRUE) < 2 * noise
-    errors = [result["standard_error"] for result in found]
     assert 0.8 < np.mean(errors) / spread < 1.25
+    counts = points[0][0]
+    found = fd_infinity(reference, drawn(0))
+    assert found.value == values[0]
+    half = student(0.95, len(counts) - 2) * errors[0]
+    assert found.high - found.value == pytest.approx(half, rel=1e-12)
+    assert found.method == "line in 1 / n through 15 prefixes"
 
 
 def test_the_points_are_distances_of_one_shuffled_order(reference):
     rows = drawn(0)
-    found = fd_infinity(reference, rows, [100, 1000, 400], seed=5)
+    counts, distances = prefix_distances(reference, rows, seed=5)
     order = np.random.default_rng(5).permutation(1000)
-    assert found["sizes"] == [100, 400, 1000]
-    for size, distance in zip(found["sizes"], found["distances"], strict=True):
+    assert counts == prefix_sizes(1000, DIM)
+    for size, distance in zip(counts, distances, strict=True):
         prefix = FeatureStatistics(DIM)
         prefix.update(rows[order[:size]])
         expected = frechet_distance(reference, prefix)
         assert distance == pytest.approx(expected, rel=1e-12)
-    again = fd_infinity(reference_factor(reference), rows, [100, 400, 1000], 5)
-    assert again == found
-    other = fd_infinity(reference, rows, [100, 400, 1000], seed=6)
-    assert other["value"] != found["value"]
-    assert other["distances"][-1] == pytest.approx(found["distances"][-1])
+    other = fd_infinity(reference, rows, seed=6)
+    assert other.value != fd_infinity(reference, rows, seed=5).value
+    last = prefix_distances(reference, rows, seed=6)[1][-1]
+    assert last == pytest.approx(distances[-1])
 
 
 def test_each_feature_is_looked_at_once(reference, monkeypatch):
@@ -78,7 +85,7 @@ def test_each_feature_is_looked_at_once(reference, monkeypatch):
         update(self, rows)
 
     monkeypatch.setattr(FeatureStatistics, "update", counting)
-    fd_infinity(reference, drawn(0), SIZES)
+    fd_infinity(reference, drawn(0))
     assert sum(seen[1:]) == 1000  # after the look at the first two
 
 
@@ -111,13 +118,8 @@ def test_sizes_that_are_chosen():
 
 def test_refusals(reference):
     rows = drawn(0, 60)
-    with pytest.raises(UserError, match="at least 3 different sizes"):
-        fd_infinity(reference, rows, [20, 20, 60])
-    for sizes in ([8, 30, 60], [20, 30, 61]):
-        with pytest.raises(UserError, match="do not fit 60 features"):
-            fd_infinity(reference, rows, sizes)
     with pytest.raises(UserError, match="do not fit"):
-        fd_infinity(reference, rows[:, 1:], [20, 30, 60])
+        fd_infinity(reference, rows[:, 1:])
     few = r"of 8 numbers an image needs at least 11 images, .* are 10;"
     with pytest.raises(UserError, match=few):
         fd_infinity(reference, rows[:10])

@@ -100,7 +100,7 @@ def test_agrees_with_scipys_matrix_root(counts):
     assert expected > 1
     limit = 1e-9 * expected
     assert frechet_distance(a, b) == pytest.approx(expected, abs=limit)
-    cached = frechet_distance(b, reference_factor(a))
+    cached = frechet_distance(reference_factor(a), b)
     assert cached == pytest.approx(expected, abs=limit)
 
 
@@ -128,7 +128,6 @@ def test_few_images_against_fifty_digits(counts):
         frechet_distance(a, b),
         frechet_distance(b, a),
         frechet_distance(reference_factor(a), b),
-        frechet_distance(reference_factor(a), reference_factor(b)),
     ):
         assert found == pytest.approx(expected, rel=1e-12)
 
@@ -186,7 +185,7 @@ def test_enough_images_do_not_warn():
 def test_a_factor_gives_the_covariance_back(count, rank):
     statistics = of(gaussian(count, 6, 0), "a")
     factor = reference_factor(statistics)
-    assert (factor.rank, factor.dim, factor.count) == (rank, 6, count)
+    assert (factor.root.shape[1], factor.dim, factor.count) == (rank, 6, count)
     assert factor.features == "a"
     np.testing.assert_allclose(
         factor.root @ factor.root.T, statistics.cov, rtol=1e-11, atol=1e-12
@@ -196,9 +195,9 @@ def test_a_factor_gives_the_covariance_back(count, rank):
 def test_numbers_that_never_vary_lower_the_rank():
     rows = gaussian(50, 6, 0)
     rows[:, 2] = 7.0
-    assert reference_factor(of(rows)).rank == 5
+    assert reference_factor(of(rows)).root.shape == (6, 5)
     still = of(np.ones((5, 3)))
-    assert reference_factor(still).rank == 0
+    assert reference_factor(still).root.shape == (3, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert frechet_distance(still, of(np.full((9, 3), 3.0))) == 12.0

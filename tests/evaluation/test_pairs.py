@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.reconstruction import psnr, ssim
+from i2i_prior.evaluation.pairs import psnr, ssim
 
 
 def pairs() -> tuple[np.ndarray, np.ndarray]:
@@ -67,12 +67,7 @@ def test_ssim_from_its_definition():
     np.testing.assert_allclose(ssim(images, images), 1, rtol=1e-14)
 
 
-def test_refusals():
+def test_small_images_have_no_ssim():
     images, others = pairs()
-    for measure in (psnr, ssim):
-        with pytest.raises(UserError, match="of one shape"):
-            measure(images, others[:1])
-        with pytest.raises(UserError, match="float64"):
-            measure(images / 255, others / 255)
     with pytest.raises(UserError, match="11 x 11 pixels"):
         ssim(images[:, :10], others[:, :10])

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     _quiet_libraries()
     command = command_module(options.command)
     try:
-        if not command.OVERRIDES:
+        if not hasattr(command, "OVERRIDES"):
             common.refuse_overrides(overrides)
         code = command.run(options, overrides)
         if sys.stdout is not None:  # None if a shell closed it: >&-

@@ -3,7 +3,7 @@
 Each module but `common` and `prepare_shards` is a command:
 
   EXAMPLE: a command line that parses, for its --help.
-  OVERRIDES: True if it takes --config.NAME=VALUE.
+  OVERRIDES = True: it takes --config.NAME=VALUE; others leave it out.
   add_options(parser): adds its options.
   run(options, overrides): runs it and returns the exit code.
 

@@ -82,22 +82,20 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `session` reads."""
-    group = parser.add_argument_group(
+    add = parser.add_argument_group(
         "several processes",
         "SLURM, Kubernetes, MPI and TPU pods are recognised; without one:",
-    )
-    group.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="address of process 0"
-    )
-    group.add_argument("--processes", type=int, help="how many there are")
-    group.add_argument("--process-id", type=int, help="this one, from 0")
-    group.add_argument(
+    ).add_argument
+    add("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    add("--processes", type=int, help="how many there are")
+    add("--process-id", type=int, help="this one, from 0")
+    add(
         "--startup-timeout",
         type=float,
         default=300.0,
         help="seconds until all processes must have joined",
     )
-    group.add_argument(
+    add(
         "--heartbeat-timeout",
         type=float,
         default=100.0,

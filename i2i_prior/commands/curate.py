@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 EXAMPLE = (
     "i2i-prior curate --source folder:photos --out good.jsonl --min-side 256 "
     "--near-duplicates phash"
 )
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -92,13 +92,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     source = open_source(options.source)
     for note in getattr(source, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
-    progress = Progress(len(source), description="curating")
-    try:
+    with closing(Progress(len(source), description="curating")) as progress:
         dropped = curate(
             source, options.source, wanted, options.out, progress.update
         )
-    finally:
-        progress.close()
     kept = len(source) - sum(dropped.values())
     for reason, count in sorted(dropped.items(), key=lambda item: -item[1]):
         print(f"{count:>12,} dropped: {reason}")

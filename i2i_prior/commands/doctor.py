@@ -8,7 +8,6 @@ import shutil
 import time
 
 EXAMPLE = "i2i-prior doctor"
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

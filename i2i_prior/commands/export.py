@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "i2i-prior export --workdir runs/quickstart --format torch --out prior"
 )
-OVERRIDES = False
 
 # Formats that are not layouts of published checkpoints.
 _OWN_FORMATS = ("native", "torch")

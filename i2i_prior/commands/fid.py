@@ -10,7 +10,6 @@ EXAMPLE = (
     "i2i-prior fid folder:/data/flowers samples.npz --metrics fid,kid,pr "
     "--preset adm --json fid.json"
 )
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

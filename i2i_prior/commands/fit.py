@@ -7,7 +7,6 @@ import argparse
 from i2i_prior.commands import common
 
 EXAMPLE = "i2i-prior fit --runs sweeps/isoflop --out laws --predict 1e20,1e21"
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,6 @@ EXAMPLE = (
     "i2i-prior import lumos.pth --workdir runs/lumos --encoder dino.pth "
     "--autoencoder sd-vae/"
 )
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,15 +52,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     if only_look and (other := _other_network(Path(options.file))):
         print(f"{options.file}: {other}")
         return 0
-    workdir = None
-    if options.workdir:
-        workdir = Path(options.workdir)
-        if workdir.exists() and (
-            not workdir.is_dir() or any(workdir.iterdir())
-        ):
-            raise UserError(
-                f"--workdir {workdir} is not empty; choose a new one"
-            )
+    workdir = Path(options.workdir) if options.workdir else None
+    if workdir and (workdir.is_file() or any(workdir.glob("*"))):
+        raise UserError(f"--workdir {workdir} is not empty; choose a new one")
     loaded = load_model(
         options.file,
         layout=options.format,
@@ -77,7 +70,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         precision=options.precision,
     )
     _describe(options.file, loaded)
-    if workdir is not None:
+    if workdir:
         _write_run(workdir, loaded, options.file)
         print(f"{workdir}: written in {time.monotonic() - began:.1f} s")
     return 0

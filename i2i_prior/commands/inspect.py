@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 from i2i_prior.errors import UserError
@@ -82,13 +83,10 @@ def _inspect_source(options: argparse.Namespace) -> int:
         check_output(Path(options.out) / "inspect.html")
     source = open_source(options.spec)
     total = min(len(source), max(1, options.sample))
-    progress = Progress(total, description="looking at")
-    try:
+    with closing(Progress(total, description="looking at")) as progress:
         found = survey(
             source, options.spec, options.sample, advance=progress.update
         )
-    finally:
-        progress.close()
     speeds = measure(source, [each.record for each in found.sample])
     print(describe.as_text(found, speeds))
     if options.out:

@@ -12,7 +12,6 @@ EXAMPLE = (
     "i2i-prior interpolate --workdir runs/quickstart --start a.png "
     "--end b.png --frames 12 --out walk.gif"
 )
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ EXAMPLE = (
     "--latents sd --latent-weights sd-vae/ --embeddings dino=dino.pth:cls "
     "--flip"
 )
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -20,54 +19,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--source", required=True, help="SPEC")
     add("--out", required=True, help="new folder")
     add("--examples-per-shard", type=int, default=4096, help="records a file")
-    group = parser.add_argument_group("pixels")
-    group.add_argument(
-        "--size", type=int, default=0, help="side, pixels; 0 leaves it"
-    )
-    group.add_argument(
-        "--crop",
-        choices=("center", "none"),
-        help="with --size: to the central square (default), or the whole "
-        "image with --size its shorter side at most",
-    )
-    group.add_argument(
-        "--encode",
-        choices=("keep", "jpeg", "png"),
-        help="keep the bytes, or encode again; else jpeg with --size",
-    )
-    group.add_argument("--quality", type=int, help="of a jpeg, else 95")
-    group.add_argument(
-        "--min-side", type=int, default=0, help="drop smaller images, pixels"
-    )
-    group = parser.add_argument_group("networks")
-    group.add_argument(
-        "--latents", metavar="KIND", help="as sd, flux2: instead of images"
-    )
-    group.add_argument(
-        "--latent-weights",
-        metavar="FILE",
-        help="of the autoencoder; a tiny pair as ENCODER,DECODER",
-    )
-    group.add_argument(
-        "--embeddings",
-        nargs="+",
-        default=[],
-        metavar="NAME=FILE[:cls|patches]",
-        help="of image encoders",
-    )
-    group.add_argument(
-        "--flip", action="store_true", help="encode mirrored images too"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("float16", "bfloat16"),
-        help="of latents and embeddings, else float16",
-    )
-    group.add_argument(
-        "--batch-size",
-        type=int,
-        help="images encoded at once on each device, else 32",
-    )
     add(
         "--workers",
         type=int,
@@ -80,6 +31,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         metavar="SHARE",
         help="of records that may be broken",
+    )
+    add = parser.add_argument_group("pixels").add_argument
+    add("--size", type=int, default=0, help="side, pixels; 0 leaves it")
+    add(
+        "--crop",
+        choices=("center", "none"),
+        help="with --size: to the central square (default), or the whole "
+        "image with --size its shorter side at most",
+    )
+    add(
+        "--encode",
+        choices=("keep", "jpeg", "png"),
+        help="keep the bytes, or encode again; else jpeg with --size",
+    )
+    add("--quality", type=int, help="of a jpeg, else 95")
+    add("--min-side", type=int, default=0, help="drop smaller images, pixels")
+    add = parser.add_argument_group("networks").add_argument
+    add("--latents", metavar="KIND", help="as sd, flux2: instead of images")
+    add(
+        "--latent-weights",
+        metavar="FILE",
+        help="of the autoencoder; a tiny pair as ENCODER,DECODER",
+    )
+    add(
+        "--embeddings",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE[:cls|patches]",
+        help="of image encoders",
+    )
+    add("--flip", action="store_true", help="encode mirrored images too")
+    add(
+        "--dtype",
+        choices=("float16", "bfloat16"),
+        help="of latents and embeddings, else float16",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        help="images encoded at once on each device, else 32",
     )
     common.add_processes(parser)
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,8 @@ def prepare(options: argparse.Namespace) -> int:
     notes = list(getattr(source, "notes", ()))
     further, decided = probe(source)
     check_stored(options, further)
-    networks = _networks(options)
-    plan = _plan(options, pictures, source, further, networks)
-    encoding = networks.encoding
+    networks, encoding = _networks(options)
+    plan = _plan(options, pictures, source, further, networks, encoding)
     make = Maker(
         source,
         pictures,
@@ -72,7 +70,9 @@ def prepare(options: argparse.Namespace) -> int:
     index, count = _process_index()
     for note in [*notes, *filter(None, [decided])]:
         _print_note(index, f"note: {note}")
-    runtime.assert_equal("preparing", _shared(plan))
+    shared = {n: json.dumps(v) for n, v in plan.to_json().items()}
+    del shared["source"]  # a path may differ from machine to machine
+    runtime.assert_equal("preparing", shared)
     alone = nullcontext() if index else exclusive(folder)
     with _disk_errors(folder), alone, Preemption() as preemption:
         done = index == 0 and claim(folder, plan)
@@ -137,9 +137,8 @@ def _make(
             raise Interrupted(preemption.requested)
 
     before = step
-    shards = make_shards(
-        folder, plan, make, missing, _workers(options), tick, encoding
-    )
+    workers = options.workers or len(os.sched_getaffinity(0))
+    shards = make_shards(folder, plan, make, missing, workers, tick, encoding)
     with closing(shards):  # at once, which ends its processes
         for outcome in shards:
             tally.add(outcome)
@@ -150,17 +149,16 @@ def _make(
     progress.close()
 
 
-@dataclass(frozen=True)
-class _Networks:
-    autoencoder: dict[str, Any] | None  # entries of the manifest
-    encoders: dict[str, dict[str, Any]]
-    encoding: Encoding | None
+def _networks(
+    options: argparse.Namespace,
+) -> tuple[dict[str, dict[str, Any]], Encoding | None]:
+    """Opens the networks, if any, and prints what was assumed.
 
-
-def _networks(options: argparse.Namespace) -> _Networks:
-    """Opens the networks, if any, and prints what was assumed."""
+    Returns:
+      entries of the manifest by field ("latent", "embedding/NAME").
+    """
     if not (options.latents or options.embeddings):
-        return _Networks(None, {}, None)
+        return {}, None
     # Late: without networks JAX is not asked for its devices.
     from i2i_prior.inference import frozen_encoders as encoding
 
@@ -182,10 +180,7 @@ def _networks(options: argparse.Namespace) -> _Networks:
         options.dtype or DTYPE,
         options.flip,
     )
-    said = {name: network.record for name, network in found.items()}
-    autoencoder = said.pop("latent", None)
-    encoders = {n.removeprefix("embedding/"): v for n, v in said.items()}
-    return _Networks(autoencoder, encoders, together)
+    return {n: network.record for n, network in found.items()}, together
 
 
 def _plan(
@@ -193,9 +188,12 @@ def _plan(
     pictures: Pictures,
     source: Source,
     further: tuple[str, ...],
-    networks: _Networks,
+    networks: dict[str, dict[str, Any]],
+    encoding: Encoding | None,
 ) -> Plan:
-    encoding, image = networks.encoding, networks.autoencoder is None
+    encoders = {n.removeprefix("embedding/"): v for n, v in networks.items()}
+    autoencoder = encoders.pop("latent", None)
+    image = autoencoder is None
     preprocessing = pictures.to_json(bool(further) or image)
     if encoding:
         preprocessing |= {
@@ -211,8 +209,8 @@ def _plan(
         records=len(source),
         examples_per_shard=options.examples_per_shard,
         preprocessing=preprocessing,
-        autoencoder=networks.autoencoder,
-        encoders=networks.encoders,
+        autoencoder=autoencoder,
+        encoders=encoders,
         version=__version__,
     )
 
@@ -225,19 +223,6 @@ def _process_index() -> tuple[int, int]:
     import jax
 
     return jax.process_index(), count
-
-
-def _workers(options: argparse.Namespace) -> int:
-    return options.workers or len(os.sched_getaffinity(0))
-
-
-def _shared(plan: Plan) -> dict[str, str]:
-    """Parts of the plan that all processes must share, as JSON."""
-    return {
-        name: json.dumps(value)
-        for name, value in plan.to_json().items()
-        if name != "source"
-    }
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 EXAMPLE = "i2i-prior report --workdir runs/quickstart"
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ EXAMPLE = (
     "i2i-prior sample --workdir runs/quickstart --images cat.png dog.jpg "
     "--num 8 --out variations"
 )
-OVERRIDES = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

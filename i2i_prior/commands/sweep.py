@@ -29,52 +29,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the verbs with their options."""
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def add(name: str, help_text: str) -> argparse.ArgumentParser:
-        return common.add_command(verbs, name, help_text, _EXAMPLES[name])
+    def command(name: str, help_text: str) -> argparse.ArgumentParser:
+        made = common.add_command(verbs, name, help_text, _EXAMPLES[name])
+        if name != "plan":
+            made.add_argument("sweep", metavar="SWEEP", help="its folder")
+        return made
 
-    _add_plan(add("plan", "Print the cost of a sweep, and write its folder."))
+    _add_plan(
+        command("plan", "Print the cost of a sweep, and write its folder.")
+    )
     _add_submit(
-        add("submit", "Start the runs that are neither done nor running.")
+        command("submit", "Start the runs that are neither done nor running.")
     )
-    command = add("status", "Show the state of each run.")
-    _add_folder(command)
-    command.add_argument(
-        "--watch", action="store_true", help="until it is over, or Ctrl-C"
+    add = command("status", "Show the state of each run.").add_argument
+    add("--watch", action="store_true", help="until it is over, or Ctrl-C")
+    add("--all", action="store_true", help="list every run of a large sweep")
+    add("--html", action="store_true", help="write SWEEP/status.html, too")
+    add("--json", action="store_true", help="for scripts")
+    retry = command("retry", "Start runs again that failed or were cancelled.")
+    add = retry.add_mutually_exclusive_group(required=True).add_argument
+    add("--failed", action="store_true", help="all that failed for good")
+    add("--ids", nargs="+", metavar="RUN", help="ids, or their beginnings")
+    _add_backend(retry, "else as they were submitted")
+    cancel = command(
+        "cancel", "Stop runs, which save first; none starts again."
     )
-    command.add_argument(
-        "--all", action="store_true", help="list every run of a large sweep"
-    )
-    command.add_argument(
-        "--html", action="store_true", help="write SWEEP/status.html, too"
-    )
-    command.add_argument("--json", action="store_true", help="for scripts")
-    command = add("retry", "Start runs again that failed or were cancelled.")
-    _add_folder(command)
-    which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--failed", action="store_true", help="all that failed for good"
-    )
-    which.add_argument(
-        "--ids", nargs="+", metavar="RUN", help="ids, or their beginnings"
-    )
-    _add_backend(command, "else as they were submitted")
-    command = add("cancel", "Stop runs, which save first; none starts again.")
-    _add_folder(command)
-    command.add_argument(
+    cancel.add_argument(
         "ids", nargs="*", metavar="RUN", help="else all that have not ended"
     )
-    command = add("logs", "Print the log of a run.")
-    _add_folder(command)
-    command.add_argument("run", metavar="RUN", help="id, or its beginning")
-    command.add_argument(
-        "--follow", action="store_true", help="go on until it ends, or Ctrl-C"
-    )
-    command.add_argument("--attempt", type=int, metavar="N", help="else last")
-    command.add_argument("--lines", type=int, default=40, help="from the end")
-    _add_collect(add("collect", "Write results.csv of a sweep."))
-    command = add("run", "Run one attempt at a run, as engines do.")
-    _add_folder(command)
-    command.add_argument("run", metavar="RUN", help="id")
+    add = command("logs", "Print the log of a run.").add_argument
+    add("run", metavar="RUN", help="id, or its beginning")
+    add("--follow", action="store_true", help="go on until it ends, or Ctrl-C")
+    add("--attempt", type=int, metavar="N", help="else last")
+    add("--lines", type=int, default=40, help="from the end")
+    add = command("collect", "Write results.csv of a sweep.").add_argument
+    add("--out", metavar="FILE.csv", help="else SWEEP/results.csv")
+    add("--metric", help="of the loss column, else the sweep's own")
+    add = command(
+        "run", "Run one attempt at a run, as engines do."
+    ).add_argument
+    add("run", metavar="RUN", help="id")
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -105,53 +99,37 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_submit(command: argparse.ArgumentParser) -> None:
-    _add_folder(command)
-    command.add_argument(
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--config",
         metavar="FILE[:ARGS]",
         help="plan this sweep file into SWEEP first",
     )
-    _add_backend(command, "else the one before")
-    command.add_argument(
-        "--only", metavar="PATTERN", help="names like it, as 'w192-*'"
-    )
-    command.add_argument(
+    _add_backend(parser, "else the one before")
+    add("--only", metavar="PATTERN", help="names like it, as 'w192-*'")
+    add(
         "--max-attempts",
         type=int,
         metavar="N",
         help="failures after which a run is given up, else 3 or as before",
     )
-    command.add_argument(
+    add(
         "--hang-minutes",
         type=float,
         metavar="M",
         help="of silence after which a run is started again, else 30 or as "
         "before; a long compilation is silent, too",
     )
-    command.add_argument(
+    add(
         "--dry-run",
         action="store_true",
         help="print what would be started; a --config is planned nevertheless",
     )
 
 
-def _add_collect(parser: argparse.ArgumentParser) -> None:
-    _add_folder(parser)
+def _add_backend(parser: argparse.ArgumentParser, otherwise: str) -> None:
     parser.add_argument(
-        "--out", metavar="FILE.csv", help="else SWEEP/results.csv"
-    )
-    parser.add_argument(
-        "--metric", help="of the loss column, else the sweep's own"
-    )
-
-
-def _add_folder(command: argparse.ArgumentParser) -> None:
-    command.add_argument("sweep", metavar="SWEEP", help="its folder")
-
-
-def _add_backend(command: argparse.ArgumentParser, otherwise: str) -> None:
-    command.add_argument(
         "--backend",
         metavar="NAME[:KEY=VALUE,...]",
         help=f"local, slurm, gke, tpu_vm, sky or a launch FILE.py, {otherwise}",

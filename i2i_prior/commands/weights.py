@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 EXAMPLE = (
     "i2i-prior weights inception --from pt_inception-2015-12-05-6726825d.pth"
 )
-OVERRIDES = False
 
 _LARGEST = 2**30  # bytes; the published file has 96 million
 

@@ -33,12 +33,8 @@ def draw_noise(
 ) -> np.ndarray:
     """Draws noise (draws, n) with the distribution of residuals (n,).
 
-    Args:
-      rng: source of randomness.
-      residuals: of the fit.
-      leverage: (n,) of each point.
-      parameters: number of those fitted; n must be greater.
-      draws: number of sets.
+    `leverage` (n,) is of each point; n must be greater than the number of
+    fitted `parameters`.
     """
     n = len(residuals)
     spread = scale(residuals, parameters)
@@ -57,34 +53,25 @@ def scale(residuals: np.ndarray, parameters: int) -> float:
     return float(np.sqrt((residuals**2).sum() / free))
 
 
-def stretch(freedom: int, level: float = LEVEL) -> float:
-    """Ratio of Student's quantile to the normal one, at so many degrees."""
-    from scipy import special  # its stats take a second to import
-
-    top = 0.5 + level / 2
-    return float(special.stdtrit(max(freedom, 1), top) / special.ndtri(top))
-
-
 def interval(
-    estimate: np.ndarray | float,
-    draws: np.ndarray,
-    freedom: int,
-    level: float = LEVEL,
+    estimate: np.ndarray | float, draws: np.ndarray, freedom: int
 ) -> np.ndarray:
-    """Interval (2, ...), low and high end, about an estimate (...).
+    """95 % interval (2, ...), low and high end, about an estimate (...).
 
     Args:
       estimate: of the fit to the data.
       draws: (b, ...) of the refits; not finite ones are left out.
       freedom: degrees of freedom, runs less parameters.
-      level: of confidence.
     """
+    from scipy import special  # its stats take a second to import
+
     draws = np.where(np.isfinite(draws), draws, np.nan)
-    ends = (0.5 - level / 2, 0.5 + level / 2)
+    ends = 0.5 - LEVEL / 2, 0.5 + LEVEL / 2
     with warnings.catch_warnings():  # no draw is finite: no interval, NaN
         warnings.simplefilter("ignore", RuntimeWarning)
         low, high = np.nanquantile(draws, ends, axis=0)
-    wide = stretch(freedom, level)
+    # Ratio of Student's quantile to the normal one.
+    wide = special.stdtrit(max(freedom, 1), ends[1]) / special.ndtri(ends[1])
     centre = np.asarray(estimate, float)
     return np.stack(
         [centre - wide * (centre - low), centre + wide * (high - centre)]

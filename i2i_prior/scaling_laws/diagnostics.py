@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from i2i_prior.scaling_laws.extrapolate import Prediction
 from i2i_prior.scaling_laws.fitting import LawFit
 from i2i_prior.scaling_laws.paired import LEAST, Pair
-from i2i_prior.scaling_laws.points import FLAT, SPAN, Point, column, groups
+from i2i_prior.scaling_laws.points import FLAT, SPAN, column, groups
 
 FAR = 30.0  # extrapolation beyond this factor of compute is a guess
 AGREEING = 0.2  # share of starts that should reach the optimum
@@ -18,82 +20,77 @@ LOPSIDED = 1.5  # alpha over beta, or its inverse, beyond which vertices err
 
 def diagnose(fit: LawFit, budgets: list[float]) -> list[str]:
     """Warnings about the fits, and about extrapolation to budgets in FLOPs."""
-    found = list(fit.missing)
-    found += _curves(fit) + _parametric(fit) + _data(fit) + _held(fit.held)
+    found = [*fit.missing, *_curves(fit), *_parametric(fit), *_data(fit)]
+    found += _held(fit.held)
     found += [
         f"{c:.3g} FLOPs are {c / fit.largest:.3g} times the largest run's: "
         f"beyond {FAR:.0f} times a law is a guess"
         for c in budgets
         if c > FAR * fit.largest
     ]
-    for rate in fit.rates:
-        if rate.edge:
-            low = rate.best <= rate.rates.min()
-            found.append(
-                f"the best learning rate of {rate.n:.3g} parameters is the "
-                f"{'lowest' if low else 'highest'} tried: try "
-                f"{'lower' if low else 'higher'} ones"
-            )
+    for rate in (rate for rate in fit.rates if rate.edge):
+        end, way = "highest", "higher"
+        if rate.best <= rate.rates.min():
+            end, way = "lowest", "lower"
+        found.append(
+            f"the best learning rate of {rate.n:.3g} parameters is the {end} "
+            f"tried: try {way} ones"
+        )
     return found
 
 
-def _curves(fit: LawFit) -> list[str]:
+def _curves(fit: LawFit) -> Iterator[str]:
     """Warnings about isoFLOP curves and the laws of their optima."""
     optima = fit.isoflop
     if optima is None:
-        return []
-    found = []
+        return
     for why in dict.fromkeys(why for _, why in optima.dropped):
         budgets = [f"{c:.3g}" for c, reason in optima.dropped if reason == why]
-        found.append(
-            f"the isoFLOP laws leave out {', '.join(budgets)} FLOPs: {why}"
-        )
+        yield (f"the isoFLOP laws leave out {', '.join(budgets)} FLOPs: {why}")
     for curve in optima.curves:
         if curve.edge:
-            found.append(
+            yield (
                 f"the optimum of budget {curve.c:.3g} lies at the edge of its "
                 "sizes: add sizes beyond it"
             )
         if len(curve.n) < 4:
-            found.append(
+            yield (
                 f"the budget {curve.c:.3g} has {len(curve.n)} runs: a parabola "
                 "goes through any three, so its error is unknown"
             )
     if not optima.freedom:
-        found.append(
+        yield (
             "two budgets of three sizes leave no residuals: the isoFLOP laws "
             "have no intervals"
         )
     if len(optima.curves) < 4:
-        found.append(
+        yield (
             f"{len(optima.curves)} budgets have an optimum: fewer than 4 "
             "hardly test a power law"
         )
     names = ("optimal sizes", "lowest losses")
     for name, ratio in zip(names, optima.scatter, strict=True):
         if ratio > 1:
-            found.append(
+            yield (
                 f"the {name} scatter {ratio:.1f} times as far about their "
                 "power law as noise explains: the law is an approximation, and "
                 "its intervals are widened by that factor"
             )
-    return found
 
 
-def _parametric(fit: LawFit) -> list[str]:
+def _parametric(fit: LawFit) -> Iterator[str]:
     """Warnings about the parametric law."""
     law, huber = fit.law, fit.huber
     if law is None or huber is None:
-        return []
-    found = []
+        return
     sizes, tokens = (np.log(column(fit.points, name)) for name in "nd")
     if np.corrcoef(sizes, tokens)[0, 1] > TOGETHER:
-        found.append(
+        yield (
             "sizes and tokens rise together: their terms cannot be separated, "
             "and the parametric optimum is meaningless; vary one of them"
         )
     if huber.agreeing < AGREEING * huber.starts:
-        found.append(
+        yield (
             f"{huber.agreeing} of {huber.starts} starts reach the best fit of "
             "the parametric law: the runs hardly determine it"
         )
@@ -104,33 +101,32 @@ def _parametric(fit: LawFit) -> list[str]:
         ("beta", "data", _fall(fit, "d", b, beta)),
     ):
         if ends[name][0] <= 0 or not fall >= FLAT:
-            found.append(
+            yield (
                 f"{name} may be 0: these runs do not show that the loss falls "
                 f"with {axis}, and optima are meaningless"
             )
     ratio = alpha / beta if alpha > 0 and beta > 0 else 1.0
     if fit.isoflop and not 1 / LOPSIDED < ratio < LOPSIDED:
-        found.append(
+        yield (
             f"alpha / beta is {ratio:.2f}: isoFLOP curves are asymmetric, and "
             "optima of parabolas biased; prefer the parametric law's"
         )
     low, high = ends["E"]
     if high > 2 * max(low, 1e-300):
-        found.append(
+        yield (
             f"E may be anything from {low:.3g} to {high:.3g}: the runs are too "
             "far above the floor to determine it"
         )
     if fit.calibration is None:
-        found.append(
+        yield (
             "too few budgets to leave some out: prediction intervals are not "
             "calibrated"
         )
     elif fit.calibration.inflation > 3:
-        found.append(
+        yield (
             f"intervals are widened {fit.calibration.inflation:.1f} times to "
             "cover left-out budgets: the law is an approximation"
         )
-    return found
 
 
 def _fall(fit: LawFit, name: str, scale: float, power: float) -> float:
@@ -144,48 +140,51 @@ def _fall(fit: LawFit, name: str, scale: float, power: float) -> float:
     return float((begin - end) / column(fit.points, "loss").min())
 
 
-def _held(held: list[Prediction]) -> list[str]:
+def _held(held: list[Prediction]) -> Iterator[str]:
     """Warnings of laws that missed held-out losses, the parametric first."""
-    found = []
     for law in dict.fromkeys(row.law for row in held):
         rows = [row for row in held if row.law == law]
         missed = [abs(row.error) for row in rows if not row.inside]
         if missed:
-            found.append(
+            yield (
                 f"{len(missed)} of {len(rows)} held-out losses lie outside "
                 f"the 95 % interval of the law `{law}`, the prediction off by "
                 f"up to {min(max(missed), 9.99):.1%}"
             )
-    return found
 
 
-def _data(fit: LawFit) -> list[str]:
+def _data(fit: LawFit) -> Iterator[str]:
     """Warnings about the runs."""
-    found = []
     epochs = [p.epochs for p in fit.points if p.epochs and p.epochs > 1]
     if epochs:
-        found.append(
+        yield (
             f"{len(epochs)} runs see their data more than once (up to "
             f"{max(epochs):.3g} epochs): laws of unlimited data do not hold "
             "there"
         )
-    found += _unresolved(fit.pairs) + _budgets(fit.points) + _sizes(fit)
+    yield from _unresolved(fit.pairs)
+    for group in groups(fit.points):
+        c = column(group, "c")
+        if c.max() > SPAN * c.min():
+            yield (
+                f"the runs of budget {group[0].budget} have {c.min():.3g} to "
+                f"{c.max():.3g} FLOPs: their curve is no isoFLOP curve"
+            )
+    yield from _sizes(fit)
     if fit.cost.spread > 0.05:
-        found.append(
+        yield (
             f"C = {fit.cost.kappa:.3g} N^{fit.cost.eta:.3f} D misses runs by "
             f"up to {fit.cost.spread:.0%}: optima of the parametric law assume "
             "it"
         )
-    return found
 
 
-def _sizes(fit: LawFit) -> list[str]:
+def _sizes(fit: LawFit) -> Iterator[str]:
     """Warnings of sizes with all residuals large and of one sign."""
     if fit.law is None:
-        return []
+        return
     gaps = fit.residuals(fit.points)
     sizes = column(fit.points, "n")
-    found = []
     for n in sorted(set(sizes)):
         own, rest = gaps[sizes == n], gaps[sizes != n]
         least, most = sorted((own[abs(own).argmin()], own[abs(own).argmax()]))
@@ -193,19 +192,18 @@ def _sizes(fit: LawFit) -> list[str]:
         usual = 1.5 * float(np.median(abs(rest))) if len(rest) else np.inf
         apart = min(abs(least), abs(most))
         if len(own) > 1 and least * most > 0 and apart > max(3 * usual, 0.002):
-            found.append(
+            yield (
                 f"the {len(own)} runs of {n:.4g} parameters lie "
                 f"{least:+.1%} to {most:+.1%} off the law, all to one side: "
                 "check their recipe, such as the learning rate"
             )
-    return found
 
 
-def _unresolved(pairs: list[Pair]) -> list[str]:
+def _unresolved(pairs: list[Pair]) -> Iterator[str]:
     """A warning of neighbours in size that are not significantly different."""
     blurred = [pair for pair in pairs if not pair.resolved]
     if not blurred:
-        return []
+        return
     named = [f"{p.smaller} and {p.larger}" for p in blurred[:NAMED]]
     if len(blurred) > NAMED:
         named.append(f"{len(blurred) - NAMED} more")
@@ -214,22 +212,9 @@ def _unresolved(pairs: list[Pair]) -> list[str]:
         if all(pair.paired for pair in blurred)
         else "by standard errors of runs that are not paired"
     )
-    return [
+    yield (
         f"{len(blurred)} of {len(pairs)} neighbours in size are less than "
         f"{LEAST:g} standard errors apart ({how}): {', '.join(named)}; near "
         "an optimum that is to be expected, elsewhere validate on more "
         "examples"
-    ]
-
-
-def _budgets(points: list[Point]) -> list[str]:
-    """Warnings of named budgets with runs that differ in FLOPs."""
-    found = []
-    for group in groups(points):
-        c = column(group, "c")
-        if c.max() > SPAN * c.min():
-            found.append(
-                f"the runs of budget {group[0].budget} have {c.min():.3g} to "
-                f"{c.max():.3g} FLOPs: their curve is no isoFLOP curve"
-            )
-    return found
+    )

@@ -25,25 +25,16 @@ GRID = 40  # points on the FLOPs axis, evenly in the logarithm
 
 @dataclass(frozen=True)
 class Envelope:
-    """loss = coefficient x C^exponent along the lowest losses.
+    """loss = coefficient x C^exponent along the lowest losses."""
 
-    Attributes:
-      flops, loss: (k,) the envelope.
-      n: (k,) size of the run that is lowest.
-      coefficient, exponent: of the loss's law.
-      interval: (2,) of the exponent, 95 %, by a bootstrap of the runs.
-      size_exponent: of the law of n; None where one size is always lowest.
-      of_curves: True if it is over training curves.
-    """
-
-    flops: np.ndarray
-    loss: np.ndarray
-    n: np.ndarray
+    flops: np.ndarray  # (k,)
+    loss: np.ndarray  # (k,)
+    n: np.ndarray  # (k,) size of the run that is lowest
     coefficient: float
     exponent: float
-    interval: np.ndarray
-    size_exponent: float | None
-    of_curves: bool
+    interval: np.ndarray  # (2,) of the exponent, 95 %, bootstrap of the runs
+    size_exponent: float | None  # of the law of n; None for one size
+    of_curves: bool  # over training curves, not ends of runs
 
 
 def fit(
@@ -75,19 +66,13 @@ def fit(
         if good.sum() >= LEAST:
             line = np.polyfit(np.log(flops[good]), pick[:, good].min(0), 1)
             slopes.append(line[0])
-    ends = (
-        interval(slope, np.array(slopes), len(flops) - 2)
-        if slopes
-        else np.full(2, np.nan)
-    )
+    ends = interval(slope, np.array(slopes or [np.nan]), len(flops) - 2)
     size_exponent = None
     if len(set(winner)) > 1:
         line = np.polyfit(np.log(flops), np.log(winner), 1)
         size_exponent = float(line[0])
     return Envelope(
-        flops=flops,
-        loss=np.exp(lowest),
-        n=winner,
+        *(flops, np.exp(lowest), winner),
         coefficient=float(np.exp(constant)),
         exponent=float(slope),
         interval=ends,

@@ -33,39 +33,24 @@ WIDEST = 1000.0  # largest factor of an interval
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coverage of intervals on budgets that were left out.
+    """Coverage of intervals on budgets that were left out."""
 
-    Attributes:
-      runs: number of runs predicted from smaller budgets.
-      covered: share of them in the interval of refits alone.
-      inflation: factor that intervals are widened by, 1 or more.
-      covered_after: share of them in the widened interval.
-    """
-
-    runs: int
-    covered: float
-    inflation: float
-    covered_after: float
+    runs: int  # number of those predicted from smaller budgets
+    covered: float  # share of them in the interval of refits alone
+    inflation: float  # factor that intervals are widened by, 1 or more
+    covered_after: float  # share of them in the widened interval
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Prediction of a held-out run or optimum.
-
-    Attributes:
-      id: of the run, or the budget's optimum.
-      law: "parametric", "isoflop" or "isoflop, offset".
-      c: its FLOPs.
-      predicted, actual: loss.
-      low, high: 95 % prediction interval.
-    """
+    """Prediction of the loss of a held-out run, or of a budget's optimum."""
 
     id: str
-    law: str
-    c: float
+    law: str  # "parametric", "isoflop" or "isoflop, offset"
+    c: float  # FLOPs
     predicted: float
     actual: float
-    low: float
+    low: float  # 95 % prediction interval
     high: float
 
     @property
@@ -141,8 +126,7 @@ def calibrate(points: list[Point], seed: int) -> Calibration | None:
 def split(points: list[Point]) -> tuple[list[Point], list[Point], str]:
     """Splits off the runs of role holdout, else of the largest budget.
 
-    Returns:
-      fitted runs, held-out runs, and a phrase that names the latter.
+    Returns fitted runs, held-out runs, and a phrase that names the latter.
     """
     fitted = [point for point in points if point.role == "fit"]
     held = [point for point in points if point.role == "holdout"]

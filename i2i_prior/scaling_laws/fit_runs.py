@@ -15,9 +15,10 @@ from i2i_prior.scaling_laws import plots, rates, report
 from i2i_prior.scaling_laws.diagnostics import diagnose
 from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.fitting import fit_all
+from i2i_prior.scaling_laws.laws import Laws
 from i2i_prior.scaling_laws.points import LARGEST, Table, read_csv
 from i2i_prior.scaling_laws.recommend import recommend
-from i2i_prior.scaling_laws.result import Laws, rates_values
+from i2i_prior.scaling_laws.result import laws_of, rates_values
 from i2i_prior.scaling_laws.runs import own_metric, read_runs
 
 LEAST_DRAWS = 100  # percentiles of fewer are noise
@@ -60,7 +61,7 @@ def fit(options: argparse.Namespace) -> int:
         _write_rates(out, table)
         return 0
     found = fit_all(table, options.seed, options.bootstrap)
-    laws = Laws.of(found)
+    laws = laws_of(found)
     laws.values.update(
         seed=options.seed,
         predictions=[recommend(laws, c, options.seed, chips) for c in budgets],

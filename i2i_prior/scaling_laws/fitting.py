@@ -40,44 +40,26 @@ from i2i_prior.scaling_laws.uncertainty import (
 
 @dataclass(frozen=True)
 class LawFit:
-    """Result of `fit_all`; None where there are too few runs for a part.
-
-    Attributes:
-      table: the runs.
-      cost: FLOPs over sizes and tokens.
-      huber: the parametric fit; `law` is it with draws, not centred.
-      lad: (5,) E, A, B, alpha, beta by least absolute deviations.
-      squares: (5,) by least squares in log loss.
-      isoflop: laws of the optima of isoFLOP curves.
-      envelope: law of the lowest losses.
-      held: predictions of held-out runs, `why_held` a phrase that names
-        these, and `held_calibration` the calibration of their intervals.
-      calibration: of the intervals of `law`.
-      widening: of the isoFLOP laws of the loss, see `extrapolate.widening`.
-      rates: best learning rates, `rate_law` over sizes.
-      pairs: neighbours in size, compared on the validation's images.
-      metrics: other metrics and their rank correlation with the loss.
-      missing: sentences on parts that could not be fitted.
-    """
+    """Result of `fit_all`; None where there are too few runs for a part."""
 
     table: Table
-    cost: Cost
+    cost: Cost  # FLOPs over sizes and tokens
     huber: ParametricFit | None
-    law: ParametricLaw | None
-    lad: np.ndarray | None
-    squares: np.ndarray | None
-    isoflop: IsoFlop | None
-    envelope: Envelope | None
-    held: list[Prediction]
-    why_held: str
-    held_calibration: Calibration | None
-    calibration: Calibration | None
-    widening: dict[str, float]
-    rates: list[Rate]
-    rate_law: RateLaw | None
-    pairs: list[Pair]
-    metrics: list[MetricRank]
-    missing: list[str]
+    law: ParametricLaw | None  # `huber` with draws, not centred
+    lad: np.ndarray | None  # (5,) of `NAMES` by least absolute deviations
+    squares: np.ndarray | None  # (5,) by least squares in log loss
+    isoflop: IsoFlop | None  # laws of the optima of isoFLOP curves
+    envelope: Envelope | None  # law of the lowest losses
+    held: list[Prediction]  # of held-out runs
+    why_held: str  # a phrase that names these
+    held_calibration: Calibration | None  # of their intervals
+    calibration: Calibration | None  # of the intervals of `law`
+    widening: dict[str, float]  # of isoFLOP losses, `extrapolate.widening`
+    rates: list[Rate]  # best learning rates
+    rate_law: RateLaw | None  # of them over sizes
+    pairs: list[Pair]  # neighbours in size, compared image by image
+    metrics: list[MetricRank]  # rank correlations with the loss
+    missing: list[str]  # sentences on parts that could not be fitted
 
     @property
     def points(self) -> list[Point]:
@@ -97,12 +79,7 @@ class LawFit:
 
 
 def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> LawFit:
-    """Fits everything that there are runs enough for.
-
-    Args:
-      table: the runs.
-      seed: of all random draws.
-      draws: refits behind each interval.
+    """Fits all that there are runs enough for, `draws` refits an interval.
 
     Raises:
       UserError: for too few runs for any law.

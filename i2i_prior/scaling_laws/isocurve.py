@@ -20,27 +20,18 @@ TUNING = 1.345  # of Huber's loss, in standard deviations: 95 % efficient
 
 @dataclass(frozen=True)
 class IsoCurve:
-    """Curve of one budget.
+    """Curve of one budget."""
 
-    Attributes:
-      c: its FLOPs, geometric mean.
-      n, d, loss: (m,) of its runs, by size.
-      parabola: (3,) loss over (log n - log n's mean), constant first.
-      n_opt, d_opt, loss_opt: at the vertex.
-      akima: size at the minimum of the Akima interpolation.
-      edge: True if the optimum is at or beyond the smallest or largest run.
-    """
-
-    c: float
-    n: np.ndarray
+    c: float  # its FLOPs, geometric mean
+    n: np.ndarray  # (m,) of its runs, by size, as are d and loss
     d: np.ndarray
     loss: np.ndarray
-    parabola: np.ndarray
-    n_opt: float
+    parabola: np.ndarray  # (3,) loss over centred log n, constant first
+    n_opt: float  # at the vertex
     d_opt: float
     loss_opt: float
-    akima: float
-    edge: bool
+    akima: float  # size at the minimum of the Akima interpolation
+    edge: bool  # the optimum is at or beyond the smallest or largest run
 
 
 def curve_of(group: list[Point]) -> IsoCurve | str:
@@ -59,11 +50,7 @@ def curve_of(group: list[Point]) -> IsoCurve | str:
         return "the optimum lies far beyond its sizes"
     lowest = akima_optima(n, loss[None])[0]
     return IsoCurve(
-        c=mean_flops(group),
-        n=n,
-        d=d,
-        loss=loss,
-        parabola=parabola,
+        *(mean_flops(group), n, d, loss, parabola),
         n_opt=float(np.exp(x_opt + np.log(n).mean())),
         d_opt=float(np.exp(log_tokens(n, d, x_opt))),
         loss_opt=float(loss_opt),
@@ -90,10 +77,8 @@ def parabolas(
 ) -> np.ndarray:
     """Parabolas (b, 3) fitted by Huber's loss to losses (b, m) over x (m,).
 
-    Args:
-      x: centred log sizes.
-      loss: of order one.
-      width: residual from which Huber's loss is linear; None: from the data.
+    x are centred log sizes, losses of order one. From residuals of `width` on
+    Huber's loss is linear; None: from the data.
     """
     basis = basis_of(x)
     # All sums of the normal equations by one product an iteration.

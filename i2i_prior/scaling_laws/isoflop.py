@@ -7,7 +7,7 @@ N_opt, D_opt and the loss are power laws of C. `isocurve` has the curves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,41 +34,27 @@ from i2i_prior.scaling_laws.power_laws import (
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """Power laws of the optima of isoFLOP curves.
+    """Power laws over budgets of the optima of isoFLOP curves."""
 
-    Attributes:
-      curves: those with an optimum that counts, budgets ascending.
-      n_opt, d_opt, loss: power laws over budgets.
-      akima: power law of N_opt from Akima optima.
-      offset: law of the loss with an offset; None for too few budgets.
-      freedom: degrees of freedom of the draws; 0: they are NaN.
-      noise: relative standard deviation of a loss about its parabola.
-      scatter: of optimal sizes, and of their losses, about their laws over
-        the scatter that noise explains; above 1 where that is significant,
-        and the draws are widened by it.
-      dropped: (budget, why) of curves without an optimum.
-    """
-
-    curves: list[IsoCurve]
+    curves: list[IsoCurve]  # those with an optimum that counts, ascending
     n_opt: PowerLaw
     d_opt: PowerLaw
     loss: PowerLaw
-    akima: PowerLaw
-    offset: OffsetLaw | None
-    freedom: int
-    noise: float
+    akima: PowerLaw  # of N_opt from Akima optima
+    offset: OffsetLaw | None  # of the loss; None for too few budgets
+    freedom: int  # degrees of freedom of the draws; 0: they are NaN
+    noise: float  # relative standard deviation of a loss about its parabola
+    # Of optimal sizes, and of their losses, about their laws over the scatter
+    # that noise explains; above 1 where that is significant, and the draws are
+    # widened by it.
     scatter: tuple[float, float]
-    dropped: list[tuple[float, str]] = field(default_factory=list)
+    dropped: list[tuple[float, str]]  # (budget, why) of curves without optimum
 
 
 def fit(
     points: list[Point], rng: np.random.Generator, draws: int
 ) -> IsoFlop | str:
-    """Fits curves and laws.
-
-    Returns:
-      the fit; a sentence where fewer than two budgets have an optimum.
-    """
+    """Fits curves and laws; a sentence where fewer than two have an optimum."""
     made = [(mean_flops(group), curve_of(group)) for group in groups(points)]
     curves = [curve for _, curve in made if isinstance(curve, IsoCurve)]
     dropped = [(budget, why) for budget, why in made if isinstance(why, str)]
@@ -79,15 +65,6 @@ def fit(
             "isoFLOP laws need two budgets with an optimum each, and here "
             f"{len(curves)} of {len(made)} {has} one"
         )
-    return _laws(curves, dropped, rng, draws)
-
-
-def _laws(
-    curves: list[IsoCurve],
-    dropped: list[tuple[float, str]],
-    rng: np.random.Generator,
-    draws: int,
-) -> IsoFlop:
     residuals, leverage, fitted = [], [], []
     for curve in curves:
         x = np.log(curve.n) - np.log(curve.n).mean()
@@ -119,17 +96,10 @@ def _laws(
     (n_opt, n_scatter), (d_opt, _), (loss, loss_scatter), (akima, _) = (
         fit_power_law(log_c, estimate[:, k], drawn[..., k]) for k in range(4)
     )
+    c = np.array([curve.c for curve in curves])
     return IsoFlop(
-        curves=curves,
-        n_opt=n_opt,
-        d_opt=d_opt,
-        loss=loss,
-        akima=akima,
-        offset=fit_offset_law(
-            np.array([curve.c for curve in curves]),
-            np.log([curve.loss_opt for curve in curves]),
-            drawn[..., 2],
-        ),
+        *(curves, n_opt, d_opt, loss, akima),
+        offset=fit_offset_law(c, estimate[:, 2], drawn[..., 2]),
         freedom=freedom,
         noise=noise,
         scatter=(n_scatter, loss_scatter),
@@ -166,8 +136,7 @@ def _by_scatter(
 ) -> tuple[np.ndarray, int]:
     """Draws from the scatter about the laws, as parabolas left no residuals.
 
-    Returns:
-      draws (b, k, 4), and degrees of freedom; of two budgets NaN and 0.
+    Returns draws (b, k, 4) and degrees of freedom; of two budgets NaN and 0.
     """
     freedom = len(log_c) - 2
     if freedom < 1:

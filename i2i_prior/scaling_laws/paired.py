@@ -33,22 +33,15 @@ _Images = tuple[np.ndarray, list]  # losses (N,), facts of the validation
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs of one budget, neighbours in size.
+    """Two runs of one budget, neighbours in size."""
 
-    Attributes:
-      c: FLOPs of the budget, of the smaller run.
-      smaller, larger: ids.
-      difference: loss of the larger less that of the smaller.
-      standard_error: of the difference.
-      paired: True if over the same images; else the standard errors of the
-        two runs are combined, which is several times larger.
-    """
-
-    c: float
-    smaller: str
+    c: float  # FLOPs of the smaller run
+    smaller: str  # id
     larger: str
-    difference: float
-    standard_error: float
+    difference: float  # loss of the larger less that of the smaller
+    standard_error: float  # of the difference
+    # Over the same images; else the standard errors of the two runs are
+    # combined, which is several times larger.
     paired: bool
 
     @property

@@ -27,44 +27,23 @@ _FLOOR = -30.0  # of the log of a term, which then counts for nothing
 
 @dataclass(frozen=True)
 class ParametricFit:
-    """Fitted law, and the state of the optimiser.
+    """Fitted law, and the state of the optimiser."""
 
-    Attributes:
-      theta: (5,) centred parameters, see the module docstring.
-      centre: (3,) means of log N, log D and log loss.
-      objective: the sum of Huber's losses.
-      residuals: (n,) log measured - log predicted.
-      starts: number of starts.
-      agreeing: number of them within 0.01 % of the best objective.
-      gradient: norm of the objective's gradient, over that of its terms.
-    """
-
-    theta: np.ndarray
-    centre: np.ndarray
-    objective: float
-    residuals: np.ndarray
+    theta: np.ndarray  # (5,) centred parameters, see the module docstring
+    centre: np.ndarray  # (3,) means of log N, log D and log loss
+    objective: float  # the sum of Huber's losses
+    residuals: np.ndarray  # (n,) log measured - log predicted
     starts: int
-    agreeing: int
-    gradient: float
-
-    def log_loss(self, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """Predicted log loss at sizes and tokens, arrays of one shape."""
-        x, y = np.log(n) - self.centre[0], np.log(d) - self.centre[1]
-        logs = predict(self.theta, np.ravel(x), np.ravel(y))
-        return logs.reshape(x.shape) + self.centre[2]
+    agreeing: int  # starts within 0.01 % of the best objective
+    gradient: float  # norm of the objective's, over that of its terms
 
 
 def fit(
-    n: np.ndarray,
-    d: np.ndarray,
-    loss: np.ndarray,
-    delta: float = DELTA,
+    n: np.ndarray, d: np.ndarray, loss: np.ndarray, delta: float = DELTA
 ) -> ParametricFit:
-    """Fits the law to runs.
+    """Fits the law to parameters, tokens and losses (runs,), 6 runs or more.
 
-    Args:
-      n, d, loss: (runs,) parameters, tokens, loss; positive, 6 or more.
-      delta: of Huber's loss; 1e-9 gives least absolute deviations.
+    `delta` is of Huber's loss; 1e-9 gives least absolute deviations.
     """
     logs = np.log(np.stack([n, d, loss]))
     centre = logs.mean(1)
@@ -77,10 +56,7 @@ def fit(
     _, slopes = predict_with_slopes(theta[None], x, y)
     pulls = np.clip(residuals, -delta, delta)[:, None] * slopes[0]
     return ParametricFit(
-        theta=theta,
-        centre=centre,
-        objective=objective,
-        residuals=residuals,
+        *(theta, centre, objective, residuals),
         starts=len(begin),
         agreeing=int(np.sum(values <= objective * 1.0001 + 1e-12)),
         gradient=float(
@@ -160,8 +136,6 @@ def descend(
       theta: (b, 5) starts.
       x, y: (n,) centred logs.
       log_loss: (n,), or (b, n): one data set a start.
-      delta: of Huber's loss.
-      rounds: most iterations.
 
     Returns:
       parameters (b, 5) and objectives (b,).

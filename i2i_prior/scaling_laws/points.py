@@ -24,57 +24,40 @@ FLAT = 1e-6  # share of the loss: no validation resolves as little
 NEIGHBOURS, SPAN = 1.12, 1.25
 COUNTS = ("params", "tokens", "flops")
 NUMBERS = (*COUNTS, "loss", "standard_error", "learning_rate", "epochs")
+SIX_ND = {
+    "flops": "6 x params x tokens",
+    "tokens": "flops / (6 x params)",
+    "params": "flops / (6 x tokens)",
+}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run.
-
-    Attributes:
-      id: its name.
-      n: trained parameters.
-      d: tokens seen.
-      c: training FLOPs.
-      loss: the metric, positive.
-      role: fit, holdout (laws must predict it) or tune (learning rates).
-      budget: name of its isoFLOP budget; None where not given.
-      standard_error: of the loss; None where not known.
-      learning_rate: None where not known.
-      epochs: passes over the data; None where not known.
-      series: learning rates are compared within it, as "mup"; see `rates`.
-    """
+    """One run; None for what is not known."""
 
     id: str
-    n: float
-    d: float
-    c: float
-    loss: float
-    role: str = "fit"
-    budget: str | None = None
-    standard_error: float | None = None
+    n: float  # trained parameters
+    d: float  # tokens seen
+    c: float  # training FLOPs
+    loss: float  # the metric, positive
+    role: str = "fit"  # or holdout (to be predicted), tune (learning rates)
+    budget: str | None = None  # name of its isoFLOP budget
+    standard_error: float | None = None  # of the loss
     learning_rate: float | None = None
-    epochs: float | None = None
-    series: str = ""
+    epochs: float | None = None  # passes over the data
+    series: str = ""  # learning rates are compared within it, as "mup"
 
 
 @dataclass(frozen=True)
 class Source:
-    """The run directory of a point, and its facts that laws do not use.
-
-    Attributes:
-      folder: the run directory.
-      step, examples: at its end.
-      overhead: FLOPs of all networks, frozen ones too, over those that count.
-      overrides: config fields that make its size, {} where not known.
-      metrics: all finite ones of result.json.
-    """
+    """The run directory of a point, and its facts that laws do not use."""
 
     folder: Path
-    step: int
+    step: int  # at its end, as are the examples
     examples: float
-    overhead: float
-    overrides: dict[str, Any]
-    metrics: dict[str, float]
+    overhead: float  # FLOPs of all networks, frozen ones too, over the point's
+    overrides: dict[str, Any]  # config fields that make its size, if known
+    metrics: dict[str, float]  # all finite ones of result.json
 
 
 @dataclass(frozen=True)
@@ -88,22 +71,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Table:
-    """All runs.
+    """All runs."""
 
-    Attributes:
-      points: those that count.
-      excluded: (id, why) of those that do not.
-      notes: sentences on columns that were computed.
-      metric: name of the metric in `loss`.
-      curves: training curves, where there are any.
-      sources: of points from run directories, by id.
-    """
-
-    points: list[Point]
-    excluded: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    metric: str = "loss"
+    points: list[Point]  # those that count
+    excluded: list[tuple[str, str]] = field(default_factory=list)  # id, why
+    notes: list[str] = field(default_factory=list)  # on computed columns
+    metric: str = "loss"  # name of the metric in `loss`
     curves: list[Curve] = field(default_factory=list)
+    # of points from run directories, by id
     sources: dict[str, Source] = field(default_factory=dict)
 
     def of(self, role: str) -> list[Point]:
@@ -130,10 +105,8 @@ def groups(points: list[Point]) -> list[list[Point]]:
     """
     found: list[list[Point]] = []
     if all(point.budget is not None for point in points):
-        named: dict[str | None, list[Point]] = {}
-        for point in points:
-            named.setdefault(point.budget, []).append(point)
-        found = list(named.values())
+        for name in dict.fromkeys(point.budget for point in points):
+            found.append([p for p in points if p.budget == name])
     else:
         for point in sorted(points, key=lambda p: p.c):
             if found and point.c <= min(
@@ -142,7 +115,7 @@ def groups(points: list[Point]) -> list[list[Point]]:
                 found[-1].append(point)
             else:
                 found.append([point])
-    found.sort(key=lambda group: float(np.log(column(group, "c")).mean()))
+    found.sort(key=mean_flops)
     return [sorted(group, key=lambda p: p.n) for group in found]
 
 
@@ -168,7 +141,21 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
             f"cannot read {path} ({error}); give a CSV file with the columns "
             "params,tokens,flops,loss"
         ) from error
-    _check_columns(path, names)
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{path} names a column twice ({', '.join(names)}); rename one"
+        )
+    if "loss" not in names:
+        raise UserError(
+            f"{path} has no column loss (it has {', '.join(names) or 'none'}); "
+            "its first line names the columns params,tokens,flops,loss"
+        )
+    known = [name for name in COUNTS if name in names]
+    if len(known) < 2:
+        raise UserError(
+            f"{path} has {' and '.join(known) or 'none'} of the columns "
+            "params, tokens, flops; two at least are needed"
+        )
     points: list[Point] = []
     excluded: list[tuple[str, str]] = []
     seen: dict[str, int] = {}
@@ -188,11 +175,7 @@ def read_csv(path: Path, metric: str = "loss") -> Table:
             excluded.append((point.id, _missing_loss(row)))
     notes = [
         f"{name} = {formula}, as {path.name} has no column {name}"
-        for name, formula in (
-            ("flops", "6 x params x tokens"),
-            ("tokens", "flops / (6 x params)"),
-            ("params", "flops / (6 x tokens)"),
-        )
+        for name, formula in SIX_ND.items()
         if name not in names
     ]
     return Table(points, excluded, notes, metric)
@@ -203,24 +186,6 @@ def _empty(row: dict) -> bool:
     return not any(
         isinstance(v, list) or (v or "").strip() for v in row.values()
     )
-
-
-def _check_columns(path: Path, names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        raise UserError(
-            f"{path} names a column twice ({', '.join(names)}); rename one"
-        )
-    if "loss" not in names:
-        raise UserError(
-            f"{path} has no column loss (it has {', '.join(names) or 'none'}); "
-            "its first line names the columns params,tokens,flops,loss"
-        )
-    known = [name for name in COUNTS if name in names]
-    if len(known) < 2:
-        raise UserError(
-            f"{path} has {' and '.join(known) or 'none'} of the columns "
-            "params, tokens, flops; two at least are needed"
-        )
 
 
 def _point(place: str, name: str, row: dict) -> Point:
@@ -275,12 +240,7 @@ def _point(place: str, name: str, row: dict) -> Point:
     elif "params" not in row:
         n = c / (6 * d)
     return Point(
-        id=texts.get("id") or name,
-        n=n,
-        d=d,
-        c=c,
-        loss=loss,
-        role=role,
+        *(texts.get("id") or name, n, d, c, loss, role),
         budget=texts.get("budget") or texts.get("group") or None,
         standard_error=numbers["standard_error"],
         learning_rate=numbers["learning_rate"],

@@ -18,22 +18,14 @@ PREFIX = "eval/"
 
 @dataclass(frozen=True)
 class MetricRank:
-    """Rank correlation of a metric over the runs that have it.
+    """Rank correlation of a metric over the runs that have it."""
 
-    Attributes:
-      name: its name in result.json.
-      loss, values: (k,) of the runs.
-      flops: (k,) of the runs.
-      spearman: rank correlation with the loss, NaN where all are equal.
-      p_value: of it, under independence.
-    """
-
-    name: str
-    loss: np.ndarray
+    name: str  # in result.json
+    loss: np.ndarray  # (k,) of the runs, as are values and flops
     values: np.ndarray
     flops: np.ndarray
-    spearman: float
-    p_value: float
+    spearman: float  # rank correlation with the loss, NaN where all are equal
+    p_value: float  # of it, under independence
 
 
 def all_metrics(table: Table) -> list[MetricRank]:

@@ -28,10 +28,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class RateLaw:
-    """rate = coefficient x N^exponent; spread is the log scatter about it,
-    None for two sizes, which determine the law."""
+    """rate = coefficient x N^exponent, fitted to sizes N; spread is the log
+    scatter about it, None for two sizes, which determine the law."""
 
-    sizes: list[Rate]
+    sizes: list[float]
     coefficient: float
     exponent: float
     spread: float | None
@@ -44,13 +44,8 @@ class RateLaw:
 def fit(points: list[Point]) -> tuple[list[Rate], RateLaw | None]:
     """Finds best rates of sizes with three rates or more, and their law.
 
-    Args:
-      points: of role tune, or of any role; those of one series, one size and
-        as many tokens are compared.
-
-    Returns:
-      sizes by series, and the law over them; None for one size, or for several
-      series.
+    Points of one series, one size and as many tokens are compared. The law is
+    None for one size, or for several series.
     """
     places: dict[tuple[str, float, float], list[Point]] = {}
     for point in points:
@@ -73,13 +68,13 @@ def law_of(found: list[Rate]) -> RateLaw | None:
     """The power law of best rates over sizes; None for fewer than two."""
     if len({rate.n for rate in found}) < 2:
         return None
-    x = np.log([rate.n for rate in found])
-    y = np.log([rate.best for rate in found])
+    sizes = [rate.n for rate in found]
+    x, y = np.log(sizes), np.log([rate.best for rate in found])
     exponent, constant = np.polyfit(x, y, 1)
     gaps = y - constant - exponent * x
     free = len(found) - 2
     return RateLaw(
-        found,
+        sizes,
         float(np.exp(constant)),
         float(exponent),
         float(np.sqrt((gaps**2).sum() / free)) if free > 0 else None,

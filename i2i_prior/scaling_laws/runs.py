@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,11 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.report.html import read_json
 from i2i_prior.scaling_laws.points import Curve, Point, Source, Table
-from i2i_prior.sweeps.run.store import PlannedRun, open_sweep
+from i2i_prior.sweeps.run.store import METRIC, PlannedRun, open_sweep
+from i2i_prior.training.telemetry.metric_writer import read_metrics
 
-METRIC = "validation/ema_uniform"
+# Labels of a sweep that are scales or seeds; the others name a series.
+_SCALES = ("budget", "size", "width", "learning_rate", "seed", "tokens")
 
 
 def own_metric(folders: list[Path]) -> str:
@@ -37,19 +38,12 @@ def own_metric(folders: list[Path]) -> str:
     return names.pop() if names else METRIC
 
 
-# Labels of a sweep that are scales or seeds; the others name a series.
-_SCALES = ("budget", "size", "width", "learning_rate", "seed", "tokens")
-
-
 def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
-    """Reads the runs of sweeps, or of folders that hold run directories.
+    """Reads the runs of sweeps, run directories, or folders of those.
 
     A finished run is a point. One that still trains is excluded, and its
-    curve counts in the envelope; one that diverged is excluded.
-
-    Args:
-      folders: sweeps (with sweep.json), run directories, or folders of them.
-      metric: a name in result.json's metrics, and in metrics.jsonl.
+    curve counts in the envelope; one that diverged is excluded. The metric is
+    a name in result.json's metrics, and in metrics.jsonl.
 
     Raises:
       UserError: where a folder holds no run, or the metric is in none.
@@ -62,7 +56,8 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
     for folder in dict.fromkeys(path.resolve() for path in folders):
         for run, plan in _run_folders(folder):
             result = read_json(run / "result.json")
-            known |= set(result.get("metrics") or {})
+            measured = result.get("metrics") or {}
+            known |= set(measured)
             draft = _draft(run, plan, result)
             if isinstance(draft, str):
                 excluded.append((run.name, draft))
@@ -76,21 +71,21 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
                     excluded.append((str(run), again))
                     continue
                 point = replace(point, id=str(run))
-            lines = _metric_lines(run)
+            lines = [
+                line for line in read_metrics(run) if _number(line.get("step"))
+            ]
             curve = _curve(lines, point, metric, steps)
             if curve is not None:
                 curves.append(curve)
-            value = _number((result.get("metrics") or {}).get(metric))
+            value = _number(measured.get(metric))
             last = max((line["step"] for line in lines), default=0)
             why = _exclusion(result, value, metric, last / steps)
             if why or value is None:
                 excluded.append((point.id, why or ""))
                 continue
             sources[point.id] = source
-            error = result["metrics"].get(f"{metric}_standard_error")
-            points.append(
-                replace(point, loss=value, standard_error=_number(error))
-            )
+            error = _number(measured.get(f"{metric}_standard_error"))
+            points.append(replace(point, loss=value, standard_error=error))
     if not points:
         why = f": {excluded[0][0]}: {excluded[0][1]}" if excluded else ""
         names = sorted(n for n in known if not n.endswith("_standard_error"))
@@ -124,23 +119,21 @@ def _draft(
     """The point without its loss, steps and source; or a reason for none."""
     config = read_json(run / "config.json").get("config") or {}
     rate = _number(config.get("optim.learning_rate"))
+    sizes: dict[str, Any] = {}
     if plan is not None:
         budget = plan.labels.get("budget")
+        series = [
+            str(value)
+            for name, value in plan.labels.items()
+            if name not in _SCALES
+        ]
         point = Point(
-            id=plan.id,
-            n=plan.parameters,
-            d=plan.tokens,
-            c=plan.flops,
-            loss=math.nan,
+            *(plan.id, plan.parameters, plan.tokens, plan.flops, math.nan),
             role=plan.role,
             budget=None if budget is None else str(budget),
             learning_rate=rate,
             epochs=plan.epochs,
-            series=" ".join(
-                str(value)
-                for name, value in plan.labels.items()
-                if name not in _SCALES
-            ),
+            series=" ".join(series),
         )
         sizes = {
             name: value
@@ -148,49 +141,33 @@ def _draft(
             if name.startswith(("model.", "encoder."))
         }
         ratio = plan.model_flops / plan.flops
-        source = _source(run, result, plan.examples, ratio, sizes)
-        return point, float(plan.steps), source
-    cost = read_json(run / "metadata.json").get("cost") or {}
-    batch = _number(config.get("data.batch_size"))
-    steps = _number(result.get("steps") or config.get("train.steps"))
-    examples = _number(result.get("examples"))
-    if examples is None and batch and steps:
-        examples = batch * steps
-    names = ("parameters", "tokens", "training_flops")
-    counts = [_number(cost.get(name)) for name in names]
-    if not examples or not steps or not all(counts):
-        return "its metadata.json has no cost: an older version trained it"
-    n, tokens, flops = (float(count or 0) for count in counts)
-    point = Point(
-        id=run.name,
-        n=n,
-        d=tokens * examples,
-        c=flops * examples,
-        loss=math.nan,
-        learning_rate=rate,
-    )
-    ratio = (_number(cost.get("model_flops")) or flops) / flops
-    return point, steps, _source(run, result, examples, ratio, {})
-
-
-def _source(
-    run: Path,
-    result: dict[str, Any],
-    examples: float,
-    overhead: float,
-    overrides: dict[str, Any],
-) -> Source:
-    numbers = {
-        name: _number(value)
-        for name, value in (result.get("metrics") or {}).items()
-    }
-    return Source(
-        folder=run,
-        step=int(_number(result.get("step")) or 0),
-        examples=float(examples),
-        overhead=overhead,
-        overrides=overrides,
-        metrics={k: v for k, v in numbers.items() if v is not None},
+        steps, examples = float(plan.steps), float(plan.examples)
+    else:
+        cost = read_json(run / "metadata.json").get("cost") or {}
+        batch = _number(config.get("data.batch_size")) or 0.0
+        steps = _number(result.get("steps") or config.get("train.steps")) or 0.0
+        examples = _number(result.get("examples")) or batch * steps
+        names = ("parameters", "tokens", "training_flops")
+        n, tokens, flops = (_number(cost.get(name)) or 0.0 for name in names)
+        if not (examples and steps and n and tokens and flops):
+            return "its metadata.json has no cost: an older version trained it"
+        point = Point(
+            *(run.name, n, tokens * examples, flops * examples, math.nan),
+            learning_rate=rate,
+        )
+        ratio = (_number(cost.get("model_flops")) or flops) / flops
+    metrics = (result.get("metrics") or {}).items()
+    return (
+        point,
+        steps,
+        Source(
+            folder=run,
+            step=int(_number(result.get("step")) or 0),
+            examples=examples,
+            overhead=ratio,
+            overrides=sizes,
+            metrics={k: v for k, v in metrics if _number(v) is not None},
+        ),
     )
 
 
@@ -210,33 +187,15 @@ def _exclusion(
 
 
 def _curve(
-    lines: list[dict[str, Any]], point: Point, metric: str, steps: float
+    lines: list[dict[str, float]], point: Point, metric: str, steps: float
 ) -> Curve | None:
     """Curve of the metric over FLOPs, which are equal for all steps."""
-    seen = [line for line in lines if _number(line.get(metric))]
-    kept = [x for x in seen if x["step"] > 0 and x[metric] > 0]
+    pairs = [(line["step"], _number(line.get(metric))) for line in lines]
+    kept = [pair for pair in pairs if pair[0] > 0 and (pair[1] or 0.0) > 0]
     if not kept:
         return None
-    done = np.array([float(line["step"]) for line in kept])
-    loss = np.array([float(line[metric]) for line in kept])
+    done, loss = np.array(kept, float).T
     return Curve(point, point.c * done / steps, loss)
-
-
-def _metric_lines(run: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl that have a step."""
-    try:
-        texts = (run / "metrics.jsonl").read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    found = []
-    for text in texts:
-        try:
-            line = json.loads(text)
-        except ValueError:  # being written
-            continue
-        if isinstance(line, dict) and _number(line.get("step")) is not None:
-            found.append(line)
-    return found
 
 
 def _number(value: Any) -> float | None:

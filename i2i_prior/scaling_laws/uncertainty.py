@@ -6,12 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2i_prior.scaling_laws.bootstrap import (
-    draw_noise,
-    interval,
-    leverages,
-    scale,
-)
+from i2i_prior.scaling_laws import bootstrap
+from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.parametric import (
     DELTA,
     NAMES,
@@ -36,21 +32,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class ParametricLaw:
-    """L(N, D) = E + A / N^alpha + B / D^beta with its draws, not centred.
+    """L(N, D) = E + A / N^alpha + B / D^beta with its draws, not centred."""
 
-    Attributes:
-      values: (5,) E, A, B, alpha, beta.
-      draws: (b, 5) of the refits.
-      freedom: degrees of freedom of them.
-      noise: standard deviation of a log loss about the law.
-      inflation: factor of prediction intervals, from `extrapolate`.
-    """
-
-    values: np.ndarray
-    draws: np.ndarray
-    freedom: int
-    noise: float
-    inflation: float = 1.0
+    values: np.ndarray  # (5,) E, A, B, alpha, beta
+    draws: np.ndarray  # (b, 5) of the refits
+    freedom: int  # degrees of freedom of them
+    noise: float  # standard deviation of a log loss about the law
+    inflation: float = 1.0  # factor of prediction intervals, `extrapolate`
 
     def intervals(self) -> dict[str, list[float]]:
         """95 % intervals by name, those of E, A and B by logarithms."""
@@ -72,8 +60,9 @@ def redraw(
     x = np.log(column(points, "n")) - found.centre[0]
     y = np.log(column(points, "d")) - found.centre[1]
     value, slopes = predict_with_slopes(found.theta[None], x, y)
-    noise = draw_noise(
-        rng, found.residuals, leverages(slopes[0]), len(NAMES), draws
+    leverage = bootstrap.leverages(slopes[0])
+    noise = bootstrap.draw_noise(
+        rng, found.residuals, leverage, len(NAMES), draws
     )
     begin = np.tile(found.theta, (draws, 1))
     drawn, _ = descend(begin, x, y, value + noise, DELTA, rounds=60)
@@ -81,7 +70,7 @@ def redraw(
         values=uncentre(found.theta, found.centre),
         draws=uncentre(drawn, found.centre),
         freedom=len(points) - len(NAMES),
-        noise=scale(found.residuals, len(NAMES)),
+        noise=bootstrap.scale(found.residuals, len(NAMES)),
     )
 
 

@@ -18,7 +18,7 @@ from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.fitting import fit_all
 from i2i_prior.scaling_laws.points import Table
 from i2i_prior.scaling_laws.recommend import recommend
-from i2i_prior.scaling_laws.result import Laws
+from i2i_prior.scaling_laws.result import laws_of
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from tests.conftest import ROOT
 from tests.scaling_laws.fixtures_laws import (
@@ -245,7 +245,7 @@ def test_losses_that_do_not_fall_are_drawn_and_doubted(tmp_path):
     points = coverage.surface(np.random.default_rng(0), 0.0, 4, 5)
     fitted = fit_all(Table([replace(p, loss=0.7) for p in points]), 0, 100)
     assert any("do not show" in warning for warning in diagnose(fitted, []))
-    assert recommend(Laws.of(fitted), 1e19)["flops"] == 1e19
+    assert recommend(laws_of(fitted), 1e19)["flops"] == 1e19
     assert fitted.isoflop is None  # not an optimum of rounding
     for picture in (plots.contour, plots.pairs):
         path = save_figure(tmp_path / "flat.png", picture, fitted)

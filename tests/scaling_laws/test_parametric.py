@@ -31,12 +31,18 @@ def logs(values):
     return np.concatenate([np.log(values[:3]), values[3:]])
 
 
+def centred(found, n, d):
+    """Log loss by the centred parameters."""
+    x, y = (np.log(v) - c for v, c in zip((n, d), found.centre, strict=False))
+    return parametric.predict(found.theta, x, y) + found.centre[2]
+
+
 def test_without_noise_the_law_is_found_exactly():
     n, d, loss = data(0.0)
     found = parametric.fit(n, d, loss)
     values = uncentre(found.theta, found.centre)
     np.testing.assert_allclose(values, list(coverage.LAW.values()), rtol=1e-5)
-    np.testing.assert_allclose(found.log_loss(n, d), np.log(loss), atol=1e-8)
+    np.testing.assert_allclose(centred(found, n, d), np.log(loss), atol=1e-8)
 
 
 def test_no_independent_optimiser_finds_a_lower_objective():
@@ -108,7 +114,7 @@ def test_plain_and_centred_parameters_say_the_same():
     found = parametric.fit(n, d, loss)
     values = uncentre(found.theta, found.centre)
     np.testing.assert_allclose(
-        log_loss(values, n, d), found.log_loss(n, d), rtol=1e-9
+        log_loss(values, n, d), centred(found, n, d), rtol=1e-9
     )
 
 

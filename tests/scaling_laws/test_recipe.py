@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from i2i_prior.aot.machine import machine
-from i2i_prior.scaling_laws import plots, rank_correlation, recipe
+from i2i_prior.scaling_laws import plots, rank_correlation, recommend
 from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.points import Point, Source, Table
 
@@ -36,18 +36,18 @@ def table():
 
 
 def test_each_size_once_by_its_largest_run():
-    sizes = recipe.sizes_of(table())
+    sizes = recommend.sizes_of(table())
     assert [size.id for size in sizes] == ["small", "larger"]
     assert sizes[1].batch_size == 16
     assert sizes[1].tokens_per_example == 64
     assert sizes[1].flops_per_step == 6e9
-    assert recipe.sizes_of(Table(table().points)) == []
+    assert recommend.sizes_of(Table(table().points)) == []
 
 
 def test_steps_the_nearest_config_and_hours():
     there = machine("h100x8", 0.4, None)
-    sizes = recipe.sizes_of(table())
-    found = recipe.recipe(sizes, 6e12, 2.1e6, 2000 * 16 * 64, there)
+    sizes = recommend.sizes_of(table())
+    found = recommend.recipe(sizes, 6e12, 2.1e6, 2000 * 16 * 64, there)
     assert found["steps"] == 2000
     assert found["batch_size"] == 16
     # 2.1e6 is nearer to 4e6 than to 1e6 by ratio, if not by difference
@@ -64,10 +64,10 @@ def test_steps_the_nearest_config_and_hours():
 
 def test_without_run_directories_hours_alone():
     there = machine(None, 0.4, 1e15)
-    found = recipe.recipe([], 3.6e18, 1e6, 1e9, there)
+    found = recommend.recipe([], 3.6e18, 1e6, 1e9, there)
     assert set(found) == {"hours", "chip_hours", "machine", "assumption"}
     assert found["hours"] == pytest.approx(1.0)
-    assert recipe.recipe([], 1e18, 1e6, 1e9, None) == {}
+    assert recommend.recipe([], 1e18, 1e6, 1e9, None) == {}
 
 
 def test_metrics_beside_the_loss_are_ranked_where_four_runs_have_them(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import threading
 import warnings
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from i2i_prior.data.decode_image import decode
+from i2i_prior.data.process_cache import ProcessCache
 from i2i_prior.data.record import Record, fingerprint_of
 from i2i_prior.errors import UserError
 
@@ -65,32 +64,26 @@ class PhotoSource:
                 "install scikit-image and scikit-learn."
             )
         self.names = [os.path.basename(path) for path in self._paths]
-        self._pixels: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
+        self._pixels = ProcessCache()
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Record:
-        name = self.names[index]
-        with self._lock:
-            if index not in self._pixels:
-                with open(self._paths[index], "rb") as file:
-                    pixels = decode(Record(name, file.read()))
-                pixels.setflags(write=False)
-                self._pixels[index] = pixels
-            return Record(name, self._pixels[index])
+        path = self._paths[index]
+        pixels = self._pixels.get(path, lambda: _decoded(path))
+        return Record(self.names[index], pixels)
 
     def fingerprint(self) -> str:
         sizes = [os.stat(path).st_size for path in self._paths]
         return fingerprint_of("builtin", self.names, sizes)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pixels": {}, "_lock": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
+def _decoded(path: str) -> np.ndarray:
+    with open(path, "rb") as file:
+        pixels = decode(Record(path, file.read()))
+    pixels.setflags(write=False)
+    return pixels
 
 
 def _installed(photos: dict[str, tuple[str, str]]) -> list[str]:

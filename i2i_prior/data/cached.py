@@ -20,7 +20,7 @@ from i2i_prior.data.manifest import Manifest, read_manifest
 from i2i_prior.data.order import Order, Shuffled
 from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Record
-from i2i_prior.data.shard_files import ShardReader
+from i2i_prior.data.sources.arrayrecord import ShardReader
 from i2i_prior.errors import UserError
 
 _MAX_SUBSTITUTES = 64

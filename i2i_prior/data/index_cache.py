@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from i2i_prior.io.cache_dir import user_cache
+from i2i_prior.io.files import atomic_path
 
 Arrays = dict[str, np.ndarray]
 
@@ -40,9 +39,8 @@ def load(kind: str, place: str, stamp: str) -> Arrays | None:
             # Every array is read to its end, which checks its CRC.
             arrays = {name: stored[name] for name in stored.files}
         wanted = _text(f"{_VERSION} {place} {stamp}")
-        if not np.array_equal(arrays.pop(_STAMP), wanted):
-            return None
-        return arrays
+        same = np.array_equal(arrays.pop(_STAMP), wanted)
+        return arrays if same else None
     # Damaged bytes make zipfile and NumPy raise nearly anything.
     except Exception:
         return None
@@ -55,18 +53,12 @@ def save(
     path = _file(kind, place)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        # Renamed when whole: two processes may index the same place.
-        descriptor, part = tempfile.mkstemp(".part", "", path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                stored = {_STAMP: _text(f"{_VERSION} {place} {stamp}")}
-                np.savez(file, **stored, **arrays)  # type: ignore[arg-type]
-            os.replace(part, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
+        for left in path.parent.glob("*.part"):  # by processes that were killed
+            if left.stat().st_mtime < time.time() - _LEFT_OVER:
+                left.unlink()
+        with atomic_path(path) as part, part.open("wb") as file:
+            stored = {_STAMP: _text(f"{_VERSION} {place} {stamp}")}
+            np.savez(file, **stored, **arrays)  # type: ignore[arg-type]
 
 
 def settled(mtime_ns: int, before_ns: int) -> bool:
@@ -80,18 +72,9 @@ def settled(mtime_ns: int, before_ns: int) -> bool:
     return mtime_ns < before_ns - _SETTLED
 
 
-def _sweep(folder: Path) -> None:
-    """Removes partial files that killed processes have left."""
-    for part in folder.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if part.stat().st_mtime < time.time() - _LEFT_OVER:
-                part.unlink()
-
-
 def _file(kind: str, place: str) -> Path:
     digest = hashlib.sha256(place.encode("utf-8", "surrogateescape"))
-    name = f"{kind}-{digest.hexdigest()[:32]}.npz"
-    return user_cache("index", name)
+    return user_cache("index", f"{kind}-{digest.hexdigest()[:32]}.npz")
 
 
 def _text(text: str) -> np.ndarray:

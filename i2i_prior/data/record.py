@@ -14,11 +14,18 @@ them. Training on pairs of them is described in `transforms`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+
+# Endings of the sidecar files of an image: captions, one a line; the class, an
+# integer; an object, such as a camera.
+SIDECARS = ("txt", "cls", "json")
+MAX_SIDECAR = 1 << 24  # bytes; larger sidecars are ignored
+CAPTIONS = ("caption", "captions", "text")  # usual names of such a column
 
 
 @dataclass(frozen=True)
@@ -86,11 +93,48 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", ending.lower()
 
 
-def position(index: int, length: int) -> int:
-    """The same index from 0; raises IndexError outside [-length, length)."""
-    if not -length <= index < length:
-        raise IndexError(f"record {index} of {length}")
-    return index % length
+def locate(ends: np.ndarray, index: int) -> tuple[int, int]:
+    """Part of a record, and its place within the part.
+
+    Args:
+        ends: of the parts, which lie one behind the other.
+        index: of the record, in [-n, n); raises IndexError elsewhere.
+    """
+    index = range(int(ends[-1]))[index]
+    part = int(ends.searchsorted(index, side="right"))
+    return part, index - int(ends[part - 1]) if part else index
+
+
+def sidecar_fields(found: Mapping[str, bytes]) -> dict[str, Any]:
+    """`Record.fields` of sidecars, by ending; invalid ones are ignored."""
+    lines = found.get("txt", b"").decode("utf-8", "replace").splitlines()
+    captions = [line.strip() for line in lines if line.strip()]
+    try:
+        label = int(found["cls"]) if "cls" in found else None
+    except ValueError:
+        label = None
+    fields = text_fields(captions, label)
+    try:
+        value = json.loads(found.get("json", b"null"))
+    except (ValueError, RecursionError):
+        value = None
+    return fields | {"json": value} if isinstance(value, dict) else fields
+
+
+def text_fields(captions: Any, label: Any) -> dict[str, Any]:
+    """`Record.fields` of captions and label; those of other types are ignored.
+
+    Args:
+        captions: text, or a list of texts.
+        label: an integer.
+    """
+    fields: dict[str, Any] = {}
+    captions = [captions] if isinstance(captions, str) else captions
+    if captions and all(isinstance(text, str) for text in captions):
+        fields["captions"] = tuple(captions)
+    if isinstance(label, int | np.integer):
+        fields["label"] = int(label)
+    return fields
 
 
 def fingerprint_of(

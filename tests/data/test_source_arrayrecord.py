@@ -117,9 +117,7 @@ def test_a_prepared_folder_brings_its_fields(prepared):
 def test_many_are_read_at_once_in_the_order_asked_for(prepared, count):
     source = open_source(f"arrayrecord:{prepared}")
     order = np.random.default_rng(0).integers(5, size=count).tolist()
-    found = [
-        LAYOUT.unpack(data)["name"] for data in source.read_examples(order)
-    ]
+    found = [LAYOUT.unpack(data)["name"] for data in source.reader.read(order)]
     assert found == [f"{index}.png" for index in order]
 
 

@@ -79,8 +79,9 @@ def test_threads_share_a_bounded_cache(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         values = list(pool.map(lambda i: value_of(source[i]), order))
     assert values == order
-    assert 1 <= len(source._kept) < 10
-    assert sum(table.nbytes for table in source._kept.values()) <= 1000
+    tables = source._tables.values.values()
+    assert 1 <= len(tables) < 10
+    assert sum(table.nbytes for table in tables) <= 1000
 
 
 def test_rows_without_bytes_are_told_when_read(tmp_path):

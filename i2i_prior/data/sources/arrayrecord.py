@@ -3,17 +3,62 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from i2i_prior.data.examples import Layout
 from i2i_prior.data.manifest import MANIFEST, PLAN, read_manifest
-from i2i_prior.data.record import Record, fingerprint_of, position
-from i2i_prior.data.shard_files import DAMAGE, ShardReader
+from i2i_prior.data.process_cache import ProcessCache
+from i2i_prior.data.record import Record, fingerprint_of, locate
 from i2i_prior.data.sources import places
 from i2i_prior.errors import UserError
+
+# For fewer records the library's threads cost more than they save.
+_FEW = 64
+# Exceptions of the library for damaged bytes.
+_DAMAGE = (RuntimeError, ValueError, IndexError)
+
+
+class ShardReader:
+    """The records of several ArrayRecord files, one file after the other.
+
+    Picklable, and safe for many threads.
+
+    Args:
+        shards: path -> records in it, more than none in all.
+    """
+
+    def __init__(self, shards: Mapping[str, int]) -> None:
+        self.shards = {path: count for path, count in shards.items() if count}
+        self._reader = ProcessCache()
+
+    def __len__(self) -> int:
+        return sum(self.shards.values())
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """Stored bytes of records, in the order of `indices`.
+
+        Raises:
+            OSError: one of them is damaged.
+        """
+        try:
+            # Late, and once a process: a reader holds open files and threads.
+            reader = self._reader.get(None, self._open)
+            if len(indices) < _FEW:
+                return [reader[index] for index in indices]
+            return list(reader.__getitems__(list(indices)))
+        except _DAMAGE as error:
+            raise OSError(5, places.one_line(error)) from error
+
+    def _open(self) -> Any:
+        from array_record.python import array_record_data_source
+
+        # With the counts in the names no file is opened for them.
+        return array_record_data_source.ArrayRecordDataSource(
+            [f"{path}[0:{n}]" for path, n in self.shards.items()]
+        )
 
 
 class ArrayRecordSource:
@@ -39,7 +84,7 @@ class ArrayRecordSource:
             )
         self._layout: Layout | None = None
         self._hash = ""
-        if _is_prepared(path):
+        if any(os.path.exists(f"{path}/{name}") for name in (MANIFEST, PLAN)):
             manifest = read_manifest(path)
             if manifest.kind != "images":
                 raise UserError(
@@ -53,31 +98,32 @@ class ArrayRecordSource:
                 for shard in manifest.shards
             }
         else:
-            shards = {file: _count(file) for file in _find(path)}
-        self._reader = ShardReader(shards)
-        if not len(self._reader):
+            # Shards may be numbered.
+            pattern = f"{path}/*.array*record*" if os.path.isdir(path) else path
+            files = places.find(pattern, "arrayrecord")
+            shards = {file: _count(file) for file in files}
+        self.reader = ShardReader(shards)
+        if not len(self.reader):
             raise UserError(
                 f"ArrayRecord {place} holds no record: give files that do."
             )
-        self._ends = np.cumsum(list(self._reader.shards.values()))
-        self._paths = list(self._reader.shards)
+        self._ends = np.cumsum(list(self.reader.shards.values()))
+        self._paths = list(self.reader.shards)
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self.reader)
 
     def __getitem__(self, index: int) -> Record:
-        index = position(index, len(self))
-        (data,) = self.read_examples([index])
+        shard, place = locate(self._ends, index)
+        (data,) = self.reader.read([range(len(self))[index]])
         if self._layout is None:
-            return Record(self._name(index), data)
+            return Record(
+                f"{os.path.basename(self._paths[shard])}/{place}", data
+            )
         try:
             return _record(self._layout.unpack(data))
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(5, f"a damaged example ({error})") from error
-
-    def read_examples(self, indices: Sequence[int]) -> list[bytes]:
-        """Stored bytes, see `ShardReader.read`."""
-        return self._reader.read(indices)
 
     def fingerprint(self) -> str:
         if self._hash:
@@ -86,25 +132,8 @@ class ArrayRecordSource:
             f"{os.path.basename(path)} {os.path.getsize(path)}"
             for path in self._paths
         ]
-        counts = self._reader.shards.values()
+        counts = self.reader.shards.values()
         return fingerprint_of("arrayrecord", names, counts)
-
-    def _name(self, index: int) -> str:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[shard - 1]) if shard else 0
-        return f"{os.path.basename(self._paths[shard])}/{index - start}"
-
-
-def _is_prepared(path: str) -> bool:
-    made = (MANIFEST, PLAN)
-    return any(os.path.exists(os.path.join(path, name)) for name in made)
-
-
-def _find(path: str) -> Iterator[str]:
-    """Files of a path or in a folder; shards may be numbered."""
-    if os.path.isdir(path):
-        path = os.path.join(path, "*.array*record*")
-    yield from places.find(path, "arrayrecord")
 
 
 def _count(path: str) -> int:
@@ -117,7 +146,7 @@ def _count(path: str) -> int:
             return int(reader.num_records())
         finally:
             reader.close()
-    except (*DAMAGE, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         raise UserError(
             f"ArrayRecord file {path} is truncated or no such file "
             f"({places.one_line(error)}): fetch or write it again."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -10,10 +12,16 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from i2i_prior.data import index_cache
-from i2i_prior.data.record import Record, fingerprint_of, split_name
+from i2i_prior.data.record import (
+    MAX_SIDECAR,
+    SIDECARS,
+    Record,
+    fingerprint_of,
+    sidecar_fields,
+    split_name,
+)
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
-from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS, fields_of
 from i2i_prior.errors import UserError
 from i2i_prior.io.threads import map_in_order
 
@@ -29,7 +37,7 @@ class FolderSource:
 
     Hidden files and folders are skipped. Links to folders are followed, each
     real folder once, so that a loop of links ends. `x.txt`, `x.cls` and
-    `x.json` become fields of `x.jpg`, see `sidecars`.
+    `x.json` become fields of `x.jpg`, see `sidecar_fields`.
 
     A local folder is listed once: the list is kept in the user's cache, and
     is valid until the time of change of a folder in it differs, that is,
@@ -55,7 +63,7 @@ class FolderSource:
         listed = _list_remote if places.is_url(self._root) else _list_local
         arrays = listed(self._root)
         self.names = Names(arrays["text"], arrays["ends"])
-        self._beside = arrays["beside"]
+        self._bits = arrays["beside"]
         # None on this machine, where each file can be asked.
         self._sizes: np.ndarray | None = arrays.get("sizes")
         self._further: list[list[str]] | None = None
@@ -70,21 +78,19 @@ class FolderSource:
 
     def _group(self, image: str) -> None:
         """Keeps the records of one ending; the others are their images."""
-        names = list(self.names)
+        names = [(name, *split_name(name)) for name in self.names]
         by_key: dict[str, list[str]] = {}
-        for name in names:
-            by_key.setdefault(split_name(name)[0], []).append(name)
-        chosen = [
-            n for n, name in enumerate(names) if split_name(name)[1] == image
+        for name, key, _ in names:
+            by_key.setdefault(key, []).append(name)
+        chosen = [n for n, (*_, ending) in enumerate(names) if ending == image]
+        self._further = [
+            [other for other in by_key[names[n][1]] if other != names[n][0]]
+            for n in chosen
         ]
-        self.names = Names.of(names[n] for n in chosen)
-        self._beside = self._beside[chosen]
+        self.names = Names.of(names[n][0] for n in chosen)
+        self._bits = self._bits[chosen]
         if self._sizes is not None:
             self._sizes = self._sizes[chosen]
-        self._further = [
-            [other for other in by_key[split_name(name)[0]] if other != name]
-            for name in self.names
-        ]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,13 +98,13 @@ class FolderSource:
     def __getitem__(self, index: int) -> Record:
         name = self.names[index]
         data = places.read(f"{self._root}/{name}")
-        stem, bits = name.rpartition(".")[0], int(self._beside[index])
+        stem, bits = name.rpartition(".")[0], int(self._bits[index])
         sidecars = {
-            ending: places.read(f"{self._root}/{stem}.{ending}", 0, MAX_BYTES)
+            ending: places.read(f"{self._root}/{stem}.{ending}", 0, MAX_SIDECAR)
             for bit, ending in enumerate(SIDECARS)
             if bits >> bit & 1
         }
-        fields = fields_of(sidecars)
+        fields = sidecar_fields(sidecars)
         if self._further is not None and self._further[index]:
             fields["images"] = {
                 split_name(other)[1]: places.read(f"{self._root}/{other}")
@@ -114,11 +120,20 @@ class FolderSource:
         Raises:
             UserError: a file cannot be stated.
         """
-        if self._sizes is None:
-            sizes = _sizes_now(self._root, self.names)
-        else:
-            sizes = iter(self._sizes.tolist())
+        known = self._sizes
+        sizes = self._sizes_now() if known is None else known.tolist()
         return fingerprint_of("folder", self.names, sizes)
+
+    def _sizes_now(self) -> Iterator[int]:
+        """Sizes of the files in bytes, `_GONE` for missing ones."""
+        names = iter(self.names)
+        chunks = iter(lambda: list(itertools.islice(names, _CHUNK)), [])
+
+        def stat(chunk: list[str]) -> list[int]:
+            return [_size_now(f"{self._root}/{name}") for name in chunk]
+
+        sizes = map_in_order(stat, chunks, 2 * _THREADS, _THREADS)
+        return itertools.chain.from_iterable(sizes)
 
 
 def _pass_over(path: str, error: OSError) -> None:
@@ -136,18 +151,6 @@ def _size_now(path: str) -> int:
     except OSError as error:
         _pass_over(path, error)
         return _GONE
-
-
-def _sizes_now(root: str, names: Names) -> Iterator[int]:
-    """Sizes of the files in bytes, `_GONE` for missing ones."""
-
-    def stat(start: int) -> list[int]:
-        chunk = names[start : start + _CHUNK]
-        return [_size_now(f"{root}/{name}") for name in chunk]
-
-    starts = range(0, len(names), _CHUNK)
-    for sizes in map_in_order(stat, starts, 2 * _THREADS, _THREADS):
-        yield from sizes
 
 
 def _list_local(root: str) -> index_cache.Arrays:
@@ -173,15 +176,10 @@ def _list_local(root: str) -> index_cache.Arrays:
 
 def _unchanged(root: str, kept: index_cache.Arrays) -> bool:
     folders = Names(kept["folders"], kept["folder_ends"])
-    try:
-        return all(
-            os.stat(os.path.join(root, folder)).st_mtime_ns == time
-            for folder, time in zip(
-                folders, kept["times"].tolist(), strict=True
-            )
-        )
-    except OSError:
-        return False
+    times = zip(folders, kept["times"].tolist(), strict=True)
+    with contextlib.suppress(OSError):
+        return all(os.stat(f"{root}/{f}").st_mtime_ns == t for f, t in times)
+    return False
 
 
 def _arrays(files: Collection[str]) -> index_cache.Arrays:
@@ -215,33 +213,25 @@ def _walk(root: str, files: set[str]) -> dict[str, int]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[relative] = status.st_mtime_ns
-        below = []
-        for entry in entries:
+        for entry in reversed(entries):
             name = f"{relative}{entry.name}"
             if entry.name.startswith("."):
                 continue
             try:
                 if entry.is_dir():
-                    below.append(f"{name}/")
+                    pending.append(f"{name}/")
                 elif _is_wanted(name) and entry.is_file():
                     files.add(name)
             except OSError as error:
                 _pass_over(entry.path, error)
-        pending.extend(reversed(below))
     return folders
 
 
 def _list_remote(root: str) -> index_cache.Arrays:
     """The same of a URL, listed each time: its changes are not known."""
     system, path = places.filesystem(root)
-    try:
+    with places.listing(f"Folder {root}"):
         found = system.find(path, detail=True)
-    # Each package has errors of its own.
-    except Exception as error:
-        raise UserError(
-            f"Folder {root} cannot be listed ({places.one_line(error)}): check "
-            "the address and your access to it."
-        ) from error
     files: dict[str, int] = {}  # relative path -> size in bytes
     for full, info in found.items():
         name = full[len(path) :].lstrip("/")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from i2i_prior.data.record import Record, Source, fingerprint_of, position
+from i2i_prior.data.record import Record, Source, fingerprint_of, locate
 
 
 class Mixture:
@@ -37,9 +37,8 @@ class Mixture:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        index = position(index, len(self))
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.parts[part][index - self.starts[part]]
+        part, place = locate(self._ends, index)
+        return self.parts[part][place]
 
     def fingerprint(self) -> str:
         prints = [part.fingerprint() for part in self.parts]

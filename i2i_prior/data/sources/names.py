@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
 
 import numpy as np
 
@@ -16,7 +15,7 @@ def is_image_name(path: str) -> bool:
     return base.lower().endswith(EXTENSIONS) and not base.startswith(".")
 
 
-class Names(Sequence[str]):
+class Names:
     """Immutable list of names in two arrays: 8 bytes a name and its text.
 
     A list of strings would take about 60 bytes more a name, and be copied
@@ -51,17 +50,9 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         end = int(self.ends[index])  # raises IndexError
-        before = index - 1 if index >= 0 else index - 1 + len(self.ends)
+        before = index % len(self.ends) - 1
         start = int(self.ends[before]) if before >= 0 else 0
         return self.text[start:end].tobytes().decode("utf-8", "surrogateescape")
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, fingerprint_of, position
+from i2i_prior.data.process_cache import ProcessCache
+from i2i_prior.data.record import (
+    CAPTIONS,
+    Record,
+    fingerprint_of,
+    locate,
+    text_fields,
+)
 from i2i_prior.data.sources import places
-from i2i_prior.data.sources.sidecars import CAPTIONS, text_fields
 from i2i_prior.errors import UserError
 
 _CACHE_BYTES = 512 << 20  # of row groups kept in memory by a process
@@ -71,18 +76,15 @@ class ParquetSource:
                 )
         self._groups = np.array(groups, np.int64)
         self._ends = np.cumsum(self._groups[:, 2])
-        self._kept: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._tables = ProcessCache(_CACHE_BYTES, attrgetter("nbytes"))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        index = position(index, len(self))
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        row = index - int(self._ends[group - 1] if group else 0)
+        group, row = locate(self._ends, index)
         try:
-            table = self._table(group)
+            table = self._tables.get(group, lambda: self._table(group))
             values = {n: table[n][row].as_py() for n in self._columns}
         # pyarrow has its own errors, and those of the file system.
         except Exception as error:
@@ -91,7 +93,7 @@ class ParquetSource:
         if isinstance(data, dict):
             data = data.get("bytes")
         if not isinstance(data, bytes):
-            raise OSError(5, f"row {index} has no image bytes")
+            raise OSError(5, f"row {index % len(self)} has no image bytes")
         captions, label = values.get(self._caption), values.get(self._label)
         fields = text_fields(captions, label)
         return Record(self._name(group, row), data, fields)
@@ -108,38 +110,15 @@ class ParquetSource:
         return f"{os.path.basename(self._paths[number])}/{int(first) + row}"
 
     def _table(self, group: int) -> Any:
-        with self._lock:
-            if group in self._kept:
-                self._kept.move_to_end(group)
-                return self._kept[group]
         number, within, _ = self._groups[group].tolist()
-        # Outside the lock: at worst two threads read the same group.
         with _open(self._paths[number]) as file:
-            table = file.read_row_group(within, columns=self._columns)
-        with self._lock:
-            self._kept[group] = table
-            while (
-                len(self._kept) > 1
-                and sum(t.nbytes for t in self._kept.values()) > _CACHE_BYTES
-            ):
-                self._kept.popitem(last=False)
-        return table
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._kept = OrderedDict()
-        self._lock = threading.Lock()
+            return file.read_row_group(within, columns=self._columns)
 
 
 def _open(path: str) -> Any:
     import pyarrow.parquet
 
-    if not places.is_url(path):
-        return pyarrow.parquet.ParquetFile(path)
-    file = places.open_file(path)
+    file = places.open_file(path) if places.is_url(path) else path
     return pyarrow.parquet.ParquetFile(file)
 
 

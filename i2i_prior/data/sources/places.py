@@ -1,22 +1,23 @@
-"""Files by path, or by URL through fsspec if it is installed."""
+"""Files by path, or by URL through fsspec."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
+from collections.abc import Iterator
 from typing import IO, Any
 
 from i2i_prior.errors import UserError
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-# Attributes of a remote file that change with its content.
+# Attributes of a remote file that change with its content, in small letters.
 _MARKS = (
-    *("etag", "e_tag", "md5Hash", "Content-MD5", "generation", "updated"),
-    *("mtime", "last_modified", "LastModified", "Last-Modified", "created"),
-    *("blob_id", "modify", "modificationTime"),
+    *("etag", "e_tag", "md5hash", "content-md5", "generation", "updated"),
+    *("mtime", "last_modified", "lastmodified", "last-modified", "created"),
+    *("blob_id", "modify", "modificationtime"),
 )
-_MISSING = (ImportError, ModuleNotFoundError)
 
 
 def is_url(place: str) -> bool:
@@ -45,7 +46,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         import fsspec.core
 
         return fsspec.core.url_to_fs(url)
-    except _MISSING as error:
+    except ImportError as error:
         raise UserError(
             f"{url} cannot be read without a package for {protocol}:// "
             f"({error}): install it, or copy the data to this machine."
@@ -90,26 +91,41 @@ def find(pattern: str, scheme: str) -> list[str]:
 
 def _find_remote(pattern: str) -> list[str]:
     system, path = filesystem(pattern)
-    try:
+    with listing(pattern):
         wild = any(mark in path for mark in "*?[") and not system.exists(path)
         paths = system.glob(path) if wild else [path]
         files = [path for path in paths if system.isfile(path)]
         return sorted(system.unstrip_protocol(path) for path in files)
+
+
+@contextlib.contextmanager
+def listing(what: str) -> Iterator[None]:
+    """Turns any error of a remote file system into a UserError."""
+    try:
+        yield
     except Exception as error:
         raise UserError(
-            f"{pattern} cannot be listed ({one_line(error)}): check the "
-            "address and your access to it."
+            f"{what} cannot be listed ({one_line(error)}): check the address "
+            "and your access to it."
         ) from error
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Turns any error of a remote file system into an OSError."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(5, one_line(error)) from error
 
 
 def _is_folder(place: str) -> bool:
     if not is_url(place):
         return os.path.isdir(place)
     system, path = filesystem(place)
-    try:
+    with contextlib.suppress(Exception):
         return bool(system.isdir(path))
-    except Exception:
-        return False
+    return False
 
 
 def stamp(place: str) -> tuple[int, str, int]:
@@ -120,22 +136,16 @@ def stamp(place: str) -> tuple[int, str, int]:
     """
     if not is_url(place):
         status = os.stat(place)
-        return (
-            status.st_size,
-            f"{status.st_size} {status.st_mtime_ns}",
-            status.st_mtime_ns,
-        )
+        size, time = status.st_size, status.st_mtime_ns
+        return size, f"{size} {time}", time
     system, path = filesystem(place)
-    try:
+    with _reading():
         info = {str(k): v for k, v in system.info(path).items()}
         size = int(info["size"])
-    except Exception as error:
-        raise OSError(5, one_line(error)) from error
-    marks = {name.lower() for name in _MARKS}
     found = [
-        f"{key}={value}"
-        for key, value in sorted(info.items(), key=lambda item: item[0])
-        if key.lower() in marks and value not in (None, "")
+        f"{key}={info[key]}"
+        for key in sorted(info)
+        if key.lower() in _MARKS and info[key] not in (None, "")
     ]
     return size, " ".join([str(size), *found]) if found else "", 0
 
@@ -145,10 +155,8 @@ def open_file(place: str) -> IO[bytes]:
     if not is_url(place):
         return open(place, "rb")
     system, path = filesystem(place)
-    try:
+    with _reading():
         return system.open(path, "rb")
-    except Exception as error:
-        raise OSError(5, one_line(error)) from error
 
 
 def read(place: str, start: int = 0, size: int | None = None) -> bytes:
@@ -159,10 +167,8 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
             return file.read(-1 if size is None else size)
     system, path = filesystem(place)
     end = None if size is None else start + size
-    try:
+    with _reading():
         return system.cat_file(path, start=start or None, end=end)
-    except Exception as error:
-        raise OSError(5, one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, fingerprint_of, split_name
+from i2i_prior.data.process_cache import ProcessCache
+from i2i_prior.data.record import (
+    Record,
+    fingerprint_of,
+    locate,
+    sidecar_fields,
+    split_name,
+)
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
-from i2i_prior.data.sources.sidecars import fields_of
 from i2i_prior.data.sources.tar_index import TarIndex, index_of
 from i2i_prior.errors import UserError
 
@@ -31,7 +34,7 @@ class TarSource:
 
     Neighbouring members whose names agree up to the first dot of the base
     name are one example: its first image is the data, further ones, the
-    captions, the class and the JSON object are fields (see `sidecars`).
+    captions, the class and the JSON object are fields (see `sidecar_fields`).
     Examples without an image are skipped. With several archives a record is
     named `archive.tar/member`.
 
@@ -70,31 +73,27 @@ class TarSource:
                 f"{image or ', '.join(EXTENSIONS)}."
             )
         self.notes = [index.note for index in indices if index.note]
-        self._open: OrderedDict[int, io.FileIO] = OrderedDict()
-        self._lock = threading.Lock()
+        self._archives = ProcessCache(_OPEN_ARCHIVES)
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
+        number, _ = locate(self._untils, index)
         first, end, chosen = self._examples[index].tolist()
-        index %= len(self)
-        number = int(self._untils.searchsorted(index, side="right"))
-        parts = self._read(number, first, end)
-        further, sidecars, chosen_name = {}, {}, ""
-        for member, data in enumerate(parts, first):
+        images: dict[str, bytes] = {}
+        sidecars: dict[str, bytes] = {}
+        for member, data in enumerate(self._read(number, first, end), first):
             name = self._members[member]
             if member == chosen:
-                chosen_name = name
-            elif is_image_name(name):
-                further[split_name(name)[1]] = data
+                chosen_name, chosen_data = name, data
             else:
-                sidecars[split_name(name)[1]] = data
-        fields = fields_of(sidecars)
-        if further:
-            fields["images"] = further
-        name = self._prefix(number) + chosen_name
-        return Record(name, parts[chosen - first], fields)
+                found = images if is_image_name(name) else sidecars
+                found[split_name(name)[1]] = data
+        fields = sidecar_fields(sidecars)
+        if images:
+            fields["images"] = images
+        return Record(self._prefix(number) + chosen_name, chosen_data, fields)
 
     def fingerprint(self) -> str:
         sizes = self._sizes[self._examples[:, 2]].tolist()
@@ -116,20 +115,14 @@ class TarSource:
         """The bytes of the members in [first, end)."""
         sizes = self._sizes[first:end].tolist()
         offsets = self._offsets[first:end].tolist()
-        ends = [at + size for at, size in zip(offsets, sizes, strict=True)]
         # Hard links may refer to any earlier place.
         start = min(offsets)
-        extent = max(ends) - start
+        extent = max(map(sum, zip(offsets, sizes, strict=True))) - start
+        spans = zip(offsets, sizes, strict=True)
         if extent > sum(sizes) + _GAP:
-            pairs = zip(offsets, sizes, strict=True)
-            return [self._bytes(number, at, size) for at, size in pairs]
+            return [self._bytes(number, at, size) for at, size in spans]
         data = self._bytes(number, start, extent)
-        if len(sizes) == 1:
-            return [data]
-        return [
-            data[at - start : until - start]
-            for at, until in zip(offsets, ends, strict=True)
-        ]
+        return [data[at - start : at - start + size] for at, size in spans]
 
     def _bytes(self, number: int, offset: int, size: int) -> bytes:
         path = self._paths[number]
@@ -138,36 +131,12 @@ class TarSource:
         if places.is_url(path):
             data = places.read(path, offset, size)
         else:
-            # A reference keeps it open until the read is done.
-            archive = self._archive(number)
+            # The reference keeps an archive that is dropped open until then.
+            archive = self._archives.get(number, lambda: io.FileIO(path))
             data = os.pread(archive.fileno(), size, offset)
         if len(data) != size:
             raise OSError(5, f"{path} is no longer as it was indexed")
         return data
-
-    def _archive(self, number: int) -> io.FileIO:
-        """An open archive, closed when its last reference is dropped.
-
-        A reader may still hold one that is evicted here, hence no close.
-        """
-        with self._lock:
-            archive = self._open.pop(number, None)
-            if archive is None:
-                archive = io.FileIO(self._paths[number])
-            self._open[number] = archive
-            if len(self._open) > _OPEN_ARCHIVES:
-                self._open.popitem(last=False)
-            return archive
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        del state["_open"], state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open = OrderedDict()
-        self._lock = threading.Lock()
 
 
 def _examples(

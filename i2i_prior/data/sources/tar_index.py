@@ -11,10 +11,9 @@ from typing import IO, Any
 import numpy as np
 
 from i2i_prior.data import index_cache
-from i2i_prior.data.record import split_name
+from i2i_prior.data.record import MAX_SIDECAR, SIDECARS, split_name
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import Names, is_image_name
-from i2i_prior.data.sources.sidecars import MAX_BYTES, SIDECARS
 from i2i_prior.errors import UserError
 
 # Exceptions of tarfile on hostile bytes.
@@ -225,4 +224,4 @@ def _opened(file: Any) -> tarfile.TarFile:
 def _is_wanted(name: str, ending: str, size: int) -> bool:
     if name.rpartition("/")[2].startswith("."):
         return False
-    return is_image_name(name) or (ending in SIDECARS and size <= MAX_BYTES)
+    return is_image_name(name) or (ending in SIDECARS and size <= MAX_SIDECAR)

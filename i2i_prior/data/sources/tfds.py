@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import Record, fingerprint_of, position
+from i2i_prior.data.record import (
+    CAPTIONS,
+    Record,
+    fingerprint_of,
+    text_fields,
+)
 from i2i_prior.data.sources import places
-from i2i_prior.data.sources.sidecars import CAPTIONS, text_fields
 from i2i_prior.errors import UserError
 
 
@@ -56,10 +60,13 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        index = position(index, len(self))
+        index = range(len(self))[index]
+        from tensorflow_datasets import decode
+
         try:
             example = self._features.deserialize_example_np(
-                self._source[index], decoders={self._image: _encoded()}
+                self._source[index],
+                decoders={self._image: decode.SkipDecoding()},
             )
         # Damaged bytes make many decoders raise.
         except Exception as error:
@@ -73,12 +80,6 @@ class TfdsSource:
         what = [(self._full_name, 0), (f"image {self._image}", 0)]
         names, sizes = zip(*what, *self._shards, strict=True)
         return fingerprint_of("tfds", names, sizes)
-
-
-def _encoded() -> Any:
-    from tensorflow_datasets import decode
-
-    return decode.SkipDecoding()
 
 
 def _builder(dataset: str, data_dir: str) -> Any:

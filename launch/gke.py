@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.sweeps.launchers import engines, jobset
+from i2i_prior.sweeps.launch_support import engines, jobset
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 OPTIONS = {

@@ -27,20 +27,21 @@ from i2i_prior.errors import UserError
 from i2i_prior.io import locks
 from i2i_prior.io.child_process import ChildProcess, forwarded_signals
 from i2i_prior.io.log_tail import tail_cause
-from i2i_prior.sweeps.launchers import engines
-from i2i_prior.sweeps.launchers.slots import Slot, find_gpus, make_slots
-from i2i_prior.sweeps.run import events, outcome
-from i2i_prior.sweeps.run.progress import duration, read_progress
+from i2i_prior.sweeps.launch_support import engines
+from i2i_prior.sweeps.launch_support.slots import Slot, find_gpus, make_slots
+from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.state import (
     ENDED,
     WAITING,
     RunState,
     counts,
+    read_progress,
     seconds_left,
     state_of,
     states,
 )
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
+from i2i_prior.sweeps.status import duration
 
 OPTIONS = {
     "slots": 0,  # runs at once; 0: one a GPU, else one
@@ -53,7 +54,7 @@ _LINES = 60.0  # seconds between displays that are lines
 # Ends of attempts without an exit code of `sweep run` until a run is given up.
 _MAX_UNKNOWN = 3
 # Exit codes of `sweep run` that say how an attempt ended.
-_CODES = outcome.DONE, outcome.MISTAKE, outcome.DIVERGED, outcome.AGAIN
+_CODES = events.DONE, events.MISTAKE, events.DIVERGED, events.AGAIN
 
 
 def submit(
@@ -77,7 +78,7 @@ def submit(
         who = locks.holder(lock)
         if locks.is_leaving(lock):
             print(f"{who} is stopping; submit again when it has ended")
-            return outcome.AGAIN
+            return events.AGAIN
         print(f"{who} runs this sweep already, and takes them up")
         return 0
     try:
@@ -144,7 +145,7 @@ class Pool:
                 f"{self._display.total - len(ends)} to go: the same command "
                 "continues them"
             )
-            return outcome.AGAIN
+            return events.AGAIN
         self._display.write(f"{self._sweep.name}: {counts(ends)}")
         return int(any(state.state == "failed" for state in ends))
 
@@ -218,7 +219,7 @@ class Pool:
         self._unknown[run.id] += unknown
         # A signal may come after the trainer has written its result.
         over = state.state in ENDED
-        again = code == outcome.AGAIN or (
+        again = code == events.AGAIN or (
             unknown and self._unknown[run.id] < _MAX_UNKNOWN
         )
         if again and not over:

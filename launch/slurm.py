@@ -19,8 +19,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers import engines
-from i2i_prior.sweeps.launchers.slurm_task import Task
+from i2i_prior.sweeps.launch_support import engines
+from i2i_prior.sweeps.launch_support.slurm_task import Task
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 OPTIONS = {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.launch_support import engines
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 OPTIONS = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from i2i_prior.aot.machine import Machine
 from i2i_prior.sweeps.run.store import PlannedRun
 from i2i_prior.sweeps.spec.plan import Plan
-from i2i_prior.sweeps.status_table import LONG, aligned, compact
+from i2i_prior.sweeps.status import LONG, aligned, compact
 
 _LEFT = ("run", "group", "role")
 _LINES = 24  # of a folded table

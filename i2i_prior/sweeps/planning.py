@@ -15,7 +15,7 @@ from i2i_prior.aot.machine import machine
 from i2i_prior.config import flatten, override
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
-from i2i_prior.sweeps.launchers.base import read_launch
+from i2i_prior.sweeps.backends import read_launch
 from i2i_prior.sweeps.plan_table import as_text
 from i2i_prior.sweeps.run.folder import UNCHANGED, write_plan
 from i2i_prior.sweeps.run.store import Sweep

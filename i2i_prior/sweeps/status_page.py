@@ -14,10 +14,15 @@ import numpy as np
 
 from i2i_prior.io.disk import write_errors
 from i2i_prior.report import html
-from i2i_prior.sweeps.run.progress import duration
-from i2i_prior.sweeps.run.state import STATES, RunState, seconds_left
+from i2i_prior.sweeps.run.state import RunState, seconds_left
 from i2i_prior.sweeps.run.store import Sweep
-from i2i_prior.sweeps.status_table import by_state, cells, flops_done
+from i2i_prior.sweeps.status import (
+    by_count,
+    by_state,
+    cells,
+    duration,
+    flops_done,
+)
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 _POINTS = 60  # drawn of a curve
@@ -32,10 +37,6 @@ _STYLE = ".runs th,.runs td{white-space:nowrap}"
 def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
     """Writes the page atomically; returns its path.
 
-    Args:
-      sweep: the sweep.
-      found: states of its runs.
-
     Raises:
       UserError: it cannot be written.
     """
@@ -45,8 +46,16 @@ def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
     rows = [
         [cells(state)[name] for name in _COLUMNS] for state in by_state(found)
     ]
+    work, done = flops_done(found)
+    left = seconds_left(found)
+    facts: dict[str, object] = {k: v for k, v in by_count(found).items() if v}
+    facts |= {
+        "training FLOPs": f"{work:.3g}",
+        "of them done": f"{done / work if work else 0:.1%}",
+        "time left": None if left is None else duration(left),
+    }
     body = [
-        html.cards(_facts(found)),
+        html.cards(facts),
         html.section("Validation", _figure(found, lines, sweep.metric)),
         html.section("Training", _figure(found, lines, "loss")),
         html.section("Why runs stand still", html.table((), stopped)),
@@ -61,21 +70,6 @@ def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
             "".join(body),
             _STYLE,
         )
-
-
-def _facts(found: Sequence[RunState]) -> dict[str, object]:
-    """Numbers of runs in each state, work done, and time left."""
-    work, done = flops_done(found)
-    counts = {
-        state: sum(one.state == state for one in found) for state in STATES
-    }
-    left = seconds_left(found)
-    return {
-        **{name: count for name, count in counts.items() if count},
-        "training FLOPs": f"{work:.3g}",
-        "of them done": f"{done / work if work else 0:.1%}",
-        "time left": None if left is None else duration(left),
-    }
 
 
 def _figure(
@@ -106,12 +100,7 @@ def _figure(
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """Averages points (n, 2) in bins that widen as a logarithmic axis does.
-
-    Returns:
-      the first points as they are, then means of ever more neighbours; at
-      most `_POINTS`.
-    """
+    """Averages points (n, 2) in `_POINTS` bins, wider as on a log axis."""
     if len(points) <= _POINTS:
         return points
     places = np.geomspace(1, len(points) + 1, _POINTS)

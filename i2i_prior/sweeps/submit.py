@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers.base import (
+from i2i_prior.sweeps.backends import (
     Backend,
     Launch,
     load_backend,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from i2i_prior.sweeps.launchers.base import Backend, load_backend
+from i2i_prior.sweeps.backends import Backend, load_backend
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from tests.launch.fixtures_sweeps import StandIn, planned
 

@@ -7,7 +7,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.launch_support import engines
 from i2i_prior.sweeps.run.store import Sweep
 from tests.launch.fixtures_sweeps import planned
 

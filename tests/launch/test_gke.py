@@ -15,8 +15,8 @@ import yaml
 
 from i2i_prior.distributed.cluster import detect
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers import engines, jobset
-from i2i_prior.sweeps.launchers.engines import job_name
+from i2i_prior.sweeps.launch_support import engines, jobset
+from i2i_prior.sweeps.launch_support.engines import job_name
 from i2i_prior.sweeps.run.store import open_sweep
 from tests.launch.fixtures_sweeps import SHARED, submitted
 

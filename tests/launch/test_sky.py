@@ -13,8 +13,8 @@ import yaml
 
 from i2i_prior.distributed.cluster import detect
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers import engines
-from i2i_prior.sweeps.launchers.engines import job_name
+from i2i_prior.sweeps.launch_support import engines
+from i2i_prior.sweeps.launch_support.engines import job_name
 from tests.launch.fixtures_sweeps import submitted
 
 VARIANTS = {

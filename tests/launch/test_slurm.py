@@ -13,13 +13,13 @@ import time
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers.slurm_task import Task
+from i2i_prior.sweeps.launch_support.slurm_task import Task
 from i2i_prior.sweeps.run import events
 from tests.launch.fixtures_sweeps import ROOT
 
 RUN_TASK = """
 import sys
-from i2i_prior.sweeps.launchers.slurm_task import Task
+from i2i_prior.sweeps.launch_support.slurm_task import Task
 Task(["sh", "-c", sys.argv[1]])()
 """
 
@@ -78,7 +78,7 @@ def test_command_alone_is_pickled(sweep):
         for code, value, _ in pickletools.genops(text)
         if code.name in ("SHORT_BINUNICODE", "BINUNICODE")
     ]
-    ours = ["i2i_prior.sweeps.launchers.slurm_task", "Task", "command"]
+    ours = ["i2i_prior.sweeps.launch_support.slurm_task", "Task", "command"]
     assert sorted(set(names)) == sorted({*ours, *command})
 
 

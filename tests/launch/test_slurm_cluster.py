@@ -18,7 +18,7 @@ import pytest
 from i2i_prior.checkpoint.run_dir import read_json, write_json
 from i2i_prior.config import flatten, load_config
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers.base import load_backend
+from i2i_prior.sweeps.backends import load_backend
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from tests.launch.fixtures_sweeps import ROOT, SHARED, planned

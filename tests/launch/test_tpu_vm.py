@@ -12,7 +12,7 @@ import pytest
 
 from i2i_prior.distributed.cluster import detect
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers.engines import job_name
+from i2i_prior.sweeps.launch_support.engines import job_name
 from tests.launch.fixtures_sweeps import submitted
 
 NEEDED = {"zone": "us-east5-b", "accelerator": "v6e-16", "runtime": "v2-alpha"}

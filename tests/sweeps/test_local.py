@@ -18,7 +18,7 @@ from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.config import flatten
 from i2i_prior.errors import UserError
 from i2i_prior.io import locks
-from i2i_prior.sweeps.launchers.slots import find_gpus, make_slots
+from i2i_prior.sweeps.launch_support.slots import find_gpus, make_slots
 from i2i_prior.sweeps.run.state import states
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
 from i2i_prior.training.telemetry.metric_writer import read_metrics

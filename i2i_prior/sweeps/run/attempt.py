@@ -21,8 +21,8 @@ from i2i_prior.config import config_hash, frozen_config
 from i2i_prior.distributed import cluster
 from i2i_prior.errors import UserError
 from i2i_prior.io import child_process, locks
-from i2i_prior.sweeps.launchers.base import Launch, read_launch
-from i2i_prior.sweeps.run import events, outcome
+from i2i_prior.sweeps.backends import Launch, read_launch
+from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.state import result
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 
@@ -109,7 +109,7 @@ def attempt(
             cancelled=_Cancelled(folder),
             pass_fds=[held],
         )
-        how, cause = outcome.classify(ended, log, several=several)
+        how, cause = events.classify(ended, log, several=several)
         end = {
             "attempt": number,
             "code": ended.code,
@@ -121,9 +121,9 @@ def attempt(
         noted = _append(folder, "ended", **end)
     finally:
         os.close(held)
-    code = outcome.verdict(known, launch.max_attempts)
-    if code == outcome.AGAIN and how in outcome.FAILURES and not noted:
-        code = outcome.FULL_DISK  # an uncounted failure could recur for ever
+    code = events.verdict(known, launch.max_attempts)
+    if code == events.AGAIN and how in events.FAILURES and not noted:
+        code = events.FULL_DISK  # an uncounted failure could recur for ever
     _report_end(planned, end, code)
     return code
 
@@ -143,7 +143,7 @@ def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
     count = len(list(folder.glob(f"log-*.host{number}.txt")))
     log = folder / f"log-{count + 1}.host{number}.txt"
     ended = _train(sweep, planned, log, launch)
-    if ended.code in (outcome.DONE, outcome.DIVERGED):
+    if ended.code in (events.DONE, events.DIVERGED):
         return ended.code
     deadline = time.monotonic() + _END_TIMEOUT
     while time.monotonic() < deadline:
@@ -151,9 +151,9 @@ def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
         # Clocks of two hosts differ a little; attempts take longer.
         late = [e for e in known if e.get("time", 0.0) > began - 1]
         if events.count(late, "ended"):
-            return outcome.verdict(known, launch.max_attempts)
+            return events.verdict(known, launch.max_attempts)
         time.sleep(0.5)
-    return outcome.AGAIN
+    return events.AGAIN
 
 
 def _train(
@@ -194,7 +194,7 @@ class _Cancelled:
         if size == self._size:
             return False
         self._size = size
-        recent = outcome.since_retry(events.read(self._folder))
+        recent = events.since_retry(events.read(self._folder))
         return events.count(recent, "cancelled") > 0
 
 
@@ -227,9 +227,9 @@ def _code_without_training(
         if found.get("config_hash") == config_hash(config):
             _report(f"{planned.id} is {found['outcome']} already")
             done = found["outcome"] == "done"
-            return outcome.DONE if done else outcome.DIVERGED
-    code = outcome.verdict(before, launch.max_attempts)
-    if code != outcome.MISTAKE:
+            return events.DONE if done else events.DIVERGED
+    code = events.verdict(before, launch.max_attempts)
+    if code != events.MISTAKE:
         return None
     _report(
         f"error: {planned.id} was given up or cancelled; to try again: "
@@ -255,9 +255,9 @@ def _append(folder: Path, event: str, **facts: Any) -> bool:
 def _report_end(planned: PlannedRun, end: Mapping[str, Any], code: int) -> None:
     cause = f" ({end['cause']})" if end["cause"] else ""
     then = {
-        outcome.AGAIN: "; it may be started again",
-        outcome.MISTAKE: "; it is not started again",
-        outcome.FULL_DISK: "; it is not started again",
+        events.AGAIN: "; it may be started again",
+        events.MISTAKE: "; it is not started again",
+        events.FULL_DISK: "; it is not started again",
     }.get(code, "")
     _report(
         f"{planned.id}, attempt {end['attempt']}: {end['outcome']}{cause}{then}"

@@ -15,19 +15,23 @@ States:
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from i2i_prior.io import locks
-from i2i_prior.sweeps.launchers.base import Launch, load_backend, read_launch
-from i2i_prior.sweeps.run import events, outcome
-from i2i_prior.sweeps.run.progress import Progress, read_progress
+from i2i_prior.report.html import read_json
+from i2i_prior.sweeps.backends import Launch, load_backend, read_launch
+from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 # Order of reports: trouble first.
@@ -41,31 +45,34 @@ WAITING = ("queued", "retrying")  # for an engine
 UNDER_WAY = (*WAITING, "running")
 _DELAY = 300.0  # seconds after `hang_minutes` in which an end is noted
 _READERS = 8  # threads: other machines' files have latency
-_TURNS = ("submitted", "started", "ended")
+# Enough for the last lines of any run, and for the validations of most.
+_BLOCK = 256 * 1024
+_FEW = 4096
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Last known numbers of a run; None for what is not logged yet."""
+
+    step: int = 0  # the last update
+    loss: float | None = None  # of training
+    examples_per_second: float | None = None  # of the whole run
+    metric: float | None = None  # the last value of the sweep's metric
+    best: float | None = None  # its lowest value
+    time: float | None = None  # Unix seconds of the last line
 
 
 @dataclass(frozen=True)
 class RunState:
-    """State of a run.
-
-    Attributes:
-      run: its plan.
-      state: see the module docstring.
-      cause: why it does not go on as planned, in one line; "" if it does.
-      attempts: started since the last retry.
-      host: of the last attempt; "" before.
-      backend: name of the one it was submitted to last; "" before.
-      job: the engine's name of it.
-      progress: its last numbers.
-    """
+    """State of a run."""
 
     run: PlannedRun
-    state: str
-    cause: str = ""
-    attempts: int = 0
-    host: str = ""
-    backend: str = ""
-    job: str = ""
+    state: str  # see the module docstring
+    cause: str = ""  # why it does not go on as planned, in one line
+    attempts: int = 0  # started since the last retry
+    host: str = ""  # of the last attempt; "" before
+    backend: str = ""  # that it was submitted to last; "" before
+    job: str = ""  # the engine's name of it
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -94,22 +101,42 @@ class RunState:
 def states(sweep: Sweep, launch: Launch | None = None) -> list[RunState]:
     """Reads the states of all runs of a sweep, in the order of the plan.
 
-    Args:
-      sweep: the sweep.
-      launch: its launch settings; None for those of its launch.json.
+    `launch` are its launch settings, None for those of its launch.json.
 
     Raises:
       UserError: launch.json is broken.
     """
     launch = launch or read_launch(sweep)
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda run: _state(sweep, run, launch), sweep.runs)
+        found = pool.map(lambda run: state_of(sweep, run, launch), sweep.runs)
         return list(found)
 
 
-def state_of(sweep: Sweep, run: PlannedRun) -> RunState:
+def state_of(
+    sweep: Sweep, run: PlannedRun, launch: Launch | None = None
+) -> RunState:
     """Reads the state of one run."""
-    return _state(sweep, run, read_launch(sweep))
+    known = events.read(sweep.attempts(run.id))
+    ended = result(sweep, run)
+    if not known and not ended:
+        return RunState(run, "planned")
+    launch = launch or read_launch(sweep)
+    last: dict[str, Mapping[str, Any]] = {each["event"]: each for each in known}
+    submitted, started = last.get("submitted", {}), last.get("started", {})
+    progress = read_progress(sweep.workdir(run.id), sweep.metric)
+    if isinstance(metrics := ended.get("metrics"), dict):
+        step = ended.get("step", progress.step)
+        metric = metrics.get(sweep.metric, progress.metric)
+        progress = replace(progress, step=step, metric=metric)
+    return RunState(
+        run,
+        *_state_and_cause(sweep, run, known, ended, launch),
+        attempts=events.count(events.since_retry(known), "started"),
+        host=str(started.get("host", "")),
+        backend=str(submitted.get("backend", "")),
+        job=str(submitted.get("job", "")),
+        progress=progress,
+    )
 
 
 def poll_states(
@@ -130,39 +157,30 @@ def poll_states(
             for state in found
             if state.backend == name and state.state in UNDER_WAY
         ]
-        if not runs:
-            continue
         try:
-            hints |= load_backend(spec).poll(sweep, runs)
+            hints |= load_backend(spec).poll(sweep, runs) if runs else {}
         except Exception as error:  # a launch file is a program
             messages.append(f"{name} was not asked, only files ({error})")
-    gone = {name for name, hint in hints.items() if hint == "gone"}
-    if gone:
-        # They may have ended after their files were read.
-        runs = [run for run in sweep.runs if run.id in gone]
-        again = states(replace(sweep, runs=runs), launch)
-        newer = {state.run.id: state for state in again}
-        found = [newer.get(state.run.id, state) for state in found]
+    gone = [run for run in sweep.runs if hints.get(run.id) == "gone"]
+    # They may have ended after their files were read.
+    again = states(replace(sweep, runs=gone), launch)
+    newer = {state.run.id: state for state in again}
+    found = [newer.get(state.run.id, state) for state in found]
     return with_hints(found, hints), messages
 
 
 def with_hints(
     found: Sequence[RunState], hints: Mapping[str, str]
 ) -> list[RunState]:
-    """Corrects states that files leave open by what engines know.
-
-    Args:
-      found: of `states`.
-      hints: id -> "queued", "running" or "gone", see `launchers.base`.
-    """
-
-    def corrected(state: RunState) -> RunState:
-        if state.state not in UNDER_WAY or hints.get(state.run.id) != "gone":
-            return state
-        cause = state.cause or "its launcher is gone"
-        return replace(state, state="stopped", cause=cause)
-
-    return [corrected(state) for state in found]
+    """Corrects states that files leave open by `hints`, see `backends`."""
+    return [
+        replace(
+            state, state="stopped", cause=state.cause or "its launcher is gone"
+        )
+        if state.state in UNDER_WAY and hints.get(state.run.id) == "gone"
+        else state
+        for state in found
+    ]
 
 
 def counts(found: Iterable[RunState]) -> str:
@@ -173,14 +191,9 @@ def counts(found: Iterable[RunState]) -> str:
 
 def result(sweep: Sweep, run: PlannedRun) -> dict[str, Any]:
     """Reads the trainer's result.json; empty unless the run has ended."""
-    try:
-        text = (sweep.workdir(run.id) / "result.json").read_bytes()
-        found = json.loads(text)
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict) or found.get("outcome") not in ENDED:
-        return {}
-    return found if found.get("steps") == run.steps else {}
+    found = read_json(sweep.workdir(run.id) / "result.json")
+    ended = found.get("outcome") in ENDED and found.get("steps") == run.steps
+    return found if ended else {}
 
 
 def seconds_left(found: Sequence[RunState]) -> float | None:
@@ -198,35 +211,34 @@ def seconds_left(found: Sequence[RunState]) -> float | None:
     return max(left / rate, slowest)
 
 
-def _state(sweep: Sweep, run: PlannedRun, launch: Launch) -> RunState:
-    known = events.read(sweep.attempts(run.id))
-    ended = result(sweep, run)
-    if not known and not ended:
-        return RunState(run, "planned")
-    state, cause = _state_and_cause(sweep, run, known, ended, launch)
-    last: dict[str, Mapping[str, Any]] = {each["event"]: each for each in known}
-    submitted, started = last.get("submitted", {}), last.get("started", {})
-    return RunState(
-        run,
-        state,
-        cause,
-        attempts=events.count(outcome.since_retry(known), "started"),
-        host=str(started.get("host", "")),
-        backend=str(submitted.get("backend", "")),
-        job=str(submitted.get("job", "")),
-        progress=_progress(sweep, run, ended),
+def read_progress(workdir: Path, metric: str) -> Progress:
+    """Reads a run's last 256 KB of metrics.jsonl; whole lines alone count.
+
+    `metric` is a key of its lines; lower is better.
+    """
+    try:
+        with (workdir / "metrics.jsonl").open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _BLOCK))
+            block = file.read()
+    except OSError:
+        return Progress()
+    block = block[: block.rfind(b"\n") + 1]
+    last: dict[str, float] = {}
+    # Newest first; a line may be cut off by the block.
+    for line in reversed(block[-_FEW:].splitlines()):
+        with contextlib.suppress(ValueError, TypeError):
+            last = json.loads(line) | last
+    pattern = re.escape(json.dumps(metric)).encode() + rb": ([-+.\deE]+)"
+    found = [float(text) for text in re.findall(pattern, block)]
+    return Progress(
+        step=int(last.get("step", 0)),
+        loss=last.get("loss"),
+        examples_per_second=last.get("examples_per_second"),
+        metric=found[-1] if found else None,
+        best=min(found, default=None),
+        time=last.get("time"),
     )
-
-
-def _progress(
-    sweep: Sweep, run: PlannedRun, ended: Mapping[str, Any]
-) -> Progress:
-    found = read_progress(sweep.workdir(run.id), sweep.metric)
-    metrics = ended.get("metrics")
-    if isinstance(metrics, dict):
-        value = metrics.get(sweep.metric, found.metric)
-        found = replace(found, step=ended.get("step", found.step), metric=value)
-    return found
 
 
 def _state_and_cause(
@@ -236,11 +248,12 @@ def _state_and_cause(
     ended: Mapping[str, Any],
     launch: Launch,
 ) -> tuple[str, str]:
-    recent = outcome.since_retry(known)
+    recent = events.since_retry(known)
     last: dict[str, Any] = {}
     end: dict[str, Any] = {}
     for event in recent:
-        last = event if event["event"] in _TURNS else last
+        if event["event"] in ("submitted", "started", "ended"):
+            last = event
         end = event if event["event"] == "ended" else end
     turn = last.get("event")
     cause = str(end.get("cause") or "")
@@ -262,9 +275,9 @@ def _state_and_cause(
         if not sweep.workdir(run.id).is_dir():
             return "stopped", "its run directory was removed"
         return last["outcome"], cause
-    if outcome.verdict(recent, launch.max_attempts) != outcome.AGAIN:
+    if events.verdict(recent, launch.max_attempts) != events.AGAIN:
         return "failed", cause
-    failed = last.get("outcome") in outcome.FAILURES
+    failed = last.get("outcome") in events.FAILURES
     return "retrying" if failed else "queued", cause
 
 
@@ -279,15 +292,12 @@ def _alive(
             return held
     # On another host a live launcher ends an attempt that is silent so long.
     limit = 60 * launch.hang_minutes + _DELAY
-    files = (
+    newest = 0.0
+    for file in (
         folder / f"log-{started.get('attempt')}.txt",
         folder / events.FILE,
         sweep.workdir(run.id) / "metrics.jsonl",
-    )
-    newest = 0.0
-    for file in files:
-        try:
+    ):
+        with contextlib.suppress(OSError):
             newest = max(newest, file.stat().st_mtime)
-        except OSError:
-            continue
     return time.time() - newest < limit

@@ -26,6 +26,7 @@ from i2i_prior.io.files import write_bytes
 
 SCHEMA = 1
 METRIC = "validation/ema_uniform"
+PROGRAM = (sys.executable, "-m", "i2i_prior.cli")
 
 
 class BrokenSweepError(UserError):
@@ -34,53 +35,30 @@ class BrokenSweepError(UserError):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-      id: NAME-HASH, stable: the same config in the same place of the sweep
-        has the same id.
-      name: its values on the sweep's axes, as "w192-1e13".
-      config_hash: 8 hex digits over the config without its name.
-      role: "fit", "holdout" (laws must predict it), or "tune".
-      labels: its values on the axes, {"size": "w192", "budget": 1e13}.
-      overrides: fields that differ from the sweep's base config.
-      parameters: trained parameters, N of the laws.
-      steps: optimizer updates.
-      examples: images seen, steps x batch.
-      tokens: latent tokens seen, D of the laws.
-      flops: training FLOPs of the trained networks, C of the laws.
-      model_flops: FLOPs with frozen networks; the MFU is a share of these.
-      epochs: examples over unique images; None where not known.
-    """
-
-    id: str
-    name: str
-    config_hash: str
-    role: str
-    labels: dict[str, Any]
-    overrides: dict[str, Any]
-    parameters: int
-    steps: int
-    examples: int
-    tokens: int
-    flops: float
-    model_flops: float
-    epochs: float | None = None
+    id: str  # NAME-HASH: the same config in the same place has the same id
+    name: str  # its values on the sweep's axes, as "w192-1e13"
+    config_hash: str  # 8 hex digits over the config without its name
+    role: str  # "fit", "holdout" (laws must predict it), or "tune"
+    labels: dict[str, Any]  # axis -> value: {"size": "w192", "budget": 1e13}
+    overrides: dict[str, Any]  # fields that differ from the base config
+    parameters: int  # trained ones, N of the laws
+    steps: int  # optimizer updates
+    examples: int  # images seen, steps x batch
+    tokens: int  # latent tokens seen, D of the laws
+    flops: float  # of training the trained networks, C of the laws
+    model_flops: float  # with frozen networks; the MFU is a share of these
+    epochs: float | None = None  # examples over unique images, if known
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep on disk.
+    """A sweep on disk."""
 
-    Attributes:
-      path: its folder, absolute.
-      facts: of sweep.json: name, source (the config's SPEC), metric, ...
-      runs: in the order of the plan.
-    """
-
-    path: Path
-    facts: dict[str, Any]
-    runs: list[PlannedRun] = field(default_factory=list)
+    path: Path  # its folder, absolute
+    facts: dict[str, Any]  # of sweep.json: name, source (a SPEC), metric, ...
+    runs: list[PlannedRun] = field(default_factory=list)  # as planned
 
     @property
     def name(self) -> str:
@@ -132,8 +110,7 @@ class Sweep:
     def train_command(self, run_id: str) -> list[str]:
         """Command that trains a run, and resumes it."""
         return [
-            *(sys.executable, "-m", "i2i_prior.cli", "train"),
-            *("--config", str(self.config(run_id))),
+            *(*PROGRAM, "train", "--config", str(self.config(run_id))),
             *("--workdir", str(self.workdir(run_id))),
         ]
 
@@ -144,10 +121,7 @@ class Sweep:
         and may be retried); any other is final, and 65 is a divergence. See
         `attempt`.
         """
-        return [
-            *(sys.executable, "-m", "i2i_prior.cli", "sweep", "run"),
-            *(str(self.path), run_id),
-        ]
+        return [*PROGRAM, "sweep", "run", str(self.path), run_id]
 
 
 def open_sweep(path: str | Path) -> Sweep:

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -40,36 +41,26 @@ class LeftOutError(Exception):
 
 @dataclass(frozen=True)
 class Point:
-    """Run of a sweep, as its difference from the base config.
+    """Run of a sweep, as its difference from the base config."""
 
-    Attributes:
-      overrides: dotted field -> value, in the field's type.
-      labels: axis -> value (text or number), for tables and laws.
-      role: "fit", "holdout" (laws must predict it) or "tune" (as of learning
-        rates: no law is fitted to it).
-      rules: see `derived`; applied in this order, later ones win.
-    """
-
+    # dotted field -> value, in the field's type
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    # axis -> value (text or number), for tables and laws
     labels: Mapping[str, Any] = field(default_factory=dict)
+    # or "holdout" (laws must predict it), "tune" (no law is fitted to it)
     role: str = "fit"
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = ()  # of `derived`, in order; later ones win
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Run whose rules are being applied.
+    """Run whose rules are being applied."""
 
-    Attributes:
-      config: base, overrides of the command line, of the point and of
-        earlier rules. To read, not to keep: the next draft reuses it.
-      labels: of the point.
-      cost: `flops.cost.run_cost` of the config, counted once a shape.
-    """
-
+    # Base, overrides of the command line, of the point and of earlier rules.
+    # To read, not to keep: the next draft reuses it.
     config: ConfigDict
-    labels: Mapping[str, Any]
-    cost: Cost
+    labels: Mapping[str, Any]  # of the point
+    cost: Cost  # `flops.cost.run_cost` of the config, counted once a shape
 
 
 # Overrides that depend on a whole config.
@@ -101,7 +92,13 @@ def axis(
         )
     label = label or name.rpartition(".")[2]
     if not isinstance(values, Mapping):
-        values = _named(name, [typed(name, value) for value in values])
+        known = [typed(name, value) for value in values]
+        for value, number in Counter(known).items():
+            if number > 1:
+                raise UserError(
+                    f"sweep axis {name} has {value!r} twice; leave one out"
+                )
+        values = {value: {name: value} for value in known}
     if not values:
         raise UserError(f"sweep axis {name} has no value; give one or more")
     return [
@@ -192,10 +189,8 @@ def subsample(points: list[Point], n: int, seed: int = 0) -> list[Point]:
 def derived(points: list[Point], rule: Rule) -> list[Point]:
     """Adds a rule that depends on the whole config, as steps on a budget.
 
-    Args:
-      points: those the rule applies to.
-      rule: a function of a `Draft` alone that returns overrides, or raises
-        `LeftOutError`.
+    It is a function of a `Draft` alone that returns overrides, or raises
+    `LeftOutError`.
     """
     return [replace(point, rules=(*point.rules, rule)) for point in points]
 
@@ -245,17 +240,6 @@ def _shown(label: str, value: Any) -> str | int | float:
             f"sweep axis {label} shows {value!r}; give text or a number"
         )
     return value
-
-
-def _named(name: str, values: list[Any]) -> dict[Any, dict[str, Any]]:
-    named: dict[Any, dict[str, Any]] = {}
-    for value in values:
-        if value in named:
-            raise UserError(
-                f"sweep axis {name} has {value!r} twice; leave one out"
-            )
-        named[value] = {name: value}
-    return named
 
 
 def _merged(points: Iterable[Point]) -> Point:

@@ -47,37 +47,23 @@ _RANGED = (
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """Specification of a sweep, returned by `get_sweep` of a sweep file.
+    """Specification of a sweep, returned by `get_sweep` of a sweep file."""
 
-    Attributes:
-      name: of the sweep, in reports.
-      base: config that every run starts from.
-      points: see `algebra`.
-      metric: value that laws are fitted to, a key of result.json's metrics.
-      notes: sentences for the reader of the plan.
-    """
-
-    name: str
-    base: ConfigDict
-    points: list[Point]
-    metric: str = METRIC
-    notes: tuple[str, ...] = ()
+    name: str  # of the sweep, in reports
+    base: ConfigDict  # config that every run starts from
+    points: list[Point]  # see `algebra`
+    metric: str = METRIC  # that laws are fitted to, of result.json's metrics
+    notes: tuple[str, ...] = ()  # sentences for the reader of the plan
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Planned runs of a sweep.
-
-    Attributes:
-      spec: the sweep.
-      runs: in the order of the points.
-      configs: run id -> all fields of its config, flat.
-      left_out: "NAME: REASON" of each point that is no run.
-    """
+    """Planned runs of a sweep."""
 
     spec: SweepSpec
-    runs: list[PlannedRun]
-    configs: dict[str, dict[str, Any]]
+    runs: list[PlannedRun]  # in the order of the points
+    configs: dict[str, dict[str, Any]]  # run id -> all fields, flat
+    # "NAME: REASON" of each point that is no run
     left_out: list[str] = field(default_factory=list)
 
 
@@ -90,8 +76,7 @@ def make_plan(
 
     Args:
       spec: the sweep.
-      images: counts the unique images of a SPEC of training data, for epochs;
-        returns None where that is not known.
+      images: unique images of a SPEC of training data, for epochs, if known.
       devices: of the machine, for `validate`.
 
     Raises:
@@ -162,9 +147,6 @@ class _PlanBuilder:
     """Adds points to a plan, all on one working copy of the base config.
 
     A copy for each would take most of the time of a large plan.
-
-    Attributes:
-      plan: of the points so far.
     """
 
     def __init__(
@@ -190,10 +172,7 @@ class _PlanBuilder:
         examples = flat["train.steps"] * flat["data.batch_size"]
         unique = self._images(flat["data.source"])
         run = PlannedRun(
-            id=f"{name}-{digest}",
-            name=name,
-            config_hash=digest,
-            role=point.role,
+            *(f"{name}-{digest}", name, digest, point.role),
             labels=dict(point.labels),
             overrides=overrides,
             parameters=cost.parameters,
@@ -275,9 +254,7 @@ def _check_unique(runs: list[PlannedRun]) -> None:
 def _validate(plan: Plan, devices: int) -> None:
     """Checks configs. Raises UserError with the name of the run."""
     from i2i_prior.models import encoder_families
-    from i2i_prior.models.dit import (
-        check_config,
-    )
+    from i2i_prior.models.dit import check_config
     from i2i_prior.tasks.resolve import resolve
     from i2i_prior.training.validate import validate
 

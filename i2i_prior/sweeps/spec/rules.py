@@ -19,20 +19,14 @@ TOLERANCE = 0.01  # relative error of a budget by rounding to whole steps
 
 @dataclass(frozen=True)
 class Proportions:
-    """Fields in proportion to the steps of a run.
+    """Fields in proportion to the steps of a run."""
 
-    Attributes:
-      warmup: fraction of the steps.
-      least_warmup: minimum of warm-up steps; a run of fewer than ten times as
-        many is left out, for it would hardly train at its learning rate.
-      ema: time constant of the EMA, fraction of the steps.
-      logs, validations, checkpoints: their numbers in a run.
-    """
-
-    warmup: float = 0.05
+    warmup: float = 0.05  # fraction of the steps
+    # Warm-up steps; a run of fewer than ten times as many is left out, for it
+    # would hardly train at its learning rate.
     least_warmup: int = 10
-    ema: float = 0.05
-    logs: int = 100
+    ema: float = 0.05  # time constant of the EMA, fraction of the steps
+    logs: int = 100  # number in a run, as are the next two
     validations: int = 1
     checkpoints: int = 5
 

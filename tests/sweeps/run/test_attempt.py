@@ -17,8 +17,8 @@ import pytest
 
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io import child_process, locks, log_tail
-from i2i_prior.sweeps.launchers.base import Launch, write_launch
-from i2i_prior.sweeps.run import events, outcome
+from i2i_prior.sweeps.backends import Launch, write_launch
+from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.attempt import attempt, follow
 from i2i_prior.sweeps.run.store import Sweep, open_sweep
 from tests.sweeps import fixtures_sweeps
@@ -120,7 +120,7 @@ def test_a_failure_that_cannot_be_counted_is_the_last(sweep, monkeypatch):
 
 
 def test_what_is_no_fault_of_a_run_does_not_count(sweep, monkeypatch):
-    monkeypatch.setattr(outcome, "MAX_INTERRUPTIONS", 4)
+    monkeypatch.setattr(events, "MAX_INTERRUPTIONS", 4)
     made = sweep("lost", "full", "lost", "crash", "lost", "lost", "done")
     assert tries(made, 6) == [75] * 5 + [1]
 
@@ -267,8 +267,8 @@ def test_other_hosts_answer_as_the_first(sweep):
 def test_a_mistake_of_one_of_several_may_be_its_network(tmp_path):
     log = tmp_path / "log"
     log.write_text("error: process 1 did not come within 300 s\n")
-    assert outcome.classify(child_process.Exit(1), log)[0] == "mistake"
-    how, cause = outcome.classify(child_process.Exit(1), log, several=True)
+    assert events.classify(child_process.Exit(1), log)[0] == "mistake"
+    how, cause = events.classify(child_process.Exit(1), log, several=True)
     assert (how, cause) == ("crashed", "process 1 did not come within 300 s")
 
 

@@ -17,12 +17,16 @@ import pytest
 from i2i_prior.errors import UserError
 from i2i_prior.io import locks
 from i2i_prior.sweeps import submit
-from i2i_prior.sweeps.launchers.base import Launch, write_launch
+from i2i_prior.sweeps.backends import Launch, write_launch
 from i2i_prior.sweeps.run import events
-from i2i_prior.sweeps.run.progress import read_progress
-from i2i_prior.sweeps.run.state import seconds_left, states, with_hints
+from i2i_prior.sweeps.run.state import (
+    read_progress,
+    seconds_left,
+    states,
+    with_hints,
+)
 from i2i_prior.sweeps.run.store import Sweep, save_sweep
-from i2i_prior.sweeps.status_table import as_text
+from i2i_prior.sweeps.status import as_text
 from tests.sweeps import fixtures_sweeps
 
 HERE = socket.gethostname()

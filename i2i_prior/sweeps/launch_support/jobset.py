@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.launchers import engines
+from i2i_prior.sweeps.launch_support import engines
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
 
 SWEEP, RUN = "i2i-prior/sweep", "i2i-prior/run"  # labels

@@ -1,20 +1,29 @@
-"""State of a sweep as a text table and as JSON."""
+"""`i2i-prior sweep status`: state of a sweep as a text table and as JSON."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import shutil
+import sys
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from i2i_prior.sweeps.run.progress import duration
+from i2i_prior.io.files import nan_to_null
 from i2i_prior.sweeps.run.state import (
+    OVER,
     STATES,
     RunState,
     counts,
+    poll_states,
     seconds_left,
 )
-from i2i_prior.sweeps.run.store import Sweep
+from i2i_prior.sweeps.run.store import Sweep, open_sweep
 
+_INTERVAL = 3.0  # seconds between two updates of --watch
+_CLEAR = "\x1b[H\x1b[J"
 LONG = 40  # runs from which a table is shortened
 WORDS = ("run", "role", "state", "host", "cause")  # other columns are numbers
 _COLUMNS = (
@@ -24,6 +33,45 @@ _COLUMNS = (
 _EACH = 15  # runs of a state that are listed of a large sweep
 _COUNTED = ("queued", "planned", "cancelled", "done")  # not listed of one
 _CAUSE = 70  # characters of a cause in the table; the page has all
+# Of a run, and of its state, in the JSON.
+_RUN = ("id", "name", "role", "labels")
+_STATE = ("state", "cause", "attempts", "host", "backend", "job")
+
+
+def status(options: argparse.Namespace) -> int:
+    """Runs `i2i-prior sweep status`; --watch repaints until it is over."""
+    watch, before = options.watch and not options.json, ""
+    try:
+        while True:
+            sweep = open_sweep(options.sweep)  # runs may have been added
+            found, messages = poll_states(sweep)
+            if options.json:
+                print(json.dumps(as_json(sweep, found), indent=1))
+            elif watch and not sys.stdout.isatty():
+                if (line := f"{sweep.name}: {counts(found)}") != before:
+                    before = line
+                    print(line, flush=True)
+            else:
+                text = as_text(sweep, found, options.all)
+                if watch:
+                    lines = [*messages, *text.splitlines()]
+                    height = shutil.get_terminal_size().lines - 1
+                    text, messages = _CLEAR + "\n".join(lines[:height]), []
+                print("\n".join([text, *messages]), flush=True)
+            if options.html:
+                from i2i_prior.sweeps.status_page import write_page
+
+                page = write_page(sweep, found)
+                if not watch:
+                    print(page, file=sys.stderr if options.json else sys.stdout)
+            if not watch or all(state.state in OVER for state in found):
+                return 0
+            time.sleep(_INTERVAL)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        print()
+        return 0
 
 
 def cells(state: RunState) -> dict[str, str]:
@@ -50,25 +98,26 @@ def cells(state: RunState) -> dict[str, str]:
     }
 
 
+def by_count(found: Sequence[RunState]) -> dict[str, int]:
+    """Number of runs in each state."""
+    return {name: sum(one.state == name for one in found) for name in STATES}
+
+
 def by_state(found: Sequence[RunState]) -> list[RunState]:
     """Sorts runs by state, trouble first."""
     return sorted(found, key=lambda state: STATES.index(state.state))
 
 
 def as_text(sweep: Sweep, found: Sequence[RunState], whole: bool) -> str:
-    """Formats counts, totals, and a table with trouble first.
-
-    Args:
-      sweep: the sweep.
-      found: states of its runs.
-      whole: list every run, however many there are.
-    """
+    """Formats counts, totals, and a table (a `whole` one), trouble first."""
     shown, hidden = by_state(found), []
     if len(shown) > LONG and not whole:
-        few: list[RunState] = []
-        for name in STATES:
-            if name not in _COUNTED:
-                few += [one for one in shown if one.state == name][:_EACH]
+        few = [
+            one
+            for name in STATES
+            if name not in _COUNTED
+            for one in [one for one in shown if one.state == name][:_EACH]
+        ]
         hidden = [state for state in shown if state not in few]
         shown = few
     lines = [f"{sweep.name}: {counts(found) or 'no runs'}"]
@@ -115,31 +164,15 @@ def as_json(sweep: Sweep, found: Sequence[RunState]) -> dict[str, Any]:
     return {
         "name": sweep.name,
         "metric": sweep.metric,
-        "counts": {
-            state: sum(one.state == state for one in found) for state in STATES
-        },
+        "counts": by_count(found),
         "flops": work,
         "flops_done": done,
         "seconds_left": seconds_left(found),
         "runs": [
-            {
-                "id": state.run.id,
-                "name": state.run.name,
-                "role": state.run.role,
-                "labels": state.run.labels,
-                "state": state.state,
-                "cause": state.cause,
-                "attempts": state.attempts,
-                "host": state.host,
-                "backend": state.backend,
-                "job": state.job,
-                "steps": state.run.steps,
-                "seconds_left": state.seconds_left,
-                **{
-                    name: value if _finite(value) else None  # JSON has no NaN
-                    for name, value in vars(state.progress).items()
-                },
-            }
+            {name: getattr(state.run, name) for name in _RUN}
+            | {name: getattr(state, name) for name in _STATE}
+            | {"steps": state.run.steps, "seconds_left": state.seconds_left}
+            | nan_to_null(vars(state.progress))
             for state in found
         ],
     }
@@ -148,9 +181,7 @@ def as_json(sweep: Sweep, found: Sequence[RunState]) -> dict[str, Any]:
 def aligned(rows: Sequence[Sequence[str]], left: Collection[str]) -> list[str]:
     """Formats a text table; empty columns are left out.
 
-    Args:
-      rows: the head first, all of one length.
-      left: heads of the columns that are aligned to the left.
+    The first row is the head; columns of the heads `left` are aligned left.
     """
     columns = [
         [
@@ -161,6 +192,16 @@ def aligned(rows: Sequence[Sequence[str]], left: Collection[str]) -> list[str]:
         if any(column) and (width := max(map(len, (head, *column))))
     ]
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds, as 45 s, 12 min, 3.4 h or 2.1 days."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5970:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 47.95 else f"{hours / 24:.1f} days"
 
 
 def compact(number: float) -> str:

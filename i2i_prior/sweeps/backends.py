@@ -37,19 +37,13 @@ _KINDS: dict[type, Any] = {dict: dict, str: str, int: int, float: (int, float)}
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch settings of a sweep.
+    """Launch settings of a sweep."""
 
-    Attributes:
-      backends: name -> its last --backend, with options.
-      last: name of the one submitted to last; "" before.
-      max_attempts: failures after which a run is given up.
-      hang_minutes: of silence after which an attempt counts as hung.
-    """
-
+    # name -> its last --backend, with options
     backends: dict[str, str] = field(default_factory=dict)
-    last: str = ""
-    max_attempts: int = 3
-    hang_minutes: float = 30.0
+    last: str = ""  # name of the one submitted to last
+    max_attempts: int = 3  # failures after which a run is given up
+    hang_minutes: float = 30.0  # of silence: then an attempt counts as hung
 
 
 def read_launch(sweep: Sweep) -> Launch:
@@ -83,19 +77,12 @@ def write_launch(sweep: Sweep, launch: Launch) -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """Launch file with its options.
+    """Launch file with its options."""
 
-    Attributes:
-      name: of the file, without .py.
-      spec: NAME[:key=value,...], as --backend takes it from any folder.
-      module: the file.
-      options: values of its OPTIONS.
-    """
-
-    name: str
-    spec: str
-    module: ModuleType
-    options: ConfigDict
+    name: str  # of the file, without .py
+    spec: str  # NAME[:key=value,...], as --backend takes it from any folder
+    module: ModuleType  # the file
+    options: ConfigDict  # values of its OPTIONS
 
     def submit(
         self, sweep: Sweep, runs: Sequence[PlannedRun], dry_run: bool
@@ -148,5 +135,5 @@ def _names() -> list[str]:
 
 def _folder() -> Path:
     """launch/ next to the package, else in the working directory."""
-    folder = Path(__file__).parents[3] / "launch"
+    folder = Path(__file__).parents[2] / "launch"
     return folder if folder.is_dir() else Path("launch")

@@ -138,7 +138,7 @@ def _add_backend(parser: argparse.ArgumentParser, otherwise: str) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Runs `options.verb`; plan and submit take overrides."""
-    from i2i_prior.sweeps import collect, logs, planning, status, submit
+    from i2i_prior.sweeps import collect, planning, submit, watch
     from i2i_prior.sweeps.run import attempt
 
     planning_verbs = {"plan": planning.plan, "submit": submit.submit}
@@ -146,10 +146,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         return planning_verbs[options.verb](options, overrides)
     common.refuse_overrides(overrides)
     verbs = {
-        "status": status.status,
+        "status": watch.status,
         "retry": submit.retry,
         "cancel": submit.cancel,
-        "logs": logs.logs,
+        "logs": watch.logs,
         "collect": collect.collect,
         "run": attempt.run,
     }

@@ -1,29 +1,20 @@
-"""`i2i-prior sweep status`: state of a sweep as a text table and as JSON."""
+"""State of a sweep as a text table and as JSON."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import shutil
-import sys
-import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from i2i_prior.io.files import nan_to_null
 from i2i_prior.sweeps.run.state import (
-    OVER,
     STATES,
     RunState,
     counts,
-    poll_states,
     seconds_left,
 )
-from i2i_prior.sweeps.run.store import Sweep, open_sweep
+from i2i_prior.sweeps.run.store import Sweep
 
-_INTERVAL = 3.0  # seconds between two updates of --watch
-_CLEAR = "\x1b[H\x1b[J"
 LONG = 40  # runs from which a table is shortened
 WORDS = ("run", "role", "state", "host", "cause")  # other columns are numbers
 _COLUMNS = (
@@ -36,42 +27,6 @@ _CAUSE = 70  # characters of a cause in the table; the page has all
 # Of a run, and of its state, in the JSON.
 _RUN = ("id", "name", "role", "labels")
 _STATE = ("state", "cause", "attempts", "host", "backend", "job")
-
-
-def status(options: argparse.Namespace) -> int:
-    """Runs `i2i-prior sweep status`; --watch repaints until it is over."""
-    watch, before = options.watch and not options.json, ""
-    try:
-        while True:
-            sweep = open_sweep(options.sweep)  # runs may have been added
-            found, messages = poll_states(sweep)
-            if options.json:
-                print(json.dumps(as_json(sweep, found), indent=1))
-            elif watch and not sys.stdout.isatty():
-                if (line := f"{sweep.name}: {counts(found)}") != before:
-                    before = line
-                    print(line, flush=True)
-            else:
-                text = as_text(sweep, found, options.all)
-                if watch:
-                    lines = [*messages, *text.splitlines()]
-                    height = shutil.get_terminal_size().lines - 1
-                    text, messages = _CLEAR + "\n".join(lines[:height]), []
-                print("\n".join([text, *messages]), flush=True)
-            if options.html:
-                from i2i_prior.sweeps.status_page import write_page
-
-                page = write_page(sweep, found)
-                if not watch:
-                    print(page, file=sys.stderr if options.json else sys.stdout)
-            if not watch or all(state.state in OVER for state in found):
-                return 0
-            time.sleep(_INTERVAL)
-    except KeyboardInterrupt:
-        if not watch:
-            raise
-        print()
-        return 0
 
 
 def cells(state: RunState) -> dict[str, str]:

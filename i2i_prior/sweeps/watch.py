@@ -1,19 +1,66 @@
-"""`i2i-prior sweep logs`: the log of a run."""
+"""`i2i-prior sweep status | logs`: shows a sweep, or the log of a run."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import shutil
 import sys
 import time
 from pathlib import Path
 
 from i2i_prior.errors import UserError
-from i2i_prior.sweeps.run.state import UNDER_WAY, state_of, states
+from i2i_prior.sweeps.run.state import (
+    OVER,
+    UNDER_WAY,
+    counts,
+    poll_states,
+    state_of,
+    states,
+)
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
+from i2i_prior.sweeps.status import as_json, as_text
+from i2i_prior.sweeps.status_page import write_page
 from i2i_prior.sweeps.submit import find_state
 
+_INTERVAL = 3.0  # seconds between two updates of status --watch
+_CLEAR = "\x1b[H\x1b[J"
 _TICK = 0.5  # seconds between two reads of a log
+
+
+def status(options: argparse.Namespace) -> int:
+    """Runs `i2i-prior sweep status`; --watch repaints until it is over."""
+    watch, before = options.watch and not options.json, ""
+    try:
+        while True:
+            sweep = open_sweep(options.sweep)  # runs may have been added
+            found, messages = poll_states(sweep)
+            if options.json:
+                print(json.dumps(as_json(sweep, found), indent=1))
+            elif watch and not sys.stdout.isatty():
+                if (line := f"{sweep.name}: {counts(found)}") != before:
+                    before = line
+                    print(line, flush=True)
+            else:
+                text = as_text(sweep, found, options.all)
+                if watch:
+                    lines = [*messages, *text.splitlines()]
+                    height = shutil.get_terminal_size().lines - 1
+                    text, messages = _CLEAR + "\n".join(lines[:height]), []
+                print("\n".join([text, *messages]), flush=True)
+            if options.html:
+                page = write_page(sweep, found)
+                if not watch:
+                    print(page, file=sys.stderr if options.json else sys.stdout)
+            if not watch or all(state.state in OVER for state in found):
+                return 0
+            time.sleep(_INTERVAL)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        print()
+        return 0
 
 
 def logs(options: argparse.Namespace) -> int:

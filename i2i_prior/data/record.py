@@ -48,6 +48,12 @@ class Record:
     data: bytes | np.ndarray
     fields: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Size of `data`."""
+        data = self.data
+        return len(data) if isinstance(data, bytes) else data.nbytes
+
     def image(self, ending: str = "") -> bytes | np.ndarray:
         """One of the images, by the end of its name after the key.
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from i2i_prior.data.curation.filters import stored_bytes
 from i2i_prior.data.decode_image import BrokenImage, decode
 from i2i_prior.data.record import Record, Source
 
@@ -61,7 +60,7 @@ def measure(source: Source, numbers: Sequence[int]) -> list[Speed]:
         except OSError:
             continue
         records.append(record)
-        size += stored_bytes(record)
+        size += record.stored_bytes
         if size > _MOST_BYTES or time.perf_counter() - start > _SECONDS:
             break
     if not records:
@@ -93,4 +92,4 @@ def _decode(record: Record) -> int:
     """Decodes a record; returns its stored bytes."""
     with contextlib.suppress(BrokenImage):
         decode(record)
-    return stored_bytes(record)
+    return record.stored_bytes

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.curation.filters import stored_bytes
 from i2i_prior.data.decode_image import BrokenImage, Picture, decode
 from i2i_prior.data.decoding import FORMATS
 from i2i_prior.data.record import Record, Source
@@ -180,7 +179,7 @@ def _read(source: Source, number: int) -> SampledRecord:
     return SampledRecord(
         record=number,
         name=record.name,
-        bytes=stored_bytes(record),
+        bytes=record.stored_bytes,
         header=image_header(record),
         broken=broken,
         captions=len(record.fields.get("captions", ())),

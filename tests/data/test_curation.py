@@ -421,7 +421,7 @@ def test_damaged_selections_are_refused_in_a_sentence(tmp_path):
     path = tmp_path / "kept.jsonl"
     kept = np.random.default_rng(0).random(100_000) < 0.5
     header = {"source": "folder:/x", "fingerprint": "0" * 16}
-    write_selection(path, header, kept, ['{"record": 1, "reason": "broken"}'])
+    write_selection(path, header, kept, ['{"record": 1, "reason": "broken"}\n'])
     sound = path.read_bytes()
     end = sound.index(b'{"record"')
     rng = np.random.default_rng(1)

@@ -7,9 +7,9 @@ others are functions of a user's file. A filter runs in many threads.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
-from collections.abc import Callable
+import runpy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from i2i_prior.data.curation.options import CurateOptions
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
 
@@ -41,49 +42,30 @@ class FilterInput:
     pixels: Callable[[], np.ndarray]
 
 
-def stored_bytes(record: Record) -> int:
-    """Number of bytes of a record's image in its source."""
-    data = record.data
-    return len(data) if isinstance(data, bytes) else data.nbytes
-
-
 # FilterInput -> reason to drop the record, completing "the image ...", or None.
 Filter = Callable[[FilterInput], str | None]
 
 
-def min_side(least: int) -> Filter:
-    """Filter of images by the shorter side in pixels."""
-
-    def judge(image: FilterInput) -> str | None:
-        if min(image.height, image.width) >= least:
-            return None
-        size = f"{image.width} x {image.height}"
-        return f"has {size} pixels, a side below {least}"
-
-    return judge
+def min_side(image: FilterInput, limit: int) -> str | None:
+    """Refuses an image by the shorter side in pixels."""
+    if min(image.height, image.width) >= limit:
+        return None
+    return f"has {image.width} x {image.height} pixels, a side below {limit}"
 
 
-def max_aspect(greatest: float) -> Filter:
-    """Filter of images by the longer side over the shorter side."""
-
-    def judge(image: FilterInput) -> str | None:
-        short, long = sorted((image.height, image.width))
-        if long <= greatest * short:
-            return None
-        size = f"{image.width} x {image.height}"
-        return f"is {long / short:.4g} times as long as wide ({size})"
-
-    return judge
+def max_aspect(image: FilterInput, limit: float) -> str | None:
+    """Refuses an image by the longer side over the shorter side."""
+    short, long = sorted((image.height, image.width))
+    if long <= limit * short:
+        return None
+    size = f"{image.width} x {image.height}"
+    return f"is {long / short:.4g} times as long as wide ({size})"
 
 
-def min_entropy(least: float) -> Filter:
-    """Filter of images by `entropy` in bits."""
-
-    def judge(image: FilterInput) -> str | None:
-        bits = entropy(image.thumbnail)
-        return None if bits >= least else f"has {bits:.2f} bits of entropy"
-
-    return judge
+def min_entropy(image: FilterInput, limit: float) -> str | None:
+    """Refuses an image by `entropy` in bits."""
+    bits = entropy(image.thumbnail)
+    return None if bits >= limit else f"has {bits:.2f} bits of entropy"
 
 
 def entropy(image: np.ndarray) -> float:
@@ -94,6 +76,32 @@ def entropy(image: np.ndarray) -> float:
     counts = np.bincount(image[..., 1].ravel(), minlength=256)
     shares = counts[counts > 0] / image[..., 1].size
     return float(-(shares * np.log2(shares)).sum()) + 0.0
+
+
+# Option -> function of an image and the option's value.
+_BUILT_IN: dict[str, Callable[..., str | None]] = {
+    "min_side": min_side,
+    "max_aspect": max_aspect,
+    "min_entropy": min_entropy,
+}
+
+
+def filters_of(
+    options: CurateOptions, plugins: Iterable[Plugin]
+) -> dict[str, Filter]:
+    """Reason -> filter, in the order of application."""
+    filters: dict[str, Filter] = {}
+    for name, judge in _BUILT_IN.items():
+        if limit := getattr(options, name):
+            filters[name] = partial(judge, limit=limit)
+    for plugin in plugins:
+        if plugin.name in filters:
+            raise UserError(
+                f"filter {plugin.name} is given twice, with one name for what "
+                "both drop: rename the file or the function"
+            )
+        filters[plugin.name] = plugin.judge
+    return filters
 
 
 @dataclass(frozen=True)
@@ -131,7 +139,15 @@ def load_plugin(spec: str) -> Plugin:
             f"filter {spec!r} is not understood: write FILE.py:function, or "
             "FILE.py:function:LEAST where it returns a score"
         )
-    least = _number(spec, text) if text else None
+    try:
+        least = float(text) if text else None
+        if least is not None and not math.isfinite(least):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"filter {spec!r} ends in {text!r}, which is no number: write the "
+            "least score to keep there"
+        ) from None
     try:
         source = path.read_bytes()
     except OSError as error:
@@ -139,7 +155,7 @@ def load_plugin(spec: str) -> Plugin:
             f"filter file {path} cannot be read ({error.strerror}): check the "
             "path before the colon"
         ) from error
-    function = getattr(_run(path), name, None)
+    function = _run(path).get(name)
     if not callable(function):
         raise UserError(f"filter file {path} has no function {name!r}")
     short = f"{path.name}:{name}"
@@ -147,33 +163,16 @@ def load_plugin(spec: str) -> Plugin:
     return Plugin(short, version, partial(_judge, function, short, least))
 
 
-def _number(spec: str, text: str) -> float:
+def _run(path: Path) -> dict[str, Any]:
+    """The globals of a file."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(
-            f"filter {spec!r} ends in {text!r}, which is no number: write the "
-            "least score to keep there"
-        )
-    return value
-
-
-def _run(path: Path) -> Any:
-    """The file as a module."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
+        return runpy.run_path(str(path), run_name=path.stem)
     except Exception as error:  # a user's program may raise anything
-        first = " ".join(str(error).split())
-        raise UserError(
-            f"filter file {path}: {type(error).__name__}: {first[:300]}"
-        ) from error
-    return module
+        raise UserError(f"filter file {path}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _judge(
@@ -188,10 +187,9 @@ def _judge(
     try:
         result = function(pixels, image.record)
     except Exception as error:
-        first = " ".join(str(error).split())
         raise UserError(
-            f"filter {name} failed on {image.record.name} "
-            f"({type(error).__name__}: {first[:300]}): correct the function"
+            f"filter {name} failed on {image.record.name} ({_said(error)}): "
+            "correct the function"
         ) from error
     if isinstance(result, tuple) and len(result) == 2:
         return None if result[0] else str(result[1])

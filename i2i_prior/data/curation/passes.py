@@ -13,20 +13,18 @@ records, a few hours on one core at 6 bits (a million: 14 seconds, measured).
 from __future__ import annotations
 
 import collections
-import itertools
+import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
-from i2i_prior.data.broken import BrokenLimit
+from i2i_prior.data.broken import BrokenLimit, read_record
 from i2i_prior.data.curation.duplicates import (
     mean_colours,
     near_by_hash,
@@ -40,12 +38,8 @@ from i2i_prior.data.curation.filters import (
     THUMBNAIL,
     Filter,
     FilterInput,
-    Plugin,
+    filters_of,
     load_plugin,
-    max_aspect,
-    min_entropy,
-    min_side,
-    stored_bytes,
 )
 from i2i_prior.data.curation.options import PHASH, CurateOptions
 from i2i_prior.data.decode_image import BrokenImage, Picture
@@ -72,8 +66,7 @@ class _Result:
     detail: str = ""
     pixels: int = 0
     bytes: int = 0
-    phash: int | None = None
-    colours: np.ndarray | None = None
+    hashes: tuple[int, np.ndarray] | None = None  # structure, colours
 
 
 class _Results:
@@ -89,20 +82,15 @@ class _Results:
 
     def put(self, record: int, result: _Result) -> None:
         self.kept[record] = not result.reason
-        if result.phash is not None and result.colours is not None:
-            self.phash[record] = result.phash
-            self.colours[record] = result.colours
+        if result.hashes:
+            self.phash[record], self.colours[record] = result.hashes
         self.pixels[record] = result.pixels
         self.bytes[record] = min(result.bytes, 2**32 - 1)
 
     def rank(self, records: np.ndarray) -> np.ndarray:
         """Ranks: the most pixels first, then the most bytes, then by number."""
-        order = np.lexsort(
-            (
-                -self.bytes[records].astype(np.int64),
-                -self.pixels[records].astype(np.int64),
-            )
-        )
+        keys = np.stack([self.bytes[records], self.pixels[records]])
+        order = np.lexsort(-keys.astype(np.int64))
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         return rank
@@ -132,8 +120,9 @@ def curate(
             `spec` is a mixture or reads `out`, `out` cannot be written, too
             many records are broken, or none is kept.
     """
+    target = Path(out).expanduser()
     refuse_mixture(spec)
-    check_output(Path(out).expanduser())
+    check_output(target)
     refuse_source(spec, out)
     plugins = [load_plugin(text) for text in options.filters]
     kind, embeddings = options.near_duplicates, None
@@ -149,22 +138,31 @@ def curate(
         len(source),
         "repair the source, or raise --max-broken",
     )
-    filters, hashed = _filters(options, plugins), kind == PHASH
+    filters, hashed = filters_of(options, plugins), kind == PHASH
     examined = map_in_order(
         partial(_examine, source, filters, hashed),
         range(len(source)),
         ahead=_AHEAD,
     )
-    with (
-        write_errors(f"selection {out}"),
-        _spool(out) as spool,
-        closing(examined),  # which ends its threads
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(write_errors(f"selection {out}"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Nameless, and in the folder of `out`, which it proves writable.
+        spool = stack.enter_context(
+            tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent)
+        )
+        stack.enter_context(contextlib.closing(examined))  # ends its threads
         for record, result in enumerate(examined):
             results.put(record, result)
             if result.reason:
                 counts[result.reason] += 1
-                spool.write(_line(record, result))
+                line = {
+                    "record": record,
+                    "reason": result.reason,
+                    "detail": result.detail,
+                    "name": result.name,
+                }
+                spool.write(json.dumps(line) + "\n")
             broken = [f"{result.name} ({result.detail})"]
             limit.count(1, broken if result.reason == BROKEN else [])
             limit.check()
@@ -178,11 +176,10 @@ def curate(
         instead = _near(results, embeddings, kind, threshold)
         counts.update({DUPLICATE: len(instead)} if len(instead) else {})
         results.kept[instead[:, 0]] = False
+        for record, kept in instead.tolist():
+            line = {"record": record, "reason": DUPLICATE, "instead": kept}
+            spool.write(json.dumps(line) + "\n")
         spool.seek(0)
-        pairs = (
-            json.dumps({"record": record, "reason": DUPLICATE, "instead": kept})
-            for record, kept in instead.tolist()
-        )
         header = {
             "source": spec,
             "fingerprint": source.fingerprint(),
@@ -193,77 +190,35 @@ def curate(
                 "versions": {plugin.name: plugin.version for plugin in plugins},
             },
         }
-        spooled = (line.rstrip("\n") for line in spool)
-        lines = itertools.chain(spooled, pairs)
-        write_selection(out, header, results.kept, lines)
+        write_selection(out, header, results.kept, spool)
     return dict(counts)
-
-
-def _spool(out: str | os.PathLike[str]) -> TextIO:
-    """A nameless file in the folder of `out`, which proves it writable."""
-    folder = Path(out).expanduser().parent
-    folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
-
-
-def _filters(
-    options: CurateOptions, plugins: list[Plugin]
-) -> dict[str, Filter]:
-    """Reason -> filter, in the order of application."""
-    filters: dict[str, Filter] = {}
-    if options.min_side:
-        filters["min_side"] = min_side(options.min_side)
-    if options.max_aspect:
-        filters["max_aspect"] = max_aspect(options.max_aspect)
-    if options.min_entropy:
-        filters["min_entropy"] = min_entropy(options.min_entropy)
-    for plugin in plugins:
-        if plugin.name in filters:
-            raise UserError(
-                f"filter {plugin.name} is given twice, with one name for what "
-                "both drop: rename the file or the function"
-            )
-        filters[plugin.name] = plugin.judge
-    return filters
 
 
 def _examine(
     source: Source, filters: dict[str, Filter], hashed: bool, record: int
 ) -> _Result:
     """Decodes one record, applies the filters, and hashes it if `hashed`."""
+    name = f"record {record}"
     try:
-        found = source[record]
-    except OSError as error:
-        why = f"cannot be read ({error.strerror or error})"
-        return _Result(f"record {record}", BROKEN, why)
-    try:
-        picture = Picture(found)
+        found = read_record(source, record)
+        name, picture = found.name, Picture(found)
         height, width = picture.height, picture.width
         # So small that a JPEG may be decoded at an eighth.
         (thumbnail,) = picture.cut([((0, 0, width, height), THUMBNAIL)])
         image = FilterInput(found, height, width, thumbnail, picture.pixels)
         for reason, judge in filters.items():
             if (why_not := judge(image)) is not None:
-                return _Result(found.name, reason, why_not)
+                return _Result(name, reason, why_not)
     except BrokenImage as error:
-        return _Result(found.name, BROKEN, error.reason)
+        return _Result(name, BROKEN, error.reason)
+    phash = perceptual_hash(thumbnail) if hashed else None
+    hashes = (phash, mean_colours(thumbnail)) if phash else None
     return _Result(
         found.name,
         pixels=height * width,
-        bytes=stored_bytes(found),
-        phash=perceptual_hash(thumbnail) if hashed else None,
-        colours=mean_colours(thumbnail) if hashed else None,
+        bytes=found.stored_bytes,
+        hashes=hashes,
     )
-
-
-def _line(record: int, result: _Result) -> str:
-    line = {
-        "record": record,
-        "reason": result.reason,
-        "detail": result.detail,
-        "name": result.name,
-    }
-    return json.dumps(line) + "\n"
 
 
 def _near(

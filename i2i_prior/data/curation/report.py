@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.data.contact_sheet import STYLE, group, thumbnail, tile, tiles
-from i2i_prior.data.curation.filters import stored_bytes
 from i2i_prior.data.curation.passes import DUPLICATE
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Source
@@ -129,6 +128,6 @@ def _tile(source: Source, record: int, note: str) -> str:
         picture, small = thumbnail(found, _SIDE)
     except BrokenImage:
         return tile(None, [*lines, note])
-    stored = stored_bytes(found)
+    stored = found.stored_bytes
     size = f"{picture.width} x {picture.height}, {stored:,} bytes"
     return tile(small, [*lines, size, note])

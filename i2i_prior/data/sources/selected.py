@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from i2i_prior.data.record import Record, Source, fingerprint_of
+from i2i_prior.data.record import Record, Source, fingerprint_of, locate
 from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
@@ -70,14 +70,10 @@ class Selected:
 
     def number(self, index: int) -> int:
         """Number in the whole source of the kept record `index`."""
-        index = index + len(self) if index < 0 else index
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        block = int(np.searchsorted(self._ends, index, side="right"))
-        before = int(self._ends[block - 1]) if block else 0
+        block, place = locate(self._ends, index)
         part = self._bits[block * _BLOCK // 8 : (block + 1) * _BLOCK // 8]
         places = np.flatnonzero(np.unpackbits(part))
-        return block * _BLOCK + int(places[index - before])
+        return block * _BLOCK + int(places[place])
 
     def __getitem__(self, index: int) -> Record:
         return self._source[self.number(index)]
@@ -190,19 +186,14 @@ def write_selection(
         path: of the file; its folder is made where it is missing.
         header: source, fingerprint, options and the like.
         kept: bool (N,).
-        dropped: lines of the dropped records, without their ends.
+        dropped: lines of the dropped records.
 
     Raises:
         UserError: the disk is full, or nothing may be written there.
     """
     target = Path(path).expanduser()
-    about = {
-        "format": 1,
-        "kind": "selection",
-        **header,
-        "records": len(kept),
-        "kept": int(kept.sum()),
-    }
+    counts = {"records": len(kept), "kept": int(kept.sum())}
+    about = {"format": 1, "kind": "selection", **header, **counts}
     with write_errors(f"selection {path}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -215,14 +206,13 @@ def write_selection(
                 text = base64.b64encode(bits.tobytes()).decode()
                 line = json.dumps({"from": start, "bits": text})
                 file.write(f"{line}\n")
-            file.writelines(f"{line}\n" for line in dropped)
+            file.writelines(dropped)
 
 
 def _object(file: BinaryIO) -> dict[str, Any]:
     """The JSON object of the next line; raises ValueError."""
-    line = file.readline(_LONGEST)
     try:
-        found = json.loads(line)
+        found = json.loads(file.readline(_LONGEST))
     except RecursionError:
         found = None
     except ValueError:
@@ -236,12 +226,8 @@ def _header(file: BinaryIO) -> dict[str, Any]:
     header = _object(file)
     if (header.get("format"), header.get("kind")) != (1, "selection"):
         raise ValueError("the first line does not say so")
-    for name, kind in (
-        ("source", str),
-        ("fingerprint", str),
-        ("records", int),
-        ("kept", int),
-    ):
+    types = {"source": str, "fingerprint": str, "records": int, "kept": int}
+    for name, kind in types.items():
         if not isinstance(header.get(name), kind):
             raise ValueError(f"the first line lacks {name!r}")
     if not 0 <= header["kept"] <= header["records"]:
@@ -251,18 +237,18 @@ def _header(file: BinaryIO) -> dict[str, Any]:
 
 def _bits(file: BinaryIO, records: int, kept: int) -> np.ndarray:
     """The bits of all lines, joined; raises ValueError."""
-    parts = [np.zeros(0, np.uint8)]
+    whole = bytearray()
     for start in range(0, records, _LINE):
         line = _object(file)
-        count = min(_LINE, records - start)
         try:
             data = base64.b64decode(line.get("bits", ""), validate=True)
         except (TypeError, binascii.Error):
             data = b""
-        if line.get("from") != start or len(data) != -(-count // 8):
+        wanted = -(-min(_LINE, records - start) // 8)
+        if (line.get("from"), len(data)) != (start, wanted):
             raise ValueError(f"the bits of record {start} on are missing")
-        parts.append(np.frombuffer(data, np.uint8))
-    bits = np.concatenate(parts)
+        whole += data
+    bits = np.frombuffer(whole, np.uint8)
     behind = records % 8 and bits[-1] & (0xFF >> records % 8)
     if behind or int(np.bitwise_count(bits).sum(dtype=np.int64)) != kept:
         raise ValueError("its bits are not as many as it says")

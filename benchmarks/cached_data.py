@@ -34,9 +34,8 @@ BATCH = 256
 def write(folder: Path, count: int, side: int, width: int) -> None:
     """A prepared data set of random arrays; as `i2i-prior prepare` writes."""
     from i2i_prior.data.examples import Field, Layout
-    from i2i_prior.data.manifest import MANIFEST
+    from i2i_prior.data.manifest import MANIFEST, Plan
     from i2i_prior.data.prepare.finalize import finish
-    from i2i_prior.data.prepare.plan import Plan
     from i2i_prior.data.prepare.shards import write_shard
 
     if (folder / MANIFEST).exists():
@@ -70,7 +69,7 @@ def write(folder: Path, count: int, side: int, width: int) -> None:
                 example = {name: a[row] for name, a in arrays.items()}
                 yield {**example, "name": "x"}
 
-    for shard in range(plan.shards):
+    for shard in range(plan.shard_count):
         examples = made(plan.indices(shard))
         write_shard(folder, plan, shard, examples, tick=lambda records: None)
     finish(folder, plan, max_broken=0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from i2i_prior.data.examples import Field, Layout
+from i2i_prior.data.manifest import Plan
 from i2i_prior.data.prepare.finalize import finish
-from i2i_prior.data.prepare.plan import Plan
 from i2i_prior.data.prepare.shards import write_shard
 
 
@@ -39,7 +39,7 @@ def write_prepared(folder, latents, embeddings, **said):
         version="0",
         **{**plain, **said},
     )
-    for shard in range(plan.shards):
+    for shard in range(plan.shard_count):
         made = (
             {**{n: a[row] for n, a in arrays.items()}, "name": f"n{row}"}
             for row in plan.indices(shard)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.data.manifest import Plan
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.data.prepare.examples import Maker, Pictures, probe
 from i2i_prior.data.prepare.finalize import Tally, finish, tidy
@@ -21,9 +22,8 @@ from i2i_prior.data.prepare.options import (
     check_stored,
     pictures_of,
 )
-from i2i_prior.data.prepare.plan import Plan, claim, fields_of
-from i2i_prior.data.prepare.shards import read_outcome
-from i2i_prior.data.prepare.write_shards import make_shards
+from i2i_prior.data.prepare.plan import claim, fields_of
+from i2i_prior.data.prepare.shards import make_shards, read_outcome
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources.registry import open_source
 from i2i_prior.distributed import runtime
@@ -83,7 +83,7 @@ def prepare(options: argparse.Namespace) -> int:
         if runtime.allgather_text("claiming", str(int(done)))[0] == "1":
             _print_note(index, f"nothing to do: {folder} is complete")
             return DONE
-        mine = range(index, plan.shards, count)
+        mine = range(index, plan.shard_count, count)
         try:
             _make(folder, plan, make, mine, options, preemption, encoding)
         except Interrupted as signal:

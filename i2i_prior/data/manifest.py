@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,67 @@ _PIXELS = ("family", "symmetric")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One ArrayRecord file.
+class Plan:
+    """Contents of a prepared folder, in JSON values.
+
+    Shard s is a pure function of (source, plan, s), so that a shard of a
+    killed run is either complete or made again with the same bytes.
 
     Attributes:
-        file: its name in the folder.
-        count: examples in it, may be 0.
-        bytes: its size.
-        sha256: of its bytes, 64 hex digits.
+        kind: "images" (encoded bytes) or "latents".
+        fields: `Layout.to_json` of an example.
+        source: SPEC; identified by source_fingerprint and records.
+        examples_per_shard: records of the source for each shard.
+        preprocessing: options of the pixels, by name.
+        autoencoder: {"kind", "shape", "sha256"}, None without latents. The
+            shape is empty if the kind is a preset.
+        encoders: name -> {"family", "sha256", "choice", "view_size",
+            "pixels"}, the last as config.encoder.pixels; older manifests
+            lack it.
+        version: of i2i_prior.
     """
+
+    kind: str
+    fields: list[dict[str, Any]]
+    source: str
+    source_fingerprint: str
+    records: int
+    examples_per_shard: int
+    preprocessing: dict[str, Any]
+    autoencoder: dict[str, Any] | None
+    encoders: dict[str, dict[str, Any]]
+    version: str
+
+    @property
+    def shard_count(self) -> int:
+        """Number of files."""
+        return -(-self.records // self.examples_per_shard)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Turns a record of a shard into an example."""
+        return Layout.from_json(self.fields)
+
+    def indices(self, shard: int) -> range:
+        """Records of the source for a shard."""
+        start = shard * self.examples_per_shard
+        return range(start, min(start + self.examples_per_shard, self.records))
+
+    def file(self, shard: int, ending: str = "array_record") -> str:
+        """Name of a shard, or with "json" of its outcome.
+
+        The latter is kept until there is a manifest.
+        """
+        return f"data-{shard:05d}-of-{self.shard_count:05d}.{ending}"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form of the plan."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One ArrayRecord file: its name, examples (may be 0), bytes and hash."""
 
     file: str
     count: int
@@ -61,44 +114,22 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Plan):
     """Description of a prepared folder.
 
     Attributes:
         folder: its path.
-        kind: "images" (encoded bytes) or "latents".
-        layout: turns a record of a shard into an example.
-        count: examples in all shards.
+        count: examples in all shards; the other `records` were dropped.
         shards: in the order of the examples.
-        source, source_fingerprint: SPEC and fingerprint of the source.
-        records: of the source; those not among `count` were dropped.
-        examples_per_shard: records of the source for each shard.
         dropped: reason -> number of dropped records, which are named in
             dropped.jsonl.
-        preprocessing: options of the pixels, by name.
-        autoencoder: {"kind", "shape", "sha256"}, None without latents. The
-            shape is empty if the kind is a preset.
-        encoders: name -> {"family", "sha256", "choice", "view_size",
-            "pixels"}, the last as config.encoder.pixels; older manifests
-            lack it.
-        version: of i2i_prior.
         content_hash: 16 hex digits, different for other contents.
     """
 
     folder: Path
-    kind: str
-    layout: Layout
     count: int
     shards: tuple[Shard, ...]
-    source: str
-    source_fingerprint: str
-    records: int
-    examples_per_shard: int
     dropped: dict[str, int]
-    preprocessing: dict[str, Any]
-    autoencoder: dict[str, Any] | None
-    encoders: dict[str, dict[str, Any]]
-    version: str
     content_hash: str
 
 
@@ -124,7 +155,20 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{folder / MANIFEST} is damaged ({error}): prepare it again."
         ) from error
     for shard in manifest.shards:
-        _check_file(folder, shard)
+        path = folder / shard.file
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise UserError(
+                f"Shard {path} cannot be read ({error.strerror}): fetch it "
+                "again, or prepare the folder again."
+            ) from error
+        if size != shard.bytes:
+            raise UserError(
+                f"Shard {path} has {size} bytes instead of {shard.bytes}, so "
+                "it is truncated or another: fetch it again, or prepare the "
+                "folder again."
+            )
     return manifest
 
 
@@ -149,13 +193,13 @@ def _why_none(folder: Path, error: Exception) -> str:
 def _parse(folder: Path, found: Any) -> Manifest:
     """The manifest; raises ValueError if anything in it is invalid."""
     _require(isinstance(found, dict), "it is no JSON object")
-    version = found.get("format")
+    version, kind = found.get("format"), found.get("kind")
     _require(version == FORMAT, f"format {version!r} is not {FORMAT}")
-    _require(found.get("kind") in KINDS, f"kind {found.get('kind')!r}")
+    _require(kind in KINDS, f"kind {kind!r}")
     for name, types in _TYPES.items():
         _require(name in found, f"it lacks {name}")
-        right = isinstance(found[name], types)
-        _require(right, f"{name} is {found[name]!r:.40}")
+        value = found[name]
+        _require(isinstance(value, types), f"{name} is {value!r:.40}")
     numbers = found["dropped"].values()
     _require(all(map(_is_count, numbers)), "dropped holds no counts")
     layout = Layout.from_json(found.get("fields"))
@@ -169,14 +213,8 @@ def _parse(folder: Path, found: Any) -> Manifest:
     _require(total == count, f"its shards hold {total} examples, not {count}")
     digest = content_hash(shard.sha256 for shard in shards)
     _require(digest == found["content_hash"], "its content_hash is another")
-    return Manifest(
-        folder=folder,
-        kind=found["kind"],
-        layout=layout,
-        count=count,
-        shards=shards,
-        **{name: found[name] for name in _TYPES},
-    )
+    kept = {name: found[name] for name in (*_TYPES, "kind", "fields")}
+    return Manifest(folder=folder, count=count, shards=shards, **kept)
 
 
 def _check_networks(found: dict[str, Any], layout: Layout) -> None:
@@ -219,27 +257,9 @@ def _require_keys(name: str, found: Any, types: dict[str, type]) -> None:
     _require(isinstance(found, dict), f"{name} is {found!r:.40}")
     for key, kind in types.items():
         value = found.get(key)
-        right = type(value) is kind
-        _require(right, f"{name}.{key} is {value!r:.40}")
+        _require(type(value) is kind, f"{name}.{key} is {value!r:.40}")
 
 
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
-
-
-def _check_file(folder: Path, shard: Shard) -> None:
-    path = folder / shard.file
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(
-            f"Shard {path} cannot be read ({error.strerror}): fetch it again, "
-            "or prepare the folder again."
-        ) from error
-    if size != shard.bytes:
-        raise UserError(
-            f"Shard {path} has {size} bytes instead of {shard.bytes}, so it "
-            "is truncated or another: fetch it again, or prepare the folder "
-            "again."
-        )

@@ -11,8 +11,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
 from i2i_prior.data.builtin import PhotoSource
-from i2i_prior.data.manifest import read_manifest
-from i2i_prior.data.prepare.plan import Plan, fields_of
+from i2i_prior.data.manifest import Plan, read_manifest
+from i2i_prior.data.prepare.plan import fields_of
 
 
 def jpeg(pixels: np.ndarray, **options) -> bytes:

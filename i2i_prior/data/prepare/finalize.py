@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from i2i_prior.data.broken import BrokenLimit
-from i2i_prior.data.manifest import DROPPED, MANIFEST, PLAN, content_hash
-from i2i_prior.data.prepare.plan import Plan
+from i2i_prior.data.manifest import (
+    DROPPED,
+    MANIFEST,
+    PLAN,
+    Plan,
+    Shard,
+    content_hash,
+)
 from i2i_prior.data.prepare.shards import Outcome, read_outcome
 from i2i_prior.errors import UserError
 from i2i_prior.io import files
@@ -61,31 +68,30 @@ def finish(
     ):
         for shard, outcome in enumerate(_outcomes(folder, plan)):
             shards.append(
-                {
-                    "file": plan.file(shard),
-                    "count": outcome.count,
-                    "bytes": outcome.bytes,
-                    "sha256": outcome.sha256,
-                }
+                Shard(
+                    plan.file(shard),
+                    outcome.count,
+                    outcome.bytes,
+                    outcome.sha256,
+                )
             )
             for item in outcome.dropped:
                 counts[item.kind] += 1
                 row = {"name": item.name, "reason": item.reason}
                 file.write(json.dumps(row) + "\n")
-    total = sum(outcome.count for outcome in _outcomes(folder, plan))
+    total = sum(shard.count for shard in shards)
     if not total:
         raise UserError(
             f"no record of {plan.source} is left: each is named in "
             f"{folder / DROPPED}; lower --min-side or choose another source, "
             "with another --out"
         )
-    digest = content_hash(str(shard["sha256"]) for shard in shards)
     manifest = plan.to_json() | {
         "count": total,
-        "shards": shards,
+        "shards": [asdict(shard) for shard in shards],
         "dropped": dict(sorted(counts.items())),
         "notes": list(notes),
-        "content_hash": digest,
+        "content_hash": content_hash(shard.sha256 for shard in shards),
     }
     files.write_json(folder / MANIFEST, manifest)
     tidy(folder)
@@ -102,7 +108,7 @@ def tidy(folder: Path) -> None:
 
 def _outcomes(folder: Path, plan: Plan) -> Iterator[Outcome]:
     """Yields the outcome of each shard, one in memory at a time."""
-    for shard in range(plan.shards):
+    for shard in range(plan.shard_count):
         outcome = read_outcome(folder, plan, shard)
         if outcome is None:
             raise UserError(

@@ -66,10 +66,9 @@ def check_stored(options: argparse.Namespace, further: tuple[str, ...]) -> None:
     Raises:
       UserError: names the option.
     """
-    if not options.latents or further:
-        return
+    unused = options.latents and not further
     for name in ("encode", "quality"):
-        if getattr(options, name) is not None:
+        if unused and getattr(options, name) is not None:
             raise UserError(
                 f"{_flag(name)} has no effect with --latents, which stores no "
                 "image: leave it out"

@@ -1,73 +1,15 @@
-"""Plan of an output folder, stored in it before the first shard.
-
-Shard s is a pure function of (source, plan, s), so that a shard of a killed
-run is either complete or made again with the same bytes.
-"""
+"""Plan of an output folder, stored in it before the first shard."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from i2i_prior.data.examples import Field, Layout
-from i2i_prior.data.manifest import FORMAT, MANIFEST, PLAN
+from i2i_prior.data.manifest import MANIFEST, PLAN, Plan
 from i2i_prior.errors import UserError
 from i2i_prior.io import files
-
-# Not compared: the fingerprint is the same wherever a source is mounted.
-_IGNORED = ("source",)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Contents of an output folder, in JSON values.
-
-    Attributes:
-        kind: "images" or "latents".
-        fields: `Layout.to_json` of an example.
-        source: SPEC; identified by source_fingerprint and records.
-        examples_per_shard: records of the source for each shard.
-        preprocessing, autoencoder, encoders, version: see `Manifest`.
-    """
-
-    kind: str
-    fields: list[dict[str, Any]]
-    source: str
-    source_fingerprint: str
-    records: int
-    examples_per_shard: int
-    preprocessing: dict[str, Any]
-    autoencoder: dict[str, Any] | None
-    encoders: dict[str, dict[str, Any]]
-    version: str
-
-    @property
-    def shards(self) -> int:
-        """Number of files."""
-        return -(-self.records // self.examples_per_shard)
-
-    @property
-    def layout(self) -> Layout:
-        return Layout.from_json(self.fields)
-
-    def indices(self, shard: int) -> range:
-        """Records of the source for a shard."""
-        start = shard * self.examples_per_shard
-        return range(start, min(start + self.examples_per_shard, self.records))
-
-    def file(self, shard: int) -> str:
-        """Name of a shard."""
-        return f"data-{shard:05d}-of-{self.shards:05d}.array_record"
-
-    def side_file(self, shard: int) -> str:
-        """Name of a shard's outcome, kept until there is a manifest."""
-        return f"data-{shard:05d}-of-{self.shards:05d}.json"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON form of the plan."""
-        return {"format": FORMAT, **asdict(self)}
 
 
 def fields_of(
@@ -80,14 +22,15 @@ def fields_of(
         image: True to store the image's bytes.
         further: names of further images.
     """
-    fields = [*arrays, Field("size", "array", "int32", (2,))]
-    fields.append(Field("name", "text"))
-    if image:
-        fields.append(Field("image", "bytes"))
-    fields.append(Field("json", "json"))
-    if further:
-        fields.append(Field("images", "json"))
-        fields += [Field(f"images/{i}", "bytes") for i in range(len(further))]
+    fields = [
+        *arrays,
+        Field("size", "array", "int32", (2,)),
+        Field("name", "text"),
+        *[Field("image", "bytes")] * image,
+        Field("json", "json"),
+        *[Field("images", "json")] * bool(further),
+        *(Field(f"images/{i}", "bytes") for i in range(len(further))),
+    ]
     return Layout(fields).to_json()
 
 
@@ -106,7 +49,8 @@ def claim(folder: Path, plan: Plan) -> bool:
     done = (folder / MANIFEST).exists()
     found = _read(folder / (MANIFEST if done else PLAN))
     if found is None:
-        if folder.is_dir() and _foreign(folder):
+        there = folder.iterdir() if folder.is_dir() else ()
+        if any(not path.name.startswith(".") for path in there):
             raise UserError(
                 f"--out {folder} is not empty and nothing that i2i-prior "
                 "prepare began; choose another folder"
@@ -128,20 +72,13 @@ def claim(folder: Path, plan: Plan) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}); choose another --out"
         ) from error
     return found if isinstance(found, dict) else {}
-
-
-def _foreign(folder: Path) -> bool:
-    names = (path.name for path in folder.iterdir())
-    return any(not name.startswith(".") for name in names)
 
 
 def _differing(found: dict[str, Any], plan: Plan) -> str:
@@ -164,6 +101,7 @@ def _flat(plan: dict[str, Any]) -> dict[str, Any]:
             flat[name] = [f.get("name") for f in value or []]
         elif isinstance(value, dict):
             flat |= {f"{name}.{key}": item for key, item in value.items()}
-        elif name not in _IGNORED:
+        # The fingerprint is the same wherever a source is mounted.
+        elif name != "source":
             flat[name] = value
     return flat

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
 
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Record, Source
@@ -63,27 +62,19 @@ def read(source: Source, index: int, name: str) -> Record:
 
 def _is_permanent(error: OSError) -> bool:
     """Returns True for damage and missing files."""
-    chain = list(_chain(error))
-    if any(isinstance(e, FileNotFoundError) for e in chain):
-        return True
-    if error.errno in _NOWHERE:
-        return True
-    return not any(map(_is_of_system, chain))
+    chain: list[BaseException] = [error]
+    while cause := chain[-1].__cause__:
+        chain.append(cause)
+    gone = any(isinstance(each, FileNotFoundError) for each in chain)
+    return gone or error.errno in _NOWHERE or not any(map(_of_system, chain))
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _is_of_system(error: BaseException) -> bool:
-    if isinstance(error, TimeoutError | ConnectionError):
-        return True
-    if type(error).__module__.partition(".")[0] in _REMOTE:
-        return True
+def _of_system(error: BaseException) -> bool:
     # Sources raise damage with EIO and their own messages.
     number = error.errno if isinstance(error, OSError) else None
-    if number not in (None, errno.EIO):
-        return True
-    return any(words in str(error) for words in _SYSTEM)
+    return (
+        isinstance(error, TimeoutError | ConnectionError)
+        or type(error).__module__.partition(".")[0] in _REMOTE
+        or number not in (None, errno.EIO)
+        or any(words in str(error) for words in _SYSTEM)
+    )

@@ -1,22 +1,28 @@
-"""Shards, each written to a temporary file and renamed when complete."""
+"""Shards, each renamed when complete; all those of one process."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from i2i_prior.data.examples import Layout
-from i2i_prior.data.prepare.examples import Dropped
-from i2i_prior.data.prepare.plan import Plan
+from i2i_prior.data.manifest import Plan
+from i2i_prior.data.prepare.encode import Encoding, encoded
+from i2i_prior.data.prepare.examples import Dropped, Maker
+from i2i_prior.data.prepare.workers import work
 from i2i_prior.io import disk, files
+from i2i_prior.io.threads import map_in_order
 
 # A group of one: a random read costs one pread. The images are compressed
 # already, and so nearly is the noise in latents.
-OPTIONS = "group_size:1,uncompressed"
+_OPTIONS = "group_size:1,uncompressed"
 
 # Called with the number of further records done; an exception ends the work.
 Tick = Callable[[int], None]
@@ -48,6 +54,55 @@ class Outcome:
         return [dropped for dropped in self.dropped if dropped.broken]
 
 
+def make_shards(
+    folder: Path,
+    plan: Plan,
+    make: Maker,
+    shards: Sequence[int],
+    workers: int,
+    tick: Tick,
+    encoding: Encoding | None = None,
+) -> Generator[Outcome]:
+    """Yields the outcome of each shard when it is finished.
+
+    Closing the iterator ends its processes.
+
+    Args:
+        make: function of a record.
+        shards: their numbers.
+        workers: processes; with an encoding, threads that decode.
+        tick: an exception ends the work.
+        encoding: networks, which run in this process.
+
+    Raises:
+        UserError: a worker process died.
+        OSError: of the disk.
+    """
+    task = partial(_make_shard, folder, plan, make)
+    if encoding is None and workers > 1 and len(shards) > 1:
+        yield from work(task, shards, workers, tick)
+    elif encoding is None:
+        yield from (task(shard, tick) for shard in shards)
+    else:
+        indices = itertools.chain.from_iterable(map(plan.indices, shards))
+        # Two batches wait while two are on their way.
+        most = max(2 * encoding.batch, 2 * workers)
+        with contextlib.closing(
+            map_in_order(make, indices, most, workers)
+        ) as ahead:
+            for shard in shards:
+                mine = itertools.islice(ahead, len(plan.indices(shard)))
+                examples = encoded(mine, encoding)
+                yield write_shard(folder, plan, shard, examples, tick)
+
+
+def _make_shard(
+    folder: Path, plan: Plan, make: Maker, shard: int, tick: Tick
+) -> Outcome:
+    made = map(make, plan.indices(shard))
+    return write_shard(folder, plan, shard, made, tick)
+
+
 def write_shard(
     folder: Path,
     plan: Plan,
@@ -76,7 +131,7 @@ def write_shard(
         tick(0)
     rows = [[item.name, item.reason] for item in dropped]
     found = {**vars(outcome), "dropped": rows}
-    files.write_json(folder / plan.side_file(shard), found)
+    files.write_json(folder / plan.file(shard, "json"), found)
     return outcome
 
 
@@ -90,8 +145,7 @@ def _write(
     from array_record.python.array_record_module import ArrayRecordWriter
 
     count, dropped = 0, []
-    writer = ArrayRecordWriter(str(path), OPTIONS)
-    try:
+    with contextlib.closing(ArrayRecordWriter(str(path), _OPTIONS)) as writer:
         for item in made:
             if isinstance(item, Dropped):
                 dropped.append(item)
@@ -99,15 +153,13 @@ def _write(
                 writer.write(layout.pack(item))
                 count += 1
             tick(1)
-    finally:
-        writer.close()
     return count, dropped
 
 
 def read_outcome(folder: Path, plan: Plan, shard: int) -> Outcome | None:
     """Outcome of a finished shard; None if it has to be made (again)."""
     try:
-        found = json.loads((folder / plan.side_file(shard)).read_text())
+        found = json.loads((folder / plan.file(shard, "json")).read_text())
         size = (folder / plan.file(shard)).stat().st_size
         dropped = tuple(Dropped(*row) for row in found.pop("dropped"))
         outcome = Outcome(**found, dropped=dropped)

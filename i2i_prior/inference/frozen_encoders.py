@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,12 +17,8 @@ from i2i_prior.data.examples import Field
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.errors import UserError
 from i2i_prior.inference.encoder import Encoder, load_encoder
-from i2i_prior.interop.autoencoders import (
-    Autoencoder,
-    functional_of,
-    load_autoencoder,
-)
-from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.interop.autoencoders import functional_of, load_files
+from i2i_prior.interop.files.hashing import files_of, hash_of
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 
@@ -78,47 +73,43 @@ def open_autoencoder(kind: str, weights: str, size: int) -> FrozenNetwork:
         raise UserError(
             f"--latents {kind} is unknown; choose one of {', '.join(known)}"
         )
-    first, comma, second = weights.partition(",")
-    if comma and not Path(weights).exists():
+    if len(files_of(weights)) == 2:
         kind = _TINY.get(kind, kind)
-        model = load_autoencoder(first, second, preset=kind)
-    else:
-        if not Path(weights).exists():
-            raise UserError(f"no weight file {weights}")
-        model = load_autoencoder(weights, preset=kind)
-    if size < 1 or size % model.config.factor:
+    config, parameters, notes = load_files(weights, kind)
+    if size < 1 or size % config.factor:
         raise UserError(
             f"--latents {kind} needs --size, a multiple of "
-            f"{model.config.factor}, not {size}"
+            f"{config.factor}, not {size}"
         )
-    known_shape = AUTOENCODERS[kind] == model.config
+    known_shape = AUTOENCODERS[kind] == config
     return FrozenNetwork(
         "latent",
         lambda image: center_crop(image, size),
-        _latents(model),
+        _latents(config, parameters),
         {
             "kind": kind,
-            "shape": "" if known_shape else model.config.to_json(),
+            "shape": "" if known_shape else config.to_json(),
             "sha256": hash_of(weights),
         },
-        model.notes,
+        notes,
     )
 
 
-def _latents(model: Autoencoder) -> Callable[[jax.Array], jax.Array]:
-    functional = functional_of(model.config)
-    gaussian = model.config.kind == "kl"
+def _latents(
+    config: AutoencoderConfig, parameters: Mapping[str, Any]
+) -> Callable[[jax.Array], jax.Array]:
+    functional = functional_of(config)
 
     @jax.jit
     def encode(parameters: Mapping[str, Any], images: jax.Array) -> jax.Array:
         images = images.astype(jnp.float32) / 127.5 - 1
         module = functional.merge(dict(parameters))
-        if gaussian:
+        if config.kind == "kl":
             return jnp.concatenate(module.gaussian(images), -1)
         return module.encode(images)
 
-    parameters = _replicate(model.parameters)
-    return lambda images: encode(parameters, images)
+    placed = _replicate(parameters)
+    return lambda images: encode(placed, images)
 
 
 def open_encoder(text: str) -> FrozenNetwork:

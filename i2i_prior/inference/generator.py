@@ -24,6 +24,7 @@ from i2i_prior.tasks.checks import check_conditions, check_latents
 from i2i_prior.tasks.conditions import Conditions
 
 Given = dict[str, np.ndarray]  # conditions of samples by name, each (N, ...)
+_SETTINGS = ("steps", "guidance", "solver", "lower_order_final")
 
 
 class Generator:
@@ -96,17 +97,13 @@ class Generator:
         *,
         null_mask: Any = None,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        solver: str | None = None,
-        lower_order_final: bool | None = None,
-        **conditions: Any,
+        **given: Any,
     ) -> Array:
-        """Samples latents of any task from checked inputs, see `Prior.sample`.
+        """Samples latents of any task from checked inputs.
 
         Args:
           parameters: all of them, by name.
-          noise, tokens, ...: as for `Prior.sample`.
+          noise, ...: as for `Prior.sample`.
 
         Raises:
           UserError: where a condition is missing or the model takes none.
@@ -117,18 +114,19 @@ class Generator:
                 f"null_mask {mode!r} is unknown; choose full or caption, or "
                 "give a mask"
             )
-        if mode is None:
-            conditions["null_mask"] = null_mask
+        settings = {n: given.pop(n) for n in _SETTINGS if n in given}
         options, scale = SampleOptions.resolve(
-            self.task.config, steps, guidance, solver, lower_order_final, mode
+            self.task.config, null_mask=mode, **settings
         )
-        unknown = conditions.keys() - set(Conditions._fields)
+        unknown = given.keys() - set(Conditions._fields)
         if unknown:
             raise UserError(
                 f"sample knows no {', '.join(sorted(unknown))}; conditions "
                 f"are {', '.join(Conditions._fields)}"
             )
-        arrays, noise = condition_arrays(**conditions), jnp.asarray(noise)
+        if mode is None:
+            given["null_mask"] = null_mask
+        arrays, noise = condition_arrays(**given), jnp.asarray(noise)
         return self.latents(
             parameters,
             self.check(noise, tokens, arrays),
@@ -139,6 +137,7 @@ class Generator:
             Conditions(**arrays),
         )
 
+    @functools.partial(jax.jit, static_argnums=(0, 5))
     def latents(
         self,
         parameters: Flat,
@@ -163,27 +162,12 @@ class Generator:
         Returns:
           latents float32 (B, H, W, C).
         """
-        key = jax.random.key(0) if key is None else key
-        return self._sample(
-            parameters,
-            embeddings,
-            noise,
-            jnp.float32(guidance),
-            key,
-            conditions or Conditions(),
-            options,
-        )
-
-    @functools.partial(jax.jit, static_argnums=(0, 7))
-    def _sample(
-        self, parameters, embeddings, noise, guidance, key, conditions, options
-    ):
         task = self.task
         with self._on_mesh():
             predict = task.predictor(
                 parameters,
                 embeddings,
-                guidance if options.guided else 1.0,
+                jnp.float32(guidance) if options.guided else 1.0,
                 options.interval,
                 conditions,
                 options.null_mask,
@@ -195,26 +179,14 @@ class Generator:
                 prediction=task.config.diffusion.prediction,
                 solver=options.solver,
                 steps=options.steps,
-                key=key,
+                key=jax.random.key(0) if key is None else key,
                 lower_order_final=options.lower_order_final,
                 clip_x0=options.clip or None,
             )
 
-    def images(
-        self,
-        parameters: Flat,
-        embeddings: Array | None,
-        noise: Array,
-        guidance: float,
-        options: SampleOptions,
-        key: Array | None = None,
-        conditions: Conditions | None = None,
-    ) -> np.ndarray:
+    def images(self, parameters: Flat, *inputs: Any) -> np.ndarray:
         """Images uint8 (B, S, S, 3) of the `latents` of these arguments."""
-        latents = self.latents(
-            parameters, embeddings, noise, guidance, options, key, conditions
-        )
-        return self.decode(parameters, latents)
+        return self.decode(parameters, self.latents(parameters, *inputs))
 
     def decode(self, parameters: Flat, latents: Array) -> np.ndarray:
         """Decodes latents (B, H, W, C) to images, uint8 (B, S, S, 3)."""

@@ -7,7 +7,6 @@ published checkpoint of a known layout.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
@@ -18,34 +17,12 @@ from ml_collections import ConfigDict
 from i2i_prior.checkpoint.run_dir import WEIGHTS, load_config
 from i2i_prior.errors import UserError
 from i2i_prior.interop import native
+from i2i_prior.interop.import_checkpoint import Loaded, import_file
+from i2i_prior.interop.load_frozen import add_autoencoder, add_encoder
+from i2i_prior.interop.torch_folder import read_torch_folder
 from i2i_prior.models.functional import Flat
 from i2i_prior.parallel.sharding import parameter_shardings
 from i2i_prior.tasks.network import parameter_shapes
-
-
-@dataclass
-class Loaded:
-    """Loaded model.
-
-    Attributes:
-      config: of the run, or the one that the weights imply.
-      parameters: name -> float32 jax array.
-      step: optimizer updates it has seen, None where unknown.
-      layout: "run", "native", "torch", or a published one, a key of
-        `interop.layouts.dit_detection.LAYOUTS`.
-      notes: sentences on assumptions, and on arrays that were left out.
-    """
-
-    config: ConfigDict
-    parameters: Flat
-    step: int | None = None
-    layout: str = "run"
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, parameters: Flat, notes: list[str]) -> None:
-        """Adds the parameters of another network, and its notes."""
-        self.parameters |= parameters
-        self.notes += notes
 
 
 def load_model(
@@ -93,14 +70,10 @@ def load_model(
         parameters, config = native.read(path)
         loaded = Loaded(config, parameters, layout="native")
     elif (path / "i2i_prior_torch.py").exists() and layout is None:
-        from i2i_prior.interop.torch_folder import read_torch_folder
-
         parameters, config = read_torch_folder(path)
         loaded = Loaded(config, parameters, layout="torch")
     elif path.is_file() or _holds_weights(path):
-        from i2i_prior.interop.import_checkpoint import import_file
-
-        found = import_file(
+        loaded = import_file(
             path,
             layout=layout,
             weights=weights,
@@ -108,32 +81,20 @@ def load_model(
             base_size=base_size,
             position_scale=position_scale,
         )
-        loaded = Loaded(
-            found.config,
-            found.parameters,
-            layout=found.layout,
-            notes=found.notes,
-        )
     else:
         loaded = load_run(path, step, weights)
     if precision is not None:
         loaded.config.model.precision = precision
+    config, added = loaded.config, []
     if encoder is not None:
-        from i2i_prior.interop.load_frozen import add_encoder
-
-        if loaded.config.encoder.kind != "none":
-            raise _has_own("image encoder", "encoder")
-        loaded.add(
-            *add_encoder(loaded.config, encoder, encoder_heads, encoder_family)
+        added.append(
+            add_encoder(config, encoder, encoder_heads, encoder_family)
         )
     if autoencoder is not None:
-        from i2i_prior.interop.load_frozen import add_autoencoder
-
-        if loaded.config.autoencoder.weights:
-            raise _has_own("autoencoder", "autoencoder")
-        loaded.add(
-            *add_autoencoder(loaded.config, str(autoencoder), autoencoder_kind)
-        )
+        added.append(add_autoencoder(config, autoencoder, autoencoder_kind))
+    for parameters, notes in added:
+        loaded.parameters |= parameters
+        loaded.notes += notes
     _check(loaded, path)
     return loaded
 
@@ -177,12 +138,6 @@ def load_run(
     }
     parameters, found = load_parameters(path, abstract, step, weights)
     return Loaded(config, parameters, found)
-
-
-def _has_own(network: str, option: str) -> UserError:
-    return UserError(
-        f"this model carries its own {network}; load it without {option}"
-    )
 
 
 def _check(loaded: Loaded, path: Path) -> None:

@@ -63,23 +63,21 @@ class SampleOptions:
         Raises:
           UserError: where guidance is no number.
         """
-        scale = config.sample.guidance if guidance is None else guidance
+        options, scale = cls.from_config(config.sample), guidance
+        if scale is None:
+            scale = config.sample.guidance
         if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
             raise UserError(f"guidance is {scale!r}; give a number, 1 for none")
-        options = cls.from_config(config.sample)
+        steps = options.steps if steps is None else steps
         if lower_order_final is None:
             # The official text-to-image samplers take one below 10 steps.
-            text = config.conditioner.tokens_from == "tokens"
-            few = text and (options.steps if steps is None else steps) < 10
+            few = config.conditioner.tokens_from == "tokens" and steps < 10
             lower_order_final = options.lower_order_final or few
-        given: dict[str, Any] = {
-            "steps": steps,
-            "solver": solver,
-            "null_mask": null_mask,
-        }
         return dataclasses.replace(
             options,
+            solver=options.solver if solver is None else solver,
+            steps=steps,
             guided=scale != 1,
             lower_order_final=lower_order_final,
-            **{name: v for name, v in given.items() if v is not None},
+            null_mask=null_mask or options.null_mask,
         ), float(scale)

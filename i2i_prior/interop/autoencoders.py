@@ -1,4 +1,4 @@
-"""Import, use and export of published autoencoders."""
+"""Import and export of published autoencoders."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.interop.files.hashing import files_of
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts import mapping
@@ -30,7 +29,6 @@ from i2i_prior.interop.layouts.autoencoder_detection import (
 from i2i_prior.models.autoencoder import make_autoencoder
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.functional import Functional, make_functional
-from i2i_prior.models.precision import Array
 
 Loaded = tuple[AutoencoderConfig, dict[str, np.ndarray], list[str]]
 
@@ -72,19 +70,21 @@ def load(state: StateDict, *, preset: str | None = None) -> Loaded:
     return _load(state, layout, preset)
 
 
-def load_tiny_pair(
-    encoder_path: str | Path,
-    decoder_path: str | Path,
-    *,
-    preset: str | None = None,
-) -> Loaded:
-    """Reads an autoencoder from two files, as TAESD comes; see `load`.
+def load_files(weights: str | Path, preset: str | None = None) -> Loaded:
+    """Reads an autoencoder from a file or folder, or a pair as TAESD's.
+
+    Args:
+      weights: the path, or both as `ENCODER,DECODER`.
+      preset: as for `load`.
 
     Raises:
       UserError: as `load`; or a file is not the half it should be.
     """
+    files = files_of(weights)
+    if len(files) == 1:
+        return load(read_state_dict(files[0]), preset=preset)
     both: dict[str, np.ndarray] = {}
-    for half, path in (("encoder", encoder_path), ("decoder", decoder_path)):
+    for half, path in zip(("encoder", "decoder"), files, strict=True):
         state = read_state_dict(path)
         found = detect(state.shapes, path).name
         if found != f"taesd-{half}":
@@ -93,8 +93,7 @@ def load_tiny_pair(
                 "the encoder's file first, the decoder's second"
             )
         both |= {f"{half}.{key}": array for key, array in state.items()}
-    path = f"{encoder_path} with {decoder_path}"
-    pair = StateDict.from_arrays(both, path=path)
+    pair = StateDict.from_arrays(both, path=" with ".join(map(str, files)))
     return _load(pair, TINY_LAYOUTS["taesd"], preset)
 
 
@@ -108,10 +107,11 @@ def _load(
     ignore = [f"^{prefix}{pattern}" for pattern in _IGNORE]
     if prefix:  # the other networks of a whole checkpoint
         ignore.append(f"^(?!{prefix})")
+    structs = functional_of(config).shapes()
     parameters = mapping.read(
         state,
-        layout.rules(config),
-        functional_of(config).shapes(),
+        layout.rules(config, structs),
+        structs,
         layout=f"{layout.name} autoencoder",
         ignore=ignore,
     )
@@ -144,79 +144,8 @@ def export(
                 f"one of {', '.join(names)}"
             )
         layout = names[layout]
-    yield from mapping.save(parameters, layout.rules(config))
+    yield from mapping.save(parameters, layout.rules(config, parameters))
     if isinstance(layout, KlLayout) and config.batch_norm:
         # torch requires the counter of its batch norm, and never uses it.
         key = f"{layout.prefix}bn.num_batches_tracked"
         yield key, LazyTensor((), lambda: np.zeros((), np.int64))
-
-
-class Autoencoder:
-    """Autoencoder with its weights, compiled for each shape of its inputs.
-
-    Attributes:
-      config: shape and normalisation.
-      parameters: our name -> array.
-      notes: sentences on what was assumed when it was loaded.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderConfig,
-        parameters: Mapping[str, Any],
-        precision: str = "float32",
-        notes: list[str] | None = None,
-    ):
-        functional = functional_of(config, precision)
-        self.config = config
-        self.parameters = {k: jnp.asarray(v) for k, v in parameters.items()}
-        self.notes = notes or []
-        self._encode = jax.jit(lambda p, x: functional.merge(p).encode(x))
-        self._decode = jax.jit(lambda p, z: functional.merge(p).decode(z))
-
-    def encode(self, images: Any) -> Array:
-        """Encodes images.
-
-        Args:
-          images: float (B, H, W, 3) in [-1, 1].
-
-        Returns:
-          normalised latents, float32 (B, H / f, W / f, channels).
-
-        Raises:
-          UserError: a side is no multiple of the factor.
-        """
-        return self._encode(self.parameters, images)
-
-    def decode(self, latents: Any) -> Array:
-        """Decodes normalised latents (B, h, w, channels).
-
-        Returns:
-          images, float32 (B, f h, f w, 3), about [-1, 1], not clipped.
-        """
-        return self._decode(self.parameters, latents)
-
-
-def load_autoencoder(
-    path: str | Path,
-    decoder_path: str | Path | None = None,
-    preset: str | None = None,
-    precision: str = "float32",
-) -> Autoencoder:
-    """Opens an autoencoder of a file or folder, or of a TAESD pair.
-
-    Args:
-      path: weights (.safetensors, .pth, ...), or the encoder of a pair.
-      decoder_path: the decoder of a pair.
-      preset: as for `load`.
-      precision: a name of `models.precision.PRECISIONS`.
-
-    Raises:
-      UserError: as `load`.
-    """
-    if decoder_path is not None:
-        loaded = load_tiny_pair(path, decoder_path, preset=preset)
-    else:
-        loaded = load(read_state_dict(path), preset=preset)
-    config, parameters, notes = loaded
-    return Autoencoder(config, parameters, precision, notes)

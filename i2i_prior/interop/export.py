@@ -12,19 +12,8 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import write_state_dict
 from i2i_prior.interop.layouts import mapping
-from i2i_prior.interop.layouts.dit import position_tensor, rules_of
-from i2i_prior.interop.layouts.dit_detection import LAYOUTS
-
-# layout -> its model.block
-_BLOCKS = {
-    "lumos": "lumos",
-    "dit": "dit",
-    "sit": "dit",
-    "repa": "dit",
-    "pixart": "pixart",
-    "pixart_diffusers": "pixart",
-}
-assert _BLOCKS.keys() == LAYOUTS.keys()
+from i2i_prior.interop.layouts.dit import dit_rules, position_table
+from i2i_prior.interop.layouts.dit_detection import BLOCKS, LAYOUTS
 
 
 def check_format(config: ConfigDict, layout: str) -> None:
@@ -38,8 +27,8 @@ def check_format(config: ConfigDict, layout: str) -> None:
     condition = "class labels" if classes else "condition tokens"
     reasons: list[tuple[bool, str]] = [
         (
-            model.block != _BLOCKS[layout],
-            f"its blocks are {model.block}, not {_BLOCKS[layout]}",
+            model.block != BLOCKS[layout],
+            f"its blocks are {model.block}, not {BLOCKS[layout]}",
         ),
         (
             classes
@@ -131,8 +120,10 @@ def tensors(
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields (key, tensor) of every entry of the layout's state dict."""
     if layout != "pixart_diffusers":
-        yield position_tensor(config)
-    yield from mapping.save(parameters, rules_of(config, layout))
+        table = position_table(config)
+        yield "pos_embed", LazyTensor(table.shape, lambda: table)
+    rules = dit_rules(config, layout, parameters)
+    yield from mapping.save(parameters, rules)
 
 
 def caveats(config: ConfigDict, layout: str) -> list[str]:

@@ -12,30 +12,34 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts import mapping
-from i2i_prior.interop.layouts.dit import rules_of
+from i2i_prior.interop.layouts.dit import dit_rules
 from i2i_prior.interop.layouts.dit_detection import (
     IGNORED,
     LAYOUTS,
     detect,
     implied_config,
 )
+from i2i_prior.models.functional import Flat
 from i2i_prior.tasks.network import parameter_shapes
 
 
 @dataclass
-class Imported:
-    """A model of a published checkpoint.
+class Loaded:
+    """A loaded model.
 
     Attributes:
-      layout: a key of `dit_detection.LAYOUTS`.
-      config: run config that its shapes imply.
+      config: of the run, or the one that the weights imply.
       parameters: our name -> float32 array.
-      notes: sentences on assumptions and omitted arrays.
+      step: optimizer updates it has seen, None where unknown.
+      layout: "run", "native", "torch", or a published one, a key of
+        `dit_detection.LAYOUTS`.
+      notes: sentences on assumptions, and on arrays that were left out.
     """
 
-    layout: str
     config: ConfigDict
-    parameters: dict[str, np.ndarray]
+    parameters: Flat
+    step: int | None = None
+    layout: str = "run"
     notes: list[str] = field(default_factory=list)
 
 
@@ -47,7 +51,7 @@ def import_file(
     heads: int | None = None,
     base_size: int | None = None,
     position_scale: float | None = None,
-) -> Imported:
+) -> Loaded:
     """Reads a diffusion transformer of any known layout.
 
     Args:
@@ -70,14 +74,16 @@ def import_file(
         base_size=base_size,
         position_scale=position_scale,
     )
+    structs = parameter_shapes(config)
     parameters = mapping.read(
         state,
-        rules_of(config, layout),
-        parameter_shapes(config),
+        dit_rules(config, layout, structs),
+        structs,
         layout=LAYOUTS[layout],
         ignore=IGNORED,
     )
-    return Imported(layout, config, parameters, _notes(state, layout, config))
+    notes = _notes(state, layout, config)
+    return Loaded(config, parameters, layout=layout, notes=notes)
 
 
 def detect_layout(state: StateDict) -> str:

@@ -7,7 +7,6 @@ without them; `load_frozen` fills a new training state with those of
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import autoencoders, native
+from i2i_prior.interop import autoencoders, encoders, native
 from i2i_prior.interop.files.state_dicts import read_state_dict
 from i2i_prior.models.autoencoder import AUTOENCODERS
 from i2i_prior.models.preprocess import PREPROCESSING
@@ -42,15 +41,15 @@ def add_encoder(
       encoder/... -> float32 array, and notes.
 
     Raises:
-      UserError: the file is no encoder, or its embeddings do not have the
-        width of the model's conditions.
+      UserError: the model has one, the file is no encoder, or its embeddings
+        do not have the width of the model's conditions.
     """
-    from i2i_prior.interop import encoders
-
+    section = config.encoder
+    if section.kind != "none":
+        raise _has_own("image encoder", "encoder")
     shape, loaded, notes = encoders.load(
         read_state_dict(path), heads=heads, family=family
     )
-    section = config.encoder
     if config.conditioner.tokens_from not in ("cls", "patches", "pyramid"):
         raise UserError(
             "this model is not conditioned on images, so it takes no image "
@@ -63,26 +62,14 @@ def add_encoder(
         )
     section.kind, section.pixels = "frozen", "family"
     section.weights = str(path)
-    for name in (
-        "family",
-        "depth",
-        "heads",
-        "patch",
-        "image_size",
-        "mlp_width",
-        "registers",
-        "swiglu",
-        "projection",
-        "epsilon",
-    ):
-        section[name] = getattr(shape, name)
+    section.update({k: v for k, v in vars(shape).items() if k in section})
     # DINOv2 was trained at 518 pixels, and its inputs have 224.
     section.view_size = PREPROCESSING[shape.family].size
-    return {f"encoder/{name}": a for name, a in loaded.items()}, notes
+    return _prefixed("encoder/", loaded), notes
 
 
 def add_autoencoder(
-    config: ConfigDict, path: str, preset: str | None = None
+    config: ConfigDict, path: str | Path, preset: str | None = None
 ) -> tuple[Flat, list[str]]:
     """Adds a published autoencoder to a config.
 
@@ -96,9 +83,12 @@ def add_autoencoder(
       autoencoder/... -> float32 array, and notes.
 
     Raises:
-      UserError: the file is no autoencoder, or its latents do not have the
-        model's shape.
+      UserError: the model has one, the file is no autoencoder, or its latents
+        do not have the model's shape.
     """
+    section = config.autoencoder
+    if section.weights:
+        raise _has_own("autoencoder", "autoencoder")
     before = resolve(config).latent
     shape, loaded, notes = _read_autoencoder(path, preset)
     if (shape.channels, shape.factor) != (before.channels, before.factor):
@@ -107,26 +97,28 @@ def add_autoencoder(
             f"{shape.factor}, but this model has {before.channels} at 1/"
             f"{before.factor}"
         )
-    section = config.autoencoder
     # Some presets have the same shape: the given name comes first.
     order = [preset or section.kind, *AUTOENCODERS]
     names = [name for name in order if AUTOENCODERS[name] == shape]
     section.kind = names[0] if names else order[0]
     section.shape = "" if names else shape.to_json()
     section.weights = str(path)
-    return {f"autoencoder/{name}": a for name, a in loaded.items()}, notes
+    return _prefixed("autoencoder/", loaded), notes
 
 
-def _read_autoencoder(path: str, preset: str | None):
+def _has_own(network: str, option: str) -> UserError:
+    return UserError(
+        f"this model carries its own {network}; load it without {option}"
+    )
+
+
+def _read_autoencoder(path: str | Path, preset: str | None):
     if preset is not None and preset not in AUTOENCODERS:
         raise UserError(
             f"autoencoder kind {preset!r} is unknown; choose one of "
             f"{', '.join(AUTOENCODERS)}"
         )
-    encoder, comma, decoder = str(path).partition(",")
-    if comma and not os.path.exists(path):
-        return autoencoders.load_tiny_pair(encoder, decoder, preset=preset)
-    return autoencoders.load(read_state_dict(path), preset=preset)
+    return autoencoders.load_files(path, preset)
 
 
 def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
@@ -147,16 +139,15 @@ def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
         preset = None if autoencoder.shape else autoencoder.kind
         shape, loaded, _ = _read_autoencoder(autoencoder.weights, preset)
         _require_equal(autoencoder.weights, shape, resolve(config).latent)
-        frozen = _placed(frozen, "autoencoder/", loaded)
+        frozen = _placed(frozen, _prefixed("autoencoder/", loaded))
     return frozen
 
 
 def _load_encoder(frozen: dict[str, Any], config: ConfigDict):
-    from i2i_prior.interop import encoders
-
     section = config.encoder
     if native.is_native(Path(section.weights)):
-        return native.load_encoder_into(frozen, Path(section.weights), section)
+        loaded = _native_encoder(frozen, Path(section.weights), section)
+        return _placed(frozen, loaded)
     shape, loaded, _ = encoders.load(
         read_state_dict(section.weights),
         heads=section.heads,
@@ -164,7 +155,30 @@ def _load_encoder(frozen: dict[str, Any], config: ConfigDict):
     )
     wanted = resolve(config).encoder
     _require_equal(section.weights, shape, wanted, ("precision", "mlp_ratio"))
-    return _placed(frozen, "encoder/", loaded)
+    return _placed(frozen, _prefixed("encoder/", loaded))
+
+
+def _native_encoder(
+    frozen: dict[str, Any], path: Path, encoder: ConfigDict
+) -> Flat:
+    """Reads the encoder of an export; `encoder` is the config's section."""
+    loaded, config = native.read(path, "encoder/")
+    for name in ("heads", "pixels"):  # not implied by shapes
+        if encoder[name] != config.encoder[name]:
+            raise UserError(
+                f"the encoder in {path} has encoder.{name}="
+                f"{config.encoder[name]}, not {encoder[name]}; match the "
+                "encoder section to the file"
+            )
+    for name, old in frozen.items():
+        if name.startswith("encoder/") and (
+            name not in loaded or loaded[name].shape != old.shape
+        ):
+            raise UserError(
+                f"{path} holds no encoder of this shape ({name} should be "
+                f"{old.shape}); match the encoder section to the file"
+            )
+    return loaded
 
 
 def _require_equal(
@@ -182,10 +196,13 @@ def _require_equal(
         )
 
 
-def _placed(
-    frozen: dict[str, Any], prefix: str, loaded: Flat
-) -> dict[str, Any]:
+def _prefixed(prefix: str, loaded: Flat) -> Flat:
+    return {prefix + name: array for name, array in loaded.items()}
+
+
+def _placed(frozen: dict[str, Any], loaded: Flat) -> dict[str, Any]:
     return frozen | {
-        prefix + name: place(array, frozen[prefix + name].sharding)
-        for name, array in loaded.items()
+        name: place(loaded[name], old.sharding)
+        for name, old in frozen.items()
+        if name in loaded
     }

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,7 +18,6 @@ from i2i_prior.config import flatten, from_flat, recorded
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files import safetensors
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
-from i2i_prior.parallel.global_arrays import place
 
 FORMAT = "i2i_prior/1"
 
@@ -100,37 +98,3 @@ def read(
         if name.startswith(prefix)
     }
     return arrays, config
-
-
-def load_encoder_into(
-    frozen: dict[str, jax.Array], path: Path, encoder: ConfigDict
-) -> dict[str, jax.Array]:
-    """Replaces the encoder's arrays by those of a file.
-
-    Args:
-      frozen: the frozen parameters of a fresh state, by name.
-      path: file of `export --part encoder`, or of a whole export.
-      encoder: the `encoder` section of the state's config.
-
-    Raises:
-      UserError: the file holds no such encoder.
-    """
-    loaded, config = read(path, "encoder/")
-    for name in ("heads", "pixels"):  # not implied by shapes
-        if encoder[name] != config.encoder[name]:
-            raise UserError(
-                f"the encoder in {path} has encoder.{name}="
-                f"{config.encoder[name]}, not {encoder[name]}; match the "
-                "encoder section to the file"
-            )
-    result = dict(frozen)
-    for name, old in frozen.items():
-        if not name.startswith("encoder/"):
-            continue
-        if name not in loaded or loaded[name].shape != old.shape:
-            raise UserError(
-                f"{path} holds no encoder of this shape ({name} should be "
-                f"{old.shape}); match the encoder section to the file"
-            )
-        result[name] = place(loaded[name], old.sharding)
-    return result

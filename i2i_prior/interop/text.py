@@ -208,15 +208,17 @@ def _parameters(state: StateDict, layout: str, config: TextConfig) -> Flat:
         kernel = name.endswith("/kernel")
         return jnp.asarray(array, operands if kernel else jnp.float32)
 
+    structs = functional_of(config).shapes()
     return mapping.read(
         state,
         text.rules_of(
             layout,
             config,
+            structs,
             embedding=TIED if TIED in shapes and not both else SHARED,
             prefix=text.prefix_of(shapes),
         ),
-        functional_of(config).shapes(),
+        structs,
         layout=layout,
         ignore=text.IGNORED[layout],
         cast=cast,  # one at a time, since T5-XXL is large
@@ -255,7 +257,7 @@ def export(
             f"this text encoder cannot be written as {layout!r}; choose "
             f"{' or '.join(fitting)}"
         )
-    rules = text.rules_of(layout, config)
+    rules = text.rules_of(layout, config, parameters)
     if tied and layout == "t5":
-        rules.append(mapping.same("embedding", TIED))
+        rules += mapping.rules_of({"embedding": TIED}, parameters)
     return mapping.save(parameters, rules)

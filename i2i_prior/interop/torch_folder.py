@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from i2i_prior.interop.files.state_dicts import (
 )
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.autoencoder_detection import diffusers_config
+from i2i_prior.io import files
 from i2i_prior.models.autoencoder import Pixels
 from i2i_prior.tasks import network
 from i2i_prior.tasks.resolve import resolve
@@ -44,7 +46,7 @@ _PREFIX = "autoencoder/"
 _STACKED = re.compile(r"^(dit|encoder)/blocks/")
 
 
-def torch_rules(shapes: Mapping[str, tuple[int, ...]]) -> list[mapping.Rule]:
+def torch_rules(arrays: Mapping[str, Any]) -> list[mapping.Rule]:
     """Returns the rules between our names and the keys of the torch folder.
 
     `dit/blocks/mlp/fc1/kernel` (L, in, out) becomes
@@ -52,17 +54,11 @@ def torch_rules(shapes: Mapping[str, tuple[int, ...]]) -> list[mapping.Rule]:
     convolution's kernel (h, w, I, O) a weight (O, I, h, w); all else keeps
     its name and shape.
     """
-    rules = []
-    for name, shape in shapes.items():
-        layers = shape[0] if _STACKED.match(name) else None
+    names: mapping.Names = {}
+    for name in arrays:
         key = _STACKED.sub(r"\1/blocks/{i}/", name).replace("/", ".")
-        op = mapping.SAME
-        if name.endswith("/kernel"):
-            convolution = len(shape) == (4 if layers is None else 5)
-            op = mapping.CONV if convolution else mapping.LINEAR
-        key = re.sub(r"\.(kernel|gain)$", ".weight", key)
-        rules.append(mapping.Rule((name,), (key,), op, layers))
-    return rules
+        names[name] = re.sub(r"\.(kernel|gain)$", ".weight", key)
+    return mapping.rules_of(names, arrays)
 
 
 def write_torch_folder(
@@ -90,12 +86,11 @@ def write_torch_folder(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists already; name a new folder")
     partial = out.with_name(f".{out.name}.{os.getpid()}")
-    facts = _facts(parameters, config, provenance)
-    apart = _PREFIX if _diffusers_layout(config) else "(none)"
-    shapes = {
-        name: array.shape
-        for name, array in parameters.items()
-        if not name.startswith(apart)
+    facts = {
+        "name": config.name,
+        **provenance,
+        "parameters": sum(math.prod(a.shape) for a in parameters.values()),
+        "i2i_prior": __version__,
     }
     description = {
         "format": FORMAT,
@@ -104,22 +99,32 @@ def write_torch_folder(
         "modules": module_shapes(config),
         **flatten(config),
     }
+    main, apart = dict(parameters), {}
+    if described := _diffusers_layout(config):
+        for name in [name for name in main if name.startswith(_PREFIX)]:
+            apart[name.removeprefix(_PREFIX)] = main.pop(name)
     try:
         partial.mkdir(parents=True)
         write_state_dict(
             partial / "model.safetensors",
-            mapping.save(parameters, torch_rules(shapes)),
+            mapping.save(main, torch_rules(main)),
             metadata={"format": "pt"},  # required by transformers
         )
-        text = json.dumps(description, indent=2) + "\n"
-        (partial / "config.json").write_text(text, encoding="utf-8")
+        files.write_json(partial / "config.json", description)
         card = model_card(config, facts, out.name)
         (partial / "README.md").write_text(card, encoding="utf-8")
         shutil.copyfile(TEMPLATE, partial / TEMPLATE.name)
-        if described := _diffusers_layout(config):
-            _write_autoencoder(partial / "autoencoder", parameters, described)
-        files = [file for file in partial.rglob("*") if file.is_file()]
-        size = sum(file.stat().st_size for file in files)
+        if described:
+            shape, diffusers = described
+            folder = partial / "autoencoder"
+            files.write_json(folder / "config.json", diffusers)
+            write_state_dict(
+                folder / "diffusion_pytorch_model.safetensors",
+                autoencoders.export(apart, shape, "diffusers"),
+                metadata={"format": "pt"},
+            )
+        written = [file for file in partial.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in written)
         os.replace(partial, out)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error})") from error
@@ -166,7 +171,7 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
         structs = {k: v for k, v in structs.items() if k not in parts}
     loaded = mapping.read(
         read_state_dict(path / "model.safetensors"),
-        torch_rules({name: struct.shape for name, struct in structs.items()}),
+        torch_rules(structs),
         structs,
         layout="torch folder",
     )
@@ -176,8 +181,7 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
 def _diffusers_layout(config: ConfigDict) -> Layout | None:
     """Returns config and config.json of an autoencoder that diffusers has.
 
-    It gets a folder of its own, which diffusers opens. The result is None for
-    other autoencoders, which stay in the main weight file.
+    It gets a folder of its own; others (None) stay in the main weight file.
     """
     shapes = resolve(config)
     shape = shapes.latent
@@ -191,40 +195,19 @@ def _diffusers_layout(config: ConfigDict) -> Layout | None:
         return None
 
 
-def _write_autoencoder(
-    folder: Path, parameters: Mapping[str, Any], described: Layout
-) -> None:
-    shape, description = described
-    folder.mkdir()
-    weights = {
-        name.removeprefix(_PREFIX): array
-        for name, array in parameters.items()
-        if name.startswith(_PREFIX)
-    }
-    write_state_dict(
-        folder / "diffusion_pytorch_model.safetensors",
-        autoencoders.export(weights, shape, "diffusers"),
-        metadata={"format": "pt"},
-    )
-    text = json.dumps(description, indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-
-
 def module_shapes(config: ConfigDict) -> dict[str, Any]:
     """Returns the configs of the torch file's networks, as JSON values.
 
     They are the fields of `DiTConfig`, `ConditionerConfig` and `ViTConfig`
     of the run, and of the latent space; None for a missing network.
     """
-    shapes, conditioner, encoder = resolve(config), None, None
-    if (shape := shapes.conditioner) is not None:
-        conditioner = {**_fields(shape), "embeddings": shape.embeddings}
-    if (vit := shapes.encoder) is not None:
-        encoder = {**_fields(vit), "hidden": vit.hidden}
+    shapes = resolve(config)
+    conditioner, vit = shapes.conditioner, shapes.encoder
     return {
         "dit": _fields(shapes.dit),
-        "conditioner": conditioner,
-        "encoder": encoder,
+        "conditioner": conditioner
+        and {**_fields(conditioner), "embeddings": conditioner.embeddings},
+        "encoder": vit and {**_fields(vit), "hidden": vit.hidden},
         "latent": _fields(shapes.latent),
     }
 
@@ -234,18 +217,6 @@ def _fields(shape: Any) -> dict[str, Any]:
     ours = ("precision", "remat", "attention", "scan_unroll", "mup_base_width")
     fields = dataclasses.asdict(shape)
     return {name: v for name, v in fields.items() if name not in ours}
-
-
-def _facts(
-    parameters: Mapping[str, Any], config: ConfigDict, provenance: dict
-) -> dict[str, Any]:
-    count = sum(int(np.prod(a.shape)) for a in parameters.values())
-    return {
-        "name": config.name,
-        **provenance,
-        "parameters": count,
-        "i2i_prior": __version__,
-    }
 
 
 def model_card(config: ConfigDict, facts: dict[str, Any], folder: str) -> str:

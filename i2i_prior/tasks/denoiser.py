@@ -92,13 +92,9 @@ class Denoiser:
         Raises:
           UserError: where the model has no encoder.
         """
-        model = self.functional.merge(parameters)
-        if model.encoder is None:
-            raise UserError(
-                "this model has no image encoder; load it with "
-                "encoder=FILE, or give it tokens instead of images"
-            )
-        return embed(self.config, model, views)
+        embeddings, _ = self.condition(parameters, {"view": views})
+        assert embeddings is not None
+        return embeddings
 
     def condition(
         self, parameters: Flat, given: dict[str, Array]
@@ -116,11 +112,16 @@ class Denoiser:
         Raises:
           UserError: where the model has no encoder.
         """
+        model = self.functional.merge(parameters)
         embeddings = concat = None
         if "view" in given:
-            embeddings = self.embed(parameters, given["view"])
+            if model.encoder is None:
+                raise UserError(
+                    "this model has no image encoder; load it with "
+                    "encoder=FILE, or give it tokens instead of images"
+                )
+            embeddings = embed(self.config, model, given["view"])
         if "source_image" in given:
-            model = self.functional.merge(parameters)
             concat = encode_mean(model, given["source_image"])
         return embeddings, Conditions(pooled=given.get("label"), concat=concat)
 

@@ -21,7 +21,7 @@ from i2i_prior.interop import encoders
 from i2i_prior.interop.autoencoders import (
     export,
     functional_of,
-    load_autoencoder,
+    load_files,
 )
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.state_dicts import write_state_dict
@@ -121,8 +121,8 @@ def test_latents_and_embeddings(prepare, weights, photos, tmp_path):
         "name",
         "json",
     ]
-    model = load_autoencoder(weights["sd"], preset="sd")
-    module = functional_of(model.config).merge(model.parameters)
+    config, parameters, _ = load_files(weights["sd"], "sd")
+    module = functional_of(config).merge(parameters)
     encoder = load_encoder(weights["dino"])
     for example in (found[0], found[5], found[-1]):
         data = (photos / example["name"]).read_bytes()
@@ -182,7 +182,8 @@ def test_without_a_gaussian_the_latent_is_itself(prepare, weights, photos):
         "--latents=taesd",
         f"--latent-weights={weights['taesd']}",
     )
-    model = load_autoencoder(weights["taesd"], preset="taesd")
+    config, parameters, _ = load_files(weights["taesd"], "taesd")
+    model = functional_of(config).merge(parameters)
     for example in found[:2]:
         data = (photos / example["name"]).read_bytes()
         crop = center_crop(decode(Record("", data)), SIZE)
@@ -210,8 +211,8 @@ def test_images_with_embeddings(prepare, weights, photos, tmp_path):
 
 def test_what_is_not_finite_is_dropped(prepare, weights, tmp_path):
     # So large that the mean does not fit into float16.
-    parameters = load_autoencoder(weights["sd"]).parameters
-    large = {name: np.asarray(a) * 1e3 for name, a in parameters.items()}
+    _, parameters, _ = load_files(weights["sd"])
+    large = {name: array * 1e3 for name, array in parameters.items()}
     file = tmp_path / "large.safetensors"
     write_state_dict(file, export(large, KL, "diffusers"))
     out = tmp_path / "out"
@@ -270,7 +271,8 @@ def test_taef2_on_real_photographs(command, tmp_path):
     assert ended.code == 0, ended.err
     manifest = read_manifest(tmp_path / "out")
     assert manifest.autoencoder["kind"] == "taef2"
-    model = load_autoencoder(*pair)
+    config, parameters, _ = load_files("{},{}".format(*pair))
+    model = functional_of(config).merge(parameters)
     for example in examples(tmp_path / "out"):
         latent = example["latent"]
         assert latent.shape == (1, 8, 8, 32)

@@ -14,8 +14,7 @@ from i2i_prior.interop.autoencoders import (
     export,
     functional_of,
     load,
-    load_autoencoder,
-    load_tiny_pair,
+    load_files,
 )
 from i2i_prior.interop.files.state_dicts import (
     StateDict,
@@ -123,11 +122,11 @@ def test_presets_have_the_entries_of_diffusers(name):
     found, _ = complete(infer(shapes, layout), {}, name, "there")
     assert found == preset
     structs = functional_of(preset).shapes()
-    ours = {key: struct.shape for key, struct in structs.items()}
-    expected = mapping.expected_shapes(layout.rules(preset), ours)
+    rules = layout.rules(preset, structs)
+    expected = mapping.expected_shapes(rules, structs)
     shapes.pop("bn.num_batches_tracked", None)
     assert expected == shapes
-    assert len(expected) == len(ours)
+    assert len(expected) == len(structs)
 
 
 @pytest.mark.parametrize("layout", ["ldm", "ldm-checkpoint", "ldm-vae"])
@@ -254,11 +253,11 @@ def test_pairs_of_files(tmp_path):
         files[half] = tmp_path / f"{half}.safetensors"
         tensors = export(parameters, POOLED, f"taesd-{half}")
         write_state_dict(files[half], tensors)
-    config, loaded, notes = load_tiny_pair(files["encoder"], files["decoder"])
+    config, loaded, notes = load_files("{encoder},{decoder}".format(**files))
     assert (config, notes) == (POOLED, [])
     assert same(loaded, parameters)
     with pytest.raises(UserError, match=r"not the encoder .* but taesd-dec"):
-        load_tiny_pair(files["decoder"], files["encoder"])
+        load_files("{decoder},{encoder}".format(**files))
     for half, file in files.items():
         with pytest.raises(UserError, match=f"one half .*taesd-{half}"):
-            load_autoencoder(file)
+            load_files(file)

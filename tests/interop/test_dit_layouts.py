@@ -378,7 +378,7 @@ def test_inputs_that_do_not_fit(tmp_path):
 
 def test_xl_sizes():
     """XL/2: names, shapes and counts, from shapes alone."""
-    from i2i_prior.interop.import_checkpoint import rules_of
+    from i2i_prior.interop.layouts.dit import dit_rules
     from i2i_prior.interop.layouts.dit_detection import implied_config
     from i2i_prior.interop.layouts.mapping import expected_shapes
     from i2i_prior.tasks.network import parameter_shapes
@@ -394,8 +394,8 @@ def test_xl_sizes():
 
         State.shapes, State.config = shapes, config
         found = implied_config(State(), layout)
-        ours = {k: s.shape for k, s in parameter_shapes(found).items()}
-        expected = expected_shapes(rules_of(found, layout), ours)
+        ours = parameter_shapes(found)
+        expected = expected_shapes(dit_rules(found, layout, ours), ours)
         missing = shapes.keys() - expected.keys()
         assert missing <= {"pos_embed", "pos_embed.pos_embed"}
         assert expected == {k: shapes[k] for k in expected}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop import encoders
-from i2i_prior.interop.encoders import LAYOUTS, rules
 from i2i_prior.interop.files.state_dicts import StateDict
 from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.vit import LAYOUTS, vit_rules
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
 from i2i_prior.parallel.sharding import ALL, partition_spec
@@ -23,9 +24,8 @@ VIT = dataclasses.replace(TINY, family="dino_hf")
 WORDS = "text_model.embeddings.token_embedding.weight"
 
 
-def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
-    functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
-    return {name: a.shape for name, a in functional.shapes().items()}
+def parameter_structs(config: ViTConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    return make_functional(lambda rngs: ViT(config, rngs=rngs))[0].shapes()
 
 
 def stand_in(
@@ -33,8 +33,9 @@ def stand_in(
 ) -> StateDict:
     """A file of these shapes, all zero, that takes no memory."""
     spec = LAYOUTS[layout]
-    table = rules(spec, config, spec.prefixes[0])
-    keys = mapping.expected_shapes(table, parameter_shapes(config))
+    structs = parameter_structs(config)
+    rules = vit_rules(spec, config, spec.prefixes[0], structs)
+    keys = mapping.expected_shapes(rules, structs)
     zero = np.float32(0)
     return StateDict.from_arrays(
         {
@@ -263,9 +264,9 @@ def test_names_that_families_share():
 )
 def test_the_sharding_table_knows_every_kernel(config, meshes):
     mesh, seen = meshes["tensor"], set()
-    for name, shape in parameter_shapes(config).items():
+    for name, struct in parameter_structs(config).items():
         if name.endswith("/kernel"):
-            spec = partition_spec(f"encoder/{name}", shape, mesh)
+            spec = partition_spec(f"encoder/{name}", struct.shape, mesh)
             # Each device works on images of its own: ZeRO over all axes.
             assert [axes for axes in spec if axes] == [ALL], name
             seen.add(name.split("/")[-2])

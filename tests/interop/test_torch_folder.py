@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -114,6 +115,26 @@ def test_variations_do_not_depend_on_the_batch(pairs):
     latents = normal((2, 8, 8, 3), 6)
     decoded = ours._generator.decode(ours.parameters, jnp.asarray(latents))
     assert np.array_equal(theirs.decode(nchw(latents)), decoded)
+
+
+def test_a_folder_of_an_earlier_version(pairs, tmp_path):
+    """Opened by the torch file of today, with the field names of then."""
+    _, theirs, folder = pairs["modern"]
+    old = shutil.copytree(folder, tmp_path / "old")
+    text = (old / "config.json").read_text()
+    for new, former in (
+        ('"conditioner.tokens_from"', '"conditioner.choice"'),
+        ('"tokens_from"', '"choice"'),
+        ('"diffusion.time_convention"', '"diffusion.convention"'),
+        ('"native"', '"own"'),
+    ):
+        assert new in text
+        text = text.replace(new, former)
+    (old / "config.json").write_text(text)
+    again = open_module(old).Prior.from_pretrained(old)
+    image = pictures(20)[0]
+    expected = theirs.vary([image], 1, steps=2)
+    assert torch.equal(again.vary([image], 1, steps=2), expected)
 
 
 def test_other_dtypes(pairs):

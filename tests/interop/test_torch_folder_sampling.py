@@ -116,8 +116,7 @@ def test_doors_of_the_dit(name, pairs):
     )
     theirs = open_module(pairs["lumos"][2]).DiT(vars(config))
     named = {f"dit/{key}": value for key, value in parameters.items()}
-    shapes = {key: value.shape for key, value in named.items()}
-    written = mapping.save(named, torch_folder.torch_rules(shapes))
+    written = mapping.save(named, torch_folder.torch_rules(named))
     theirs.load_state_dict(
         {
             key.removeprefix("dit."): torch.from_numpy(tensor.read())

@@ -9,6 +9,14 @@ from pathlib import Path
 from i2i_prior.errors import UserError
 
 
+def files_of(weights: str | Path) -> list[Path]:
+    """Returns the path of a file or folder, or both of `ENCODER,DECODER`."""
+    path = Path(weights)
+    if path.exists():
+        return [path]
+    return [Path(part) for part in str(weights).split(",", 1)]
+
+
 def hash_of(weights: str | Path) -> str:
     """Returns 64 hex digits of a file, a folder, or `ENCODER,DECODER`.
 
@@ -17,10 +25,8 @@ def hash_of(weights: str | Path) -> str:
     Raises:
       UserError: a file cannot be read.
     """
-    path = Path(weights)
-    parts = [path] if path.exists() else map(Path, str(weights).split(","))
     try:
-        hashes = [_hash_path(part) for part in parts]
+        hashes = [_hash_path(part) for part in files_of(weights)]
     except OSError as error:
         raise UserError(
             f"cannot read the weights {weights} ({error.strerror})"

@@ -63,8 +63,8 @@ def run(
         match opcode.name:
             case name if name in _ARGUMENTS:
                 stack.append(argument)
-            case name if name in _CONSTANTS:
-                stack.append(_CONSTANTS[name])
+            case name if name in _NEW:
+                stack.append(_NEW[name]())
             case "BINPUT" | "LONG_BINPUT" | "PUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
@@ -79,28 +79,19 @@ def run(
                 stack.append(tuple(above_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
                 stack.append(tuple(last(int(name[-1]))))
-            case "EMPTY_LIST":
-                stack.append([])
             case "LIST":
                 stack.append(above_mark())
-            case "APPEND":
-                _append(stack, last(1))
-            case "APPENDS" | "ADDITEMS":
-                _append(stack, above_mark())
-            case "EMPTY_DICT":
-                stack.append({})
+            case "APPEND" | "APPENDS" | "ADDITEMS" as name:
+                items = last(1) if name == "APPEND" else above_mark()
+                if isinstance(stack[-1], list):
+                    stack[-1].extend(items)
             case "DICT":
                 items = above_mark()
                 stack.append({})
                 set_items(stack[-1], items)
-            case "SETITEM":
-                items = last(2)
+            case "SETITEM" | "SETITEMS" as name:
+                items = last(2) if name == "SETITEM" else above_mark()
                 set_items(stack[-1], items)
-            case "SETITEMS":
-                items = above_mark()
-                set_items(stack[-1], items)
-            case "EMPTY_SET":
-                stack.append(Inert("set"))
             case "FROZENSET":
                 above_mark()
                 stack.append(Inert("frozenset"))
@@ -136,20 +127,18 @@ def set_items(target: Any, items: list[Any]) -> None:
                 target[key] = value
 
 
-def _append(stack: list[Any], items: list[Any]) -> None:
-    if isinstance(stack[-1], list):
-        stack[-1].extend(items)
-
-
 _ARGUMENTS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
     *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_CONSTANTS = {
-    "NONE": None,
-    "NEWTRUE": True,
-    "NEWFALSE": False,
-    "EMPTY_TUPLE": (),
+_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: Inert("set"),
 }

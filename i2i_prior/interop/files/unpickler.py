@@ -38,22 +38,22 @@ _DTYPES = {
     "torch.float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
 }
 _STORAGES = {
-    name: _DTYPES[f"torch.{dtype}"]
+    f"torch.{name}Storage": _DTYPES[f"torch.{dtype}"]
     for name, dtype in {
-        "torch.DoubleStorage": "float64",
-        "torch.FloatStorage": "float32",
-        "torch.HalfStorage": "float16",
-        "torch.BFloat16Storage": "bfloat16",
-        "torch.ComplexFloatStorage": "complex64",
-        "torch.ComplexDoubleStorage": "complex128",
-        "torch.LongStorage": "int64",
-        "torch.IntStorage": "int32",
-        "torch.ShortStorage": "int16",
-        "torch.CharStorage": "int8",
-        "torch.ByteStorage": "uint8",
-        "torch.BoolStorage": "bool",
-        "torch.UntypedStorage": "uint8",
-        "torch.storage.UntypedStorage": "uint8",
+        "Double": "float64",
+        "Float": "float32",
+        "Half": "float16",
+        "BFloat16": "bfloat16",
+        "ComplexFloat": "complex64",
+        "ComplexDouble": "complex128",
+        "Long": "int64",
+        "Int": "int32",
+        "Short": "int16",
+        "Char": "int8",
+        "Byte": "uint8",
+        "Bool": "bool",
+        "Untyped": "uint8",
+        "storage.Untyped": "uint8",
     }.items()
 }
 # Other objects of training checkpoints: known by name, never built.
@@ -101,21 +101,13 @@ class Global:
 
 @dataclass(frozen=True)
 class Storage:
-    """Storage of tensors, or a view of one.
+    """Storage of tensors, or a view of one."""
 
-    Attributes:
-      key: name in the file.
-      dtype: of its numbers.
-      start: first byte of the view.
-      nbytes: bytes of the view.
-      root_nbytes: bytes that are stored under the key.
-    """
-
-    key: str
+    key: str  # name in the file
     dtype: np.dtype
-    start: int
-    nbytes: int
-    root_nbytes: int
+    start: int  # first byte of the view
+    nbytes: int  # of the view
+    root_nbytes: int  # bytes that are stored under the key
 
 
 @dataclass(frozen=True)
@@ -260,18 +252,10 @@ def _rebuild(
     return tensor
 
 
-def _rebuild_v3(
-    storage: Storage,
-    offset: int,
-    shape: Shape,
-    strides: tuple[int, ...],
-    grad: bool,
-    hooks: Any,
-    dtype: Global,
-    *_: Any,
-) -> TorchTensor:
+def _rebuild_v3(*arguments: Any) -> TorchTensor:
     """Stand-in of torch._utils._rebuild_tensor_v3, with a storage of bytes."""
-    return _rebuild(storage, offset, shape, strides, dtype=_DTYPES[dtype.name])
+    *place, _grad, _hooks, dtype = arguments[:7]
+    return _rebuild(*place, dtype=_DTYPES[dtype.name])
 
 
 def _rebuild_typed(function: Global, kind: Any, arguments: tuple, *_: Any):
@@ -279,24 +263,23 @@ def _rebuild_typed(function: Global, kind: Any, arguments: tuple, *_: Any):
     return _CALLS[function.name](*arguments)
 
 
-def _unwrap_parameter(data: TorchTensor, *_: Any) -> TorchTensor:
-    if not isinstance(data, TorchTensor):
-        raise TypeError("a parameter without a tensor")
-    return data
+def _unwrap(kind: type) -> Callable[..., Any]:
+    """Stand-in of what wraps its first argument."""
 
+    def unwrap(value: Any, *_: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"no {kind.__name__}")
+        return value
 
-def _unwrap_size(sizes: tuple) -> tuple:
-    if type(sizes) is not tuple:
-        raise TypeError("no tuple")
-    return sizes
+    return unwrap
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_v3,
-    "torch._utils._rebuild_parameter": _unwrap_parameter,
-    "torch._utils._rebuild_parameter_with_state": _unwrap_parameter,
+    "torch._utils._rebuild_parameter": _unwrap(TorchTensor),
+    "torch._utils._rebuild_parameter_with_state": _unwrap(TorchTensor),
     "torch._tensor._rebuild_from_type_v2": _rebuild_typed,
-    "torch.Size": _unwrap_size,
+    "torch.Size": _unwrap(tuple),
 }

@@ -7,20 +7,17 @@ the tiny ones are numbered layers of an `nn.Sequential`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from i2i_prior.interop.layouts.mapping import (
-    LINEAR,
-    Op,
-    Rule,
-    compose,
-    conv,
-    norm,
-    reshaped,
-    same,
-)
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.mapping import Rule
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
+
+Pairs = Iterator[
+    tuple[mapping.Keys, mapping.Keys]
+]  # of a part's name and its key
 
 
 @dataclass(frozen=True)
@@ -61,96 +58,61 @@ class KlLayout:
     square: bool = True
     prefix: str = ""
 
-    def rules(self, config: AutoencoderConfig) -> list[Rule]:
-        """Returns the rules for this config."""
-        rules = [*_encoder(config, self), *_decoder(config, self)]
-        if config.quant_conv:
-            rules += conv("quant_conv", self.quant)
-            rules += conv("post_quant_conv", self.post_quant)
-        if config.batch_norm:
-            rules.append(same("statistics/mean", "bn.running_mean"))
-            rules.append(same("statistics/variance", "bn.running_var"))
-        return [_prefixed(rule, self.prefix) for rule in rules]
+    def rules(
+        self, config: AutoencoderConfig, arrays: Mapping[str, Any]
+    ) -> list[Rule]:
+        """Returns the rules for this config's arrays or structs, by name."""
+        names: mapping.Names = {
+            **dict(_kl_half("encoder", config.blocks, self)),
+            **dict(_kl_half("decoder", config.blocks[::-1], self)),
+            "quant_conv": self.quant,
+            "post_quant_conv": self.post_quant,
+            "statistics/mean": "bn.running_mean",
+            "statistics/variance": "bn.running_var",
+        }
+        ops = {}
+        if not self.square:
+            ops = {
+                f"{half}/mid/attention/{part}/kernel": mapping.patch_conv(1)
+                for half in ("encoder", "decoder")
+                for part in _ATTENTION[1:]
+            }
+        return mapping.rules_of(
+            mapping.prefixed(names, self.prefix), arrays, ops
+        )
 
 
-def _prefixed(rule: Rule, prefix: str) -> Rule:
-    theirs = tuple(prefix + key for key in rule.theirs)
-    return dataclasses.replace(rule, theirs=theirs)
+_ATTENTION = ("norm", "q", "k", "v", "out")
 
 
-def _encoder(config: AutoencoderConfig, layout: KlLayout) -> Iterator[Rule]:
-    widths = config.widths
-    yield from _ends("encoder", layout)
-    yield from _middle("encoder", widths[-1], layout)
-    for level, blocks in enumerate(config.blocks):
-        inputs = widths[max(level - 1, 0)]
-        ours = f"encoder/levels/{level}"
-        theirs = layout.down.format(level=level)
-        yield from _level(ours, theirs, blocks, inputs == widths[level], layout)
-        if level + 1 < len(widths):
-            yield from conv(f"{ours}/resample", f"{theirs}.{layout.downsample}")
+def _kl_half(half: str, blocks: tuple[int, ...], layout: KlLayout) -> Pairs:
+    """Yields the names of the encoder or decoder, from its first level on."""
+    levels, encodes = len(blocks), half == "encoder"
+    yield f"{half}/conv_in", f"{half}.conv_in"
+    yield f"{half}/norm_out", f"{half}.{layout.norm_out}"
+    yield f"{half}/conv_out", f"{half}.conv_out"
+    yield from _kl_block(f"{half}/mid/first", f"{half}.{layout.first}")
+    yield from _kl_block(f"{half}/mid/last", f"{half}.{layout.last}")
+    for ours, part in zip(_ATTENTION, layout.parts, strict=True):
+        place = f"{half}/mid/attention/{ours}"
+        yield place, f"{half}.{layout.attention}.{part}"
+    for level, count in enumerate(blocks):
+        ours = f"{half}/levels/{level}"
+        from_image = layout.image_first and not encodes
+        number = levels - 1 - level if from_image else level
+        stem = layout.down if encodes else layout.up
+        theirs = stem.format(level=number)
+        for block in range(count if encodes else count + 1):
+            key = f"{theirs}.{layout.block.format(block=block)}"
+            yield from _kl_block(f"{ours}/blocks/{block}", key)
+            yield f"{ours}/blocks/{block}/shortcut", f"{key}.{layout.shortcut}"
+        resample = layout.downsample if encodes else layout.upsample
+        yield f"{ours}/resample", f"{theirs}.{resample}"
 
 
-def _decoder(config: AutoencoderConfig, layout: KlLayout) -> Iterator[Rule]:
-    widths = (config.decoder_widths or config.widths)[::-1]
-    yield from _ends("decoder", layout)
-    yield from _middle("decoder", widths[0], layout)
-    for level, blocks in enumerate(config.blocks[::-1]):
-        inputs = widths[max(level - 1, 0)]
-        ours = f"decoder/levels/{level}"
-        place = len(widths) - 1 - level if layout.image_first else level
-        theirs = layout.up.format(level=place)
-        equal = inputs == widths[level]
-        yield from _level(ours, theirs, blocks + 1, equal, layout)
-        if level + 1 < len(widths):
-            yield from conv(f"{ours}/resample", f"{theirs}.{layout.upsample}")
-
-
-def _ends(half: str, layout: KlLayout) -> Iterator[Rule]:
-    yield from conv(f"{half}/conv_in", f"{half}.conv_in")
-    yield from norm(f"{half}/norm_out", f"{half}.{layout.norm_out}")
-    yield from conv(f"{half}/conv_out", f"{half}.conv_out")
-
-
-def _level(
-    ours: str, theirs: str, blocks: int, equal: bool, layout: KlLayout
-) -> Iterator[Rule]:
-    for number in range(blocks):
-        block = f"{theirs}.{layout.block.format(block=number)}"
-        yield from _block(f"{ours}/blocks/{number}", block)
-        if number == 0 and not equal:
-            yield from conv(
-                f"{ours}/blocks/0/shortcut", f"{block}.{layout.shortcut}"
-            )
-
-
-def _block(ours: str, theirs: str) -> Iterator[Rule]:
-    for part in "12":
-        yield from norm(f"{ours}/norm{part}", f"{theirs}.norm{part}")
-        yield from conv(f"{ours}/conv{part}", f"{theirs}.conv{part}")
-
-
-def _middle(half: str, width: int, layout: KlLayout) -> Iterator[Rule]:
-    ours = f"{half}/mid"
-    yield from _block(f"{ours}/first", f"{half}.{layout.first}")
-    yield from _block(f"{ours}/last", f"{half}.{layout.last}")
-    attention = f"{half}.{layout.attention}"
-    yield from norm(f"{ours}/attention/norm", f"{attention}.{layout.parts[0]}")
-    for name, part in zip(
-        ("q", "k", "v", "out"), layout.parts[1:], strict=True
-    ):
-        place = f"{ours}/attention/{name}"
-        key = f"{attention}.{part}"
-        op = _matrix(width, layout.square)
-        yield Rule((f"{place}/kernel",), (f"{key}.weight",), op)
-        yield same(f"{place}/bias", f"{key}.bias")
-
-
-def _matrix(width: int, square: bool) -> Op:
-    if square:
-        return LINEAR
-    shape = (width, width)
-    return compose(reshaped(shape, (*shape, 1, 1)), LINEAR)
+def _kl_block(ours: str, theirs: str) -> Pairs:
+    for part in ("norm1", "conv1", "norm2", "conv2"):
+        yield f"{ours}/{part}", f"{theirs}.{part}"
 
 
 @dataclass(frozen=True)
@@ -176,60 +138,45 @@ class TinyLayout:
         """Prefixes of both halves."""
         return self.encoder, self.decoder
 
-    def rules(self, config: AutoencoderConfig) -> list[Rule]:
-        """Returns the rules for this config."""
-        rules: list[Rule] = []
+    def rules(
+        self, config: AutoencoderConfig, arrays: Mapping[str, Any]
+    ) -> list[Rule]:
+        """Returns the rules for this config's arrays or structs, by name."""
+        names: mapping.Names = {}
         if self.encoder is not None:
-            rules += _tiny_encoder(config, self.encoder)
+            names |= _tiny_half("encoder", config.blocks, self.encoder, 0)
         if self.decoder is not None:
-            start = 1 if self.clamped else 0
-            rules += _tiny_decoder(config, self.decoder, start)
-        return rules
+            names |= _tiny_half(
+                "decoder", config.blocks[::-1], self.decoder, int(self.clamped)
+            )
+        return mapping.rules_of(names, arrays)
 
 
-def _tiny_encoder(config: AutoencoderConfig, prefix: str) -> Iterator[Rule]:
-    yield from conv("encoder/conv_in", f"{prefix}0")
-    layer = 1
-    for level, blocks in enumerate(config.blocks):
+def _tiny_half(
+    half: str, blocks: tuple[int, ...], prefix: str, first: int
+) -> Pairs:
+    """Yields the names of a half whose first convolution is layer `first`."""
+    decodes = int(half == "decoder")
+    resample = "ups" if decodes else "downs"
+    yield f"{half}/conv_in", f"{prefix}{first}"
+    layer = first + 1 + decodes  # the decoder has an activation there
+    for level, count in enumerate(blocks):
         if level:
-            ours = f"encoder/downs/{level - 1}"
-            yield from conv(ours, f"{prefix}{layer}", bias=False)
+            layer += decodes  # and an upsampling before each convolution
+            yield f"{half}/{resample}/{level - 1}", f"{prefix}{layer}"
             layer += 1
-        pooled = config.pooled and level == len(config.blocks) - 1
-        for number in range(blocks):
-            ours = f"encoder/levels/{level}/blocks/{number}"
-            yield from _tiny_block(ours, f"{prefix}{layer}", pooled)
+        for number in range(count):
+            ours = f"{half}/levels/{level}/blocks/{number}"
+            yield from _tiny_block(ours, f"{prefix}{layer}")
             layer += 1
-    yield from conv("encoder/conv_out", f"{prefix}{layer}")
+    yield f"{half}/conv_out", f"{prefix}{layer}"
 
 
-def _tiny_decoder(
-    config: AutoencoderConfig, prefix: str, start: int
-) -> Iterator[Rule]:
-    yield from conv("decoder/conv_in", f"{prefix}{start}")
-    layer = start + 2  # an activation follows
-    for level, blocks in enumerate(config.blocks[::-1]):
-        if level:
-            layer += 1  # an upsampling comes first
-            ours = f"decoder/ups/{level - 1}"
-            yield from conv(ours, f"{prefix}{layer}", bias=False)
-            layer += 1
-        pooled = config.pooled and level == 0
-        for number in range(blocks):
-            ours = f"decoder/levels/{level}/blocks/{number}"
-            yield from _tiny_block(ours, f"{prefix}{layer}", pooled)
-            layer += 1
-    yield from conv("decoder/conv_out", f"{prefix}{layer}")
-
-
-def _tiny_block(ours: str, theirs: str, pooled: bool) -> Iterator[Rule]:
+def _tiny_block(ours: str, theirs: str) -> Pairs:
     for number, place in enumerate((0, 2, 4), start=1):
-        yield from conv(f"{ours}/conv{number}", f"{theirs}.conv.{place}")
-    if pooled:
-        pool = f"{theirs}.pool"
-        yield from conv(f"{ours}/pool/wide", f"{pool}.0", bias=False)
-        yield from norm(f"{ours}/pool/norm", f"{pool}.1")
-        yield from conv(f"{ours}/pool/narrow", f"{pool}.3", bias=False)
+        yield f"{ours}/conv{number}", f"{theirs}.conv.{place}"
+    for name, place in (("wide", 0), ("norm", 1), ("narrow", 3)):
+        yield f"{ours}/pool/{name}", f"{theirs}.pool.{place}"
 
 
 _OLD_PARTS = ("group_norm", "query", "key", "value", "proj_attn")

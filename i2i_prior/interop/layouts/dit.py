@@ -1,143 +1,100 @@
 """Layouts of published diffusion transformers.
 
 There are two: the official one (of DiT, SiT, REPA, PixArt-alpha and Lumos)
-and that of diffusers' PixArtTransformer2DModel. The config determines the
-parts: classes or tokens, adaLN per block or adaLN-single, sizes.
+and that of diffusers' PixArtTransformer2DModel. The model's parameters
+determine the parts: classes or tokens, adaLN per block or adaLN-single.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.layouts.mapping import (
+    Names,
     Rule,
-    linear,
-    norm,
     patch_conv,
-    same,
+    rules_of,
+    several,
 )
-from i2i_prior.models.blocks import BLOCKS
-from i2i_prior.models.blocks.modulation import AdaFinalLayer
 from i2i_prior.models.positions import sincos_2d
 from i2i_prior.tasks.resolve import resolve
 
+# Facts of the released code of arXiv 2212.09748, 2310.00426 and 2412.07767.
+_OFFICIAL: Names = {
+    "dit/patch_embed": "x_embedder.proj",
+    "dit/time_embed/mlp/fc1": "t_embedder.mlp.0",
+    "dit/time_embed/mlp/fc2": "t_embedder.mlp.2",
+    "dit/pooled_embed/table": "y_embedder.embedding_table.weight",
+    "conditioner/project/fc1": "y_embedder.y_proj.fc1",
+    "conditioner/project/fc2": "y_embedder.y_proj.fc2",
+    "conditioner/null": "y_embedder.y_embedding",
+    "dit/size_embed/size/fc1": "csize_embedder.mlp.0",
+    "dit/size_embed/size/fc2": "csize_embedder.mlp.2",
+    "dit/size_embed/aspect/fc1": "ar_embedder.mlp.0",
+    "dit/size_embed/aspect/fc2": "ar_embedder.mlp.2",
+    "dit/blocks/attention/qkv": "blocks.{i}.attn.qkv",
+    "dit/blocks/attention/out": "blocks.{i}.attn.proj",
+    "dit/blocks/attention/q_norm": "blocks.{i}.attn.q_norm",
+    "dit/blocks/attention/k_norm": "blocks.{i}.attn.k_norm",
+    "dit/blocks/cross_attention/q": "blocks.{i}.cross_attn.q_linear",
+    several(
+        "dit/blocks/cross_attention/*", "kv"
+    ): "blocks.{i}.cross_attn.kv_linear",
+    "dit/blocks/cross_attention/out": "blocks.{i}.cross_attn.proj",
+    "dit/blocks/mlp/fc1": "blocks.{i}.mlp.fc1",
+    "dit/blocks/mlp/fc2": "blocks.{i}.mlp.fc2",
+    "dit/blocks/table": "blocks.{i}.scale_shift_table",
+    "dit/time_modulation": "t_block.1",
+    "dit/blocks/modulation": "blocks.{i}.adaLN_modulation.1",
+    "dit/final/modulation": "final_layer.adaLN_modulation.1",
+    "dit/final/shift_scale": "final_layer.scale_shift_table",
+    "dit/final/out": "final_layer.linear",
+}
+_TIME = "adaln_single.emb.timestep_embedder"
+_SIZE = "adaln_single.emb.resolution_embedder"
+_ASPECT = "adaln_single.emb.aspect_ratio_embedder"
+_DIFFUSERS: Names = {
+    "dit/patch_embed": "pos_embed.proj",
+    "dit/time_embed/mlp/fc1": f"{_TIME}.linear_1",
+    "dit/time_embed/mlp/fc2": f"{_TIME}.linear_2",
+    "dit/time_modulation": "adaln_single.linear",
+    "conditioner/project/fc1": "caption_projection.linear_1",
+    "conditioner/project/fc2": "caption_projection.linear_2",
+    "dit/size_embed/size/fc1": f"{_SIZE}.linear_1",
+    "dit/size_embed/size/fc2": f"{_SIZE}.linear_2",
+    "dit/size_embed/aspect/fc1": f"{_ASPECT}.linear_1",
+    "dit/size_embed/aspect/fc2": f"{_ASPECT}.linear_2",
+    "dit/blocks/attention/qkv": several(
+        "transformer_blocks.{i}.attn1.to_*", "qkv"
+    ),
+    "dit/blocks/attention/out": "transformer_blocks.{i}.attn1.to_out.0",
+    "dit/blocks/cross_attention/q": "transformer_blocks.{i}.attn2.to_q",
+    "dit/blocks/cross_attention/k": "transformer_blocks.{i}.attn2.to_k",
+    "dit/blocks/cross_attention/v": "transformer_blocks.{i}.attn2.to_v",
+    "dit/blocks/cross_attention/out": "transformer_blocks.{i}.attn2.to_out.0",
+    "dit/blocks/mlp/fc1": "transformer_blocks.{i}.ff.net.0.proj",
+    "dit/blocks/mlp/fc2": "transformer_blocks.{i}.ff.net.2",
+    "dit/blocks/table": "transformer_blocks.{i}.scale_shift_table",
+    "dit/final/shift_scale": "scale_shift_table",
+    "dit/final/out": "proj_out",
+}
 
-def rules_of(config: ConfigDict, layout: str) -> list[Rule]:
+
+def dit_rules(
+    config: ConfigDict, layout: str, arrays: Mapping[str, Any]
+) -> list[Rule]:
     """Returns the rules between a config's parameters and a layout's keys."""
-    if layout == "pixart_diffusers":
-        return diffusers_rules(config)
-    return official_rules(config)
+    patches = {"dit/patch_embed/kernel": patch_conv(config.model.patch)}
+    return rules_of(names_of(layout), arrays, patches)
 
 
-def official_rules(config: ConfigDict) -> list[Rule]:
-    """Rules of the official names.
-
-    They are facts of the released code of arXiv 2212.09748, 2310.00426 and
-    2412.07767.
-    """
-    model, layers = config.model, config.model.depth
-    rules = [
-        Rule(
-            ("dit/patch_embed/kernel",),
-            ("x_embedder.proj.weight",),
-            patch_conv(model.patch),
-        ),
-        same("dit/patch_embed/bias", "x_embedder.proj.bias"),
-        *_mlp("dit/time_embed/mlp", "t_embedder.mlp.0", "t_embedder.mlp.2"),
-    ]
-    if model.classes:
-        table = "y_embedder.embedding_table.weight"
-        rules.append(same("dit/pooled_embed/table", table))
-    if config.conditioner.tokens_from != "none":
-        name = "y_embedder.y_proj"
-        rules += _mlp("conditioner/project", f"{name}.fc1", f"{name}.fc2")
-        rules.append(same("conditioner/null", "y_embedder.y_embedding"))
-    if model.size_conditions:
-        for ours, theirs in (("size", "csize"), ("aspect", "ar")):
-            name = f"{theirs}_embedder.mlp"
-            rules += _mlp(f"dit/size_embed/{ours}", f"{name}.0", f"{name}.2")
-
-    def block(ours: str | tuple[str, ...], theirs: str) -> list[Rule]:
-        names = (ours,) if isinstance(ours, str) else ours
-        names = tuple(f"dit/blocks/{name}" for name in names)
-        return linear(names, f"blocks.{{i}}.{theirs}", layers=layers)
-
-    rules += block("attention/qkv", "attn.qkv")
-    rules += block("attention/out", "attn.proj")
-    if model.qk_norm:
-        for part in "qk":
-            ours = f"dit/blocks/attention/{part}_norm"
-            theirs = f"blocks.{{i}}.attn.{part}_norm"
-            rules += norm(ours, theirs, layers=layers)
-    if config.conditioner.tokens_from != "none":
-        fused = ("cross_attention/k", "cross_attention/v")
-        rules += block("cross_attention/q", "cross_attn.q_linear")
-        rules += block(fused, "cross_attn.kv_linear")
-        rules += block("cross_attention/out", "cross_attn.proj")
-    rules += block("mlp/fc1", "mlp.fc1") + block("mlp/fc2", "mlp.fc2")
-    if BLOCKS[model.block].shared_modulations:
-        table = "blocks.{i}.scale_shift_table"
-        rules.append(same("dit/blocks/table", table, layers=layers))
-        rules += linear("dit/time_modulation", "t_block.1")
-    else:
-        rules += block("modulation", "adaLN_modulation.1")
-    if BLOCKS[model.block].final is AdaFinalLayer:
-        name = "final_layer.adaLN_modulation.1"
-        rules += linear("dit/final/modulation", name)
-    else:
-        table = "final_layer.scale_shift_table"
-        rules.append(same("dit/final/shift_scale", table))
-    return rules + linear("dit/final/out", "final_layer.linear")
-
-
-def diffusers_rules(config: ConfigDict) -> list[Rule]:
-    """Rules of diffusers' PixArtTransformer2DModel."""
-    model, layers = config.model, config.model.depth
-    embedders = "adaln_single.emb"
-    rules = [
-        Rule(
-            ("dit/patch_embed/kernel",),
-            ("pos_embed.proj.weight",),
-            patch_conv(model.patch),
-        ),
-        same("dit/patch_embed/bias", "pos_embed.proj.bias"),
-        *_pair("dit/time_embed/mlp", f"{embedders}.timestep_embedder"),
-        *linear("dit/time_modulation", "adaln_single.linear"),
-        *_pair("conditioner/project", "caption_projection"),
-    ]
-    if model.size_conditions:
-        for ours, theirs in (
-            ("size", "resolution"),
-            ("aspect", "aspect_ratio"),
-        ):
-            name = f"{embedders}.{theirs}_embedder"
-            rules += _pair(f"dit/size_embed/{ours}", name)
-
-    def block(ours: str, theirs: str | tuple[str, ...]) -> list[Rule]:
-        names = (theirs,) if isinstance(theirs, str) else theirs
-        names = tuple(f"transformer_blocks.{{i}}.{name}" for name in names)
-        return linear(f"dit/blocks/{ours}", names, layers=layers)
-
-    rules += block("attention/qkv", ("attn1.to_q", "attn1.to_k", "attn1.to_v"))
-    rules += block("attention/out", "attn1.to_out.0")
-    for part in "qkv":
-        rules += block(f"cross_attention/{part}", f"attn2.to_{part}")
-    rules += block("cross_attention/out", "attn2.to_out.0")
-    rules += block("mlp/fc1", "ff.net.0.proj") + block("mlp/fc2", "ff.net.2")
-    table = "transformer_blocks.{i}.scale_shift_table"
-    rules.append(same("dit/blocks/table", table, layers=layers))
-    rules.append(same("dit/final/shift_scale", "scale_shift_table"))
-    return rules + linear("dit/final/out", "proj_out")
-
-
-def _mlp(ours: str, first: str, second: str) -> list[Rule]:
-    return linear(f"{ours}/fc1", first) + linear(f"{ours}/fc2", second)
-
-
-def _pair(ours: str, theirs: str) -> list[Rule]:
-    return _mlp(ours, f"{theirs}.linear_1", f"{theirs}.linear_2")
+def names_of(layout: str) -> Names:
+    """Returns the table of a layout."""
+    return _DIFFUSERS if layout == "pixart_diffusers" else _OFFICIAL
 
 
 def position_table(config: ConfigDict) -> np.ndarray:
@@ -147,9 +104,3 @@ def position_table(config: ConfigDict) -> np.ndarray:
     base = shape.base_size or side
     table = sincos_2d(shape.width, (side, side), base, shape.position_scale)
     return table[None]
-
-
-def position_tensor(config: ConfigDict) -> tuple[str, LazyTensor]:
-    """Returns the key and tensor of the official `pos_embed` buffer."""
-    table = position_table(config)
-    return "pos_embed", LazyTensor(table.shape, lambda: table)

@@ -6,7 +6,6 @@ the positions are arguments.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,8 @@ from ml_collections import ConfigDict
 
 from i2i_prior.config import default_config
 from i2i_prior.errors import UserError
-from i2i_prior.interop.layouts.dit import position_table
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.dit import names_of, position_table
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.presets import SIZES
 
@@ -27,6 +27,15 @@ LAYOUTS = {
     "repa": "REPA",
     "pixart": "PixArt-alpha",
     "pixart_diffusers": "diffusers PixArtTransformer2DModel",
+}
+# layout -> its model.block
+BLOCKS = {
+    "lumos": "lumos",
+    "dit": "dit",
+    "sit": "dit",
+    "repa": "dit",
+    "pixart": "pixart",
+    "pixart_diffusers": "pixart",
 }
 # Keys that no model of ours has a place for.
 IGNORED = (r"^pos_embed$", r"^projectors\.", r"^pos_embed\.pos_embed$")
@@ -109,18 +118,14 @@ def _implied(
     base_size: int | None,
     position_scale: float | None,
 ) -> ConfigDict:
-    shapes = state.shapes
-    diffusers = layout == "pixart_diffusers"
-    patch_key = (
-        "pos_embed.proj.weight" if diffusers else "x_embedder.proj.weight"
-    )
-    final = "proj_out.weight" if diffusers else "final_layer.linear.weight"
-    stem = "transformer_blocks" if diffusers else "blocks"
-    hidden = "ff.net.0.proj.weight" if diffusers else "mlp.fc1.weight"
-    width, channels, patch, _ = shapes[patch_key]
-    out = shapes[final][0] / (patch**2 * channels)
-    depth = _depth(shapes, stem)
-    mlp_ratio = shapes[f"{stem}.0.{hidden}"][0] / width
+    shapes, names = state.shapes, names_of(layout)
+
+    def key(part: str) -> str:
+        return f"{names.get(f'dit/{part}')}.weight".format(i=0)
+
+    width, channels, patch, _ = shapes[key("patch_embed")]
+    out = shapes[key("final/out")][0] / (patch**2 * channels)
+    layers, _, _ = str(names["dit/blocks/mlp/fc1"]).partition("{i}")
     if out not in (1, 2):
         raise UserError(
             f"{state.path}: the output has {out:g} times the {channels} input "
@@ -130,19 +135,15 @@ def _implied(
     config.name = layout
     config.seed = 0
     model = config.model
-    model.block = {"lumos": "lumos", "pixart": "pixart"}.get(layout, "dit")
-    if diffusers:
-        model.block = "pixart"
-    model.depth, model.width, model.patch = depth, width, patch
-    model.mlp_ratio = float(mlp_ratio)
+    model.block = BLOCKS[layout]
+    model.depth = mapping.depth(shapes, layers)
+    model.width, model.patch = width, patch
+    model.mlp_ratio = float(shapes[key("blocks/mlp/fc1")][0] / width)
     model.precision = "float32"
     model.heads = heads or _heads(width, state)
-    model.qk_norm = f"{stem}.0.attn.q_norm.weight" in shapes
-    sizes = "csize_embedder.mlp.0.weight"
-    if diffusers:
-        sizes = "adaln_single.emb.resolution_embedder.linear_1.weight"
-    model.size_conditions = sizes in shapes
-    _set_latents(config, state, channels, diffusers)
+    model.qk_norm = key("blocks/attention/q_norm") in shapes
+    model.size_conditions = key("size_embed/size/fc1") in shapes
+    _set_latents(config, state, channels)
     config.diffusion.learn_sigma = out == 2
     config.diffusion.time = "uniform"
     config.encoder.kind = "none"
@@ -152,12 +153,6 @@ def _implied(
         _set_tokens(config, shapes, layout)
     _set_positions(config, state, base_size, position_scale)
     return config
-
-
-def _depth(shapes: Mapping[str, Any], stem: str) -> int:
-    pattern = re.compile(rf"^{stem}\.(\d+)\.")
-    found = {int(m[1]) for key in shapes if (m := pattern.match(key))}
-    return max(found) + 1
 
 
 def _heads(width: int, state: Any) -> int:
@@ -175,16 +170,14 @@ def _heads(width: int, state: Any) -> int:
     )
 
 
-def _set_latents(
-    config: ConfigDict, state: Any, channels: int, diffusers: bool
-) -> None:
+def _set_latents(config: ConfigDict, state: Any, channels: int) -> None:
     kinds = {3: "pixels", 4: "sd", 16: "flux", 32: "flux2"}
     config.autoencoder.kind = kinds.get(channels, "sd")
     if channels not in kinds:
         shape = AutoencoderConfig(channels=channels).to_json()
         config.autoencoder.shape = shape
     side = None
-    if diffusers:
+    if config.name == "pixart_diffusers":
         side = (state.config or {}).get("sample_size")
     elif "pos_embed" in state.shapes:
         side = round(state.shapes["pos_embed"][1] ** 0.5) * config.model.patch

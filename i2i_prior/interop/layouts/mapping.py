@@ -1,9 +1,10 @@
 """Rules between our parameters and the keys of a torch state dict.
 
-A layout is a list of `Rule`s. A rule maps some of our parameters (names of
-`models.functional`) to some keys by an operation that only moves numbers, in
-both directions, so torch -> JAX -> torch is exact to the bit. `{i}` in a key
-stands for the layer; our arrays of such a rule have a leading layer axis.
+A layout is a table of names, which `rules_of` turns into `Rule`s. A rule maps
+some of our parameters (names of `models.functional`) to some keys by an
+operation that only moves numbers, in both directions, so torch -> JAX -> torch
+is exact to the bit. `{i}` in a key stands for the layer; our arrays of such a
+rule have a leading layer axis.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from i2i_prior.interop.files.lazy_tensor import LazyTensor, Shape
 from i2i_prior.interop.files.state_dicts import StateDict
 
 Arrays = tuple[np.ndarray, ...]
+Keys = str | tuple[str, ...]
+Names = dict[Keys, Keys]
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,20 @@ class Rule:
       ours: our names.
       theirs: keys of the file, with `{i}` for the layer where there is one.
       op: between the arrays of both, in this order.
-      first, layers: layers first .. first + layers - 1 of the file are our
-        0 .. layers - 1; layers is None for a weight outside the layers.
+      layers: how many, None for a weight outside the layers.
     """
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     op: Op
     layers: int | None = None
-    first: int = 0
 
     def layer_keys(self) -> list[tuple[str, ...]]:
         """Returns the keys of the file, a tuple for each layer."""
-        if self.layers is None:
-            return [self.theirs]
-        numbers = range(self.first, self.first + self.layers)
-        return [tuple(key.format(i=i) for key in self.theirs) for i in numbers]
+        return [
+            tuple(key.format(i=i) for key in self.theirs)
+            for i in range(1 if self.layers is None else self.layers)
+        ]
 
 
 def _each(function: Callable[[np.ndarray], np.ndarray]) -> Any:
@@ -69,6 +70,8 @@ CONV = Op(
     _each(lambda a: a.transpose(2, 3, 1, 0)),
     _each(lambda a: a.transpose(3, 2, 0, 1)),
 )
+# Arrays of a module -> theirs; the empty name is an array itself.
+_LEAVES = {"": "", "/kernel": ".weight", "/gain": ".weight", "/bias": ".bias"}
 
 
 def patch_conv(patch: int) -> Op:
@@ -91,94 +94,100 @@ def reshaped(ours: Shape, theirs: Shape) -> Op:
     )
 
 
-def compose(first: Op, second: Op) -> Op:
-    """Composition: towards ours `first`, then `second`."""
-    return Op(
-        lambda arrays: second.to_ours(first.to_ours(arrays)),
-        lambda arrays: first.to_theirs(second.to_theirs(arrays)),
-    )
-
-
-def _join(arrays: Arrays) -> Arrays:
-    return (np.concatenate(arrays, axis=0),)
-
-
-def concatenated(count: int) -> Op:
-    """Concatenation of `count` arrays of the file, along their axis 0."""
-    return Op(_join, lambda arrays: tuple(np.split(arrays[0], count)))
-
-
-def split(count: int) -> Op:
-    """Split of an array of the file into `count`, along its axis 0."""
-    return Op(lambda arrays: tuple(np.split(arrays[0], count)), _join)
-
-
-def linear(
-    ours: str | tuple[str, ...],
-    theirs: str | tuple[str, ...],
-    *,
-    layers: int | None = None,
-    bias: bool = True,
+def rules_of(
+    names: Names, arrays: Mapping[str, Any], ops: Mapping[str, Op] | None = None
 ) -> list[Rule]:
-    """Rules of a linear layer, or of layers that are fused on one side.
+    """Returns the rules of a table of names, in its order.
 
     Args:
-      ours, theirs: names without `/kernel` and `.weight`; several names on
-        one side are fused on the other, in this order.
-      layers: number of layers, for names with `{i}`.
-      bias: whether there is one.
+      names: module or array of ours -> that of the file. A module stands for
+        its kernel, gain and bias, which torch calls weight and bias; a key
+        that ends in `_` is followed by these words without a dot. Several
+        names on one side are fused on the other, along torch's axis 0. What
+        `arrays` lacks gets no rule.
+      arrays: our name -> array or struct with a shape.
+      ops: our name -> operation, if it is not a copy, or for a kernel the
+        transposition of a linear layer or 2-D convolution.
     """
-    here = (ours,) if isinstance(ours, str) else ours
-    there = (theirs,) if isinstance(theirs, str) else theirs
-    fuse = SAME
-    if len(there) > len(here):
-        fuse = concatenated(len(there))
-    elif len(here) > len(there):
-        fuse = split(len(here))
-    pairs = [("kernel", "weight", compose(fuse, LINEAR))]
-    if bias:
-        pairs.append(("bias", "bias", fuse))
-    return [
-        Rule(
-            tuple(f"{name}/{a}" for name in here),
-            tuple(f"{key}.{b}" for key in there),
-            op,
-            layers,
-        )
-        for a, b, op in pairs
-    ]
-
-
-def norm(ours: str, theirs: str, *, layers: int | None = None) -> list[Rule]:
-    """Rules of a norm: gain, bias <-> weight, bias."""
-    return [
-        same(f"{ours}/gain", f"{theirs}.weight", layers=layers),
-        same(f"{ours}/bias", f"{theirs}.bias", layers=layers),
-    ]
-
-
-def same(ours: str, theirs: str, *, layers: int | None = None) -> Rule:
-    """Rule of an array that is copied."""
-    return Rule((ours,), (theirs,), SAME, layers)
-
-
-def conv(ours: str, theirs: str, *, bias: bool = True) -> list[Rule]:
-    """Rules of a 2-D convolution: kernel (h, w, I, O) and bias."""
-    rules = [Rule((f"{ours}/kernel",), (f"{theirs}.weight",), CONV)]
-    if bias:
-        rules.append(same(f"{ours}/bias", f"{theirs}.bias"))
+    rules = []
+    for ours, theirs in names.items():
+        here = (ours,) if isinstance(ours, str) else ours
+        there = (theirs,) if isinstance(theirs, str) else theirs
+        for leaf, word in _LEAVES.items():
+            named = tuple(name + leaf for name in here)
+            keys = tuple((key + word).replace("_.", "_") for key in there)
+            if named[0] in arrays:
+                shape = arrays[named[0]].shape
+                rules.append(_rule(named, keys, shape, ops or {}))
     return rules
 
 
+def several(key: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Returns a key with each of the words in the place of `*`."""
+    return tuple(key.replace("*", word) for word in words)
+
+
+def prefixed(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
+    """Returns a table with a prefix before every key, but those of some."""
+    return {
+        ours: theirs
+        if ours in but
+        else prefix + theirs
+        if isinstance(theirs, str)
+        else tuple(prefix + key for key in theirs)
+        for ours, theirs in names.items()
+    }
+
+
+def depth(shapes: Iterable[str], stem: str) -> int:
+    """Returns the number of layers, whose keys are the stem and a number.
+
+    Raises:
+      ValueError: there is none.
+    """
+    layer = re.compile(rf"{re.escape(stem)}(\d+)\.")
+    return 1 + max(int(m[1]) for key in shapes if (m := layer.match(key)))
+
+
+def _rule(
+    ours: tuple[str, ...],
+    theirs: tuple[str, ...],
+    shape: Shape,
+    ops: Mapping[str, Op],
+) -> Rule:
+    layers = shape[0] if "{i}" in theirs[0] else None
+    default = SAME
+    if ours[0].endswith("/kernel"):
+        rank = len(shape) - (layers is not None)
+        default = CONV if rank == 4 else LINEAR
+    op = ops.get(ours[0], default)
+    if len(ours) != len(theirs):
+        op = _fused(op, len(ours), len(theirs))
+    return Rule(ours, theirs, op, layers)
+
+
+def _fused(op: Op, ours: int, theirs: int) -> Op:
+    """Adds the fusion of several arrays of one side along torch's axis 0."""
+
+    def parts(arrays: Arrays, count: int) -> Arrays:
+        whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        return tuple(np.split(whole, count))
+
+    return Op(
+        lambda arrays: op.to_ours(parts(arrays, ours)),
+        lambda arrays: parts(op.to_theirs(arrays), theirs),
+    )
+
+
 def expected_shapes(
-    rules: Iterable[Rule], shapes: Mapping[str, Shape]
+    rules: Iterable[Rule], arrays: Mapping[str, Any]
 ) -> dict[str, Shape]:
-    """Returns key -> shape in the file, for our parameters of these shapes."""
+    """Returns key -> shape in the file, of arrays or structs with a shape."""
     expected: dict[str, Shape] = {}
     for rule in rules:
-        stacked = rule.layers is not None
+        outer = 0 if rule.layers is None else 1
         blanks = tuple(
-            np.broadcast_to(np.float32(0), shapes[name][1 if stacked else 0 :])
+            np.broadcast_to(np.float32(0), arrays[name].shape[outer:])
             for name in rule.ours
         )
         wanted = [a.shape for a in rule.op.to_theirs(blanks)]
@@ -215,11 +224,10 @@ def read(
       UserError: keys are missing, unexpected or misshapen, with their counts
         and the first few of each; or a weight is an integer or not finite.
     """
-    shapes = {name: struct.shape for name, struct in structs.items()}
-    _check(state, expected_shapes(rules, shapes), layout, ignore)
+    _check(state, expected_shapes(rules, structs), layout, ignore)
     parameters = {}
     for rule in rules:
-        for name, array in _read_rule(state, rule, shapes).items():
+        for name, array in _read_rule(state, rule, structs):
             parameters[name] = cast(name, array)
     return parameters
 
@@ -230,7 +238,6 @@ def _check(
     layout: str,
     ignore: Iterable[str],
 ) -> None:
-    """Compares keys and shapes of a file with those of a layout."""
     found = state.shapes
     known = re.compile("|".join(ignore) or r"(?!)")
     missing = [key for key in expected if key not in found]
@@ -258,10 +265,9 @@ def _check(
 
 
 def _read_rule(
-    state: StateDict, rule: Rule, shapes: Mapping[str, Shape]
-) -> dict[str, np.ndarray]:
-    """Reads the parameters of one rule, float32."""
-    targets = [np.empty(shapes[name], np.float32) for name in rule.ours]
+    state: StateDict, rule: Rule, structs: Mapping[str, Any]
+) -> Iterable[tuple[str, np.ndarray]]:
+    targets = [np.empty(structs[name].shape, np.float32) for name in rule.ours]
     for layer, keys in enumerate(rule.layer_keys()):
         theirs = tuple(state[key] for key in keys)
         problem = ""
@@ -277,16 +283,15 @@ def _read_rule(
             )
         for target, array in zip(targets, arrays, strict=True):
             target[... if rule.layers is None else layer] = array
-    return dict(zip(rule.ours, targets, strict=True))
+    return zip(rule.ours, targets, strict=True)
 
 
 def save(
     parameters: Mapping[str, np.ndarray], rules: Iterable[Rule]
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields (key, tensor) of a file; each tensor is made when it is read."""
-    shapes = {name: array.shape for name, array in parameters.items()}
     for rule in rules:
-        expected = expected_shapes([rule], shapes)
+        expected = expected_shapes([rule], parameters)
         for layer, keys in enumerate(rule.layer_keys()):
             for position, key in enumerate(keys):
                 read = partial(_convert, parameters, rule, layer, position)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.layouts.mapping import (
-    LINEAR,
-    SAME,
-    Rule,
-    Shape,
-    linear,
-    norm,
-    same,
-)
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.mapping import Names, Rule, Shape, several
 from i2i_prior.models.text_clip import ClipTextConfig
 from i2i_prior.models.text_t5 import T5Config
 
@@ -25,19 +17,59 @@ TextConfig = T5Config | ClipTextConfig
 SHARED = "shared.weight"
 TIED = "encoder.embed_tokens.weight"
 BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+_DENSE = "encoder.block.{i}.layer.1.DenseReluDense"
+# Names of Hugging Face's CLIP, after `text_model.` or nothing; of the
+# projection without it.
+_CLIP = "encoder.layers.{i}"
+_OPENAI = "transformer.resblocks.{i}"
+_NAMES: dict[str, Names] = {
+    "t5": {
+        "embedding": SHARED,
+        "relative_bias": BIAS,
+        "blocks/norm1": "encoder.block.{i}.layer.0.layer_norm",
+        "blocks/attention/qkv": several(
+            "encoder.block.{i}.layer.0.SelfAttention.*", "qkv"
+        ),
+        "blocks/attention/out": "encoder.block.{i}.layer.0.SelfAttention.o",
+        "blocks/norm2": "encoder.block.{i}.layer.1.layer_norm",
+        "blocks/mlp/fc1": several(f"{_DENSE}.wi_*", "01"),
+        "blocks/mlp/fc2": f"{_DENSE}.wo",
+        "norm": "encoder.final_layer_norm",
+    },
+    "clip_text": {
+        "embedding": "embeddings.token_embedding.weight",
+        "positions": "embeddings.position_embedding.weight",
+        "blocks/norm1": f"{_CLIP}.layer_norm1",
+        "blocks/attention/qkv": several(f"{_CLIP}.self_attn.*_proj", "qkv"),
+        "blocks/attention/out": f"{_CLIP}.self_attn.out_proj",
+        "blocks/norm2": f"{_CLIP}.layer_norm2",
+        "blocks/mlp/fc1": f"{_CLIP}.mlp.fc1",
+        "blocks/mlp/fc2": f"{_CLIP}.mlp.fc2",
+        "norm": "final_layer_norm",
+        "project": "text_projection",
+    },
+    "clip_text_openai": {
+        "embedding": "token_embedding.weight",
+        "positions": "positional_embedding",
+        "blocks/norm1": f"{_OPENAI}.ln_1",
+        "blocks/attention/qkv": f"{_OPENAI}.attn.in_proj_",
+        "blocks/attention/out": f"{_OPENAI}.attn.out_proj",
+        "blocks/norm2": f"{_OPENAI}.ln_2",
+        "blocks/mlp/fc1": f"{_OPENAI}.mlp.c_fc",
+        "blocks/mlp/fc2": f"{_OPENAI}.mlp.c_proj",
+        "norm": "ln_final",
+        "project/kernel": "text_projection",
+    },
+}
+# A bare matrix (D, P), not a Linear's (P, D).
+_OPS = {"clip_text_openai": {"project/kernel": mapping.SAME}}
 
-# Key that identifies a layout, and pattern of its numbered layers.
+# Key that identifies a layout.
 _MARKS = {
     "t5": "encoder.block.0.layer.0.SelfAttention.q.weight",
     "clip_text": "encoder.layers.0.self_attn.q_proj.weight",
     "clip_text_openai": "transformer.resblocks.0.attn.in_proj_weight",
 }
-_LAYERS = {
-    "t5": r"encoder\.block\.(\d+)\.",
-    "clip_text": r"(?:text_model\.)?encoder\.layers\.(\d+)\.",
-    "clip_text_openai": r"transformer\.resblocks\.(\d+)\.",
-}
-
 # Other keys of a file, which are not read.
 IGNORED = {
     "t5": (r"^decoder\.", r"^lm_head\.", rf"^({SHARED}|{TIED})$"),
@@ -75,16 +107,14 @@ def detect(state: Mapping[str, Any]) -> str | None:
       "clip_text_openai": OpenAI's CLIP (and OpenCLIP's, unless its text
       tower is under `text.`).
     """
-    if _MARKS["t5"] in state:
-        return "t5"
-    if (
-        _MARKS["clip_text_openai"] in state
-        and "token_embedding.weight" in state
+    for layout, embedding, prefix in (
+        ("t5", "", ""),
+        ("clip_text_openai", "token_embedding.weight", ""),
+        ("clip_text", "embeddings.token_embedding.weight", prefix_of(state)),
     ):
-        return "clip_text_openai"
-    names = (_MARKS["clip_text"], "embeddings.token_embedding.weight")
-    if all(prefix_of(state) + name in state for name in names):
-        return "clip_text"
+        wanted = [prefix + key for key in (_MARKS[layout], embedding) if key]
+        if all(key in state for key in wanted):
+            return layout
     return None
 
 
@@ -114,13 +144,10 @@ def config_of(
     Raises:
       UserError: a key that the config needs is missing.
     """
-    pattern = re.compile(_LAYERS[layout])
-    found = [int(m.group(1)) for key in shapes if (m := pattern.match(key))]
-    common: dict[str, Any] = {"depth": max(found) + 1, "precision": precision}
     settings = settings.get("text_config") or settings
     read = _t5_config if layout == "t5" else _clip_config
     try:
-        return read(layout, shapes, settings, heads, activation, common)
+        return read(layout, shapes, settings, heads, activation, precision)
     except KeyError as error:
         raise UserError(
             f"{path} is not the {layout} checkpoint it looks like: the key "
@@ -128,63 +155,60 @@ def config_of(
         ) from error
 
 
-def _t5_config(layout, shapes, settings, heads, activation, common):
-    layer = "encoder.block.0.layer"
+def _t5_config(layout, shapes, settings, heads, activation, precision):
     buckets, table_heads = shapes[BIAS]
     heads = heads or table_heads
-    gated = f"{layer}.1.DenseReluDense.wi_0.weight" in shapes
-    first = "wi_0" if gated else "wi"
+    dense = _DENSE.format(i=0)
+    gated = f"{dense}.wi_0.weight" in shapes
     named = settings.get("feed_forward_proj")
     if named in (None, "gated-gelu"):  # transformers means gelu_new by it
         named = "gelu_new" if gated else "relu"
     vocabulary, width = shapes[SHARED if SHARED in shapes else TIED]
     return T5Config(
         vocabulary=vocabulary,
+        depth=mapping.depth(shapes, "encoder.block."),
         width=width,
         heads=heads,
         head_width=shapes[_MARKS["t5"]][0] // heads,
-        hidden=shapes[f"{layer}.1.DenseReluDense.{first}.weight"][0],
+        hidden=shapes[f"{dense}.{'wi_0' if gated else 'wi'}.weight"][0],
         gated=gated,
         activation=activation or named.removeprefix("gated-"),
         buckets=buckets,
         max_distance=settings.get("relative_attention_max_distance", 128),
         epsilon=settings.get("layer_norm_epsilon", 1e-6),
-        **common,
+        precision=precision,
     )
 
 
-def _clip_config(layout, shapes, settings, heads, activation, common):
-    if layout == "clip_text_openai":
-        tokens, positions = "token_embedding.weight", "positional_embedding"
-        hidden = "transformer.resblocks.0.mlp.c_fc.weight"
-        projection = shapes.get("text_projection", (0, 0))[1]
-    else:
-        prefix = prefix_of(shapes)
-        tokens = f"{prefix}embeddings.token_embedding.weight"
-        positions = f"{prefix}embeddings.position_embedding.weight"
-        hidden = f"{prefix}encoder.layers.0.mlp.fc1.weight"
-        projection = shapes.get("text_projection.weight", (0, 0))[0]
-    vocabulary, width = shapes[tokens]
+def _clip_config(layout, shapes, settings, heads, activation, precision):
+    names: Any = _names(layout, prefix_of(shapes))
+    layer, _, _ = names["blocks/norm1"].partition("{i}")
+    matrix, rows = "text_projection", 1
+    if layout == "clip_text":
+        matrix, rows = "text_projection.weight", 0
+    vocabulary, width = shapes[names["embedding"]]
     end = settings.get("eos_token_id")
     return ClipTextConfig(
         vocabulary=vocabulary,
-        length=shapes[positions][0],
+        length=shapes[names["positions"]][0],
+        depth=mapping.depth(shapes, layer),
         width=width,
         heads=heads or settings.get("num_attention_heads") or width // 64 or 1,
-        hidden=shapes[hidden][0],
-        projection=projection,
+        hidden=shapes[f"{names['blocks/mlp/fc1'].format(i=0)}.weight"][0],
+        projection=shapes.get(matrix, (0, 0))[rows],
         # Old configs of CLIP have 2, which is wrong; transformers then takes
         # the largest id, as is done here.
         end=end if isinstance(end, int) and end != 2 else None,
         activation=activation or settings.get("hidden_act", "quick_gelu"),
         epsilon=settings.get("layer_norm_eps", 1e-5),
-        **common,
+        precision=precision,
     )
 
 
 def rules_of(
     layout: str,
     config: TextConfig,
+    arrays: Mapping[str, Any],
     *,
     embedding: str = SHARED,
     prefix: str = "text_model.",
@@ -194,84 +218,20 @@ def rules_of(
     Args:
       layout: of `detect`.
       config: of the encoder.
+      arrays: our name -> array or struct with a shape.
       embedding: the key of T5's embedding.
       prefix: of the keys of "clip_text".
     """
+    names = _names(layout, prefix)
     if isinstance(config, T5Config):
-        return _t5_rules(config, embedding)
-    if layout == "clip_text_openai":
-        return _openai_rules(config)
-    return _clip_rules(config, prefix)
+        names["embedding"] = embedding
+        if not config.gated:
+            names["blocks/mlp/fc1"] = f"{_DENSE}.wi"
+    return mapping.rules_of(names, arrays, _OPS.get(layout))
 
 
-def _t5_rules(config: T5Config, embedding: str) -> list[Rule]:
-    attention = "encoder.block.{i}.layer.0"
-    mlp = "encoder.block.{i}.layer.1"
-    dense = f"{mlp}.DenseReluDense"
-    first = tuple(
-        f"{dense}.{name}"
-        for name in (("wi_0", "wi_1") if config.gated else ("wi",))
-    )
-    qkv = tuple(f"{attention}.SelfAttention.{name}" for name in "qkv")
-    out = f"{attention}.SelfAttention.o"
-    stacked: dict[str, Any] = {"layers": config.depth}
-    plain: dict[str, Any] = {**stacked, "bias": False}
-    gain1, gain2 = "blocks/norm1/gain", "blocks/norm2/gain"
-    return [
-        same("embedding", embedding),
-        same("relative_bias", BIAS),
-        same(gain1, f"{attention}.layer_norm.weight", **stacked),
-        *linear("blocks/attention/qkv", qkv, **plain),
-        *linear("blocks/attention/out", out, **plain),
-        same(gain2, f"{mlp}.layer_norm.weight", **stacked),
-        *linear("blocks/mlp/fc1", first, **plain),
-        *linear("blocks/mlp/fc2", f"{dense}.wo", **plain),
-        same("norm/gain", "encoder.final_layer_norm.weight"),
-    ]
-
-
-def _clip_rules(config: ClipTextConfig, prefix: str) -> list[Rule]:
-    layer = prefix + "encoder.layers.{i}"
-    attention = f"{layer}.self_attn"
-    qkv = tuple(f"{attention}.{name}_proj" for name in "qkv")
-    stacked: dict[str, Any] = {"layers": config.depth}
-    rules = [
-        same("embedding", f"{prefix}embeddings.token_embedding.weight"),
-        same("positions", f"{prefix}embeddings.position_embedding.weight"),
-        *norm("blocks/norm1", f"{layer}.layer_norm1", **stacked),
-        *linear("blocks/attention/qkv", qkv, **stacked),
-        *linear("blocks/attention/out", f"{attention}.out_proj", **stacked),
-        *norm("blocks/norm2", f"{layer}.layer_norm2", **stacked),
-        *linear("blocks/mlp/fc1", f"{layer}.mlp.fc1", **stacked),
-        *linear("blocks/mlp/fc2", f"{layer}.mlp.fc2", **stacked),
-        *norm("norm", f"{prefix}final_layer_norm"),
-    ]
-    if config.projection:
-        rules += linear("project", "text_projection", bias=False)
-    return rules
-
-
-def _openai_rules(config: ClipTextConfig) -> list[Rule]:
-    layer = "transformer.resblocks.{i}"
-    stacked: dict[str, Any] = {"layers": config.depth}
-    qkv = "blocks/attention/qkv"
-    rules = [
-        same("embedding", "token_embedding.weight"),
-        same("positions", "positional_embedding"),
-        *norm("blocks/norm1", f"{layer}.ln_1", **stacked),
-        Rule(
-            (f"{qkv}/kernel",),
-            (f"{layer}.attn.in_proj_weight",),
-            LINEAR,
-            **stacked,
-        ),
-        same(f"{qkv}/bias", f"{layer}.attn.in_proj_bias", **stacked),
-        *linear("blocks/attention/out", f"{layer}.attn.out_proj", **stacked),
-        *norm("blocks/norm2", f"{layer}.ln_2", **stacked),
-        *linear("blocks/mlp/fc1", f"{layer}.mlp.c_fc", **stacked),
-        *linear("blocks/mlp/fc2", f"{layer}.mlp.c_proj", **stacked),
-        *norm("norm", "ln_final"),
-    ]
-    if config.projection:  # a bare matrix (D, P), not a Linear's (P, D)
-        rules.append(Rule(("project/kernel",), ("text_projection",), SAME))
-    return rules
+def _names(layout: str, prefix: str) -> Names:
+    """Returns a layout's names; the prefix is that of "clip_text"."""
+    if layout != "clip_text":
+        return dict(_NAMES[layout])
+    return mapping.prefixed(_NAMES[layout], prefix, but=("project",))

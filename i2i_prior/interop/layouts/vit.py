@@ -1,97 +1,104 @@
 """Layouts of published image encoders: a table of names for each.
 
-A table has the key of each part of `models.vit.ViT`; `encoders.rules` turns it
-into rules. A part that a model does not have has no entry, or is omitted
-because of the model's config.
+A table has the key of each part of `models.vit.ViT`, without `.weight`. Parts
+that no model of a layout has are left out of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.mapping import Names, Op, Rule, several
 from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
 
-Names = Mapping[str, str | tuple[str, ...]]
-
-_SEPARATE = ("query", "key", "value")
 # The official code of DINO (timm's names), MAE, I-JEPA and DINOv2.
 _TIMM: Names = {
     "patch_embed": "patch_embed.proj",
     "cls": "cls_token",
     "positions": "pos_embed",
-    "norm1": "blocks.{i}.norm1",
-    "qkv": "blocks.{i}.attn.qkv",
-    "out": "blocks.{i}.attn.proj",
-    "norm2": "blocks.{i}.norm2",
-    "fc1": "blocks.{i}.mlp.fc1",
-    "fc2": "blocks.{i}.mlp.fc2",
+    "blocks/norm1": "blocks.{i}.norm1",
+    "blocks/attention/qkv": "blocks.{i}.attn.qkv",
+    "blocks/attention/out": "blocks.{i}.attn.proj",
+    "blocks/norm2": "blocks.{i}.norm2",
+    "blocks/mlp/fc1": "blocks.{i}.mlp.fc1",
+    "blocks/mlp/fc2": "blocks.{i}.mlp.fc2",
     "norm": "norm",
     "registers": "register_tokens",
-    "scale1": "blocks.{i}.ls1.gamma",
-    "scale2": "blocks.{i}.ls2.gamma",
-    "gate_value": "blocks.{i}.mlp.w12",
-    "gated_out": "blocks.{i}.mlp.w3",
+    "blocks/scale1": "blocks.{i}.ls1.gamma",
+    "blocks/scale2": "blocks.{i}.ls2.gamma",
+    "blocks/mlp/gate_value": "blocks.{i}.mlp.w12",
+    "blocks/mlp/out": "blocks.{i}.mlp.w3",
 }
 _VIT: Names = {
     "patch_embed": "embeddings.patch_embeddings.projection",
     "cls": "embeddings.cls_token",
     "positions": "embeddings.position_embeddings",
-    "norm1": "encoder.layer.{i}.layernorm_before",
-    "qkv": tuple(
-        f"encoder.layer.{{i}}.attention.attention.{name}" for name in _SEPARATE
+    "blocks/norm1": "encoder.layer.{i}.layernorm_before",
+    "blocks/attention/qkv": several(
+        "encoder.layer.{i}.attention.attention.*", ("query", "key", "value")
     ),
-    "out": "encoder.layer.{i}.attention.output.dense",
-    "norm2": "encoder.layer.{i}.layernorm_after",
-    "fc1": "encoder.layer.{i}.intermediate.dense",
-    "fc2": "encoder.layer.{i}.output.dense",
+    "blocks/attention/out": "encoder.layer.{i}.attention.output.dense",
+    "blocks/norm2": "encoder.layer.{i}.layernorm_after",
+    "blocks/mlp/fc1": "encoder.layer.{i}.intermediate.dense",
+    "blocks/mlp/fc2": "encoder.layer.{i}.output.dense",
     "norm": "layernorm",
 }
 _DINOV2: Names = {
     **_VIT,
-    "norm1": "encoder.layer.{i}.norm1",
-    "norm2": "encoder.layer.{i}.norm2",
-    "fc1": "encoder.layer.{i}.mlp.fc1",
-    "fc2": "encoder.layer.{i}.mlp.fc2",
+    "blocks/norm1": "encoder.layer.{i}.norm1",
+    "blocks/norm2": "encoder.layer.{i}.norm2",
+    "blocks/mlp/fc1": "encoder.layer.{i}.mlp.fc1",
+    "blocks/mlp/fc2": "encoder.layer.{i}.mlp.fc2",
     "registers": "embeddings.register_tokens",
-    "scale1": "encoder.layer.{i}.layer_scale1.lambda1",
-    "scale2": "encoder.layer.{i}.layer_scale2.lambda1",
-    "gate_value": "encoder.layer.{i}.mlp.weights_in",
-    "gated_out": "encoder.layer.{i}.mlp.weights_out",
+    "blocks/scale1": "encoder.layer.{i}.layer_scale1.lambda1",
+    "blocks/scale2": "encoder.layer.{i}.layer_scale2.lambda1",
+    "blocks/mlp/gate_value": "encoder.layer.{i}.mlp.weights_in",
+    "blocks/mlp/out": "encoder.layer.{i}.mlp.weights_out",
 }
 # Names of the same modules in transformers 5, and so in a
 # `torch.save(model.state_dict())`; `save_pretrained` writes the names above.
-_PROJECTIONS = tuple(f"attention.{name}_proj" for name in "qkv")
 _VIT_MEMORY: Names = {
     **_VIT,
-    "norm1": "layers.{i}.layernorm_before",
-    "qkv": tuple(f"layers.{{i}}.{name}" for name in _PROJECTIONS),
-    "out": "layers.{i}.attention.o_proj",
-    "norm2": "layers.{i}.layernorm_after",
-    "fc1": "layers.{i}.mlp.fc1",
-    "fc2": "layers.{i}.mlp.fc2",
+    "blocks/norm1": "layers.{i}.layernorm_before",
+    "blocks/attention/qkv": several("layers.{i}.attention.*_proj", "qkv"),
+    "blocks/attention/out": "layers.{i}.attention.o_proj",
+    "blocks/norm2": "layers.{i}.layernorm_after",
+    "blocks/mlp/fc1": "layers.{i}.mlp.fc1",
+    "blocks/mlp/fc2": "layers.{i}.mlp.fc2",
 }
 _DINOV2_MEMORY: Names = {
     **_DINOV2,
-    "qkv": tuple(f"encoder.layer.{{i}}.{name}" for name in _PROJECTIONS),
-    "out": "encoder.layer.{i}.attention.o_proj",
-    "gate_value": (
+    "blocks/attention/qkv": several(
+        "encoder.layer.{i}.attention.*_proj", "qkv"
+    ),
+    "blocks/attention/out": "encoder.layer.{i}.attention.o_proj",
+    "blocks/mlp/gate_value": (
         "encoder.layer.{i}.mlp.gate_proj",
         "encoder.layer.{i}.mlp.up_proj",
     ),
-    "gated_out": "encoder.layer.{i}.mlp.down_proj",
+    "blocks/mlp/out": "encoder.layer.{i}.mlp.down_proj",
 }
 _SIGLIP: Names = {
     "patch_embed": "embeddings.patch_embedding",
     "positions": "embeddings.position_embedding.weight",
-    "norm1": "encoder.layers.{i}.layer_norm1",
-    "qkv": tuple(f"encoder.layers.{{i}}.self_attn.{n}_proj" for n in "qkv"),
-    "out": "encoder.layers.{i}.self_attn.out_proj",
-    "norm2": "encoder.layers.{i}.layer_norm2",
-    "fc1": "encoder.layers.{i}.mlp.fc1",
-    "fc2": "encoder.layers.{i}.mlp.fc2",
+    "blocks/norm1": "encoder.layers.{i}.layer_norm1",
+    "blocks/attention/qkv": several(
+        "encoder.layers.{i}.self_attn.*_proj", "qkv"
+    ),
+    "blocks/attention/out": "encoder.layers.{i}.self_attn.out_proj",
+    "blocks/norm2": "encoder.layers.{i}.layer_norm2",
+    "blocks/mlp/fc1": "encoder.layers.{i}.mlp.fc1",
+    "blocks/mlp/fc2": "encoder.layers.{i}.mlp.fc2",
     "norm": "post_layernorm",
-    "pool": "head",
+    "pool/probe": "head.probe",
+    several("pool/attention/*", "qkv"): "head.attention.in_proj_",
+    "pool/attention/out": "head.attention.out_proj",
+    "pool/norm": "head.layernorm",
+    "pool/mlp/fc1": "head.mlp.fc1",
+    "pool/mlp/fc2": "head.mlp.fc2",
 }
 _CLIP: Names = {
     **_SIGLIP,
@@ -103,15 +110,15 @@ _OPENAI: Names = {
     "patch_embed": "conv1",
     "cls": "class_embedding",
     "positions": "positional_embedding",
-    "norm1": "transformer.resblocks.{i}.ln_1",
-    "qkv": "transformer.resblocks.{i}.attn.in_proj",
-    "out": "transformer.resblocks.{i}.attn.out_proj",
-    "norm2": "transformer.resblocks.{i}.ln_2",
-    "fc1": "transformer.resblocks.{i}.mlp.c_fc",
-    "fc2": "transformer.resblocks.{i}.mlp.c_proj",
+    "blocks/norm1": "transformer.resblocks.{i}.ln_1",
+    "blocks/attention/qkv": "transformer.resblocks.{i}.attn.in_proj_",
+    "blocks/attention/out": "transformer.resblocks.{i}.attn.out_proj",
+    "blocks/norm2": "transformer.resblocks.{i}.ln_2",
+    "blocks/mlp/fc1": "transformer.resblocks.{i}.mlp.c_fc",
+    "blocks/mlp/fc2": "transformer.resblocks.{i}.mlp.c_proj",
     "norm": "ln_post",
     "pre_norm": "ln_pre",
-    "projection": "visual.proj",
+    "projection/kernel": "visual.proj",
 }
 
 
@@ -120,8 +127,7 @@ class Layout:
     """Layout of one library for one family.
 
     Attributes:
-      names: our part -> its key without `.weight`, after the prefix; several
-        keys where they are fused in our array.
+      names: of the parts, after the prefix.
       family: of `FAMILIES`, the default.
       prefixes: possible prefixes of every key but that of a projection; the
         first is written.
@@ -182,11 +188,34 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def key_of(layout: Layout, part: str, prefix: str) -> str:
-    """Returns the (first) key of a part without `.weight`; "" without one."""
-    names = layout.names.get(part, "")
-    name = names if isinstance(names, str) else names[0]
-    return name and (name if part == "projection" else prefix + name)
+def keys_of(layout: Layout, prefix: str) -> Names:
+    """Returns the names of a layout with one of its prefixes."""
+    but = ("projection", "projection/kernel")
+    return mapping.prefixed(layout.names, prefix, but)
+
+
+def vit_rules(
+    layout: Layout, config: ViTConfig, prefix: str, arrays: Mapping[str, Any]
+) -> list[Rule]:
+    """Returns the rules of a layout, for an encoder of this config.
+
+    Args:
+      layout: a value of `LAYOUTS`.
+      config: of the encoder.
+      prefix: one of the layout's.
+      arrays: name of `ViT` -> array or struct with a shape.
+    """
+    ops: dict[str, Op] = {
+        "patch_embed/kernel": mapping.patch_conv(config.patch),
+    }
+    if "projection/kernel" in layout.names:  # a bare matrix (D, P)
+        ops["projection/kernel"] = mapping.SAME
+    if layout.flat:
+        for name, axes in (("cls", 2), ("positions", 1)):
+            if name in arrays:
+                shape = arrays[name].shape
+                ops[name] = mapping.reshaped(shape, shape[axes:])
+    return mapping.rules_of(keys_of(layout, prefix), arrays, ops)
 
 
 def fits(layout: Layout, config: ViTConfig) -> bool:
@@ -194,11 +223,13 @@ def fits(layout: Layout, config: ViTConfig) -> bool:
     family, own = FAMILIES[config.family], FAMILIES[layout.family]
     optional = {
         "registers": config.registers,
-        "gate_value": config.swiglu,
+        "blocks/mlp/gate_value": config.swiglu,
         "projection": config.projection,
     }
     return all(
-        part in layout.names for part, there in optional.items() if there
+        part in layout.names or f"{part}/kernel" in layout.names
+        for part, there in optional.items()
+        if there
     ) and all(
         getattr(family, part) == getattr(own, part)
         for part in (

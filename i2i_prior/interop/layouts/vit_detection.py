@@ -7,14 +7,21 @@ epsilon and the activation. Notes list the assumptions.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.layouts.vit import LAYOUTS, VIT_EPSILON, Layout, fits
-from i2i_prior.interop.layouts.vit_shapes import ShapeReader
+from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts.vit import (
+    LAYOUTS,
+    VIT_EPSILON,
+    Layout,
+    fits,
+    keys_of,
+)
 from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
 
 if TYPE_CHECKING:
@@ -130,28 +137,24 @@ def describe(
     spec, settings = LAYOUTS[name], _settings(state)
     notes = [f"{state.path} is read as {name}"]
     family = family or _family(state, spec, settings, notes)
-    reader = ShapeReader(state, name)
-    width, patch = reader.patch_embedding()
-    swiglu = reader.has("gate_value")
-    hidden = reader.shape("gated_out" if swiglu else "fc2")[-1]
-    registers = reader.has("registers") and reader.shape("registers")[-2]
-    projection = 0
-    if reader.has("projection"):
-        shape = reader.shape("projection")
-        projection = shape[1 if name == "clip_openai" else 0]
+    parts = _PartShapes(state, name)
+    width, patch = _patch_embedding(state.path, name, parts["patch_embed"])
+    cells = _cells(state.path, parts["positions"][-2] - FAMILIES[family].cls)
+    swiglu = "blocks/mlp/gate_value" in parts
+    hidden = parts["blocks/mlp/out" if swiglu else "blocks/mlp/fc2"][-1]
+    projection = parts.get("projection", (0,))[0]
+    layer, _, _ = str(spec.names["blocks/norm1"]).partition("{i}")
     config = ViTConfig(
-        depth=reader.depth(),
+        depth=mapping.depth(state.shapes, parts.prefix + layer),
         width=width,
         heads=heads or _heads(width, family, settings, notes),
         patch=patch,
-        image_size=_image_size(
-            patch, reader.cells(FAMILIES[family].cls), family, settings, notes
-        ),
+        image_size=_image_size(patch, cells, family, settings, notes),
         family=family,
         mlp_width=0 if hidden == 4 * width else hidden,
-        registers=int(registers),
+        registers=parts.get("registers", (0, 0, 0))[-2],
         swiglu=swiglu,
-        projection=projection,
+        projection=parts.get("projection/kernel", (0, projection))[1],
         epsilon=_epsilon(spec, family, settings, notes),
     )
     if not fits(spec, config):
@@ -170,7 +173,66 @@ def describe(
             f"{len(ignored)} weights that the encoder does not need were not "
             f"read ({', '.join(ignored[:3])}{more})"
         )
-    return Described(name, reader.prefix, config, notes)
+    return Described(name, parts.prefix, config, notes)
+
+
+class _PartShapes(dict[str, tuple[int, ...]]):
+    """Part of a layout -> shape of its weight in a file, in the first layer.
+
+    A missing part raises UserError.
+
+    Attributes:
+      prefix: of every key.
+    """
+
+    def __init__(self, state: StateDict, layout: str):
+        super().__init__()
+        self._path, self._layout, spec = state.path, layout, LAYOUTS[layout]
+        norm = f"{spec.names['norm']}.weight"
+        found = (p for p in spec.prefixes if p + norm in state.shapes)
+        self.prefix = next(found, spec.prefixes[0])
+        self._keys = {}
+        for part, keys in keys_of(spec, self.prefix).items():
+            key = (keys if isinstance(keys, str) else keys[0]).format(i=0)
+            weight = f"{key}.weight"
+            self._keys[part] = key if part == "positions" else weight
+            if key in state.shapes or weight in state.shapes:
+                self[str(part)] = state.shapes.get(key) or state.shapes[weight]
+
+    def __missing__(self, part: str) -> tuple[int, ...]:
+        raise UserError(
+            f"{self._path} is not the {self._layout} checkpoint it looks "
+            f"like: its key {self._keys[part]} is missing; nothing was loaded"
+        )
+
+
+def _patch_embedding(
+    path: Any, layout: str, shape: tuple[int, ...]
+) -> tuple[int, int]:
+    """Returns width and patch, the side in pixels."""
+    if len(shape) == 2 and layout == "siglip":
+        raise UserError(
+            f"{path} is a NaFlex SigLIP 2, which takes images of any "
+            "aspect as padded sequences; use a fixed-resolution SigLIP 2 "
+            "(its name ends in the resolution)"
+        )
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        raise UserError(
+            f"{path}: patch embeddings of shape {shape} are not "
+            "square patches of RGB pixels; nothing was loaded"
+        )
+    return shape[0], shape[2]
+
+
+def _cells(path: Any, tokens: int) -> int:
+    """Returns the side of the position grid, in patches."""
+    side = math.isqrt(max(tokens, 0))
+    if side < 1 or side * side != tokens:
+        raise UserError(
+            f"{path}: {tokens} positions are not a square grid; "
+            "nothing was loaded"
+        )
+    return side
 
 
 def _settings(state: StateDict) -> dict[str, Any]:

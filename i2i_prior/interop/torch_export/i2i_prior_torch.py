@@ -612,17 +612,26 @@ def integrate(
         )
     order, to_t_min = SOLVERS[solver]
     times = path.grid(steps, path.start(prediction), to_t_min)
+
+    def estimate_x0(x: Tensor, t: float) -> Tensor:
+        x0 = to_x0(predict(x, t), x, *path.factors(t), prediction)
+        return x0.clamp(-clip, clip) if clip else x0
+
     before, x0_before = 1.0, None
     for now, after in itertools.pairwise(times):
         (alpha, sigma), (alpha_s, sigma_s) = map(path.factors, (now, after))
-        x0 = to_x0(predict(x, now), x, alpha, sigma, prediction)
-        if clip:
-            x0 = x0.clamp(-clip, clip)
-        if solver == "heun":
-            x = _heun_step(predict, x, x0, path, now, after, prediction, clip)
+        x0 = estimate = estimate_x0(x, now)
+        if solver == "heun":  # the trapezium rule on dx = x0 d(a) + eps d(s)
+            eps = (x - alpha * x0) / sigma
+            end = alpha_s * x0 + sigma_s * eps
+            if sigma_s == 0:
+                return end
+            x0_s = estimate_x0(end, after)
+            toward_x0 = (alpha_s - alpha) * (x0 + x0_s)
+            eps_s = (end - alpha_s * x0_s) / sigma_s
+            x = x + 0.5 * (toward_x0 + (sigma_s - sigma) * (eps + eps_s))
             continue
         first_order = sigma_s == 0 or (lower_order_final and after == times[-1])
-        estimate = x0
         if order == 2 and x0_before is not None and not first_order:
             first, second, third = map(path.log_ratio, (before, now, after))
             weight = 0.5 * (third - second) / (second - first)
@@ -633,24 +642,17 @@ def integrate(
     return x
 
 
-def _heun_step(
-    predict, x, x0, path: NoisePath, now, after, prediction: str, clip: float
-) -> Tensor:
-    """Steps by the trapezium rule on dx = x0 d(alpha) + eps d(sigma).
+# Fields of earlier folders -> their names in this file.
+RENAMED = {
+    "conditioner.choice": "conditioner.tokens_from",
+    "diffusion.convention": "diffusion.time_convention",
+    "choice": "tokens_from",  # of modules/conditioner
+}
 
-    x0 is the estimate at `now`; a step to sigma = 0 is of order 1.
-    """
-    (alpha, sigma), (alpha_s, sigma_s) = map(path.factors, (now, after))
-    eps = (x - alpha * x0) / sigma
-    end = alpha_s * x0 + sigma_s * eps
-    if sigma_s == 0:
-        return end
-    x0_s = to_x0(predict(end, after), end, alpha_s, sigma_s, prediction)
-    if clip:
-        x0_s = x0_s.clamp(-clip, clip)
-    eps_s = (end - alpha_s * x0_s) / sigma_s
-    toward_x0 = (alpha_s - alpha) * (x0 + x0_s)
-    return x + 0.5 * (toward_x0 + (sigma_s - sigma) * (eps + eps_s))
+
+def with_new_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """Renames fields of an earlier config.json."""
+    return {RENAMED.get(name, name): value for name, value in fields.items()}
 
 
 # --- The prior --------------------------------------------------------------
@@ -683,7 +685,8 @@ class Prior(nn.Module):
           ValueError: the folder has another format.
         """
         folder = Path(folder)
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        text = (folder / "config.json").read_text("utf-8")
+        config = json.loads(text, object_hook=with_new_names)
         found = (config.get("format"), config.get("format_version"))
         if found != (FORMAT, FORMAT_VERSION):
             raise ValueError(
@@ -738,8 +741,8 @@ class Prior(nn.Module):
         predicts data - noise.
         """
         time = torch.full((len(x_t),), t, device=x_t.device)
-        convention = self.config.get("diffusion.time_convention") or "native"
-        if convention == "native":
+        convention = self.config.get("diffusion.time_convention")
+        if convention in (None, "", "native", "own"):  # own: its former name
             time = 1000 * time - int(self.path.discrete)
         elif convention == "sit":
             time = 1 - time

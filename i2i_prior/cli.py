@@ -23,7 +23,7 @@ def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     """A parser that knows all commands, and the options of those named."""
     parser = argparse.ArgumentParser(
         prog="i2i-prior",
-        allow_abbrev=False,  # `restarts` looks for --restarts in full
+        allow_abbrev=False,
         description="Image-to-image generative priors: train, sample, "
         "measure, export.",
     )

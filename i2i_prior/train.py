@@ -21,13 +21,13 @@ from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.training import metadata
 from i2i_prior.training.evaluators.base import is_due
 from i2i_prior.training.evaluators.registry import run_due
-from i2i_prior.training.loop_state import LoopState, open_loop
+from i2i_prior.training.loop_state import LoopState
 from i2i_prior.training.resilience.exit_status import (
     end_diverged,
     end_done,
     end_preempted,
 )
-from i2i_prior.training.resilience.loss_spikes import LossSpike
+from i2i_prior.training.resilience.rollback import LossSpike
 from i2i_prior.training.setup import build
 from i2i_prior.training.telemetry.goodput import DATA_WAIT, GoodputTimer
 from i2i_prior.training.training_data import open_data
@@ -70,9 +70,10 @@ def train(
     runtime.assert_equal("checkpoint and data", compared)
 
     flops = facts["flops_per_step"]
-    with open_loop(
+    loop = LoopState(
         config, workdir, program, data, timer, flops, profile_steps
-    ) as loop:
+    )
+    with loop.opened():
         state, origin = loop.restore()
         # Claimed only now, so that a start that fails leaves nothing behind.
         if writes:
@@ -121,7 +122,7 @@ def _run_steps(loop: LoopState, state: TrainState) -> tuple[TrainState, str]:
             evaluated = run_due(loop.evaluators, state, step, buffer)
             if evaluated and step >= train.steps:
                 return state, ""
-            stop, save = loop.preemption.poll(loop.saver.overdue)
+            stop, save = loop.preemption.poll(loop.checkpoint_overdue)
             if stop:
                 _save(loop, state, step)
                 return state, stop
@@ -156,7 +157,7 @@ def _dispatch(loop: LoopState, state: TrainState, batch: Any):
 def _save(loop: LoopState, state: TrainState, step: int) -> None:
     """Saves a state once every loss up to it is known to be good."""
     loop.buffer.drain()
-    loop.saver.save(state, step)
+    loop.save(state, step)
 
 
 def _roll_back(loop: LoopState, spike: LossSpike) -> TrainState:

@@ -39,24 +39,21 @@ def compile_in_child(
     """
     with tempfile.TemporaryDirectory(prefix="i2i-prior-compile-") as folder:
         request, answer = Path(folder, "request"), Path(folder, "answer")
-        request.write_text(
-            json.dumps(
-                {
-                    "config": flatten(config),
-                    "topology": topology.text,
-                    "low_effort": low_effort,
-                    "hlo": hlo_file and str(Path(hlo_file).absolute()),
-                }
-            )
-        )
+        wanted = {
+            "config": flatten(config),
+            "topology": topology.text,
+            "low_effort": low_effort,
+            "hlo": hlo_file and str(Path(hlo_file).absolute()),
+        }
+        request.write_text(json.dumps(wanted))
         errors = Path(folder, "errors")
         with errors.open("w") as stream:
-            command = [
-                *(sys.executable, "-m", "i2i_prior.aot.compile"),
-                *(str(request), str(answer)),
-            ]
+            module = [sys.executable, "-m", "i2i_prior.aot.compile"]
             with ChildProcess(
-                command, env=environment(topology), stdout=stream, stderr=stream
+                [*module, str(request), str(answer)],
+                env=environment(topology),
+                stdout=stream,
+                stderr=stream,
             ) as child:
                 text = f"compiling {config.name} for {topology.text}"
                 _wait(child, text if announce else "")
@@ -93,26 +90,18 @@ def _wait(child: ChildProcess, text: str) -> None:
     terminal = sys.stderr.isatty() and bool(text)
     if text and not terminal:
         print(f"{text} (a large model takes minutes)", file=sys.stderr)
-    bar = tqdm(
-        total=0,
-        desc=text,
-        bar_format="{desc} [{elapsed}]",
-        disable=not terminal,
-        leave=False,
-    )
-    with bar:
+    clock = "{desc} [{elapsed}]"
+    with tqdm(
+        desc=text, bar_format=clock, disable=not terminal, leave=False
+    ) as bar:
         while not child.ended():
             time.sleep(0.1)
             bar.refresh()
 
 
 def _failure(code: int, errors: Path) -> str:
-    """Reason of a compiler that ended without a result.
-
-    Args:
-      code: exit code; minus the number of the signal that killed it.
-      errors: file with its stderr.
-    """
+    """Reason of a compiler that ended with an exit code (or minus a signal),
+    its stderr in the file `errors`."""
     if code == -signal.SIGKILL:
         cause = " (out of this machine's memory, most likely)"
     else:

@@ -21,11 +21,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from i2i_prior.aot.estimate import (
-    collectives,
-    hlo,
-    roofline,
-)
+from i2i_prior.aot.estimate import collectives, hlo, roofline
 from i2i_prior.aot.estimate.hbm_traffic import count_traffic
 from i2i_prior.aot.topologies import (
     Topology,
@@ -39,10 +35,7 @@ from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.tasks.inputs import example_spec
 from i2i_prior.tasks.resolve import resolve
-from i2i_prior.training.setup import (
-    Program,
-    build,
-)
+from i2i_prior.training.setup import Program, build
 from i2i_prior.training.validate import validate
 
 # XLA's own scale, -1 to 1. On TPU a third of the compile time (measured), for
@@ -77,9 +70,9 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
 def compile_ahead(
     config: ConfigDict,
     topology: Topology,
-    low_effort: bool = False,
-    hlo_file: str | None = None,
-    early: Callable[[dict[str, Any]], None] = lambda result: None,
+    low_effort: bool,
+    hlo_file: str | None,
+    early: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Compiles the step; nothing is allocated, no data source is opened.
 
@@ -87,7 +80,7 @@ def compile_ahead(
       config: any; weight files need not be there.
       topology: the machine.
       low_effort: compile faster and a little worse.
-      hlo_file: where to keep XLA's optimized program as text, if anywhere.
+      hlo_file: for XLA's optimized program as text, if any.
       early: gets what is known before the compiler runs, which may take this
         process with it.
 
@@ -132,19 +125,21 @@ def _header(
 ) -> dict[str, Any]:
     """Fields of the result that are known before the compiler runs."""
     flops = step_flops(config)
-    shards = program.mesh.shape
-    data = shards["replica"] * shards["fsdp"]
+    shards, images = program.mesh.shape, config.data.batch_size
+    rows = shards["replica"] * shards["fsdp"] * config.train.accumulate
+    compiler = (
+        "libtpu" if topology.chip.platform == "tpu" else "jax-cuda12-pjrt"
+    )
+    packages = "jax", "jaxlib", compiler
     return {
         "name": config.name,
         "config_hash": config_hash(config),
         "topology": topology.text,
         "chips": topology.chips,
         "mesh": dict(shards),
-        "batch_size": config.data.batch_size,
+        "batch_size": images,
         "accumulate": config.train.accumulate,
-        "batch_per_shard": config.data.batch_size
-        / data
-        / config.train.accumulate,
+        "batch_per_shard": images / rows,
         "remat": config.model.remat,
         "trained_parameters": _count(program.abstract.params),
         "frozen_parameters": _count(program.abstract.frozen),
@@ -160,24 +155,13 @@ def _header(
         "collectives": [],
         "step_seconds_estimate": None,
         "mfu_estimate": None,
-        "assumptions": roofline.assumptions(topology, *_widths(config)),
-        "versions": _versions(topology),
+        "assumptions": roofline.assumptions(topology, *roofline.widths(config)),
+        "versions": {n: importlib.metadata.version(n) for n in packages},
     }
-
-
-def _widths(config: ConfigDict) -> tuple[int, int]:
-    """Width of the model and of a head."""
-    return config.model.width, config.model.width // config.model.heads
 
 
 def _count(arrays: dict[str, Any]) -> int:
     return sum(array.size for array in arrays.values())
-
-
-def _versions(topology: Topology) -> dict[str, str]:
-    tpu = topology.chip.platform == "tpu"
-    names = ("jax", "jaxlib", "libtpu" if tpu else "jax-cuda12-pjrt")
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 def examine(
@@ -189,21 +173,18 @@ def examine(
     fits = memory["peak"] <= capacity
     parsed = hlo.parse(compiled.as_text())
     sizes = dict(program.mesh.shape)
-    found = collectives.find_collectives(
-        parsed, sizes, accumulate=config.train.accumulate
-    )
+    found = collectives.find_collectives(parsed, sizes, config.train.accumulate)
     places = coordinates(topology, program.mesh.devices.ravel())
     flops = step_flops(config)
-    padded = (roofline.padding(topology, w) for w in _widths(config))
+    padded = (roofline.padding(topology, w) for w in roofline.widths(config))
     line = roofline.estimate(
         topology, flops.executed(*padded), count_traffic(parsed), found, places
     )
     peak = topology.chips * topology.chip.flops * line.seconds
-    reason = "" if fits else too_large(memory["peak"], capacity)
     return {
         "compiled": True,
         "fits": fits,
-        "reason": reason,
+        "reason": "" if fits else too_large(memory["peak"], capacity),
         "peak_bytes_per_chip": memory.pop("peak"),
         "memory": memory,
         "collectives": collectives.summary(found),

@@ -1,4 +1,4 @@
-"""Machine that the hours of a plan are computed for."""
+"""Machine that the hours and the price of planned runs are estimated for."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """Machine that trains the runs, one run on all of it.
+    """Machine that trains the runs, one run at a time on all of its chips.
 
     Attributes:
-      name: as it was asked for.
-      chips: of it.
-      flops: that it does, FLOP/s: all chips, after the MFU.
-      assumption: what of this is not known but assumed, in words.
-      price: of a chip-hour, in whatever currency it was given in; None: not
-        known, for list prices differ too much to ship one.
+      name: as given on the command line.
+      chips: number of chips.
+      flops: sustained FLOP/s of all chips: peak times MFU, or measured.
+      assumption: what the estimate assumes, as a sentence.
+      price: of a chip-hour, in any currency; None if not given.
     """
 
     name: str
@@ -43,18 +42,18 @@ def machine(
     measured: float | None,
     price: float | None = None,
 ) -> Machine | None:
-    """The machine of the options; None where none is named.
+    """Returns the machine of the options, None if they name none.
 
     Args:
       accelerator: a topology as `h100x8` or `v5e:4x4`.
       mfu: share of the bf16 peak that training reaches, 0 to 1.
-      measured: FLOP/s that the machine (one chip where none is named) was
-        seen to reach, instead of peak and MFU.
+      measured: FLOP/s measured on the machine (on one chip without
+        `accelerator`), used instead of peak and MFU.
       price: of a chip-hour.
 
     Raises:
-      UserError: for an unknown accelerator, numbers out of range, or a price
-        of no machine.
+      UserError: for an unknown accelerator, a number out of range, or a price
+        without a machine.
     """
     if price is not None and not 0 <= price < float("inf"):
         raise UserError(f"--price-per-chip-hour is {price:g}; give 0 or more")
@@ -62,23 +61,24 @@ def machine(
         raise UserError(f"--flops-per-second is {measured:g}; give more than 0")
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu is {mfu}; it is a share, above 0 and up to 1")
+    if accelerator is None and measured is not None:
+        name = f"a machine of {measured:g} FLOP/s"
+        assumption = "the measured FLOP/s are taken to hold for all runs"
+        return Machine(name, 1, measured, assumption, price)
+    if accelerator is None and price is not None:
+        raise UserError(
+            "--price-per-chip-hour needs a machine; add --accelerator, as "
+            "h100x8"
+        )
     if accelerator is None:
-        if measured is not None:
-            name = f"a machine of {measured:g} FLOP/s"
-            said = "the measured FLOP/s are taken to hold for all runs"
-            return Machine(name, 1, measured, said, price)
-        if price is not None:
-            raise UserError(
-                "--price-per-chip-hour needs a machine; add --accelerator, as "
-                "h100x8"
-            )
         return None
     from i2i_prior.aot.topologies import parse_topology
 
     topology = parse_topology(accelerator)
-    if measured is not None:
-        said = f"{measured:g} measured FLOP/s are taken to hold for all runs"
-        return Machine(accelerator, topology.chips, measured, said, price)
-    peak = topology.chips * topology.chip.flops
-    said = f"an MFU of {mfu:g} is an assumption (small models reach less)"
-    return Machine(accelerator, topology.chips, peak * mfu, said, price)
+    flops = measured or topology.chips * topology.chip.flops * mfu
+    assumption = (
+        f"an MFU of {mfu:g} is an assumption (small models reach less)"
+        if measured is None
+        else f"{measured:g} measured FLOP/s are taken to hold for all runs"
+    )
+    return Machine(accelerator, topology.chips, flops, assumption, price)

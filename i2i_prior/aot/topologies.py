@@ -1,4 +1,4 @@
-"""Machines by name, as `v5p:8x8x4` or `h100x16`, without having one."""
+"""Machines by name, as `v5p:8x8x4` or `h100x16`, and their devices for XLA."""
 
 from __future__ import annotations
 
@@ -143,15 +143,12 @@ def find_devices(topology: Topology) -> Sequence[Any]:
     check_compiler(topology)
     chip = topology.chip
     if chip.platform == "cuda":
-        from i2i_prior.aot.gpu_target import assume_cudnn, target_config
-
-        assume_cudnn()
-        hosts = topology.slices
+        _assume_cudnn()
         return get_topology_desc(
             chip.name,
             "cuda",
-            target_config=target_config(chip),
-            topology=f"{hosts}x1x{topology.shape[0]}",
+            target_config=_target_config(chip),
+            topology=f"{topology.slices}x1x{topology.shape[0]}",
         ).devices
     options: dict[str, Any] = {"num_slices": topology.slices}
     if chip.name == "v4":
@@ -204,3 +201,59 @@ def coordinates(topology: Topology, devices: np.ndarray) -> np.ndarray:
 
     flat = np.array([place(device) for device in devices.flat])
     return flat.reshape(*devices.shape, -1)
+
+
+def _assume_cudnn() -> None:
+    """Replaces JAX's check of cuDNN, which this machine need not have.
+
+    JAX asks this process' own cuDNN for its version when it traces fused
+    attention; the compiler itself only reads `target_config`.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    fused_attention_stablehlo.check_cudnn_version = lambda: 9_10_00
+
+
+def _target_config(chip: Chip) -> str:
+    """XLA's GpuTargetConfig in text format, for Hopper chips.
+
+    Figures: CUDA programming guide, table of compute capability 9.0, and the
+    data sheets named in `chips`.
+    """
+    return f"""
+platform_name: "CUDA"
+device_description_str: "NVIDIA {chip.kind}"
+dnn_version_info {{ major: 9 minor: 10 }}
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
+  name: "NVIDIA {chip.kind}"
+  platform_version: "Compute Capability 9.0a"
+  device_vendor: "NVIDIA Corporation"
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  l2_cache_size: 52428800
+  memory_bandwidth: {int(chip.memory_bandwidth)}
+  device_memory_size: {chip.usable_memory}
+  device_address_bits: 64
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  shared_memory_per_core: 233472
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024
+  thread_dim_limit_y: 1024
+  thread_dim_limit_z: 64
+  driver_version: "13.0.0"
+  runtime_version: "12.8.0"
+  compile_time_toolkit_version: "12.8.0"
+  dnn_version: "9.10.0"
+  device_interconnect_info {{ active_links: 18 }}
+}}
+"""

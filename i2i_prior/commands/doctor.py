@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     _print_compiler()
     import jax
 
-    from i2i_prior.training.telemetry.throughput import peak_flops
+    from i2i_prior.training.telemetry.goodput import peak_flops
 
     try:
         devices = jax.devices()

@@ -71,10 +71,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 def _train_with_restarts(options: argparse.Namespace) -> int:
     from i2i_prior.distributed.cluster import detect
-    from i2i_prior.training.resilience.restarts import (
-        supervise,
-        without_restarts,
-    )
+    from i2i_prior.training.resilience.restarts import supervise
 
     if options.restarts < 0:
         raise UserError(f"--restarts is {options.restarts}; give 0 or more")
@@ -85,6 +82,7 @@ def _train_with_restarts(options: argparse.Namespace) -> int:
             "would not wait for; leave it to what starts them all (exit codes "
             "70 and 75: the same command resumes)"
         )
-    command = [sys.executable, "-m", "i2i_prior.cli"]
-    command += without_restarts(options.arguments)
+    # The last --restarts counts: the child is not supervised in its turn.
+    command = [sys.executable, "-m", "i2i_prior.cli", *options.arguments]
+    command.append("--restarts=0")
     return supervise(command, Path(options.workdir), options.restarts)

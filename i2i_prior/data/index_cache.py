@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from i2i_prior.io.cache_dir import user_cache
-from i2i_prior.io.files import atomic_path
+from i2i_prior.io.files import atomic_path, user_cache
 
 Arrays = dict[str, np.ndarray]
 

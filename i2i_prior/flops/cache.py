@@ -14,8 +14,7 @@ from typing import Any
 import jax
 
 from i2i_prior import flops, models, tasks
-from i2i_prior.io.cache_dir import user_cache
-from i2i_prior.io.files import write_json
+from i2i_prior.io.files import user_cache, write_json
 from i2i_prior.models.blocks import BLOCKS
 from i2i_prior.tasks.registry import TASKS
 

@@ -1,4 +1,4 @@
-"""Atomic files: whole or absent after any kill."""
+"""Atomic files, whole or absent after any kill, and the cache folder."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def nan_to_null(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def user_cache(*parts: str) -> Path:
+    """Path below this user's cache folder of i2i_prior, there or not."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home, "i2i_prior", *parts)
 
 
 def remove_partial(folder: Path) -> None:

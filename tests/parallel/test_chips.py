@@ -7,7 +7,7 @@ import pytest
 from i2i_prior.aot.topologies import parse_topology
 from i2i_prior.errors import UserError
 from i2i_prior.parallel.chips import CHIPS
-from i2i_prior.training.telemetry.throughput import peak_flops
+from i2i_prior.training.telemetry.goodput import peak_flops
 
 
 def test_the_peak_of_a_run_is_the_tables():

@@ -12,18 +12,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior.aot.child import (
-    compile_in_child,
-)
+from i2i_prior.aot.child import compile_in_child
 from i2i_prior.aot.estimate import candidates as model
 from i2i_prior.aot.estimate import roofline
 from i2i_prior.aot.topologies import Topology
 from i2i_prior.config import flatten, from_flat
 from i2i_prior.errors import UserError
 from i2i_prior.flops.step_flops import step_flops
-from i2i_prior.io.progress import (
-    Progress,
-)
+from i2i_prior.io.progress import Progress
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.parallel.mesh import AXES
 from i2i_prior.tasks import network
@@ -68,21 +64,15 @@ def search(
     results: list[tuple[dict[str, Any], model.Candidate]] = []
     for number, choice in enumerate(choices):
         try:
-            result = compile_in_child(
-                _changed(config, choice), topology, True, announce=False
-            )
+            changed = _changed(config, choice)
+            result = compile_in_child(changed, topology, True, announce=False)
         except UserError as error:
             result = {"fits": False, "reason": str(error)}
         results.append((result, choice))
         progress.update(number + 1, **_speed(result))
     results.sort(key=lambda tried: _rank(tried[0]))
-    final = compile_in_child(
-        _changed(config, results[0][1]),
-        topology,
-        low_effort,
-        hlo_file,
-        announce=False,
-    )
+    fastest = _changed(config, results[0][1])
+    final = compile_in_child(fastest, topology, low_effort, hlo_file, False)
     progress.update(len(choices) + 1, **_speed(final))
     progress.close()
     rows = [_row(result, choice, work) for result, choice in results]
@@ -120,12 +110,8 @@ def _rank(result: dict[str, Any]) -> tuple:
 def _row(
     result: dict[str, Any], choice: model.Candidate, work: model.Workload
 ) -> dict[str, Any]:
-    names = (
-        "peak_bytes_per_chip",
-        "step_seconds_estimate",
-        "images_per_second_estimate",
-        "mfu_estimate",
-    )
+    estimates = "step_seconds", "images_per_second", "mfu"
+    names = "peak_bytes_per_chip", *(f"{name}_estimate" for name in estimates)
     return {
         "mesh": dict(zip(AXES, choice.mesh, strict=True)),
         "remat": choice.remat,
@@ -140,20 +126,17 @@ def workload(config: ConfigDict, topology: Topology) -> model.Workload:
     """Numbers of a config that the rough model needs."""
     shapes = resolve(config)
     dit, latent = shapes.dit, shapes.latent
-    sizes = {
-        name: int(np.prod(shape.shape))
-        for name, shape in network.parameter_shapes(config).items()
-    }
-    frozen = sum(
-        size
-        for name, size in sizes.items()
-        if name.startswith("autoencoder/")
-        or (config.encoder.kind == "frozen" and name.startswith("encoder/"))
-    )
-    stacked = sum(
-        size for name, size in sizes.items() if name.startswith("dit/blocks/")
-    )
-    values = 4 if config.model.precision != "bfloat16" else 2
+    parameters = network.parameter_shapes(config).items()
+
+    def size(*prefixes: str) -> int:
+        """Number of the parameters whose names start so."""
+        found = (
+            shape for name, shape in parameters if name.startswith(prefixes)
+        )
+        return sum(int(np.prod(shape.shape)) for shape in found)
+
+    is_frozen = config.encoder.kind == "frozen"
+    frozen = size("autoencoder/", *["encoder/"] * is_frozen)
     widths = getattr(latent, "widths", (3,))
     moment = 4 if config.optim.moment_dtype == "float32" else 2
     average = 4 if config.train.ema_dtype == "float32" else 2
@@ -163,22 +146,19 @@ def workload(config: ConfigDict, topology: Topology) -> model.Workload:
         width=dit.width,
         tokens=token_count(dit),
         heads=dit.heads,
-        trained=sum(sizes.values()) - frozen,
+        trained=size("") - frozen,
         frozen=frozen,
-        stacked=stacked,
+        stacked=size("dit/blocks/"),
         state_bytes=4 + 2 * moment + average,
-        value_bytes=values,
+        value_bytes=2 if config.model.precision == "bfloat16" else 4,
         image_values=config.data.image_size**2 * widths[0],
         flops=_flops(config, topology),
     )
 
 
 def _flops(config: ConfigDict, topology: Topology) -> dict[str, float]:
-    width = config.model.width
-    padded = (
-        roofline.padding(topology, width),
-        roofline.padding(topology, width // config.model.heads),
-    )
+    """FLOPs of a step as the chips execute them, by remat policy."""
+    padded = [roofline.padding(topology, w) for w in roofline.widths(config)]
     changed = from_flat(flatten(config))
     flops = {}
     for policy in model.KEPT:

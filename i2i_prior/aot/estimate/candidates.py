@@ -55,13 +55,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Layout of a step.
-
-    Attributes:
-      replica, fsdp, context, tensor: mesh axes.
-      remat: policy.
-      accumulate: micro-batches.
-    """
+    """Layout of a step: sizes of the mesh axes, remat policy, micro-batches."""
 
     replica: int
     fsdp: int
@@ -74,6 +68,11 @@ class Candidate:
     def mesh(self) -> tuple[int, int, int, int]:
         """Sizes in the mesh's order."""
         return self.replica, self.fsdp, self.context, self.tensor
+
+    @property
+    def shards(self) -> int:
+        """Chips that a parameter is sharded over."""
+        return self.fsdp * self.context * self.tensor
 
     def micro_batch(self, work: Workload) -> float:
         """Images of one micro-batch on one data-parallel shard."""
@@ -111,22 +110,18 @@ def _powers(limit: int) -> list[int]:
 
 def memory(work: Workload, choice: Candidate) -> float:
     """Estimated bytes on one chip."""
-    shards = choice.fsdp * choice.context * choice.tensor
     gradients = 4 * (2 if choice.accumulate > 1 else 1)
-    state = (work.state_bytes + gradients) * work.trained / shards
-    state += 4 * work.frozen / shards
+    state = (work.state_bytes + gradients) * work.trained + 4 * work.frozen
     layer = work.stacked / work.depth / choice.tensor
     # One layer at work, the next one on its way, and a gradient.
     gathered = layer * (2 * 2 + 4)
     micro = choice.micro_batch(work)
     # Each value is cut over tensor too: by tokens, heads or channels.
-    tokens = micro * work.tokens / (choice.context * choice.tensor)
-    value = tokens * work.width * work.value_bytes
-    activations = value * work.depth * (1 + KEPT[choice.remat])
-    activations += value * WORKING
-    images = max(micro / (choice.context * choice.tensor), 1)
-    activations += IMAGE_COPIES * 4 * images * work.image_values
-    return state + gathered + activations
+    share = micro / (choice.context * choice.tensor)
+    value = share * work.tokens * work.width * work.value_bytes
+    activations = value * (work.depth * (1 + KEPT[choice.remat]) + WORKING)
+    activations += IMAGE_COPIES * 4 * max(share, 1) * work.image_values
+    return state / choice.shards + gathered + activations
 
 
 def seconds(work: Workload, choice: Candidate, topology: Topology) -> float:
@@ -134,8 +129,7 @@ def seconds(work: Workload, choice: Candidate, topology: Topology) -> float:
     chip = topology.chip
     rate = chip.flops * ATTAINABLE[chip.platform] * topology.chips
     compute = work.flops[choice.remat] / rate
-    shards = choice.fsdp * choice.context * choice.tensor
-    update = 2 * work.state_bytes * work.trained / shards
+    update = 2 * work.state_bytes * work.trained / choice.shards
     # The residual stream is read and written some times a layer.
     micro = choice.micro_batch(work) * choice.accumulate
     tokens = micro * work.tokens / (choice.context * choice.tensor)
@@ -146,7 +140,7 @@ def seconds(work: Workload, choice: Candidate, topology: Topology) -> float:
     near = chip.link_bandwidth * (2 if chip.axes else 1)
     if topology.slices > 1:
         slow = chip.slow_bandwidth
-    if chip.axes == 0 and shards > topology.shape[0]:
+    if chip.axes == 0 and choice.shards > topology.shape[0]:
         fast = slow
     core = compute + memory_seconds
     return max(core, kernels / fast) + stream / near + last / slow
@@ -184,33 +178,28 @@ def _link_bytes(
     return kernels, sent, last
 
 
-def best(
-    work: Workload, topology: Topology, count: int, each_mesh: int = 2
-) -> list[Candidate]:
-    """Fastest candidates that should fit, at most `each_mesh` of one mesh.
+def best(work: Workload, topology: Topology, count: int) -> list[Candidate]:
+    """Fastest candidates that should fit, at most two of one mesh.
 
     Where none should fit, those with the lowest estimated memory.
     """
     capacity = HEADROOM * topology.chip.usable_memory
     every = list(candidates(work, topology))
     fitting = [c for c in every if memory(work, c) <= capacity]
-    if fitting:
-        # Of equals to a thousandth, the plainest.
-        fitting.sort(
+    if not fitting:
+        ranked = sorted(every, key=lambda c: memory(work, c))
+    else:  # of equals to a thousandth, the plainest
+        ranked = sorted(
+            fitting,
             key=lambda c: (
                 float(f"{seconds(work, c, topology):.3g}"),
                 c.tensor * c.context,
                 c.accumulate,
                 memory(work, c),
-            )
+            ),
         )
-    else:
-        fitting = sorted(every, key=lambda c: memory(work, c))
     chosen: list[Candidate] = []
-    for choice in fitting:
-        same = sum(other.mesh == choice.mesh for other in chosen)
-        if same < each_mesh:
+    for choice in ranked:
+        if sum(other.mesh == choice.mesh for other in chosen) < 2:
             chosen.append(choice)
-        if len(chosen) == count:
-            break
-    return chosen
+    return chosen[:count]

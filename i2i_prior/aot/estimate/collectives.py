@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -37,14 +38,13 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      where: "layer loop", or "outside" of it.
+      where: `LAYERS` or `OUTSIDE`.
       bytes: result on one chip, of one execution.
       count: executions a step.
       members: partitions of the first group that talk to each other, as
         positions in the flattened mesh; source and target for a permute.
       axes: mesh axes that the members differ in.
       shape: dimensions of the largest array of the result.
-      source: JAX's name of what it serves.
     """
 
     kind: str
@@ -54,14 +54,10 @@ class Collective:
     members: tuple[int, ...]
     axes: tuple[str, ...]
     shape: tuple[int, ...]
-    source: str
 
 
 def find_collectives(
-    program: Program,
-    mesh: dict[str, int],
-    *,
-    accumulate: int = 1,
+    program: Program, mesh: dict[str, int], accumulate: int = 1
 ) -> list[Collective]:
     """Collectives in program order, equal ones not yet added up.
 
@@ -76,13 +72,13 @@ def find_collectives(
         kind = _kind(i)
         if not kind:
             continue
-        channel = i.attribute("channel_id")
         if "chain_id" in i.attributes:
             # A TPU spreads one transfer over several fusions, all of the
             # same channel.
-            if (channel, kind, loops) in seen:
+            transfer = i.attribute("channel_id"), kind, loops
+            if transfer in seen:
                 continue
-            seen.add((channel, kind, loops))
+            seen.add(transfer)
         members = _members(i, math.prod(mesh.values()))
         if len(members) < 2:
             continue
@@ -102,7 +98,6 @@ def find_collectives(
                 members,
                 _axes(members, mesh),
                 max((s.dimensions for s in shapes), key=math.prod),
-                i.source,
             )
         )
     return found
@@ -155,7 +150,7 @@ def first_group(attributes: str, chips: int) -> tuple[int, ...]:
     """
     match = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
     if match:
-        return tuple(int(number) for number in match[1].split(","))
+        return tuple(_numbers(match[1]))
     match = re.search(
         r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?",
         attributes,
@@ -223,21 +218,14 @@ def summary(collectives: list[Collective]) -> list[dict]:
     `bytes` is the result of one execution on one chip, `count` executions a
     step: bytes x count is what arrives on a chip in a step.
     """
-    groups: dict[tuple, int] = {}
+    groups: Counter[tuple] = Counter()
     for c in collectives:
-        key = (c.kind, c.where, c.bytes, c.axes, len(c.members), c.shape)
-        groups[key] = groups.get(key, 0) + c.count
+        equal = c.kind, c.where, c.bytes, c.axes, len(c.members), c.shape
+        groups[equal] += c.count
+    names = "kind", "where", "bytes", "axes", "group", "shape"
     rows = [
-        {
-            "kind": kind,
-            "where": where,
-            "bytes": size,
-            "count": count,
-            "axes": list(axes),
-            "group": group,
-            "shape": list(shape),
-        }
-        for (kind, where, size, axes, group, shape), count in groups.items()
+        {**dict(zip(names, equal, strict=True)), "count": count}
+        for equal, count in groups.items()
     ]
     return sorted(rows, key=lambda row: -row["bytes"] * row["count"])
 
@@ -249,14 +237,13 @@ def whole_parameters(
 ) -> list[str]:
     """Stacked layer parameters that are gathered outside the layer loop.
 
+    None are where a program gathers layer by layer. Of parameters of the
+    same shape, the first name stands for all.
+
     Args:
       collectives: of the program.
       stacked: name -> global shape (layers, in, out) of what is sharded.
       tensor: shards of the tensor axis, which a gather leaves alone.
-
-    Returns:
-      names; empty for a program that gathers layer by layer. Of parameters
-      of the same shape, the first name stands for all.
     """
     outside = {
         _sides(*c.shape)

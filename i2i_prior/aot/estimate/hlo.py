@@ -1,8 +1,4 @@
-"""Parser of XLA's optimized programs as text (HLO).
-
-It reads what the estimates need: computations, instructions with their
-shapes, calls, and the trip counts of loops.
-"""
+"""Parser of the parts of XLA's optimized programs (HLO) that estimates need."""
 
 from __future__ import annotations
 
@@ -12,7 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\]")
+_NAME = r"[\w.\-]+"
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,<=]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 # Reducers of all-reduce and sort are `to_apply` too; they cost nothing.
@@ -77,21 +74,13 @@ class Instruction:
     @functools.cached_property
     def called(self) -> tuple[str, ...]:
         """Computations that this calls, but for conditions."""
-        names: list[str] = []
-        for match in _CALLED.finditer(self.attributes):
-            names += re.findall(r"[\w.\-]+", match[1])
-        return tuple(names)
+        found = _CALLED.findall(self.attributes)
+        return tuple(n for names in found for n in re.findall(_NAME, names))
 
     def attribute(self, name: str) -> str | None:
         """Text of `name=...` up to the next comma or space, or None."""
         match = re.search(rf"\b{name}=([^,\s]+)", self.attributes)
         return match[1] if match else None
-
-    @property
-    def source(self) -> str:
-        """JAX's name for what this computes, "" where XLA kept none."""
-        match = re.search(r'op_name="([^"]*)"', self.attributes)
-        return match[1] if match else ""
 
 
 @dataclass
@@ -116,12 +105,7 @@ class Computation:
 
 @dataclass
 class Program:
-    """A parsed module.
-
-    Attributes:
-      computations: by name.
-      entry: name of the one that runs first.
-    """
+    """A parsed module: computations by name, and the name of the first."""
 
     computations: dict[str, Computation]
     entry: str
@@ -136,11 +120,10 @@ class Program:
         if known:
             return int(known[1])
         name = (loop.attribute("condition") or "").lstrip("%")
-        if name not in self.computations:
-            return 1
+        condition = self.computations.get(name, Computation(name))
         limits = [
             int(i.operands[0])
-            for i in self.computations[name].instructions.values()
+            for i in condition.instructions.values()
             if i.opcode == "constant"
             and i.shapes[0].dtype in ("s32", "s64", "u32")
             and not i.shapes[0].dimensions
@@ -160,9 +143,7 @@ class Program:
         computation = self.computations[name]
         for i in computation.instructions.values():
             yield computation, i, loops, fused
-            around = loops
-            if i.opcode == "while":
-                around = (*loops, self.trips(i))
+            around = (*loops, self.trips(i)) if i.opcode == "while" else loops
             inside = fused or i.opcode == "fusion"
             for called in i.called:
                 yield from self._walk(called, around, inside)
@@ -210,7 +191,7 @@ def _parse_instruction(root, name: str, rest: str) -> Instruction | None:
     if opcode in ("parameter", "constant"):
         operands: tuple[str, ...] = (inside,)
     else:
-        operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+        operands = tuple(re.findall(f"%({_NAME})", inside))
     return Instruction(
         name, opcode, shapes(kind), operands, rest[close:], bool(root)
     )
@@ -228,15 +209,9 @@ def _close(text: str) -> int:
 
 def shapes(text: str) -> tuple[Shape, ...]:
     """Arrays of a type as XLA writes it, tuples flattened."""
-    found = []
-    for match in _SHAPE.finditer(text):
-        layout = re.match(r"\{[^}]*\}", text[match.end() :])
-        sizes = re.findall(r"\d+", match[2])
-        found.append(
-            Shape(
-                match[1],
-                tuple(int(size) for size in sizes),
-                fast=layout is not None and "S(1)" in layout[0],
-            )
+    return tuple(
+        Shape(
+            dtype, tuple(map(int, re.findall(r"\d+", sizes))), "S(1)" in layout
         )
-    return tuple(found)
+        for dtype, sizes, layout in _SHAPE.findall(text)
+    )

@@ -9,6 +9,8 @@ share over the slow network.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 
 from i2i_prior.aot.estimate.collectives import Collective
@@ -33,8 +35,8 @@ def collective_seconds(
     inside = len(members) // slices
     slow = 0.0
     if slices > 1:
-        share = _crossing(collective, slices, inside)
-        slow = share / topology.chip.slow_bandwidth
+        sent = _crossing(collective, slices, inside)
+        slow = sent / topology.chip.slow_bandwidth
     if inside == 1:
         return slow
     spans = [len(np.unique(axis)) for axis in members[:, 1:].T]
@@ -43,17 +45,13 @@ def collective_seconds(
 
 def _crossing(collective: Collective, slices: int, inside: int) -> float:
     """Bytes that each chip sends to other slices."""
-    share = (slices - 1) / slices
-    size = collective.bytes
-    if collective.kind == "collective-permute":
-        return size
-    if collective.kind == "all-reduce":
-        return 2 * size * share / inside
-    if collective.kind == "reduce-scatter":
-        return size * slices * share
-    if collective.kind == "all-to-all":
-        return size * share
-    return size * share / inside
+    size, share = collective.bytes, (slices - 1) / slices
+    return {
+        "collective-permute": size,
+        "all-reduce": 2 * size * share / inside,
+        "reduce-scatter": size * slices * share,
+        "all-to-all": size * share,
+    }.get(collective.kind, size * share / inside)
 
 
 def _fast_seconds(
@@ -89,13 +87,11 @@ def by_axes(
     collectives: list[Collective], topology: Topology, places: np.ndarray
 ) -> dict[tuple[str, str], float]:
     """(where, "fsdp+replica") -> seconds a step, one collective at a time."""
-    total: dict[tuple[str, str], float] = {}
+    total: dict[tuple[str, str], float] = defaultdict(float)
     memo: dict[tuple, float] = {}
     for c in collectives:
         key = (c.kind, c.bytes, c.members)
         if key not in memo:
             memo[key] = collective_seconds(c, topology, places)
-        axes = "+".join(c.axes) or "none"
-        place = (c.where, axes)
-        total[place] = total.get(place, 0.0) + memo[key] * c.count
-    return total
+        total[c.where, "+".join(c.axes) or "none"] += memo[key] * c.count
+    return dict(total)

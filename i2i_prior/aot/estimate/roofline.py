@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from i2i_prior.aot.estimate.collectives import LAYERS, Collective
 from i2i_prior.aot.estimate.hbm_traffic import Traffic
@@ -45,12 +46,12 @@ class Roofline:
     def hidden(self) -> float:
         """Seconds of the layer loop's kernels and gradients: those of a layer
         travel while another is computed."""
-        return sum(s for key, s in self.links.items() if _runs_beside(*key))
+        return sum(s for key, s in self.links.items() if _overlaps(*key))
 
     @property
     def exposed(self) -> float:
         """Seconds of all other collectives, which nothing overlaps."""
-        return sum(s for key, s in self.links.items() if not _runs_beside(*key))
+        return sum(s for key, s in self.links.items() if not _overlaps(*key))
 
     @property
     def seconds(self) -> float:
@@ -66,15 +67,19 @@ class Roofline:
             "hidden_link_seconds": self.hidden,
             "exposed_link_seconds": self.exposed,
             "links": [
-                {"where": where, "axes": axes, "seconds": seconds}
-                for (where, axes), seconds in sorted(
-                    self.links.items(), key=lambda item: -item[1]
+                {
+                    "where": where,
+                    "axes": axes,
+                    "seconds": self.links[where, axes],
+                }
+                for where, axes in sorted(
+                    self.links, key=lambda k: -self.links[k]
                 )
             ],
         }
 
 
-def _runs_beside(where: str, axes: str) -> bool:
+def _overlaps(where: str, axes: str) -> bool:
     """Returns True for parameters, which are sharded over fsdp and over other
     axes with it; collectives over context or tensor alone are of activations
     that the next product needs."""
@@ -85,6 +90,11 @@ def padding(topology: Topology, width: int) -> float:
     """Ratio of a width as the matrix unit pads it to the width."""
     unit = topology.chip.unit
     return math.ceil(width / unit) * unit / width
+
+
+def widths(config: ConfigDict) -> tuple[int, int]:
+    """Width of the model and of a head."""
+    return config.model.width, config.model.width // config.model.heads
 
 
 def estimate(
@@ -98,7 +108,7 @@ def estimate(
 
     Args:
       topology: the machine.
-      executed_flops: of all chips, what remat computes again included.
+      executed_flops: of all chips, recomputation of remat included.
       traffic: HBM bytes of one chip.
       collectives: of the program.
       places: int (chips, 1 + axes), see `topologies.coordinates`.

@@ -27,7 +27,7 @@ from i2i_prior.evaluation.features.presets import Preset, find_preset
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.lazy_tensor import LazyTensor, one_line
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
-from i2i_prior.io.cache_dir import user_cache
+from i2i_prior.io.files import user_cache
 
 PUBLISHED = "6726825d"
 URL = (

@@ -33,7 +33,7 @@ from i2i_prior.evaluation.sets.statistics_files import (
     read_statistics,
     save_statistics,
 )
-from i2i_prior.io.cache_dir import user_cache
+from i2i_prior.io.files import user_cache
 from i2i_prior.version import __version__
 
 _VERSION = 1  # of the stored files, and of the code that computes them

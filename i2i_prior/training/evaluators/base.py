@@ -19,9 +19,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.checkpoint.train_state import TrainState
-from i2i_prior.data.record import (
-    Source,
-)
+from i2i_prior.data.record import Source
 from i2i_prior.evaluation.eval_spec import EvalSpec
 from i2i_prior.inference.generator import Generator
 from i2i_prior.tasks.base import Task
@@ -36,9 +34,6 @@ class EvaluatorContext:
     """Parts of a run that evaluators are built from.
 
     Attributes:
-      config, task, mesh: of the run.
-      workdir: the run directory.
-      checkpoints: of the run.
       save: saves the state of a step.
       check: raises Interrupted once a signal has come; long work polls it.
     """
@@ -53,11 +48,7 @@ class EvaluatorContext:
 
     @functools.cached_property
     def held_out(self) -> Source:
-        """Images that samples are conditioned on.
-
-        Raises:
-          UserError: if they cannot be opened.
-        """
+        """Images that samples are conditioned on; UserError if not opened."""
         return open_held_out(self.config)
 
     @functools.cached_property
@@ -100,9 +91,13 @@ class Evaluator(abc.ABC):
         last = self.every > 0 and step == self.context.config.train.steps
         return last or is_due(step, self.every)
 
-    @abc.abstractmethod
+    def path(self, step: int) -> Path:
+        """File that holds the result of a step once it is done."""
+        raise NotImplementedError
+
     def done(self, step: int) -> bool:
         """Returns True if the result of a step is on disk."""
+        return self.path(step).exists()
 
     @abc.abstractmethod
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:

@@ -112,7 +112,6 @@ class BestCheckpoint(Evaluator):
         self.context.checkpoints.protect(result["step"])
 
     def forget_after(self, step: int) -> None:
-        """Forgets a best checkpoint after the step of a rollback."""
         if self._record.get("step", 0) > step:
             self._record = {}
             self.context.checkpoints.protect(None)

@@ -31,10 +31,7 @@ from i2i_prior.training.evaluators.base import (
 
 
 class Metrics(Evaluator):
-    """Writes evaluations/STEP-FEATURES.json and .png, logs "eval/METRIC".
-
-    Runs every `train.evaluate_every` steps, from step 0 on.
-    """
+    """Writes evaluations/STEP-FEATURES.json and .png, logs "eval/METRIC"."""
 
     name = "metrics"
     at_start = True
@@ -43,9 +40,6 @@ class Metrics(Evaluator):
     def __init__(self, context: EvaluatorContext) -> None:
         super().__init__(context, context.config.train.evaluate_every)
         self._source = context.held_out
-
-    def done(self, step: int) -> bool:
-        return self._path(step).exists()
 
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         began = time.monotonic()
@@ -79,13 +73,13 @@ class Metrics(Evaluator):
         result = with_sampling(config, step, result)
         result["seconds"] = round(time.monotonic() - began, 1)
         if runtime.is_primary():
-            write_evaluation(self._path(step), result, picture)
+            write_evaluation(self.path(step), result, picture)
         return _scalars(result["metrics"]), {}
 
     def stored(self, step: int) -> Scalars:
-        return _scalars(read_json(self._path(step))["metrics"])
+        return _scalars(read_json(self.path(step))["metrics"])
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         extractor = self.context.eval_spec.extractor
         return result_path(self.context.workdir, step, extractor)
 

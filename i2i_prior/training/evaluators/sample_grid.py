@@ -28,9 +28,6 @@ class SampleGrid(Evaluator):
         super().__init__(context, context.config.train.sample_every)
         self._source = context.held_out
 
-    def done(self, step: int) -> bool:
-        return self._path(step).exists()
-
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         config, section = self.context.config, self.context.config.sample
         count = section.conditions
@@ -54,9 +51,9 @@ class SampleGrid(Evaluator):
             example[targets[0]] if targets else None,
         )
         if runtime.is_primary():
-            self._path(step).parent.mkdir(exist_ok=True)
-            image_grid.save_png(self._path(step), grid)
+            self.path(step).parent.mkdir(exist_ok=True)
+            image_grid.save_png(self.path(step), grid)
         return {}, {"samples": grid}
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
         return self.context.workdir / "samples" / f"{step}.png"

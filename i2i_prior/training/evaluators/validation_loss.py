@@ -32,11 +32,7 @@ from i2i_prior.evaluation.validation_losses import FOLDER, KINDS, Losses
 from i2i_prior.io.progress import Progress
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
-from i2i_prior.parallel.constraints import (
-    on_mesh,
-    replicate,
-    shard_batch,
-)
+from i2i_prior.parallel.constraints import on_mesh, replicate, shard_batch
 from i2i_prior.tasks.base import Task
 from i2i_prior.training.evaluators.base import (
     Evaluator,
@@ -64,17 +60,9 @@ class ValidationLoss(Evaluator):
         super().__init__(context, section.every)
         self._source: Any = open_validation(config)  # None if never run
         self._times = stratified_times(section.times, path)
-        self._shares = stratum_shares(
-            section.times,
-            path,
-            diffusion.time,
-            diffusion.time_mean,
-            diffusion.time_std,
-        )
+        drawn = diffusion.time, diffusion.time_mean, diffusion.time_std
+        self._shares = stratum_shares(section.times, path, *drawn)
         self._losses = compile_losses(context.task, self._times, context.mesh)
-
-    def done(self, step: int) -> bool:
-        return self._path(step).exists()
 
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         config = self.context.config
@@ -116,17 +104,16 @@ class ValidationLoss(Evaluator):
         return scalars, {}
 
     def stored(self, step: int) -> Scalars:
-        return read_json(self._path(step))["losses"]
+        return read_json(self.path(step))["losses"]
 
-    def _path(self, step: int) -> FilePath:
+    def path(self, step: int) -> FilePath:
         return validation_losses.document(self.context.workdir, step)
 
     @functools.cached_property
     def _batches(self) -> list[tuple[Batch, int]]:
         """Examples, decoded once a run: batches of one size, and how many of
         the rows of each count (the last batch is filled up)."""
-        section = self.context.config.validation
-        devices = jax.device_count()
+        section, devices = self.context.config.validation, jax.device_count()
         size = min(section.batch_size, section.examples)
         size = -(-size // devices) * devices
         return [
@@ -167,10 +154,10 @@ def losses(
     numbers: Array,
     times: np.ndarray,
 ) -> tuple[Array, Array]:
-    """Losses of each example at each time; no condition is dropped or masked.
+    """Loss and mean squared error of each example at each time, float32 (B, T).
 
-    The noise of an example is a function of its number, the index of the
-    time and the shape of the latent alone.
+    No condition is dropped or masked. The noise of an example is a function
+    of its number, the index of the time and the shape of the latent alone.
 
     Args:
       task: of the run.
@@ -178,9 +165,6 @@ def losses(
       batch: see `Task.example_spec`.
       numbers: int32 (B,), the examples' numbers.
       times: (T,), path times.
-
-    Returns:
-      loss and mean squared error, float32 (B, T).
     """
     shape = task.shape_of(batch)
     key = jax.random.key(_SEED)

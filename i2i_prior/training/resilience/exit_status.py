@@ -16,8 +16,8 @@ from i2i_prior.checkpoint import run_dir
 from i2i_prior.config import config_hash
 from i2i_prior.distributed import runtime
 from i2i_prior.training.loop_state import LoopState
-from i2i_prior.training.resilience.loss_spikes import LossSpike
 from i2i_prior.training.resilience.preemption import DIVERGED, DONE, REQUEUE
+from i2i_prior.training.resilience.rollback import LossSpike
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from i2i_prior.training.telemetry.run_report import write_report
 

@@ -21,20 +21,6 @@ FINAL = (0, 1, 2, 64, 65, 74, 75)
 _MAX_WAIT = 300.0  # seconds between two starts
 
 
-def without_restarts(arguments: Sequence[str]) -> list[str]:
-    """Removes --restarts N from command-line arguments, for the child."""
-    kept: list[str] = []
-    skip = False
-    for text in arguments:
-        if skip:
-            skip = False
-        elif text == "--restarts":
-            skip = True
-        elif not text.startswith("--restarts="):
-            kept.append(text)
-    return kept
-
-
 def supervise(
     command: Sequence[str],
     workdir: Path,

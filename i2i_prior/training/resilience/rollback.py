@@ -1,4 +1,4 @@
-"""Rollbacks: after a loss spike, the last good checkpoint and new batches.
+"""Loss spikes, and rollbacks: the last good checkpoint and new batches.
 
 After a bad step s a run goes on from its last good checkpoint c with other
 batches: all that were seen between c and s, before and during the spike, are
@@ -17,15 +17,67 @@ noise that are no newer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import math
+import statistics
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from i2i_prior.checkpoint.run_dir import read_json, write_json
 from i2i_prior.data.broken import Batch
-from i2i_prior.training.resilience.loss_spikes import LossSpike
 
-FILE = "rollbacks.json"
+_FILE = "rollbacks.json"
+_WINDOW = 50  # logged losses that the median is of
+
+
+class LossSpike(Exception):  # noqa: N818 - a rollback can recover from it
+    """Loss or gradient norm of a step is not finite, or the loss too large.
+
+    Attributes:
+      step: the update, from 1.
+    """
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"the loss {reason} at step {step}")
+        self.step = step
+
+
+class SpikeDetector:
+    """Compares every step's loss with the logged losses before it.
+
+    A spike is a loss above `factor` times the median of the last 50 logged
+    losses: the median, because it does not move with a few wild values.
+    Logged ones, because they are in metrics.jsonl: a run that resumes decides
+    as one that was never cut.
+
+    Args:
+      factor: of the median; 0 lets every finite loss pass.
+      logged: losses of the log lines so far, in order.
+    """
+
+    def __init__(self, factor: float, logged: Iterable[float] = ()) -> None:
+        self._factor = factor
+        self._logged = deque(logged, maxlen=_WINDOW)
+
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Raises LossSpike if `loss` or `grad_norm` of a step are bad."""
+        loss = metrics["loss"]
+        if not (math.isfinite(loss) and math.isfinite(metrics["grad_norm"])):
+            raise LossSpike(step, "is not finite")
+        if not self._factor or not self._logged:
+            return
+        median = statistics.median(self._logged)
+        if loss > self._factor * median > 0:
+            raise LossSpike(
+                step,
+                f"is {loss:.4g}, more than train.loss_spike "
+                f"{self._factor:g} times the usual {median:.4g},",
+            )
+
+    def add(self, loss: float) -> None:
+        """Adds a healthy loss that was logged."""
+        self._logged.append(loss)
 
 
 class Rollbacks:
@@ -38,7 +90,7 @@ class Rollbacks:
 
     def __init__(self, workdir: Path, write: bool = True) -> None:
         self._workdir, self._write = Path(workdir), write
-        file = self._workdir / FILE
+        file = self._workdir / _FILE
         self._all: list[dict[str, Any]] = (
             read_json(file) if file.exists() else []
         )
@@ -96,5 +148,5 @@ class Rollbacks:
             }
         )
         if self._write:
-            write_json(self._workdir / FILE, self._all)
+            write_json(self._workdir / _FILE, self._all)
         return skipped

@@ -1,4 +1,4 @@
-"""Goodput: wall time of a run by kind, from its first start on.
+"""Goodput, throughput and MFU: wall time of a run by kind, and rates.
 
 `goodput.json` in the run directory outlives restarts, so that time in which
 no process ran and steps that were repeated count too. Goodput is the share
@@ -9,6 +9,7 @@ cloud.google.com/blog, 2024).
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.checkpoint.run_dir import write_json
+from i2i_prior.parallel.chips import PEAK_FLOPS
 
 STEP, DATA_WAIT, START, DOWN, LOST = KINDS = (
     "step",  # training steps that count
@@ -53,10 +55,7 @@ class GoodputTimer:
         self._written = 0.0
         stored = _read(path)
         self.began: float = stored.get("began", self._since)
-        self.seconds: dict[str, float] = {
-            STEP: 0.0,
-            **stored.get("seconds", {}),
-        }
+        self.seconds: dict[str, float] = {STEP: 0.0} | stored.get("seconds", {})
         # Seconds of steps at each checkpoint: what came later can be lost.
         self._marks = {int(k): v for k, v in stored.get("marks", {}).items()}
         if stored and not stored.get("done"):
@@ -119,17 +118,15 @@ class GoodputTimer:
         if not now and self._since - self._written < _WRITE_SECONDS:
             return
         self._written = self._since
-        write_json(
-            self._path,
-            {
-                "goodput": round(goodput, 4),
-                "seconds": self.seconds,
-                "began": self.began,
-                "written": self._since,
-                "done": done,
-                "marks": self._marks,
-            },
-        )
+        document = {
+            "goodput": round(goodput, 4),
+            "seconds": self.seconds,
+            "began": self.began,
+            "written": self._since,
+            "done": done,
+            "marks": self._marks,
+        }
+        write_json(self._path, document)
 
     def _switch(self, kind: str) -> None:
         """Books the time since the last switch, and goes over to `kind`."""
@@ -160,3 +157,65 @@ def _read(path: Path | None) -> dict[str, Any]:
         return stored | {"seconds": merge_kinds(stored["seconds"])}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak bf16 FLOP/s of `jax.Device.device_kind`; None where unknown.
+
+    The longest name of PEAK_FLOPS that occurs in `device_kind` as whole words
+    counts, so "NVIDIA L40S" is not an L4 and "TPU v5 lite" not a v5p.
+    """
+    for name in sorted(PEAK_FLOPS, key=len, reverse=True):
+        if re.search(rf"\b{re.escape(name)}\b", device_kind, re.IGNORECASE):
+            return PEAK_FLOPS[name]
+    return None
+
+
+def mfu(
+    flops_per_step: float, steps_per_second: float, devices: int, kind: str
+) -> float | None:
+    """Model FLOPs utilisation in 0..1; None where the peak is unknown (CPU).
+
+    `flops_per_step` counts what the model needs for the global batch, not
+    what remat computes again (Chowdhery et al. 2022, "PaLM", appendix B).
+    """
+    peak = peak_flops(kind)
+    return peak and flops_per_step * steps_per_second / (devices * peak)
+
+
+class Throughput:
+    """Rates over windows of steps, without the pauses between them.
+
+    Seconds of steps and of waits for data count, those of compiling and
+    checkpoints do not. Steps are dispatched ahead of the device: call
+    `window` after something has waited for it, as reading the loss does.
+    """
+
+    def __init__(
+        self, examples_per_step: int, timer: GoodputTimer, step: int = 0
+    ) -> None:
+        self._examples_per_step, self._timer = examples_per_step, timer
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begins the window here."""
+        self._step = step
+        self._training = self._timer.spent(STEP)
+        self._waiting = self._timer.spent(DATA_WAIT)
+
+    def window(self, step: int) -> dict[str, float]:
+        """Returns steps_per_second and examples_per_second since the last call.
+
+        Also `data_wait`, the seconds of the window in which the loop waited
+        for a batch, and `goodput`, 0 to 1. The next window begins here.
+        """
+        waited = self._timer.spent(DATA_WAIT) - self._waiting
+        busy = self._timer.spent(STEP) - self._training + waited
+        rate = (step - self._step) / max(busy, 1e-9)
+        self.restart(step)
+        return {
+            "steps_per_second": rate,
+            "examples_per_second": rate * self._examples_per_step,
+            "data_wait": waited,
+            "goodput": self._timer.goodput,
+        }

@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 
 from i2i_prior.distributed import runtime
 from i2i_prior.io.progress import Progress
-from i2i_prior.training.resilience.loss_spikes import LossSpike, SpikeDetector
-from i2i_prior.training.telemetry.goodput import GoodputTimer
+from i2i_prior.training.resilience.rollback import LossSpike, SpikeDetector
+from i2i_prior.training.telemetry.goodput import GoodputTimer, Throughput, mfu
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
     read_metrics,
 )
-from i2i_prior.training.telemetry.throughput import Throughput, mfu
 
 _IN_FLIGHT = 2  # steps; more would only hold more batches in memory
 

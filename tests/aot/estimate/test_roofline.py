@@ -27,7 +27,7 @@ def places(topology) -> np.ndarray:
 
 
 def collective(kind, members, size=64 * MIB, axes=("fsdp",), where=LAYERS):
-    return Collective(kind, where, size, 1, tuple(members), axes, (), "")
+    return Collective(kind, where, size, 1, tuple(members), axes, ())
 
 
 def seconds(topology, *arguments, **options):

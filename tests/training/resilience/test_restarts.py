@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from i2i_prior.training.resilience.restarts import supervise, without_restarts
+from i2i_prior.cli import build_parser
+from i2i_prior.commands import train
+from i2i_prior.training.resilience.restarts import supervise
 
 # Makes checkpoint N at its start N, then ends as the argument after says.
 CHILD = """
@@ -128,10 +130,19 @@ def test_what_cannot_be_supervised(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_child_is_not_supervised_in_its_turn():
-    given = "train --restarts 3 --config a.py --restarts=2 --workdir b"
-    wanted = "train --config a.py --workdir b"
-    assert without_restarts(given.split()) == wanted.split()
+def test_the_child_is_not_supervised_in_its_turn(monkeypatch, tiny_spec):
+    monkeypatch.setattr(
+        "i2i_prior.training.resilience.restarts.supervise",
+        lambda command, workdir, restarts: (command, restarts),
+    )
+    given = f"train --restarts 3 --config {tiny_spec} --restarts=2 --workdir b"
+    parser = build_parser(["train"])
+    options = parser.parse_args(given.split())
+    options.arguments = given.split()
+    (_, *command), restarts = train.run(options, [])
+    assert restarts == 2
+    assert command[:2] == ["-m", "i2i_prior.cli"]
+    assert parser.parse_args(command[2:]).restarts == 0
 
 
 # Killed once, by itself, when checkpoint 4 is due: the supervisor resumes it.
@@ -161,10 +172,9 @@ def test_train_survives_a_kill(python, tiny_spec, run_directory, tmp_path):
     runner = tmp_path / "runner.py"
     runner.write_text(
         "import sys\nfrom pathlib import Path\n"
-        "from i2i_prior.training.resilience.restarts import (\n"
-        "    supervise, without_restarts)\n"
+        "from i2i_prior.training.resilience.restarts import supervise\n"
         f"command = [sys.executable, {str(script)!r}]\n"
-        "command += without_restarts(sys.argv[1:])\n"
+        "command += [*sys.argv[1:], '--restarts=0']\n"
         f"sys.exit(supervise(command, Path({str(workdir)!r}), 2, "
         "first_wait=0.1))\n"
     )

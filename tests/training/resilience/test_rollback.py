@@ -15,8 +15,11 @@ import pytest
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.sources.registry import open_source
 from i2i_prior.parallel.mesh import batch_sharding
-from i2i_prior.training.resilience.loss_spikes import LossSpike, SpikeDetector
-from i2i_prior.training.resilience.rollback import Rollbacks
+from i2i_prior.training.resilience.rollback import (
+    LossSpike,
+    Rollbacks,
+    SpikeDetector,
+)
 from i2i_prior.training.setup import data_options, to_device
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
-from i2i_prior.training.resilience.loss_spikes import LossSpike
+from i2i_prior.training.resilience.rollback import LossSpike
 from i2i_prior.training.telemetry.goodput import GoodputTimer
 from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import (

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from i2i_prior.io.progress import Progress
-from i2i_prior.training.telemetry.goodput import GoodputTimer
+from i2i_prior.training.telemetry.goodput import (
+    GoodputTimer,
+    Throughput,
+    mfu,
+    peak_flops,
+)
 from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
     read_metrics,
 )
-from i2i_prior.training.telemetry.throughput import Throughput, mfu, peak_flops
 
 
 class Clock:

@@ -13,7 +13,8 @@ from i2i_prior.config.config import (
     parse_arg,
     set_field,
 )
-from i2i_prior.config.fields import FIELDS, HOST_LOCAL, RESUMABLE, recorded
+from i2i_prior.config.fields import HOST_LOCAL, RESUMABLE, recorded
+from i2i_prior.config.options import FIELDS
 
 __all__ = [
     "FIELDS",

@@ -18,13 +18,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.config.fields import (
-    FIELDS,
-    RENAMED,
-    RESUMABLE,
-    current,
-    recorded,
-)
+from i2i_prior.config.fields import RENAMED, RESUMABLE, current, recorded
+from i2i_prior.config.options import FIELDS, Field
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
 
@@ -165,12 +160,11 @@ def set_field(
 def _typed(what: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
+    literal = text.strip()
+    if text.lower() in ("true", "false"):
+        literal = literal.capitalize()
     try:
-        value = ast.literal_eval(
-            text.strip().capitalize()
-            if text.lower() in ("true", "false")
-            else text.strip()
-        )
+        value = ast.literal_eval(literal)
     except (ValueError, SyntaxError):
         value = text
     kind = type(default)
@@ -179,25 +173,15 @@ def _typed(what: str, text: str, default: Any) -> Any:
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)  # 1e5 steps
     if type(value) is not kind:
-        raise UserError(
-            f"config {what} takes {_article(kind.__name__)}, not {text!r}"
-        )
+        wanted = Field(default, "").kind
+        raise UserError(f"config {what} takes {wanted}, not {text!r}")
     return value
-
-
-def _article(kind: str) -> str:
-    return {"int": "an integer", "float": "a number", "bool": "true or false"}[
-        kind
-    ]
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """Dotted names to values, in the order of `FIELDS`."""
-    flat = {}
-    for name in FIELDS:
-        section, _, leaf = name.rpartition(".")
-        flat[name] = _section(config, section)[leaf]
-    return flat
+    split = {name: name.rpartition(".") for name in FIELDS}
+    return {n: _section(config, s)[leaf] for n, (s, _, leaf) in split.items()}
 
 
 def check_fields(config: ConfigDict) -> None:
@@ -218,11 +202,8 @@ def config_hash(config: ConfigDict) -> str:
 
 
 def from_flat(flat: dict[str, Any], note: bool = True) -> ConfigDict:
-    """The inverse of `flatten`; names of earlier versions are read.
-
-    Args:
-      flat: dotted names to values.
-      note: whether renamed fields are noted on stderr.
+    """The inverse of `flatten`; names of earlier versions are read, and noted
+    on stderr with `note`.
 
     Raises:
       UserError: for an unknown name or a wrong type.

@@ -6,15 +6,11 @@ import functools
 import sys
 from typing import Any
 
+from i2i_prior.config.options import FIELDS
+
 # Imported in the order in which a config lists its sections.
-from i2i_prior.config.sections import data, networks, training  # isort: skip
-from i2i_prior.config.sections import measurement  # isort: skip
-from i2i_prior.config.options import Field, declared
-
-__all__ = ["FIELDS", "HOST_LOCAL", "RESUMABLE", "current", "recorded"]
-
-SECTIONS = (data, networks, training, measurement)
-FIELDS: dict[str, Field] = {field.name: field for field in declared()}
+from i2i_prior.config.sections import data, networks, training  # noqa: F401  # isort: skip
+from i2i_prior.config.sections import measurement  # noqa: F401  # isort: skip
 
 # Fields that each process of a run may set for its own machine.
 HOST_LOCAL = frozenset(f.name for f in FIELDS.values() if f.host_local)
@@ -39,10 +35,7 @@ _READ = _VALUES | {("encoder.pixels", "imagenet"): "family"}
 def current(name: str, value: Any, note: bool = True) -> tuple[str, Any]:
     """A field and its value under the names of this version.
 
-    Args:
-      name: of this version or an earlier one, or unknown.
-      value: of any type.
-      note: whether a renamed field is noted on stderr, once a process.
+    With `note` a renamed field is noted on stderr, once a process.
     """
     if note and name in RENAMED:
         _note(name)

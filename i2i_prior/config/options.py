@@ -1,16 +1,17 @@
-"""Config fields as fields of small frozen dataclasses, one a section.
+"""Config fields, declared in one class a section.
 
-A field stands in one place: name, type, default, meaning with its unit,
-bounds, choices, and whether a resumed run may change it.
+A field stands in one place: name, default (whose type is the field's), meaning
+with its unit, bounds, choices, and whether a resumed run may change it.
 
     @section("optim")
     class OptimSection:
-        learning_rate: float = option(1e-4, "peak learning rate", 0)
+        learning_rate = option(1e-4, "peak learning rate", 0)
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,6 @@ from typing import Any
 
 from i2i_prior.errors import UserError
 
-# Section name -> its fields, in the order of declaration.
-_SECTIONS: dict[str, tuple[Field, ...]] = {}
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false"}
 
 
@@ -28,7 +27,6 @@ class Field:
     """One config field.
 
     Attributes:
-      name: dotted, as "optim.learning_rate".
       default: its value, whose type is the field's.
       help: its meaning with its unit.
       least, most: inclusive bounds, None for none.
@@ -40,9 +38,9 @@ class Field:
       host_local: each process of a run may set it for its own machine.
       added: a later version added it; at its default it is left out of the
         config hash, which runs from before keep.
+      name: dotted, as "optim.learning_rate"; set by `section`.
     """
 
-    name: str
     default: Any
     help: str
     least: float | None = None
@@ -52,14 +50,18 @@ class Field:
     resumable: bool = False
     host_local: bool = False
     added: bool = False
+    name: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Kind of its values in words, as "a number"."""
+        return _KINDS.get(type(self.default).__name__, "a text")
 
     def check(self, value: Any) -> None:
         """Raises UserError where the field cannot have this value."""
         if type(value) is not type(self.default):
-            kind = type(self.default).__name__
             raise UserError(
-                f"config field {self.name} takes {_KINDS.get(kind, 'a text')}, "
-                f"not {value!r}"
+                f"config field {self.name} takes {self.kind}, not {value!r}"
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(
@@ -85,6 +87,10 @@ class Field:
         return f"{least} or more" if low else ""
 
 
+# All fields by name, in the order of declaration.
+FIELDS: dict[str, Field] = {}
+
+
 def section(name: str, resumable: bool = False) -> Callable[[type], type]:
     """Declares a class as the config section `name`, "" for the top level.
 
@@ -94,41 +100,22 @@ def section(name: str, resumable: bool = False) -> Callable[[type], type]:
     """
 
     def declare(cls: type) -> type:
-        cls = dataclass(frozen=True)(cls)
-        _SECTIONS[name] = tuple(
-            Field(
-                f"{name}.{field.name}" if name else field.name,
-                field.default,
-                **{"resumable": resumable, **field.metadata},
-            )
-            for field in dataclasses.fields(cls)
-        )
+        for leaf, field in vars(cls).items():
+            if isinstance(field, Field):
+                full = f"{name}.{leaf}" if name else leaf
+                FIELDS[full] = dataclasses.replace(
+                    field, name=full, resumable=resumable or field.resumable
+                )
         return cls
 
     return declare
 
 
-def declared() -> tuple[Field, ...]:
-    """All fields of all sections declared so far, in order."""
-    return tuple(f for fields in _SECTIONS.values() for f in fields)
-
-
-def option(default: Any, help: str, least: Any = None, **facts: Any) -> Any:
-    """A field that shapes what is learned; `facts` as in `Field`."""
-    facts = {"help": help, "least": least, **facts}
-    return dataclasses.field(default=default, metadata=facts)
-
-
-def resumable(default: Any, help: str, least: Any = None, **facts: Any) -> Any:
-    """A field that a resumed run may change."""
-    return option(default, help, least, resumable=True, **facts)
-
-
-def host_local(default: Any, help: str, least: Any = None, **facts: Any) -> Any:
-    """A field that each process of a run may set for its own machine."""
-    return resumable(default, help, least, host_local=True, **facts)
-
-
-def share(default: float, help: str, **facts: Any) -> Any:
-    """A field between 0 and 1."""
-    return option(default, help, 0, most=1, **facts)
+# A field that shapes what is learned.
+option = Field
+# A field that a resumed run may change.
+resumable = functools.partial(Field, resumable=True)
+# A field that each process of a run may set for its own machine.
+host_local = functools.partial(Field, resumable=True, host_local=True)
+# A field between 0 and 1.
+share = functools.partial(Field, least=0, most=1)

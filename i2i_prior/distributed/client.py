@@ -41,8 +41,8 @@ class Client:
         process: int,
         hosts: list[str],
         heartbeat: float,
-        first: Sequence[dict[str, Any]] = (),
-        coordinator: threading.Thread | None = None,
+        first: Sequence[dict[str, Any]],
+        coordinator: threading.Thread | None,
     ):
         self.process, self.hosts = process, hosts
         self._connection, self._heartbeat = connection, heartbeat
@@ -61,9 +61,7 @@ class Client:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def allgather(
-        self, name: str, text: str = "", seconds: float = 600.0
-    ) -> list[str]:
+    def allgather(self, name: str, text: str, seconds: float) -> list[str]:
         """Returns the texts of all processes in their order.
 
         Every process calls it at the same place of the program.
@@ -94,10 +92,8 @@ class Client:
         )
 
     def request(self, text: str) -> None:
-        """Requests that all processes get `text` at the same `poll_requests`.
-
-        Repeated before it was delivered, it has no effect.
-        """
+        """Requests that all processes get `text` at the same `poll_requests`,
+        once; see there."""
         if text not in self._requested:
             self._requested.add(text)
             self._connection.send(request=text)
@@ -119,20 +115,12 @@ class Client:
         return texts
 
     def wait_for_end(self, seconds: float) -> None:
-        """Waits for the message that another process has ended the run.
-
-        A collective fails before the coordinator reports the dead process
-        that made it fail.
-        """
+        """Waits for the message that another process has ended the run: a
+        collective fails before the coordinator reports the dead process."""
         self._over.wait(seconds)
 
     def abort(self, reason: str, code: int) -> NoReturn:
-        """Ends this process and all others, without waiting for them.
-
-        Args:
-          reason: printed by the others; this process has printed it already.
-          code: exit code of all.
-        """
+        """Ends this process, which has printed the reason, and all others."""
         self._aborting = True
         self._connection.send(end=reason, code=code)
         self._over.wait(2 * _RELAY_SECONDS)
@@ -149,8 +137,7 @@ class Client:
         self._connection.close()
 
     def _listen(self) -> None:
-        interval = self._heartbeat / 4
-        last = time.monotonic()
+        interval, last = self._heartbeat / 4, time.monotonic()
         while not self._closed:
             messages: list[dict[str, Any]] | None = []
             if select.select([self._connection], [], [], min(interval, 0.5))[0]:

@@ -18,6 +18,12 @@ from i2i_prior.errors import UserError
 # The ephemeral ports of jax.distributed.
 _FIRST_PORT, _PORTS = 61440, 4096
 _TPU_PORT = 8482
+_OPEN_MPI = "SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE"
+# Variables of Open MPI and of PMI: tasks, number, and both on this node.
+_MPI = (
+    tuple(f"OMPI_COMM_WORLD_{name}" for name in _OPEN_MPI),
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,8 @@ def _explicit(
             "and --process-id I (or I2I_PRIOR_COORDINATOR, "
             "I2I_PRIOR_PROCESSES and I2I_PRIOR_PROCESS_ID); give all three"
         )
-    return Settings(
-        coordinator,
-        processes,
-        process_id,
-        _task_gpus(environ, tasks) if tasks is not None else None,
-        origin="flags",
-    )
+    gpus = _task_gpus(environ, tasks) if tasks is not None else None
+    return Settings(coordinator, processes, process_id, gpus)
 
 
 @dataclass(frozen=True)
@@ -154,20 +155,10 @@ def _launcher_tasks(
             number("SLURM_LOCALID"),
             tasks_on_node(environ),
         )
-    if "OMPI_COMM_WORLD_SIZE" in environ:
-        return _Tasks(
-            number("OMPI_COMM_WORLD_SIZE"),
-            number("OMPI_COMM_WORLD_RANK"),
-            number("OMPI_COMM_WORLD_LOCAL_RANK"),
-            number("OMPI_COMM_WORLD_LOCAL_SIZE", 1),
-        )
-    if "PMI_SIZE" in environ and "PMI_RANK" in environ:
-        return _Tasks(
-            number("PMI_SIZE"),
-            number("PMI_RANK"),
-            number("MPI_LOCALRANKID"),
-            number("MPI_LOCALNRANKS", 1),
-        )
+    for count, rank, local, on_node in _MPI:
+        if count in environ and rank in environ:
+            tasks = number(count), number(rank)
+            return _Tasks(*tasks, number(local), number(on_node, 1))
     return None
 
 
@@ -181,10 +172,9 @@ def _slurm(environ: Mapping[str, str]) -> Settings | None:
         return None
     nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
     step = environ.get("SLURM_STEP_ID", "0")
-    # Two steps of one job may run side by side.
-    salt = _number("SLURM_JOB_ID", environ["SLURM_JOB_ID"]) + 131 * int(
-        step if step.isdigit() else 0
-    )
+    salt = _number("SLURM_JOB_ID", environ["SLURM_JOB_ID"])
+    if step.isdigit():  # two steps of one job may run side by side
+        salt += 131 * int(step)
     return Settings(
         f"{nodes[0]}:{_port(environ, salt)}",
         tasks.count,
@@ -252,9 +242,8 @@ def _mpi(environ: Mapping[str, str]) -> Settings | None:
 
 def _gke_tpu(environ: Mapping[str, str]) -> Settings | None:
     """Settings of a TPU pod in GKE, which knows the names of all its pods."""
-    names = environ.get("TPU_PROCESS_ADDRESSES") or environ.get(
-        "TPU_WORKER_HOSTNAMES", ""
-    )
+    names = environ.get("TPU_PROCESS_ADDRESSES")
+    names = names or environ.get("TPU_WORKER_HOSTNAMES", "")
     workers = [name.strip().split(":")[0] for name in names.split(",")]
     slices = int(environ.get("MEGASCALE_NUM_SLICES") or 1)
     if not names or len(workers) * slices == 1:

@@ -23,10 +23,7 @@ _MAX_LINE = 4096  # bytes of an unfinished line before a handshake
 
 
 class Connection:
-    """Stream socket that carries JSON objects.
-
-    Args:
-      connected: a connected stream socket.
+    """Connected stream socket that carries JSON objects.
 
     Attributes:
       last_received: monotonic time of the last bytes, in seconds.

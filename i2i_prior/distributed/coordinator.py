@@ -85,8 +85,8 @@ class Coordinator:
 
     def _accept_all(self) -> bool:
         """Waits for all processes to join; False if the run cannot start."""
-        now = last_report = time.monotonic()
-        deadline = now + self._startup
+        last_report = time.monotonic()
+        deadline = last_report + self._startup
         self._selector.register(self._listener, selectors.EVENT_READ)
         while len(self._connections) < self._processes:
             now = time.monotonic()
@@ -120,11 +120,8 @@ class Coordinator:
             return True
         for message in messages:
             number, host = message.get("join"), str(message.get("host"))
-            if (
-                id(connection) in joined
-                or not isinstance(number, int)
-                or number < 1
-            ):
+            known = id(connection) in joined
+            if known or not isinstance(number, int) or number < 1:
                 continue
             problem = ""
             if message.get("processes") != self._processes:
@@ -241,12 +238,11 @@ class Coordinator:
             self._broadcast(deliver=pending.text, at_call=first)
 
     def _check_heartbeats(self, now: float) -> None:
+        state = f"has been silent for {self._heartbeat:g} s"
         for process, connection in self._connections.items():
             silent = now - connection.last_received > self._heartbeat
             if silent and process not in self._left:
-                self._lose(
-                    process, f"has been silent for {self._heartbeat:g} s"
-                )
+                self._lose(process, state)
                 return
 
     def _lose(self, process: int, state: str) -> None:
@@ -254,10 +250,7 @@ class Coordinator:
         self._end(reason, LOST, process)
 
     def _end(self, reason: str, code: int, cause: int | None = None) -> None:
-        """Ends all processes.
-
-        Process 0 goes last, since with it goes JAX's coordinator.
-        """
+        """Ends all processes; last 0, since JAX's coordinator goes with it."""
         if self._ended:
             return
         self._ended = True

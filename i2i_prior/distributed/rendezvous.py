@@ -32,24 +32,20 @@ def join(
     Raises:
       UserError: names the missing processes.
     """
-    host, thread = socket.gethostname(), None
-    if settings.process_id == 0:
+    host, number, thread = socket.gethostname(), settings.process_id, None
+    if number == 0:
         connection, thread = _start_coordinator(
             settings, host, startup, heartbeat
         )
     else:
         connection = _connect(settings, startup)
-        connection.send(
-            join=settings.process_id, processes=settings.processes, host=host
-        )
+        connection.send(join=number, processes=settings.processes, host=host)
     try:
         hosts, rest = _receive_hosts(connection, settings, startup)
     except UserError:
         connection.close()  # process 0 waits for it
         raise
-    return Client(
-        connection, settings.process_id, hosts, heartbeat, rest, thread
-    )
+    return Client(connection, number, hosts, heartbeat, rest, thread)
 
 
 def _start_coordinator(

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -31,11 +31,7 @@ def find(
     processes: int | None = None,
     process_id: int | None = None,
 ) -> Settings | None:
-    """Returns the settings of `cluster.detect`, else of a TPU VM's metadata.
-
-    Raises:
-      UserError: see `cluster.detect`.
-    """
+    """Returns the settings of `cluster.detect`, else of a TPU VM's metadata."""
     given = coordinator, processes, process_id
     settings = detect(os.environ, *given)
     if settings is None and given == (None, None, None):
@@ -55,10 +51,11 @@ def tpu_metadata() -> Settings | None:
         return None
     workers = tuple(Cluster._get_worker_list_in_slice())
     count = Cluster.get_process_count()
+    address = Cluster.get_coordinator_address(
+        timeout_secs=60, override_coordinator_port=None
+    )
     return Settings(
-        Cluster.get_coordinator_address(
-            timeout_secs=60, override_coordinator_port=None
-        ),
+        address,
         count,
         Cluster.get_process_id(),
         hosts=workers if len(workers) == count else (),
@@ -75,15 +72,8 @@ def session(
     Must be entered before JAX has looked at its devices. An exception inside
     ends every process, with a message on the others that names this one and
     the exit code of a UserError, 70 for a crash. A process that dies ends
-    every other with exit code 75.
-
-    Args:
-      settings: see `cluster.detect`; with None nothing is done.
-      startup: seconds in which all processes must join.
-      heartbeat: seconds of silence after which a process is lost.
-
-    Raises:
-      UserError: names the missing processes.
+    every other with exit code 75. Arguments and errors are those of `join`;
+    without settings nothing is done.
     """
     global _client
     if settings is None:
@@ -149,16 +139,7 @@ def print_once(text: str) -> None:
 def allgather_text(
     name: str, text: str = "", seconds: float = 600.0
 ) -> list[str]:
-    """Returns the texts of all processes in order; all must call it.
-
-    Args:
-      name: of the place in the program, for the message.
-      text: of this process.
-      seconds: to wait for the others.
-
-    Raises:
-      UserError: names the processes that are missing after that.
-    """
+    """Returns the texts of all processes in order; see `Client.allgather`."""
     if _client is None:
         return [text]
     return _client.allgather(name, text, seconds)
@@ -174,18 +155,8 @@ def any_process(name: str, flag: bool) -> bool:
     return "1" in allgather_text(name, str(int(flag)))
 
 
-def sum_counts(name: str, values: Sequence[int]) -> list[int]:
-    """Sums each value over all processes; see `allgather_text`."""
-    texts = allgather_text(name, json.dumps([int(value) for value in values]))
-    return [sum(column) for column in zip(*map(json.loads, texts), strict=True)]
-
-
 def assert_equal(name: str, values: Mapping[str, Any]) -> None:
-    """Checks that all processes give the same values; see `allgather_text`.
-
-    Args:
-      name: of the place in the program, for the message.
-      values: JSON values by name, the same names on every process.
+    """Checks that all processes give the same JSON values by the same names.
 
     Raises:
       UserError: names the first value that differs from that of process 0.
@@ -204,12 +175,7 @@ def assert_equal(name: str, values: Mapping[str, Any]) -> None:
 
 
 def abort(why: str, code: int) -> NoReturn:
-    """Ends this process and every other with the same code.
-
-    Args:
-      why: message on the others; this process has printed it already.
-      code: exit code.
-    """
+    """Ends this process, which has printed `why`, and every other with it."""
     if _client is None:
         raise SystemExit(code)
     _client.abort(why, code)

@@ -59,12 +59,8 @@ class ChildProcess:
     """Child in a session of its own; leaving the context kills its group."""
 
     def __init__(self, command: Sequence[str], **options: Any) -> None:
-        """Starts a command.
-
-        Args:
-          command: argv.
-          **options: of `subprocess.Popen`; stdin is empty unless given.
-        """
+        """Starts a command with the options of `subprocess.Popen`; stdin is
+        empty unless given."""
         if sys.platform == "linux":
             command = [_PYTHON, "-IS", "-c", _TERM_WITH_PARENT, *command]
         options = {"stdin": subprocess.DEVNULL, **options}
@@ -112,11 +108,7 @@ def forwarded_signals(
 ) -> Iterator[list[int]]:
     """Passes SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C on to child processes.
 
-    Args:
-      children: a container that may grow and shrink meanwhile.
-
-    Yields:
-      the numbers of the signals so far.
+    Yields the numbers of the signals so far; `children` may grow and shrink.
     """
     received: list[int] = []
 
@@ -167,24 +159,15 @@ def run(
         sink = None
         if log is not None:
             sink = stack.enter_context(log.open("ab", buffering=0))
-            options |= {
-                "stdout": subprocess.PIPE,
-                "stderr": subprocess.STDOUT,
-            }
+            options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         child = ChildProcess(command, **options)
         children.append(child)
         if received:  # before it was in the list
             child.send_signal(received[-1])
         monitor = _Monitor(child, sink, progress_file)
+        limits = hang_seconds, hung_grace, stop_grace
         try:
-            hung = _wait(
-                monitor,
-                received,
-                hang_seconds,
-                hung_grace,
-                stop_grace,
-                cancelled,
-            )
+            hung = _wait(monitor, received, limits, cancelled)
         finally:
             code = child.kill()
             monitor.read(0.0, to_the_end=True)
@@ -200,10 +183,9 @@ def signal_name(number: int) -> str:
 
 
 class _Monitor:
-    """Output and progress of a child.
+    """Passes on the output of a child.
 
     Attributes:
-      child: the child.
       last_active: `time.monotonic()` of its last output or progress.
     """
 
@@ -247,12 +229,11 @@ class _Monitor:
 def _wait(
     monitor: _Monitor,
     received: list[int],
-    hang_seconds: float,
-    hung_grace: float,
-    stop_grace: float,
+    limits: tuple[float, float, float],
     cancelled: Callable[[], bool],
 ) -> str:
     """Waits until the child has ended; returns `Exit.hung`."""
+    hang_seconds, hung_grace, stop_grace = limits
     hung, deadline = "", math.inf
     stopping = False
     while not monitor.child.ended():
@@ -274,9 +255,8 @@ def _wait(
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
     """Time of the last change (ns) and size (bytes) of a file, if it exists."""
-    if path is None:
+    try:
+        found = path and path.stat()
+    except OSError:
         return None
-    with contextlib.suppress(OSError):
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
-    return None
+    return found and (found.st_mtime_ns, found.st_size)

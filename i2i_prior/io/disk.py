@@ -27,13 +27,9 @@ def check_output(path: str | os.PathLike[str], ending: str = "") -> None:
 
     Nothing is made: a missing folder is made by whoever writes the file.
 
-    Args:
-      path: of the file, there or not.
-      ending: that its name must have, as ".npz".
-
     Raises:
-      UserError: it has another one, is a folder, or lies where nothing can
-        be written.
+      UserError: it has another ending (as ".npz"), is a folder, or lies where
+        nothing can be written.
     """
     path = Path(path)
     if not path.name.lower().endswith(ending):
@@ -60,16 +56,13 @@ def write_errors(
     remedy: str = "free some space, or give another place",
     full: type[UserError] = UserError,
 ) -> Iterator[None]:
-    """Turns an OSError of the code inside into one sentence.
+    """Turns an OSError of the code inside into a UserError of one sentence.
 
     Args:
       path: of the file, or of its folder.
       remedy: the second half of the sentence, as "choose another --out".
       full: raised where the disk is full; FullDiskError where whoever started
         this is to start it again.
-
-    Raises:
-      UserError: in place of an OSError.
     """
     try:
         yield
@@ -85,9 +78,7 @@ def full_disk_errors(
 ) -> Iterator[None]:
     """Turns a full disk, however it is spelled, into a FullDiskError.
 
-    Args:
-      folder: what is written, the run directory.
-      latest: the step that a rerun would resume from, if any.
+    `latest` gives the step that a rerun of this folder would resume from.
     """
     try:
         yield

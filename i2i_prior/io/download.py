@@ -20,13 +20,9 @@ _TIMEOUT = 30  # seconds without a byte
 def download(url: str, folder: Path, largest: int) -> Path:
     """Downloads a file into a folder, under the name that its URL has.
 
-    Args:
-      url: http or https.
-      folder: exists.
-      largest: size in bytes, above which the download ends.
-
     Raises:
-      UserError: if it cannot be downloaded, is larger, or ends too early.
+      UserError: if it cannot be downloaded, is larger than `largest` bytes, or
+        ends too early.
     """
     name = Path(urllib.parse.urlparse(url).path).name or "weights"
     target = folder / name

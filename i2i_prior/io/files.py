@@ -21,9 +21,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary name is unique: a process whose parent was killed may still
     be at the same file. On an exception it is removed.
-
-    Raises:
-        OSError: of the disk.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:

@@ -14,10 +14,7 @@ from i2i_prior.errors import UserError
 
 @contextlib.contextmanager
 def running(what: str, file: Path) -> Iterator[ModuleType]:
-    """Loads a file as a module; reports errors in it in one sentence.
-
-    Its functions are called inside the context, so that their errors are
-    reported in the same way.
+    """Loads a file as a module; its functions are called inside the context.
 
     Args:
       what: kind of the file, for messages.

@@ -24,11 +24,11 @@ def map_in_order(
     Closing the iterator ends its threads.
 
     Args:
-        function: called in any thread; its exceptions are raised here, in the
-            order of the items.
-        items: taken one by one in the caller's thread.
-        ahead: results that wait at most.
-        threads: at once; 0 for two a core, since some wait for the disk.
+      function: called in any thread; its exceptions are raised here, in the
+        order of the items.
+      items: taken one by one in the caller's thread.
+      ahead: results that wait at most.
+      threads: at once; 0 for two a core, since some wait for the disk.
     """
     pool = ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1))
     rest = iter(items)

@@ -38,13 +38,18 @@ def open_training(config: ConfigDict) -> Source | CachedSource:
       UserError: if it cannot be opened, or was prepared for another config.
     """
     spec = config.data.source
-    if not config.data.cached:
-        return open_source(spec)
-    if not spec.startswith(_SCHEME):
+    if config.data.cached and not spec.startswith(_SCHEME):
         raise UserError(
             f"data.cached reads what i2i-prior prepare wrote; set data.source "
             f"to {_SCHEME}FOLDER, not {spec}"
         )
+    return _open(spec, config)
+
+
+def _open(spec: str, config: ConfigDict) -> Source | CachedSource:
+    """Opens images, or with `data.cached` data prepared for this config."""
+    if not config.data.cached:
+        return open_source(spec)
     source = CachedSource(spec.removeprefix(_SCHEME))
     check(source.manifest, config)
     return source
@@ -77,11 +82,7 @@ def open_validation(config: ConfigDict) -> Source | CachedSource | None:
     section = config.validation
     if not section.every:
         return None
-    if not config.data.cached:
-        return open_source(section.source or config.data.held_out)
-    source = CachedSource(section.source.removeprefix(_SCHEME))
-    check(source.manifest, config)
-    return source
+    return _open(section.source or config.data.held_out, config)
 
 
 def make_pipeline(
@@ -107,19 +108,15 @@ def make_pipeline(
 
 
 def _buckets(config: ConfigDict, source: Source) -> Buckets:
-    """Sizes of the batches, and their images.
-
-    Raises:
-      UserError: for a mixture, or if no size fills a batch.
-    """
+    """Sizes of the batches, and their images; UserError for a mixture, or if
+    no size fills a batch."""
     if hasattr(source, "weights"):
         raise UserError(
             "data.aspect_buckets takes one source: of a mixture it would not "
             "keep the weights; set it to false or name one source"
         )
-    progress = Progress(
-        len(source), description="sizes", write=runtime.is_primary()
-    )
+    write = runtime.is_primary()
+    progress = Progress(len(source), description="sizes", write=write)
     sizes = image_sizes(source, progress.update)
     progress.close()
     digest = hashlib.sha256(sizes.tobytes()).hexdigest()[:16]

@@ -13,9 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.config import config_hash
-from i2i_prior.data.record import (
-    Source,
-)
+from i2i_prior.data.record import Source
 from i2i_prior.flops.cost import run_cost
 from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.version import __version__
@@ -76,13 +74,7 @@ def collect(config: ConfigDict, program: Any, source: Source) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class ModuleRow:
-    """Sizes of a module of the network.
-
-    Attributes:
-      arrays: how many parameter arrays it has.
-      parameters: numbers in them.
-      trained: those of them that the optimizer changes.
-    """
+    """Parameter arrays of a module, numbers in them, and trained ones."""
 
     module: str
     arrays: int
@@ -111,7 +103,6 @@ def first_lines(config: ConfigDict, facts: dict[str, Any], origin: str) -> str:
       facts: of `collect`.
       origin: of its state, see `restore_or_init`.
     """
-    # Imported late, as it is only needed here.
     from clu.parameter_overview import make_table
 
     mesh = " x ".join(f"{name} {size}" for name, size in facts["mesh"].items())

@@ -32,7 +32,7 @@ from i2i_prior.training.train_step import (
 
 @dataclass
 class Program:
-    """Program of a config: task, optimizer, mesh and the compiled step.
+    """Task, optimizer, mesh and the compiled step of a config.
 
     Attributes:
       abstract: TrainState of shapes that carry their shardings.
@@ -80,34 +80,33 @@ def build(config: ConfigDict, mesh: Mesh) -> Program:
         ema_limit=config.train.ema_decay,
         accumulate=config.train.accumulate,
     )
+
+    def initialise() -> TrainState:
+        state = jax.jit(init, out_shardings=shardings)(init_key)
+        frozen = load_frozen(state.frozen, config)
+        return dataclasses.replace(state, frozen=frozen)
+
     return Program(
         task=task,
         mesh=mesh,
         abstract=abstract,
-        initialise=lambda: _with_frozen(
-            jax.jit(init, out_shardings=shardings)(init_key), config
-        ),
+        initialise=initialise,
         step=compile_step(step, shardings, mesh),
         schedule=make_schedule(config.optim, config.train.steps),
     )
 
 
-def _with_frozen(state: TrainState, config: ConfigDict) -> TrainState:
-    frozen = load_frozen(state.frozen, config)
-    return dataclasses.replace(state, frozen=frozen)
-
-
 def data_options(config: ConfigDict) -> DataOptions:
     """Options of the pipeline, by the names of the data section."""
     names = DataOptions.names() & set(config.data)
-    section = {name: config.data[name] for name in names}
+    options = {name: config.data[name] for name in names}
     shapes = resolve(config)
-    own = {
+    options |= {
         "seed": config.seed,
         "view_size": shapes.view_size if shapes.conditioner else 0,
         "labels": shapes.dit.classes > 0,
     }
-    return DataOptions.of(**{**section, **own})
+    return DataOptions.of(**options)
 
 
 def explain_sharding(config: ConfigDict) -> str:

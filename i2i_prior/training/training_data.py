@@ -44,13 +44,8 @@ class TrainingData:
     def batches(
         self, rollbacks: Rollbacks, step: int, depth: int
     ) -> Generator[tuple[Batch, Any]]:
-        """Endless (host batch, device batch) of the updates after `step`.
-
-        Args:
-          rollbacks: name the batches that are skipped.
-          step: updates done.
-          depth: see `prefetch`.
-        """
+        """Endless (host batch, device batch) of the updates after `step`, less
+        those that `rollbacks` skip; `depth` as in `prefetch`."""
         put = functools.partial(
             to_device, sharding=self.sharding, rows=self.rows
         )

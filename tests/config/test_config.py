@@ -318,7 +318,7 @@ def test_an_old_name_in_a_config_file_is_answered_with_the_new_one(tmp_path):
     ],
 )
 def test_a_field_knows_its_bounds(facts, value, says):
-    field = Field("x.y", value, "for the test", **facts)
+    field = Field(value, "for the test", name="x.y", **facts)
     with pytest.raises(UserError, match=says):
         field.check(value)
 

@@ -5,7 +5,6 @@ RUN/result.json says how the run ended, with its last measurements.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from i2i_prior.checkpoint import run_dir
 from i2i_prior.config import config_hash
 from i2i_prior.distributed import runtime
+from i2i_prior.io.files import nan_to_null
 from i2i_prior.training.loop_state import LoopState
 from i2i_prior.training.resilience.preemption import DIVERGED, DONE, REQUEUE
 from i2i_prior.training.resilience.rollback import LossSpike
@@ -83,10 +83,10 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
 def write_result(
     workdir: Path, config: ConfigDict, step: int, outcome: str
 ) -> None:
-    """Writes result.json.
+    """Writes result.json; metrics.jsonl is whole.
 
     Args:
-      workdir: the run directory, its metrics.jsonl whole.
+      workdir: the run directory.
       config: of the run.
       step: the last update.
       outcome: "done" or "diverged".
@@ -115,4 +115,4 @@ def _last_metrics(workdir: Path) -> dict[str, Any]:
     found = {"train_loss": sum(last) / len(last)} if last else {}
     for line in lines:
         found |= {k: v for k, v in line.items() if k.startswith(_MEASURED)}
-    return {k: v if math.isfinite(v) else None for k, v in found.items()}
+    return nan_to_null(found)

@@ -39,12 +39,9 @@ class Preemption:
         """Returns the signal to stop for ("" for none), and True to save.
 
         All processes of a run call it at the same places and get the same.
-        A signal to any of them counts, and the clock of the first one: no
-        message is sent before one of them has a request (see
-        `distributed.client`).
-
-        Args:
-          save: True if a checkpoint is due by the clock of this process.
+        A signal to any of them counts, and `save` (a checkpoint is due by the
+        clock) of the first one: no message is sent before one of them has a
+        request (see `distributed.client`).
         """
         if runtime.count() == 1:
             return self.requested, save

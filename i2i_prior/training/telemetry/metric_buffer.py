@@ -29,9 +29,7 @@ class MetricBuffer:
     """Reads the metrics of steps in order, checks and logs them.
 
     Args:
-      config: of the run.
-      writer: of its metrics.
-      timer: of its goodput.
+      config, writer, timer: of the run.
       schedule: update (from 0) -> learning rate.
       flops: of one step, for MFU.
     """
@@ -51,22 +49,18 @@ class MetricBuffer:
 
     def begin(self, step: int) -> None:
         """Begins at `step`: at the start and after a rollback."""
-        self._start = step
+        self._start, train = step, self._config.train
         self._pending.clear()
-        self._spikes = SpikeDetector(
-            self._config.train.loss_spike,
-            [
-                line["loss"]
-                for line in read_metrics(self.writer.workdir)
-                if "loss" in line and self._is_log_step(line["step"])
-            ],
-        )
+        logged = [
+            line["loss"]
+            for line in read_metrics(self.writer.workdir)
+            if "loss" in line and self._is_log_step(line["step"])
+        ]
+        self._spikes = SpikeDetector(train.loss_spike, logged)
         self._throughput.restart(step)
+        write = runtime.is_primary()
         self._progress = Progress(
-            self._config.train.steps,
-            step,
-            self._config.name,
-            write=runtime.is_primary(),
+            train.steps, step, self._config.name, write=write
         )
 
     def restart_clock(self, step: int) -> None:
@@ -99,11 +93,7 @@ class MetricBuffer:
             self._read(*self._pending.popleft())
 
     def drain(self) -> None:
-        """Waits for all steps that were dispatched, and reads them.
-
-        Raises:
-          LossSpike: at the first bad one.
-        """
+        """Waits for all dispatched steps; raises LossSpike at a bad one."""
         while self._pending:
             self._read(*self._pending.popleft())
 
@@ -130,12 +120,9 @@ class MetricBuffer:
         if not rates["steps_per_second"]:  # the first step, which compiled
             rates = {}
         else:
-            utilisation = mfu(
-                self._flops,
-                rates["steps_per_second"],
-                jax.device_count(),
-                jax.devices()[0].device_kind,
-            )
+            speed, devices = rates["steps_per_second"], jax.devices()
+            kind = devices[0].device_kind
+            utilisation = mfu(self._flops, speed, len(devices), kind)
             if utilisation is not None:
                 rates["mfu"] = utilisation
         self.writer.scalars(step, {**values, **rates})

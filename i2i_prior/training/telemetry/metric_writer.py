@@ -12,16 +12,16 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from i2i_prior.io.files import write_bytes
+from i2i_prior.io.files import nan_to_null, write_bytes
 
 
 class MetricWriter:
-    """metrics.jsonl and TensorBoard events in the run directory `workdir`.
+    """metrics.jsonl and TensorBoard events in a run directory.
 
-    Nothing is on disk before `open`.
+    Nothing is on disk before `open`, which makes the directory if absent.
 
     Args:
-      workdir: the run directory, made if absent.
+      workdir: the run directory.
       tensorboard: write events too.
       write: False on all processes but the first: every method does nothing.
     """
@@ -71,13 +71,8 @@ class MetricWriter:
         if self._lines is None:
             return
         plain = {name: float(value) for name, value in values.items()}
-        line: dict[str, Any] = {
-            "step": int(step),
-            "time": round(time.time(), 3),
-        }
-        for name, value in plain.items():
-            line[name] = value if math.isfinite(value) else None
-        self._lines.write(json.dumps(line) + "\n")
+        line = {"step": int(step), "time": round(time.time(), 3), **plain}
+        self._lines.write(json.dumps(nan_to_null(line)) + "\n")
         self._lines.flush()
         if self._tensorboard:
             for name, value in plain.items():
@@ -86,9 +81,8 @@ class MetricWriter:
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Shows one image, uint8 (H, W, 3), in TensorBoard."""
         if self._tensorboard:
-            self._event_writer().add_image(
-                name, image, int(step), dataformats="HWC"
-            )
+            writer = self._event_writer()
+            writer.add_image(name, image, int(step), dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes both files."""

@@ -19,12 +19,8 @@ SUMMARY = "summary.txt"
 def parse_steps(text: str, steps: int) -> tuple[int, int]:
     """Parses "10:15" into (10, 15), first and last update of a trace.
 
-    Args:
-      text: FIRST:LAST.
-      steps: updates of the run.
-
     Raises:
-      UserError: for anything else, or if the run ends before FIRST.
+      UserError: for anything else, or if the run of `steps` ends before FIRST.
     """
     first, _, last = text.partition(":")
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
@@ -61,12 +57,10 @@ class StepProfiler:
 
     @contextmanager
     def step(self, number: int, drain: Callable[[], None]) -> Iterator[None]:
-        """Traces the dispatch of update `number`, if it was asked for.
+        """Traces the dispatch of update `number` (from 1), if asked for.
 
-        Args:
-          number: from 1.
-          drain: waits for the steps dispatched before, so that the trace
-            holds only those asked for.
+        `drain` waits for the steps dispatched before, so that the trace holds
+        only those asked for.
         """
         if not self._first <= number <= self._last:
             if self._begun:
@@ -83,10 +77,8 @@ class StepProfiler:
             yield
 
     def close(self) -> None:
-        """Ends a running trace and writes its summary.
-
-        Prints a note if none of the steps asked for was taken.
-        """
+        """Ends a running trace and writes its summary, or notes that none of
+        the steps asked for was taken."""
         if self._last and not self._begun:
             runtime.print_once(
                 f"--profile-steps {self._first}:{self._last}: none of them "

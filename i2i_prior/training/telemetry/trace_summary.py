@@ -9,7 +9,9 @@ an `hlo_op`.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 from jax.profiler import ProfileData
 
+_TOP = 15  # operations in the table
 HOST = "host"
 OTHER = "elementwise"  # and reductions, and all that matches nothing below
 # First match wins, in the names of compilers and of kernels' authors.
@@ -57,18 +60,13 @@ class Operation:
     own: float
 
 
-def summarise(folder: Path, top: int = 15) -> str:
-    """Summarises the newest trace below a folder, as text.
-
-    Args:
-      folder: argument of `jax.profiler.start_trace`.
-      top: operations in the table.
-    """
+def summarise(folder: Path) -> str:
+    """Summarises the newest trace that `jax.profiler` wrote below a folder."""
     files = sorted(Path(folder).glob("plugins/profile/*/*.xplane.pb"))
     if not files:
         return f"no trace in {folder}"
     devices = read_devices(ProfileData.from_file(str(files[-1])))
-    return describe(devices, top)
+    return describe(devices, _TOP)
 
 
 def read_devices(data: ProfileData) -> list[list[Operation]]:
@@ -93,9 +91,7 @@ def read_devices(data: ProfileData) -> list[list[Operation]]:
         if plane.name == "/host:CPU"
         for line in plane.lines
         for operation in _line(
-            event
-            for event in line.events
-            if "hlo_op" in {name for name, _ in event.stats}
+            e for e in line.events if "hlo_op" in dict(e.stats)
         )
     ]
     return [host] if host else []
@@ -109,26 +105,23 @@ def describe(devices: list[list[Operation]], top: int) -> str:
     if not devices:
         return "the trace holds no operations"
     runs: dict[str, list[Operation]] = {}
-    kinds: dict[str, float] = {}
-    for operation in (one for device in devices for one in device):
+    kinds: dict[str, float] = defaultdict(float)
+    for operation in itertools.chain(*devices):
         runs.setdefault(operation.name, []).append(operation)
-        kinds[operation.kind] = kinds.get(operation.kind, 0.0) + operation.own
-    idle = sum(_idle(device) for device in devices)
-    kinds[HOST] = kinds.get(HOST, 0.0) + idle
+        kinds[operation.kind] += operation.own
+    kinds[HOST] += sum(map(_idle, devices))
     total = sum(kinds.values()) or 1.0
     times = {n: sum(one.own for one in ones) for n, ones in runs.items()}
     lines = ["share    time/device    runs  kind         operation"]
     each = 1e6 * len(devices)  # nanoseconds of all to milliseconds of one
-    for name in sorted(times, key=times.__getitem__, reverse=True)[:top]:
+    for name, time in sorted(times.items(), key=lambda pair: -pair[1])[:top]:
         lines.append(
-            f"{times[name] / total:6.1%}{times[name] / each:12.3f} ms"
+            f"{time / total:6.1%}{time / each:12.3f} ms"
             f"{len(runs[name]):8}  {runs[name][0].kind:12} {name[:80]}"
         )
     lines.append("\nshare    time/device  kind")
-    for kind in sorted(kinds, key=kinds.__getitem__, reverse=True):
-        lines.append(
-            f"{kinds[kind] / total:6.1%}{kinds[kind] / each:12.3f} ms  {kind}"
-        )
+    for kind, time in sorted(kinds.items(), key=lambda pair: -pair[1]):
+        lines.append(f"{time / total:6.1%}{time / each:12.3f} ms  {kind}")
     return "\n".join(lines)
 
 
@@ -137,8 +130,7 @@ def kind_of(name: str, category: str = "", path: str = "") -> str:
 
     Args:
       name: of the operation or kernel.
-      category: XLA's `hlo_category`, if the trace has it.
-      path: its place in the program (`tf_op`), if the trace has it.
+      category, path: `hlo_category` and `tf_op` of XLA, if the trace has them.
     """
     for kind, pattern in KINDS:
         if any(re.search(pattern, text, re.I) for text in (name, category)):

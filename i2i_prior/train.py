@@ -21,6 +21,7 @@ from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.training import metadata
 from i2i_prior.training.evaluators.base import is_due
 from i2i_prior.training.evaluators.registry import run_due
+from i2i_prior.training.input_pipeline import open_data
 from i2i_prior.training.loop_state import LoopState
 from i2i_prior.training.resilience.exit_status import (
     end_diverged,
@@ -30,7 +31,6 @@ from i2i_prior.training.resilience.exit_status import (
 from i2i_prior.training.resilience.rollback import LossSpike
 from i2i_prior.training.setup import build
 from i2i_prior.training.telemetry.goodput import DATA_WAIT, GoodputTimer
-from i2i_prior.training.training_data import open_data
 from i2i_prior.training.validate import validate
 
 

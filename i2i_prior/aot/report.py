@@ -14,7 +14,7 @@ def report(result: dict[str, Any]) -> str:
     if "mesh" in result:
         lines += ["", *_program(result)]
     if result.get("compiled"):
-        lines += ["", *_memory(result), "", *_collectives(result)]
+        lines += ["", _memory(result), "", *_collectives(result)]
         lines += ["", *_time(result)]
     if result.get("assumptions"):
         lines += ["", "assumed:"]
@@ -48,18 +48,14 @@ def _program(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _memory(result: dict[str, Any]) -> list[str]:
-    peak, capacity = (
-        result["peak_bytes_per_chip"],
-        result["capacity_bytes_per_chip"],
-    )
-    parts = ", ".join(
-        f"{name} {size / GIB:.2f}" for name, size in result["memory"].items()
-    )
-    return [
+def _memory(result: dict[str, Any]) -> str:
+    peak = result["peak_bytes_per_chip"]
+    capacity = result["capacity_bytes_per_chip"]
+    parts = (f"{name} {s / GIB:.2f}" for name, s in result["memory"].items())
+    return (
         f"peak memory {peak / GIB:.2f} of {capacity / GIB:.2f} GiB a chip "
-        f"({peak / capacity:.0%}): {parts}",
-    ]
+        f"({peak / capacity:.0%}): {', '.join(parts)}"
+    )
 
 
 def _collectives(result: dict[str, Any]) -> list[str]:
@@ -80,13 +76,10 @@ def _collectives(result: dict[str, Any]) -> list[str]:
     if rest:
         size = sum(row["bytes"] * row["count"] for row in rest)
         lines.append(f"and {len(rest)} smaller ones, {size / GIB:.3f} GiB")
-    whole = result["whole_parameters_gathered"]
-    lines.append(
-        f"gathered whole outside the layer loop: {', '.join(whole)}"
-        if whole
-        else "no layer parameter is gathered whole outside the layer loop"
-    )
-    return lines
+    whole = ", ".join(result["whole_parameters_gathered"])
+    none = "no layer parameter is gathered whole outside the layer loop"
+    named = f"gathered whole outside the layer loop: {whole}"
+    return [*lines, named if whole else none]
 
 
 def _time(result: dict[str, Any]) -> list[str]:
@@ -99,11 +92,10 @@ def _time(result: dict[str, Any]) -> list[str]:
         f"{_ms(parts['hidden_link_seconds'])}; + links waited for "
         f"{_ms(parts['exposed_link_seconds'])}"
     ]
-    for link in parts["links"]:
-        lines.append(
-            f"  links of {link['axes']:20} {link['where']:10} "
-            f"{_ms(link['seconds'])}"
-        )
+    lines += [
+        f"  links of {row['axes']:20} {row['where']:10} {_ms(row['seconds'])}"
+        for row in parts["links"]
+    ]
     lines.append(
         f"estimated {result['images_per_second_estimate']:.0f} images/s, MFU "
         f"{result['mfu_estimate']:.1%} "

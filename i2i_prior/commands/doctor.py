@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     disk = shutil.disk_usage(".").free
     print(f"{'memory':18} {_memory() / 2**30:.1f} GiB available")
     print(f"{'disk here':18} {disk / 2**30:.1f} GiB free")
-    _print_photos()
+    print(f"{'built-in photos':18} {_photos()}")
     _print_forecast(max(rates.values()) * len(devices))
     return 0
 
@@ -85,21 +85,19 @@ def _matmul_rate(dtype: str, size: int = 1024) -> float:
 def _memory() -> int:
     """Available memory, bytes; 0 if unknown."""
     try:
-        pages = os.sysconf("SC_AVPHYS_PAGES")
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return 0
 
 
-def _print_photos() -> None:
+def _photos() -> str:
     from i2i_prior.data.sources.registry import open_source
     from i2i_prior.errors import UserError
 
     try:
-        found = f"{len(open_source('builtin:photos'))} found"
+        return f"{len(open_source('builtin:photos'))} found"
     except UserError as error:
-        found = str(error)
-    print(f"{'built-in photos':18} {found}")
+        return str(error)
 
 
 def _print_forecast(rate: float) -> None:

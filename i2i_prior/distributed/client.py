@@ -1,18 +1,25 @@
-"""Client side of the coordinator protocol: one process of a run."""
+"""Client side of the coordinator protocol: one process of a run joins."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import select
+import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from i2i_prior.distributed.cluster import Settings
 from i2i_prior.distributed.connection import Connection
-from i2i_prior.distributed.coordinator import LOST, lost_process
+from i2i_prior.distributed.coordinator import (
+    LOST,
+    Coordinator,
+    lost_process,
+    startup_timeout,
+)
 from i2i_prior.errors import UserError
 
 _SHUTDOWN_SECONDS = 60.0  # for the others to finish after process 0
@@ -32,7 +39,7 @@ class Client:
       hosts: host name of each process.
       heartbeat: seconds of silence after which process 0 is lost.
       first: messages that came together with the hosts.
-      coordinator: thread of the coordinator, in process 0 only.
+      coordinator: its thread, in process 0 only.
     """
 
     def __init__(
@@ -41,12 +48,11 @@ class Client:
         process: int,
         hosts: list[str],
         heartbeat: float,
-        first: Sequence[dict[str, Any]],
-        coordinator: threading.Thread | None,
+        first: Sequence[dict[str, Any]] = (),
+        coordinator: threading.Thread | None = None,
     ):
-        self.process, self.hosts = process, hosts
-        self._connection, self._heartbeat = connection, heartbeat
-        self._coordinator = coordinator
+        self.process, self.hosts, self._heartbeat = process, hosts, heartbeat
+        self._connection, self._coordinator = connection, coordinator
         self._changed = threading.Condition()
         self._gather_number = 0
         self._answers: dict[int, dict[str, Any]] = {}
@@ -61,10 +67,10 @@ class Client:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def allgather(self, name: str, text: str, seconds: float) -> list[str]:
-        """Returns the texts of all processes in their order.
-
-        Every process calls it at the same place of the program.
+    def allgather(
+        self, name: str, text: str = "", seconds: float = 600.0
+    ) -> list[str]:
+        """Returns the texts of all processes, which call it at one place.
 
         Args:
           name: of the place, for the message when a process is missing.
@@ -190,3 +196,109 @@ class Client:
                 stream.flush()
         self._connection.close()  # process 0 waits for it
         os._exit(code)
+
+
+def join(
+    settings: Settings, startup: float = 300.0, heartbeat: float = 100.0
+) -> Client:
+    """Waits until all processes have joined.
+
+    Args:
+      settings: processes of the run.
+      startup: seconds in which they must join.
+      heartbeat: seconds of silence after which a process is lost. A process
+        that dies while its machine lives is noticed at once.
+
+    Raises:
+      UserError: names the missing processes.
+    """
+    host, number, thread = socket.gethostname(), settings.process_id, None
+    if number == 0:
+        connection, thread = _start_coordinator(
+            settings, host, startup, heartbeat
+        )
+    else:
+        connection = _connect(settings, startup)
+        connection.send(join=number, processes=settings.processes, host=host)
+    try:
+        hosts, rest = _receive_hosts(connection, settings, startup)
+    except UserError:
+        connection.close()  # process 0 waits for it
+        raise
+    return Client(connection, number, hosts, heartbeat, rest, thread)
+
+
+def _start_coordinator(
+    settings: Settings, host: str, startup: float, heartbeat: float
+) -> tuple[Connection, threading.Thread]:
+    port = int(settings.coordinator.rpartition(":")[2])
+    dualstack = socket.has_dualstack_ipv6()
+    try:
+        # Both families where there are both, as JAX's coordinator does.
+        listener = socket.create_server(
+            ("", port),
+            family=socket.AF_INET6 if dualstack else socket.AF_INET,
+            dualstack_ipv6=dualstack,
+            backlog=4096,
+        )
+    except OSError as error:
+        # Python adds the address to this error's own text.
+        why = os.strerror(error.errno) if error.errno else error
+        raise UserError(
+            f"process 0 cannot listen on port {port} ({why}); end the program "
+            "that uses it, or choose another port with --coordinator"
+        ) from error
+    ours, theirs = socket.socketpair()
+    coordinator = Coordinator(
+        listener,
+        (Connection(theirs), host),
+        settings.processes,
+        settings.hosts,
+        startup,
+        heartbeat,
+    )
+    thread = threading.Thread(target=coordinator.run, daemon=True)
+    thread.start()
+    return Connection(ours), thread
+
+
+def _connect(settings: Settings, startup: float) -> Connection:
+    """Connects to process 0, which may start (or get its DNS name) later."""
+    host, _, port = settings.coordinator.rpartition(":")
+    address = host.strip("[]"), int(port)
+    deadline = time.monotonic() + startup
+    while True:
+        try:
+            return Connection(socket.create_connection(address, timeout=5.0))
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"process 0 did not answer at {settings.coordinator} "
+                    f"within {startup:g} s ({error.strerror or error}); look "
+                    "at its log, or raise --startup-timeout"
+                ) from error
+            time.sleep(0.2)
+
+
+def _receive_hosts(
+    connection: Connection, settings: Settings, startup: float
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the hosts of all processes, and the messages after that one."""
+    deadline = time.monotonic() + startup + _RELAY_SECONDS
+    waiting_for = ["0"]
+    while time.monotonic() < deadline:
+        if not select.select([connection], [], [], 0.5)[0]:
+            continue
+        messages = connection.receive()
+        if messages is None:
+            raise UserError(
+                f"process 0 at {settings.coordinator} ended before all "
+                "processes had joined; look at its log"
+            )
+        for number, message in enumerate(messages):
+            if "end" in message:
+                raise UserError(message["end"])
+            if "hosts" in message:
+                return message["hosts"], messages[number + 1 :]
+            waiting_for = message.get("waiting_for", waiting_for)
+    raise UserError(startup_timeout(waiting_for, startup))

@@ -47,8 +47,7 @@ class Coordinator:
       local: connection and host name of process 0 itself.
       processes: number of processes of the run.
       hosts: expected host name of each process; empty if unknown.
-      startup: seconds in which all processes must join.
-      heartbeat: seconds of silence after which a process is lost.
+      startup, heartbeat: seconds, see `client.join`.
     """
 
     def __init__(

@@ -16,9 +16,8 @@ from typing import Any, NoReturn
 
 import jax
 
-from i2i_prior.distributed.client import Client
+from i2i_prior.distributed.client import Client, join
 from i2i_prior.distributed.cluster import Settings, detect
-from i2i_prior.distributed.rendezvous import join
 from i2i_prior.errors import CRASHED, UserError
 
 # Seconds for the report of a dead process to arrive after its effects.

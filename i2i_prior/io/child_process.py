@@ -255,8 +255,9 @@ def _wait(
 
 def _stamp(path: Path | None) -> tuple[int, int] | None:
     """Time of the last change (ns) and size (bytes) of a file, if it exists."""
-    try:
-        found = path and path.stat()
-    except OSError:
+    if path is None:
         return None
-    return found and (found.st_mtime_ns, found.st_size)
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size
+    return None

@@ -16,6 +16,7 @@ from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
 from i2i_prior.training.evaluators.base import Evaluator, EvaluatorContext
 from i2i_prior.training.evaluators.registry import build_evaluators
+from i2i_prior.training.input_pipeline import TrainingData
 from i2i_prior.training.resilience.preemption import Preemption
 from i2i_prior.training.resilience.rollback import Rollbacks
 from i2i_prior.training.setup import Program
@@ -23,7 +24,6 @@ from i2i_prior.training.telemetry.goodput import GoodputTimer
 from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import MetricWriter
 from i2i_prior.training.telemetry.profiler import StepProfiler
-from i2i_prior.training.training_data import TrainingData
 
 
 class LoopState:

@@ -67,13 +67,11 @@ def validate(config: ConfigDict, devices: int) -> None:
         )
     TASKS[config.task].check(config)
     _validate_evaluation(config)
-    _validate_losses(config)
     _validate_cached(config)
     shapes = resolve(config)
     _validate_buckets(config, shapes)
     _validate_condition(config, shapes)
-    _validate_patches(config, shapes)
-    _validate_mup(config)
+    _validate_networks(config, shapes)
     _validate_batch(config, shapes, devices)
 
 
@@ -97,18 +95,6 @@ def _validate_evaluation(config: ConfigDict) -> None:
         load_features(section.features)
 
 
-def _validate_losses(config: ConfigDict) -> None:
-    section, prepared = config.validation, "arrayrecord:"
-    if not section.every or not config.data.cached:
-        return
-    if not section.source.startswith(prepared):
-        raise UserError(
-            "validation.every with data.cached needs held-out images that are "
-            f"prepared, too; set validation.source to {prepared}FOLDER, or "
-            "validation.every=0"
-        )
-
-
 def _validate_batch(config: ConfigDict, shapes: Resolved, devices: int) -> None:
     batch, accumulate = config.data.batch_size, config.train.accumulate
     if batch % accumulate:
@@ -116,8 +102,8 @@ def _validate_batch(config: ConfigDict, shapes: Resolved, devices: int) -> None:
             f"data.batch_size {batch} does not split into train.accumulate "
             f"{accumulate} micro-batches"
         )
-    shape = mesh_shape(**config.mesh, devices=devices)
-    replica, fsdp, context, tensor = shape
+    mesh = mesh_shape(**config.mesh, devices=devices)
+    replica, fsdp, context, tensor = mesh
     shards = replica * fsdp
     if (batch // accumulate) % shards:
         raise UserError(
@@ -139,7 +125,7 @@ def _validate_batch(config: ConfigDict, shapes: Resolved, devices: int) -> None:
 
 
 def _validate_cached(config: ConfigDict) -> None:
-    kind = config.encoder.kind
+    kind, validation = config.encoder.kind, config.validation
     if not config.data.cached:
         if kind == "none" and config.conditioner.tokens_from != "none":
             raise UserError(
@@ -156,6 +142,12 @@ def _validate_cached(config: ConfigDict) -> None:
         raise UserError(
             "data.cached reads prepared latents; set autoencoder.kind to what "
             "they were made with"
+        )
+    if validation.every and not validation.source.startswith("arrayrecord:"):
+        raise UserError(
+            "validation.every with data.cached needs held-out images that are "
+            "prepared, too; set validation.source to arrayrecord:FOLDER, or "
+            "validation.every=0"
         )
     for name in ("min_side", "view_flip", "view_jitter"):
         if config.data[name]:
@@ -196,16 +188,6 @@ def _validate_buckets(config: ConfigDict, shapes: Resolved) -> None:
         raise UserError(
             "data.aspect_buckets makes images of many token counts, which "
             "mesh.context and mesh.tensor do not divide alike; set both to 1"
-        )
-
-
-def _validate_mup(config: ConfigDict) -> None:
-    model = config.model
-    if model.mup_base_width % max(model.width // model.heads, 1):
-        raise UserError(
-            f"model.mup_base_width {model.mup_base_width} is no multiple of "
-            f"the head width {model.width // model.heads}, which muP keeps; "
-            "choose one, or change model.heads with model.width"
         )
 
 
@@ -269,7 +251,7 @@ def _validate_no_tokens(config: ConfigDict) -> None:
         )
 
 
-def _validate_patches(config: ConfigDict, shapes: Resolved) -> None:
+def _validate_networks(config: ConfigDict, shapes: Resolved) -> None:
     latents = config.autoencoder.kind != "pixels" and not config.data.cached
     if latents and not config.autoencoder.weights:
         raise UserError(
@@ -277,7 +259,13 @@ def _validate_patches(config: ConfigDict, shapes: Resolved) -> None:
             "autoencoder.weights: a file or a folder, or 'random' to say that "
             "a random one is meant"
         )
-    factor = shapes.latent.factor
+    model, factor = config.model, shapes.latent.factor
+    if model.mup_base_width % max(model.width // model.heads, 1):
+        raise UserError(
+            f"model.mup_base_width {model.mup_base_width} is no multiple of "
+            f"the head width {model.width // model.heads}, which muP keeps; "
+            "choose one, or change model.heads with model.width"
+        )
     if config.data.image_size % (factor * config.model.patch):
         raise UserError(
             f"data.image_size {config.data.image_size} does not split into "

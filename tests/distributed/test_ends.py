@@ -26,12 +26,12 @@ FAILS = """
 import sys
 from i2i_prior import cli
 from i2i_prior.errors import UserError
-from i2i_prior.training import training_data
+from i2i_prior.training import input_pipeline
 
 def fail(spec):
     raise UserError("no images here; mend data.source")
 if "--process-id=1" in sys.argv:
-    training_data.open_training = fail
+    input_pipeline.open_training = fail
 cli.main(sys.argv[1:])
 """
 

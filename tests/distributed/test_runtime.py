@@ -13,10 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from i2i_prior.distributed import runtime
-from i2i_prior.distributed.client import Client
+from i2i_prior.distributed.client import Client, join
 from i2i_prior.distributed.cluster import Settings
 from i2i_prior.distributed.connection import Connection
-from i2i_prior.distributed.rendezvous import join
 from i2i_prior.errors import UserError
 
 

@@ -16,18 +16,9 @@ from i2i_prior.aot.estimate.hlo import Computation, Instruction, Program
 
 # Neither reads nor writes an array by itself.
 _FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "after-all",
-    "opt-barrier",
-    "partition-id",
-    "replica-id",
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast"),
+    *("while", "conditional", "call"),
+    *("after-all", "opt-barrier", "partition-id", "replica-id"),
 }
 _MATMUL = ("dot", "convolution", "custom-call")
 _SLICES = {"dynamic-slice", "slice", "gather"}
@@ -53,9 +44,8 @@ def count_traffic(program: Program) -> Traffic:
     for computation, i, loops, fused in program.walk():
         if fused or i.opcode in _FREE or _transfers(program, i):
             continue
-        size = (_read(program, computation, i) + _written(program, i)) * (
-            math.prod(loops)
-        )
+        once = _read(program, computation, i) + _written(program, i)
+        size = once * math.prod(loops)
         if _has_matmul(program, i) or i.opcode.endswith("-start"):
             beside += size
         else:
@@ -66,9 +56,8 @@ def count_traffic(program: Program) -> Traffic:
 def _transfers(program: Program, i: Instruction) -> bool:
     """Collectives are timed by their links; a done repeats its start."""
     kind = i.opcode.removesuffix("-start").removesuffix("-done")
-    if kind in (*KINDS, "send", "recv"):
-        return True
-    if i.opcode.endswith(("-done", "-update")):
+    repeats = i.opcode.endswith(("-done", "-update"))
+    if repeats or kind in (*KINDS, "send", "recv"):
         return True
     # A fusion around nothing but a collective, as a TPU's reduce-scatter.
     return _holds(program, i, KINDS) and not _has_matmul(program, i)
@@ -92,13 +81,12 @@ def _slow(i: Instruction) -> int:
 
 
 def _read(program: Program, computation: Computation, i: Instruction) -> int:
-    total = 0
-    for number, name in enumerate(i.operands):
-        operand = computation.instructions.get(name)
-        if operand is None or not _slow(operand):
-            continue
-        total += _taken(program, i, number, _slow(operand))
-    return total
+    operands = enumerate(map(computation.instructions.get, i.operands))
+    return sum(
+        _taken(program, i, number, whole)
+        for number, operand in operands
+        if operand and (whole := _slow(operand))
+    )
 
 
 def _taken(program: Program, user: Instruction, number: int, whole: int) -> int:
@@ -133,11 +121,8 @@ def _written(program: Program, i: Instruction) -> int:
         inner = program.computations[i.called[0]]
         sizes = _puts(inner, inner.root)
         if len(sizes) == len(i.shapes):
-            return sum(
-                size
-                for size, shape in zip(sizes, i.shapes, strict=True)
-                if not shape.fast
-            )
+            pairs = zip(sizes, i.shapes, strict=True)
+            return sum(size for size, shape in pairs if not shape.fast)
     if i.opcode == "dynamic-update-slice":
         return 0  # its update was read, and is as large
     if i.opcode == "copy-start":
@@ -148,11 +133,8 @@ def _written(program: Program, i: Instruction) -> int:
 def _puts(inner: Computation, root: Instruction) -> list[int]:
     """Bytes written for each result of a fusion."""
     if root.opcode == "tuple":
-        return [
-            size
-            for name in root.operands
-            for size in _puts(inner, inner.instructions[name])
-        ]
+        parts = (inner.instructions[name] for name in root.operands)
+        return [size for part in parts for size in _puts(inner, part)]
     if root.opcode == "bitcast" and root.operands[0] in inner.instructions:
         return _puts(inner, inner.instructions[root.operands[0]])
     if root.opcode == "dynamic-update-slice":

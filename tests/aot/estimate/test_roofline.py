@@ -7,10 +7,11 @@ import pytest
 
 from i2i_prior.aot.estimate.collectives import LAYERS, OUTSIDE, Collective
 from i2i_prior.aot.estimate.hbm_traffic import Traffic
-from i2i_prior.aot.estimate.interconnect import HOP_SECONDS, collective_seconds
 from i2i_prior.aot.estimate.roofline import (
     ATTAINABLE,
+    HOP_SECONDS,
     assumptions,
+    collective_seconds,
     estimate,
     padding,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import pytest
 
+from i2i_prior.training.input_pipeline import prefetch
 from i2i_prior.training.resilience.rollback import LossSpike
 from i2i_prior.training.telemetry.goodput import GoodputTimer
 from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
@@ -12,7 +13,6 @@ from i2i_prior.training.telemetry.metric_writer import (
     MetricWriter,
     read_metrics,
 )
-from i2i_prior.training.training_data import prefetch
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jax.profiler import ProfileData
 
-from i2i_prior.training.telemetry.trace_summary import (
+from i2i_prior.training.telemetry.profiler import (
     describe,
     kind_of,
     read_devices,

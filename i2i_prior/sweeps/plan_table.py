@@ -16,23 +16,18 @@ _WARNINGS = 5  # runs that are named in a warning
 
 
 def as_text(plan: Plan, machine: Machine | None, whole: bool) -> str:
-    """Formats a plan.
+    """Formats a plan; a long one folded, unless it is asked for as a `whole`.
 
-    Args:
-      plan: the plan.
-      machine: for hours, and for cost where it has a price; None for neither.
-      whole: list every run, however many there are.
+    The machine is for hours, and for cost where it has a price.
     """
     runs = plan.runs
     folded = len(runs) > LONG and not whole
-    groups = [[run] for run in runs]
-    if folded:
-        # One row for each role and value on the first axis.
-        by_key: dict[tuple[str, str], list[PlannedRun]] = {}
-        for run in runs:
-            by_key.setdefault((run.role, _group_name(run)), []).append(run)
-        groups = list(by_key.values())
-    rows = [_row(group, machine, folded) for group in groups]
+    groups: dict[object, list[PlannedRun]] = {}
+    for run in runs:
+        # Folded, one row for each role and value on the first axis.
+        key = (run.role, _group_name(run)) if folded else run.id
+        groups.setdefault(key, []).append(run)
+    rows = [_row(group, machine, folded) for group in groups.values()]
     if (hidden := len(rows) - _LINES) > 0 and folded:
         half = _LINES // 2
         mark = {next(iter(rows[0])): f"... {hidden} more"}
@@ -45,9 +40,11 @@ def as_text(plan: Plan, machine: Machine | None, whole: bool) -> str:
     if machine is None:
         lines.append("hours: name a machine, as --accelerator h100x8 --mfu 0.4")
     lines += [f"note: {note}" for note in plan.spec.notes]
-    lines += _listed("left out", plan.left_out)
     for kind, found in _warnings(plan).items():
-        lines += _listed(f"warning: {kind}", found)
+        if found:
+            more = len(found) - _WARNINGS
+            end = f" and {more} more" if more > 0 else ""
+            lines.append(f"{kind}: {'; '.join(found[:_WARNINGS])}{end}")
     return "\n".join(lines)
 
 
@@ -61,17 +58,17 @@ def _row(
 ) -> dict[str, str]:
     """Formats a run, or a group of them, column -> text."""
     first = group[0]
+    row = {"run": first.name, "role": first.role}
     if folded:
         row = {"group": _group_name(first), "role": first.role}
         row["runs"] = str(len(group))
-    else:
-        row = {"run": first.name, "role": first.role}
     steps = [run.steps for run in group]
+    epochs = [run.epochs for run in group if run.epochs is not None]
     row |= {
         "parameters": _span([run.parameters for run in group]),
         "steps": _span(steps) if folded else f"{first.steps:,}",
         "examples": _span([run.examples for run in group]),
-        "epochs": _epochs(group),
+        "epochs": f"{max(epochs):.2g}" if epochs else "-",
         "FLOPs": f"{sum(run.flops for run in group):.3g}",
     }
     if machine is not None:
@@ -112,39 +109,26 @@ def _totals(plan: Plan, machine: Machine | None) -> list[str]:
 
 
 def _warnings(plan: Plan) -> dict[str, list[str]]:
-    """Warnings of runs that would spoil a law: kind -> the runs."""
+    """Runs left out, and those that would spoil a law: kind -> the runs."""
     repeated = [
         f"{run.name} ({run.epochs:.1f})"
         for run in plan.runs
         if run.epochs and run.epochs > 1
     ]
-    warmups = {
-        run.id: plan.configs[run.id]["optim.warmup_steps"] for run in plan.runs
-    }
     short = [
-        f"{run.name} ({warmups[run.id]} of {run.steps})"
+        f"{run.name} ({warmup} of {run.steps})"
         for run in plan.runs
-        if run.steps < 10 * warmups[run.id]
+        if (warmup := plan.configs[run.id]["optim.warmup_steps"]) * 10
+        > run.steps
     ]
     return {
-        "more than one epoch, so laws of unlimited data do not hold": repeated,
-        "warm-up takes more than a tenth of the steps": short,
+        "left out": plan.left_out,
+        "warning: more than one epoch, so laws of unlimited data do not hold": (
+            repeated
+        ),
+        "warning: warm-up takes more than a tenth of the steps": short,
     }
-
-
-def _listed(kind: str, found: Sequence[str]) -> list[str]:
-    """One line with the first few of `found`; none without them."""
-    if not found:
-        return []
-    more = len(found) - _WARNINGS
-    end = f" and {more} more" if more > 0 else ""
-    return [f"{kind}: {'; '.join(found[:_WARNINGS])}{end}"]
 
 
 def _hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
-
-
-def _epochs(runs: Sequence[PlannedRun]) -> str:
-    found = [run.epochs for run in runs if run.epochs is not None]
-    return f"{max(found):.2g}" if found else "-"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import shlex
@@ -37,12 +38,8 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         options.flops_per_second,
         options.price_per_chip_hour,
     )
-    made = _make_plan(
-        options.config,
-        overrides,
-        options.images,
-        there.chips if options.accelerator and there else 1,
-    )
+    chips = there.chips if options.accelerator and there else 1
+    made = _make_plan(options.config, overrides, options.images, chips)
     print(as_text(made, there, options.all))
     if options.out is None:
         print("nothing is written without --out SWEEP")
@@ -51,10 +48,8 @@ def plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     sweep, changes = write_plan(made, Path(options.out), facts, options.replace)
     print(f"runs in {sweep.path}: {changes}")
     backend = "" if read_launch(sweep).last else " --backend local"
-    print(
-        f"start it with: i2i-prior sweep submit {shlex.quote(options.out)}"
-        f"{backend}"
-    )
+    quoted = shlex.quote(options.out)
+    print(f"start it with: i2i-prior sweep submit {quoted}{backend}")
     return 0
 
 
@@ -121,12 +116,10 @@ def _make_plan(
     spec = load_sweep(config, overrides)
     if images is not None and images < 1:
         raise UserError(f"--images is {images}; give 1 or more")
-    known: dict[str, int | None] = {}
 
+    @functools.cache
     def count(source: str) -> int | None:
-        if source not in known:
-            known[source] = _count(source) if images is None else images
-        return known[source]
+        return _count(source) if images is None else images
 
     made = make_plan(spec, count, devices)
     base = flatten(spec.base)

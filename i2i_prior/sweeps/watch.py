@@ -21,7 +21,6 @@ from i2i_prior.sweeps.run.state import (
 )
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
 from i2i_prior.sweeps.status import as_json, as_text
-from i2i_prior.sweeps.status_page import write_page
 from i2i_prior.sweeps.submit import find_state
 
 _INTERVAL = 3.0  # seconds between two updates of status --watch
@@ -50,6 +49,8 @@ def status(options: argparse.Namespace) -> int:
                     text, messages = _CLEAR + "\n".join(lines[:height]), []
                 print("\n".join([text, *messages]), flush=True)
             if options.html:
+                from i2i_prior.sweeps.status_page import write_page
+
                 page = write_page(sweep, found)
                 if not watch:
                     print(page, file=sys.stderr if options.json else sys.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -21,6 +22,7 @@ from i2i_prior.sweeps.run.store import (
 from i2i_prior.sweeps.spec.plan import Plan
 
 UNCHANGED = "all as before"
+_REMEDY = "free space or choose another --out"
 
 
 def write_plan(
@@ -44,48 +46,41 @@ def write_plan(
     """
     _refuse_other_folder(out)
     with exclusive(out):
-        before = _earlier_plan(out)
+        before = Sweep(out.absolute(), {})
+        if (out / "sweep.json").exists():
+            with contextlib.suppress(BrokenSweepError):
+                before = open_sweep(out)
         old = {run.id: run for run in before.runs}
         new = {run.id: run for run in made.runs}
         gone = [run for run in before.runs if run.id not in new]
-        added = [run for run in made.runs if run.id not in old]
-        _refuse_strays(before, old.keys() | new.keys())
+        _check_strays(before, old.keys() | new.keys())
         if gone:
             _check_dropped(before, gone, replace)
         for run_id in new.keys() & old.keys():
             _check_frozen(before.config(run_id), made.configs[run_id])
-        # A folder that lost a config gets it back.
-        missing = [
-            run.id
-            for run in made.runs
-            if run.id not in old or not before.config(run.id).exists()
-        ]
-        _write_configs(
-            before, {run_id: made.configs[run_id] for run_id in missing}
-        )
+        with write_errors(out / "configs", _REMEDY):
+            (out / "configs").mkdir(parents=True, exist_ok=True)
+        for run_id in new:
+            file = before.config(run_id)
+            # A folder that lost a config gets it back. One that a kill cuts
+            # is in no plan, and made again.
+            if run_id not in old or not file.exists():
+                with write_errors(file, _REMEDY):
+                    text = json.dumps({"config": made.configs[run_id]})
+                    file.write_text(f"{text}\n")
         if before.runs == made.runs:
             return before, UNCHANGED
         sweep = Sweep(before.path, {**before.facts, **facts}, made.runs)
         save_sweep(sweep)
         for run in gone:
             before.config(run.id).unlink(missing_ok=True)
-    changes = f"{len(added)} new"
+    changes = f"{len(new.keys() - old.keys())} new"
     if old:
         changes += f", {len(old) - len(gone)} as before, {len(gone)} dropped"
     return sweep, changes
 
 
-def _earlier_plan(out: Path) -> Sweep:
-    """Reads the plan that a folder holds; empty where there is none."""
-    if not (out / "sweep.json").exists():
-        return Sweep(out.absolute(), {})
-    try:
-        return open_sweep(out)
-    except BrokenSweepError:
-        return Sweep(out.absolute(), {})
-
-
-def _refuse_strays(before: Sweep, known: Set[str]) -> None:
+def _check_strays(before: Sweep, known: Set[str]) -> None:
     """Refuses a folder with runs that neither plan has, as of a torn one."""
     folders = before.path / "runs", before.path / "attempts"
     found = {path.name for folder in folders for path in folder.glob("*")}
@@ -97,20 +92,6 @@ def _refuse_strays(before: Sweep, known: Set[str]) -> None:
         )
 
 
-def _write_configs(
-    sweep: Sweep, configs: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Writes configs; one that a kill cuts is in no plan, and made again."""
-    remedy = "free space or choose another --out"
-    folder = sweep.path / "configs"
-    with write_errors(folder, remedy):
-        folder.mkdir(parents=True, exist_ok=True)
-    for run_id, flat in configs.items():
-        file = sweep.config(run_id)
-        with write_errors(file, remedy):
-            file.write_text(json.dumps({"config": flat}) + "\n")
-
-
 def _refuse_other_folder(out: Path) -> None:
     if out.is_file():
         raise UserError(f"--out {out} is a file; choose a folder")
@@ -118,11 +99,8 @@ def _refuse_other_folder(out: Path) -> None:
         return
     # A first plan that was cut leaves configs and no sweep.json.
     ours = {"configs", "runs.jsonl"}
-    others = [
-        name
-        for name in (path.name for path in out.iterdir())
-        if name not in ours and not name.startswith(".")
-    ]
+    names = {path.name for path in out.iterdir()} - ours
+    others = [name for name in names if not name.startswith(".")]
     if others:
         raise UserError(
             f"--out {out} holds other things ({others[0]}) and no sweep; "

@@ -25,9 +25,7 @@ _SHORT = {"parameters": "params", "value": "loss"}
 def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
     """Results of a sweep: one row a run, in the order of the plan.
 
-    Args:
-      sweep: the sweep.
-      metric: a key of result.json's metrics, else the sweep's own.
+    The metric is a key of result.json's metrics, else the sweep's own.
 
     Returns:
       id, name, role, state (see `state`), labels (a dict), parameters,
@@ -88,9 +86,7 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
             "again into the same folder"
         ) from error
     return {
-        "id": run.id,
-        "name": run.name,
-        "role": run.role,
+        **{"id": run.id, "name": run.name, "role": run.role},
         "state": state.state,
         "labels": run.labels,
         "parameters": run.parameters,
@@ -111,12 +107,8 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """Flattens a row for CSV: a column for each label and metric."""
-    flat = {
-        _SHORT.get(name, name): value
-        for name, value in row.items()
-        if name not in ("labels", "metrics")
-    }
-    for more in (row["labels"], row["metrics"]):
+    flat = {_SHORT.get(name, name): value for name, value in row.items()}
+    for more in (flat.pop("labels"), flat.pop("metrics")):
         flat |= {k: v for k, v in more.items() if k not in flat}
     return flat
 

@@ -41,10 +41,25 @@ def submit(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
     else:
         sweep = open_sweep(options.sweep)
-    launch, backend = _launch_settings(sweep, options)
+    launch = read_launch(sweep)
+    spec = options.backend or launch.backends.get(launch.last, "")
+    launch, backend = _with_backend(sweep, launch, spec)
+    for name in ("max_attempts", "hang_minutes"):
+        if (value := getattr(options, name)) is not None:
+            launch = replace(launch, **{name: value})
+    if launch.max_attempts < 1 or not launch.hang_minutes > 0:
+        raise UserError(
+            f"--max-attempts {launch.max_attempts} and --hang-minutes "
+            f"{launch.hang_minutes:g} must be at least 1 and above 0"
+        )
     found, messages = poll_states(sweep, launch)
     _print_errors(messages)
-    matching = [state for state in found if _matches(state.run, options.only)]
+    matching = [
+        state
+        for state in found
+        if fnmatch.fnmatch(state.run.name, options.only or "*")
+        or fnmatch.fnmatch(state.run.id, options.only or "*")
+    ]
     if not matching:
         raise UserError(
             f"no run is named like {options.only!r}; i2i-prior sweep status "
@@ -72,9 +87,8 @@ def retry(options: argparse.Namespace) -> int:
     launch = read_launch(sweep)
     found, messages = poll_states(sweep, launch)
     _print_errors(messages)
-    if options.failed:
-        chosen = [state for state in found if state.state == "failed"]
-    else:
+    chosen = [state for state in found if state.state == "failed"]
+    if not options.failed:
         chosen = _find_states(sweep, found, options.ids)
         for state in chosen:
             _check_retry(state)
@@ -88,9 +102,9 @@ def retry(options: argparse.Namespace) -> int:
         )
         groups.setdefault(spec, []).append(state.run)
     # All of them are checked before anything is written.
-    backends = {spec: _backend(sweep, spec) for spec in groups}
-    for backend in backends.values():
-        launch = _with_backend(launch, backend)
+    backends = {}
+    for spec in groups:
+        launch, backends[spec] = _with_backend(sweep, launch, spec)
     write_launch(sweep, launch)
     code = 0
     for spec, runs in groups.items():
@@ -154,43 +168,18 @@ def _count(runs: Sequence[object]) -> str:
     return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
-def _launch_settings(
-    sweep: Sweep, options: argparse.Namespace
+def _with_backend(
+    sweep: Sweep, launch: Launch, spec: str
 ) -> tuple[Launch, Backend]:
-    """Launch settings of a sweep, changed as the options ask."""
-    launch = read_launch(sweep)
-    spec = options.backend or launch.backends.get(launch.last, "")
-    backend = _backend(sweep, spec)
-    launch = _with_backend(launch, backend)
-    if options.max_attempts is not None:
-        launch = replace(launch, max_attempts=options.max_attempts)
-    if options.hang_minutes is not None:
-        launch = replace(launch, hang_minutes=options.hang_minutes)
-    if launch.max_attempts < 1 or not launch.hang_minutes > 0:
-        raise UserError(
-            f"--max-attempts {launch.max_attempts} and --hang-minutes "
-            f"{launch.hang_minutes:g} must be at least 1 and above 0"
-        )
-    return launch, backend
-
-
-def _with_backend(launch: Launch, backend: Backend) -> Launch:
-    backends = {**launch.backends, backend.name: backend.spec}
-    return replace(launch, backends=backends, last=backend.name)
-
-
-def _backend(sweep: Sweep, spec: str) -> Backend:
+    """Loads a backend, and adds it to the launch settings."""
     if not spec:
         raise UserError(
             f"{sweep.path} was never submitted; name a backend, as --backend "
             "local"
         )
-    return load_backend(spec)
-
-
-def _matches(run: PlannedRun, pattern: str | None) -> bool:
-    names = run.name, run.id
-    return not pattern or any(fnmatch.fnmatch(n, pattern) for n in names)
+    backend = load_backend(spec)
+    backends = {**launch.backends, backend.name: backend.spec}
+    return replace(launch, backends=backends, last=backend.name), backend
 
 
 def _check_retry(state: RunState) -> None:

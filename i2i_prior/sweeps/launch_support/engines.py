@@ -29,10 +29,6 @@ def short_name(text: str, longest: int = LONGEST) -> str:
 
     A name that had to be changed gets 8 hex digits of a digest of the whole,
     so that two names stay different.
-
-    Args:
-      text: any name, as a run's id.
-      longest: maximum number of characters.
     """
     name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     if not name[:1].isalpha():
@@ -66,24 +62,13 @@ def job_name(sweep: Sweep, run: PlannedRun) -> str:
 def attempt_command(
     sweep: Sweep, run: PlannedRun, path: str, python: str
 ) -> list[str]:
-    """`Sweep.attempt_command` for a machine with other paths.
-
-    Args:
-      sweep: the sweep.
-      run: one of its runs.
-      path: the sweep's folder there; "" for the same as here.
-      python: the Python there.
-    """
+    """`Sweep.attempt_command` where the sweep lies at `path` ("" for here)."""
     there = dataclasses.replace(sweep, path=Path(path or sweep.path))
     return [python, *there.attempt_command(run.id)[1:]]
 
 
 def read_setup(options: ConfigDict) -> str:
-    """Reads the file of shell lines that the option `setup` names.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Reads the shell lines of the option `setup`. Raises UserError."""
     try:
         return Path(options.setup).read_text()
     except OSError as error:
@@ -94,11 +79,7 @@ def read_setup(options: ConfigDict) -> str:
 
 
 def render(sweep: Sweep, engine: str, name: str, text: str) -> Path:
-    """Writes SWEEP/rendered/ENGINE/NAME atomically.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes SWEEP/rendered/ENGINE/NAME atomically. Raises UserError."""
     file = sweep.path / "rendered" / engine / name
     with write_errors(file, "free space, or make the sweep's folder writable"):
         write_bytes(file, text.encode())
@@ -124,16 +105,13 @@ def as_yaml(value: Any) -> str:
 def call(
     command: Sequence[str], install: str, harmless: Sequence[str] = ()
 ) -> str:
-    """Runs an engine's command line.
+    """Runs an engine's command line; returns its stdout.
 
     Args:
       command: argv.
       install: how to get the program, for the message where it is absent.
       harmless: texts of stderr that make a failure no error, as "already
         exists".
-
-    Returns:
-      its stdout.
 
     Raises:
       UserError: the program is absent or fails otherwise.
@@ -160,14 +138,7 @@ def call(
 def note_submitted(
     sweep: Sweep, run: PlannedRun, backend: str, job: str
 ) -> None:
-    """Notes in a run's events that an engine has it.
-
-    Args:
-      sweep: the sweep.
-      run: the run.
-      backend: the engine's launch file, without .py.
-      job: the engine's name of the run.
-    """
+    """Notes in a run's events that an engine has it, under a name of `job`."""
     try:
         events.append(
             sweep.attempts(run.id), "submitted", backend=backend, job=job
@@ -181,16 +152,13 @@ def note_submitted(
 def jobs(
     sweep: Sweep, runs: Iterable[PlannedRun], backend: str
 ) -> dict[str, str]:
-    """Job names of runs, id -> job of its last submission to a backend.
-
-    Runs that were never submitted to it are left out.
-    """
-    found = {}
-    for run in runs:
-        for event in events.read(sweep.attempts(run.id)):
-            if event["event"] == "submitted" and event["backend"] == backend:
-                found[run.id] = str(event["job"])
-    return found
+    """Jobs of the last submissions to a backend: id -> job."""
+    return {
+        run.id: str(event["job"])
+        for run in runs
+        for event in events.read(sweep.attempts(run.id))
+        if event["event"] == "submitted" and event["backend"] == backend
+    }
 
 
 def hints(

@@ -90,12 +90,7 @@ _ENVIRONMENT = Template("""
 def manifest(
     sweep: Sweep, run: PlannedRun, options: ConfigDict
 ) -> dict[str, Any]:
-    """JobSet of a run.
-
-    Args:
-      sweep: the sweep.
-      run: the run.
-      options: of launch/gke.py.
+    """JobSet of a run by the options of launch/gke.py.
 
     Raises:
       UserError: options are missing or contradict each other.
@@ -117,28 +112,29 @@ def manifest(
         "app.kubernetes.io/managed-by": "i2i-prior",
     }
     job["template"]["metadata"] = {"labels": labels}
-    queue = (
-        {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}
-    )
-    jobset["metadata"]["labels"] = labels | queue
     annotations = {"i2i-prior/run-id": run.id}
-    jobset["metadata"]["annotations"] = annotations
+    jobset["metadata"] |= {"labels": dict(labels), "annotations": annotations}
+    if options.queue:
+        queue = {"kueue.x-k8s.io/queue-name": options.queue}
+        jobset["metadata"]["labels"] |= queue
     if options.tpu:
         # A slice is a node pool: two runs never share its links.
         annotations["alpha.jobset.sigs.k8s.io/exclusive-topology"] = (
             "cloud.google.com/gke-nodepool"
         )
-    container["image"] = options.image
-    container["command"] = engines.attempt_command(
-        sweep, run, options.sweep_path, options.python
-    )
     environment = _ENVIRONMENT.substitute(values) if hosts * jobs > 1 else "[]"
-    container["env"] = yaml.safe_load(environment)
     selector, devices = _accelerator(options)
-    # Devices are not overcommitted: requests are limits.
-    container["resources"] = (
-        {"requests": devices, "limits": devices} if devices else {}
-    )
+    container |= {
+        "image": options.image,
+        "command": engines.attempt_command(
+            sweep, run, options.sweep_path, options.python
+        ),
+        "env": yaml.safe_load(environment),
+        # Devices are not overcommitted: requests are limits.
+        "resources": dict.fromkeys(("requests", "limits"), devices)
+        if devices
+        else {},
+    }
     if options.spot:
         selector[_SPOT] = "true"
         toleration = {"key": _SPOT, "operator": "Equal", "value": "true"}

@@ -29,11 +29,9 @@ class Slot:
 
 
 def make_slots(count: int, gpus: list[str]) -> list[Slot]:
-    """Divides this machine evenly.
+    """Divides this machine evenly into slots; 0 for one a GPU, or one.
 
-    Args:
-      count: number of slots; 0 for one a GPU, or one without GPUs.
-      gpus: as CUDA_VISIBLE_DEVICES names them.
+    GPUs are named as in CUDA_VISIBLE_DEVICES.
 
     Raises:
       UserError: the count is negative.

@@ -25,11 +25,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Task:
-    """A command that Slurm starts again where it exits with 75.
-
-    Attributes:
-      command: argv.
-    """
+    """A command (argv) that Slurm starts again where it exits with 75."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = list(command)

@@ -9,11 +9,11 @@ Only the first process of a run writes events.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def attempt(
             log,
             launch,
             hung_grace=hung_grace,
-            cancelled=_Cancelled(folder),
+            cancelled=lambda: _is_cancelled(folder),
             pass_fds=[held],
         )
         how, cause = events.classify(ended, log, several=several)
@@ -124,18 +124,18 @@ def attempt(
     code = events.verdict(known, launch.max_attempts)
     if code == events.AGAIN and how in events.FAILURES and not noted:
         code = events.FULL_DISK  # an uncounted failure could recur for ever
-    _report_end(planned, end, code)
+    text = f"{planned.id}, attempt {number}: {how}"
+    text += f" ({cause})" if cause else ""
+    if code == events.AGAIN:
+        text += "; it may be started again"
+    elif code in (events.MISTAKE, events.FULL_DISK):
+        text += "; it is not started again"
+    _report(text)
     return code
 
 
 def follow(sweep: Sweep, planned: PlannedRun, number: int) -> int:
-    """Trains as another process of a run of several, with its own log.
-
-    Args:
-      sweep: the sweep.
-      planned: the run.
-      number: process number, from 1.
-    """
+    """Trains as process `number`, from 1, of a run of several; own log."""
     folder = sweep.attempts(planned.id)
     folder.mkdir(parents=True, exist_ok=True)
     launch = read_launch(sweep)
@@ -180,22 +180,11 @@ def _train(
     )
 
 
-class _Cancelled:
-    """Check for a cancelled run, which reads events only if they changed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._size = folder, -1
-
-    def __call__(self) -> bool:
-        try:
-            size = (self._folder / events.FILE).stat().st_size
-        except OSError:
-            return False
-        if size == self._size:
-            return False
-        self._size = size
-        recent = events.since_retry(events.read(self._folder))
+def _is_cancelled(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        recent = events.since_retry(events.read(folder))
         return events.count(recent, "cancelled") > 0
+    return False
 
 
 def _code_without_training(
@@ -205,15 +194,10 @@ def _code_without_training(
     launch: Launch,
 ) -> int | None:
     """Exit code of a run that is over; notes the end of a lost attempt."""
-    unended = None
-    for event in before:
-        if event["event"] == "started":
-            unended = event.get("attempt", 0)
-        elif event["event"] == "ended":
-            unended = None
-    if unended is not None:
+    turns = [e for e in before if e["event"] in ("started", "ended")]
+    if turns and turns[-1]["event"] == "started":
         lost = {
-            "attempt": unended,
+            "attempt": turns[-1].get("attempt", 0),
             "code": None,
             "outcome": "lost",
             "cause": "its machine or launcher died",
@@ -221,8 +205,7 @@ def _code_without_training(
         }
         before.append({"event": "ended", **lost})
         _append(sweep.attempts(planned.id), "ended", **lost)
-    found = result(sweep, planned)
-    if found:
+    if found := result(sweep, planned):
         config = frozen_config(sweep.config(planned.id))
         if found.get("config_hash") == config_hash(config):
             _report(f"{planned.id} is {found['outcome']} already")
@@ -239,29 +222,13 @@ def _code_without_training(
 
 
 def _append(folder: Path, event: str, **facts: Any) -> bool:
-    """Appends an event; a full disk must not end a training.
-
-    Returns:
-      True if it was written.
-    """
+    """Appends an event if it can: a full disk must not end a training."""
     try:
         events.append(folder, event, **facts)
     except UserError as error:
         _report(str(error))
         return False
     return True
-
-
-def _report_end(planned: PlannedRun, end: Mapping[str, Any], code: int) -> None:
-    cause = f" ({end['cause']})" if end["cause"] else ""
-    then = {
-        events.AGAIN: "; it may be started again",
-        events.MISTAKE: "; it is not started again",
-        events.FULL_DISK: "; it is not started again",
-    }.get(code, "")
-    _report(
-        f"{planned.id}, attempt {end['attempt']}: {end['outcome']}{cause}{then}"
-    )
 
 
 def _report(text: str) -> None:

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from i2i_prior import Prior
-from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.crops import center_crop
 from i2i_prior.report import image_grid
 
 try:

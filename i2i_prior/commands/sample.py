@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     common.before_jax()
     import numpy as np
 
-    from i2i_prior.data.decode_image import center_crop
+    from i2i_prior.data.crops import center_crop
     from i2i_prior.data.find_images import find_images
     from i2i_prior.inference.prior import Prior
     from i2i_prior.io.disk import write_errors

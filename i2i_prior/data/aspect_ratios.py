@@ -13,49 +13,22 @@ from i2i_prior.errors import UserError
 # height / width -> (height, width) in pixels, tallest last
 Table = dict[float, tuple[int, int]]
 
-# The 40 sizes PixArt-alpha trains at around 1024 x 1024 (ASPECT_RATIO_1024).
-_TRAINING_1024: Table = {
-    0.25: (512, 2048),
-    0.26: (512, 1984),
-    0.27: (512, 1920),
-    0.28: (512, 1856),
-    0.32: (576, 1792),
-    0.33: (576, 1728),
-    0.35: (576, 1664),
-    0.4: (640, 1600),
-    0.42: (640, 1536),
-    0.48: (704, 1472),
-    0.5: (704, 1408),
-    0.52: (704, 1344),
-    0.57: (768, 1344),
-    0.6: (768, 1280),
-    0.68: (832, 1216),
-    0.72: (832, 1152),
-    0.78: (896, 1152),
-    0.82: (896, 1088),
-    0.88: (960, 1088),
-    0.94: (960, 1024),
-    1.0: (1024, 1024),
-    1.07: (1024, 960),
-    1.13: (1088, 960),
-    1.21: (1088, 896),
-    1.29: (1152, 896),
-    1.38: (1152, 832),
-    1.46: (1216, 832),
-    1.67: (1280, 768),
-    1.75: (1344, 768),
-    2.0: (1408, 704),
-    2.09: (1472, 704),
-    2.4: (1536, 640),
-    2.5: (1600, 640),
-    2.89: (1664, 576),
-    3.0: (1728, 576),
-    3.11: (1792, 576),
-    3.62: (1856, 512),
-    3.75: (1920, 512),
-    3.88: (1984, 512),
-    4.0: (2048, 512),
+# The wide ones of the 40 sizes PixArt-alpha trains at around 1024 x 1024
+# (ASPECT_RATIO_1024), height: widths.
+_WIDE_1024 = {
+    512: (2048, 1984, 1920, 1856),
+    576: (1792, 1728, 1664),
+    640: (1600, 1536),
+    704: (1472, 1408, 1344),
+    768: (1344, 1280),
+    832: (1216, 1152),
+    896: (1152, 1088),
+    960: (1088, 1024),
 }
+_SIZES_1024 = [(h, w) for h, widths in _WIDE_1024.items() for w in widths]
+# The tall ones are the same turned, without 1344 x 704.
+_SIZES_1024 += [(1024, 1024), *((w, h) for h, w in _SIZES_1024[::-1])]
+_SIZES_1024.remove((1344, 704))
 
 # Ratios with near neighbours, left out of sampling.
 _TRAINING_ONLY = {0.26, 0.27, 2.89, 3.11, 3.62, 3.75, 3.88}
@@ -68,20 +41,16 @@ def training_sizes(side: int) -> Table:
         side: a multiple of 16 pixels, so that all sides are multiples of
             side / 16.
     """
-    return _scaled(_TRAINING_1024, side)
-
-
-def _scaled(table: Table, side: int) -> Table:
     return {
-        ratio: (height * side // 1024, width * side // 1024)
-        for ratio, (height, width) in table.items()
+        round(height / width, 2): (height * side // 1024, width * side // 1024)
+        for height, width in _SIZES_1024
     }
 
 
 # Side of the square -> the sizes to train at, 40 each: ASPECT_RATIO_256, _512
 # and _1024 of PixArt-alpha and Lumos, _2048 of PixArt-Sigma.
 TRAINING: dict[int, Table] = {
-    side: _scaled(_TRAINING_1024, side) for side in (256, 512, 1024, 2048)
+    side: training_sizes(side) for side in (256, 512, 1024, 2048)
 }
 
 # Side of the square -> the sizes to sample at. Up to 1024 they are the 33 of

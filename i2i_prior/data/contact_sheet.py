@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.decode_image import Encoded, Picture
+from i2i_prior.data.decode_image import Picture
+from i2i_prior.data.record import Record
 from i2i_prior.report import html
 
 STYLE = """
@@ -31,7 +32,7 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def thumbnail(record: Encoded, side: int) -> tuple[Picture, np.ndarray]:
+def thumbnail(record: Record, side: int) -> tuple[Picture, np.ndarray]:
     """Picture of a record, and its thumbnail of at most `side` pixels.
 
     Raises:

@@ -123,10 +123,7 @@ def random_box(
             top = int(rng.integers(height - h + 1))
             left = int(rng.integers(width - w + 1))
             return left, top, left + w, top + h
-    w = min(width, max(1, round(height * ratio[1])))
-    h = min(height, max(1, round(width / ratio[0])))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+    return _center_box(height, width, ratio)
 
 
 def view_box(box: Box, rng: np.random.Generator, min_scale: float) -> Box:
@@ -142,35 +139,23 @@ def view_box(box: Box, rng: np.random.Generator, min_scale: float) -> Box:
         return box
     left, top, right, bottom = box
     aspect = (right - left) / (bottom - top)
+    ratio = aspect * _VIEW_RATIO[0], aspect * _VIEW_RATIO[1]
     x0, y0, x1, y1 = random_box(
-        bottom - top,
-        right - left,
-        rng,
-        (min_scale, 1.0),
-        (aspect * _VIEW_RATIO[0], aspect * _VIEW_RATIO[1]),
+        bottom - top, right - left, rng, (min_scale, 1.0), ratio
     )
     return left + x0, top + y0, left + x1, top + y1
 
 
 def center_box(height: int, width: int, aspect: float = 1.0) -> Box:
     """The largest central box of width / height `aspect`."""
-    w = min(width, max(1, round(height * aspect)))
-    h = min(height, max(1, round(width / aspect)))
+    return _center_box(height, width, (aspect, aspect))
+
+
+def _center_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
-
-
-def random_resized_crop(
-    image: np.ndarray,
-    size: int,
-    rng: np.random.Generator,
-    scale: tuple[float, float] = (0.25, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> tuple[np.ndarray, Box]:
-    """`random_box` resized to (size, size, 3) uint8, and the box."""
-    height, width = image.shape[:2]
-    box = random_box(height, width, rng, scale, ratio)
-    return resize(image, box, size), box
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:

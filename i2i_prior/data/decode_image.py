@@ -1,41 +1,21 @@
-"""Encoded images, decoded upright as a whole or box by box.
-
-`decoding` reads the bytes, `crops` resizes; their names that other rooms use
-are exported here too.
-"""
+"""Encoded images, decoded upright as a whole or box by box."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from i2i_prior.data.crops import (
-    Box,
-    Size,
-    center_box,
-    center_crop,
-    resize,
-    sides,
-)
+from i2i_prior.data.crops import Box, Size, resize, sides
 from i2i_prior.data.decoding import (
     MAX_PIXELS,
     BrokenImage,
     decode_stored,
     read_header,
 )
+from i2i_prior.data.record import Record
 
-__all__ = [
-    "Box",
-    "BrokenImage",
-    "Encoded",
-    "Picture",
-    "center_box",
-    "center_crop",
-    "decode",
-    "resize",
-]
+__all__ = ["BrokenImage", "Picture", "decode"]
 
 # EXIF orientation -> (transposed, then mirrored left to right, mirrored top
 # to bottom).
@@ -55,13 +35,6 @@ _TURNS = {
 _SPARE = 1.5
 
 
-class Encoded(Protocol):
-    """Anything with encoded bytes or pixels, such as a record."""
-
-    @property
-    def data(self) -> bytes | np.ndarray: ...
-
-
 class Picture:
     """An image decoded on demand; only its header is read at first.
 
@@ -69,7 +42,7 @@ class Picture:
         height, width: of the upright image, in pixels.
 
     Args:
-        record: encoded bytes, or pixels (H, W, 3) uint8.
+        record: with encoded bytes, or pixels (H, W, 3) uint8.
         max_pixels: limit on width times height, checked in the header before
             any pixel is decoded or allocated.
 
@@ -77,10 +50,13 @@ class Picture:
         BrokenImage: empty, unknown or too large.
     """
 
-    def __init__(self, record: Encoded, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, record: Record, max_pixels: int = MAX_PIXELS) -> None:
         self._data = record.data
         if isinstance(self._data, np.ndarray):
-            _check(self._data)
+            if self._data.dtype != np.uint8 or self._data.shape[2:] != (3,):
+                raise BrokenImage("is no (H, W, 3) uint8 array")
+            if not self._data.size:
+                raise BrokenImage("is empty")
             self._turn = _TURNS[1]
             self.height, self.width = self._data.shape[:2]
             return
@@ -118,9 +94,7 @@ class Picture:
             BrokenImage: truncated or corrupt.
         """
         if isinstance(self._data, np.ndarray):
-            return [
-                resize(self._data, *part, quick=not exact) for part in parts
-            ]
+            return [resize(self._data, *part, not exact) for part in parts]
         shrink = min((_shrink(box, size) for box, size in parts), default=1)
         shrink = shrink if self._header.jpeg else 1
         pixels = decode_stored(self._data, self._header, shrink)
@@ -144,21 +118,14 @@ class Picture:
         if not exact:
             # `_shrink` has left a pixel and a half at least, so one remains.
             x0, y0, x1, y1 = map(round, (x0, y0, x1, y1))
-        stored = x0, y0, x1, y1
-        cut = resize(pixels, stored, (height, width), quick=not exact)
+        cut = resize(pixels, (x0, y0, x1, y1), (height, width), not exact)
         return _turned(cut, self._turn)
 
 
-def decode(record: Encoded, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes a record to RGB, upright, over white where transparent.
+def decode(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """All of a record in RGB, upright; see `Picture` and `decode_stored`.
 
-    The first frame of an animation is taken; grey of 16 bits is scaled to 8
-    bits by 255 / 65535 and colour of 16 bits keeps its high byte; colour
-    profiles are ignored, as is an orientation stored behind the pixels.
-
-    Args:
-        record: see `Picture`; pixels are returned unchanged.
-        max_pixels: see `Picture`.
+    An orientation stored behind the pixels is ignored.
 
     Returns:
         (H, W, 3) uint8.
@@ -167,13 +134,6 @@ def decode(record: Encoded, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         BrokenImage: empty, truncated, corrupt, unknown or too large.
     """
     return Picture(record, max_pixels).pixels()
-
-
-def _check(pixels: np.ndarray) -> None:
-    if pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
-        raise BrokenImage("is no (H, W, 3) uint8 array")
-    if not pixels.size:
-        raise BrokenImage("is empty")
 
 
 def _turned(pixels: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
@@ -189,7 +149,4 @@ def _shrink(box: Box, size: Size) -> int:
     """
     height, width = sides(size)
     spare = min((box[3] - box[1]) / height, (box[2] - box[0]) / width)
-    for shrink in (8, 4, 2):
-        if spare >= _SPARE * shrink:
-            return shrink
-    return 1
+    return next((n for n in (8, 4, 2) if spare >= _SPARE * n), 1)

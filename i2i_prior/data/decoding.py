@@ -81,12 +81,13 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """
     if not data:
         raise BrokenImage("is empty")
-    with _broken(max_pixels), _open(data) as image:
+    with _opened(data, max_pixels) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise BrokenImage(f"has more than {max_pixels} pixels")
         jpeg = image.format in ("JPEG", "MPO")
-        if jpeg and not _one_scan(data, image) and _scans(data) > _MAX_SCANS:
+        several = jpeg and not _one_scan(data, image)
+        if several and data.count(_START_OF_SCAN) > _MAX_SCANS:
             raise BrokenImage(f"has more than {_MAX_SCANS} scans")
         plain = jpeg and image.mode in ("RGB", "L")
         return Header(height, width, _orientation(image), jpeg, plain)
@@ -121,16 +122,12 @@ def decode_stored(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
             )
             if pixels.shape == (*shape, 3):
                 return pixels
-    with _broken(MAX_PIXELS), _open(data) as image:
+    with _opened(data, MAX_PIXELS) as image:
         if header.jpeg and shrink > 1:
             size = header.width // shrink, header.height // shrink
             image.draft(None, (max(1, size[0]), max(1, size[1])))
         image.load()
         return np.array(_to_rgb(image))
-
-
-def _scans(data: bytes) -> int:
-    return data.count(_START_OF_SCAN)
 
 
 def _one_scan(data: bytes, image: Image.Image) -> bool:
@@ -149,15 +146,12 @@ def _one_scan(data: bytes, image: Image.Image) -> bool:
     return whole and "progressive" not in image.info
 
 
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
 @contextlib.contextmanager
-def _broken(max_pixels: int) -> Iterator[None]:
-    """Turns the exceptions of Pillow into BrokenImage."""
+def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Opens an image; all exceptions of Pillow become BrokenImage."""
     try:
-        yield
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            yield image
     except (BrokenImage, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -180,7 +174,6 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB; transparency is laid over white."""
     if image.mode.startswith("I"):
         # Grey of 16 bits; convert() would clip it to 255 instead of scaling.
         grey = np.asarray(image).astype(np.float64) / 257.0

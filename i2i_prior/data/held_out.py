@@ -10,41 +10,9 @@ import numpy as np
 from i2i_prior.data.broken import read_record
 from i2i_prior.data.crops import center_crop, random_box, resize
 from i2i_prior.data.decode_image import BrokenImage
-from i2i_prior.data.record import (
-    Source,
-)
+from i2i_prior.data.record import Source
 from i2i_prior.data.transforms import label_of, open_image
 from i2i_prior.errors import UserError
-
-
-def evaluation_crops(
-    source: Source,
-    count: int,
-    size: int,
-    seed: int = 0,
-    min_scale: float = 0.25,
-) -> np.ndarray:
-    """Evaluation crops of `each_example` in one array.
-
-    Args:
-        source: the held-out images.
-        count: number of crops.
-        size: their side in pixels.
-        seed: of order and boxes.
-        min_scale: least share of an image's area in a random crop.
-
-    Returns:
-        (count, size, size, 3) uint8, all in memory.
-
-    Raises:
-        UserError: too few images are readable.
-    """
-    crops = np.empty((count, size, size, 3), np.uint8)
-    cuts = {"image": ("", size)}
-    found = each_example(source, count, cuts, False, seed, min_scale)
-    for crop, example in zip(crops, found, strict=True):
-        crop[...] = example["image"]
-    return crops
 
 
 def each_example(

@@ -31,15 +31,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from i2i_prior.data.crops import (
-    Box,
-    Size,
-    center_box,
-    flip,
-    jitter,
-    random_box,
-    view_box,
-)
+from i2i_prior.data import crops
+from i2i_prior.data.crops import Box, Size
 from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
@@ -116,17 +109,18 @@ class Crop:
     def __post_init__(self) -> None:
         known = self.crop in ("random", "center")
         require(known, "crop", '"random" or "center"')
-        _require_scale(self.min_scale, "min_scale")
+        scale = 0 < self.min_scale <= 1
+        require(scale, "min_scale", "above 0, at most 1")
 
     def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
-        size, height, width = draft.size, draft.height, draft.width
+        size, sides = draft.size, (draft.height, draft.width)
         aspect = None if isinstance(size, int) else size[1] / size[0]
         draft.exact = self.crop == "center"
         if draft.exact:
-            box = center_box(height, width, aspect or 1.0)
+            box = crops.center_box(*sides, aspect or 1.0)
         else:
             ratio = (aspect, aspect) if aspect else (3 / 4, 4 / 3)
-            box = random_box(height, width, rng, (self.min_scale, 1.0), ratio)
+            box = crops.random_box(*sides, rng, (self.min_scale, 1.0), ratio)
         draft.cuts["image"] = Cut(box, size)
 
 
@@ -197,14 +191,15 @@ class View:
 
     def __post_init__(self) -> None:
         require(self.view_size >= 0, "view_size", "0 or more")
-        _require_scale(self.view_min_scale, "view_min_scale")
+        scale = 0 < self.view_min_scale <= 1
+        require(scale, "view_min_scale", "above 0, at most 1")
         require_share(self.view_flip, "view_flip")
 
     def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
         if not self.view_size:
             return
         seen = draft.cuts.get("source_image", draft.cuts["image"])
-        box = view_box(seen.box, rng, self.view_min_scale)
+        box = crops.view_box(seen.box, rng, self.view_min_scale)
         flipped = seen.flipped != (rng.random() < self.view_flip)
         draft.cuts["view"] = Cut(
             box, self.view_size, seen.image, flipped, seen.adjust
@@ -231,7 +226,7 @@ class Jitter:
         if view is None or not strength:
             return
         factors = rng.uniform(1 - strength, 1 + strength, 3)
-        view.adjust = (*view.adjust, partial(jitter, factors=factors))
+        view.adjust = (*view.adjust, partial(crops.jitter, factors=factors))
 
 
 # In the order in which they are applied and draw.
@@ -255,12 +250,10 @@ def make_transforms(**options: Any) -> tuple[Transform, ...]:
     """
     if unknown := options.keys() - OPTIONS.keys():
         raise TypeError(f"no transform has {', '.join(sorted(unknown))}")
-    return tuple(
-        transform(
-            **{n: v for n, v in options.items() if OPTIONS[n] is transform}
-        )
-        for transform in TRANSFORMS
-    )
+    given: dict[type, dict[str, Any]] = {cls: {} for cls in TRANSFORMS}
+    for name, value in options.items():
+        given[OPTIONS[name]][name] = value
+    return tuple(cls(**own) for cls, own in given.items())
 
 
 def apply(
@@ -276,10 +269,8 @@ def apply(
         key: seed and number of the example, for streams of their own.
     """
     for transform in transforms:
-        stream = transform.stream
-        transform(
-            draft, np.random.default_rng((*key, stream)) if stream else rng
-        )
+        own = transform.stream
+        transform(draft, np.random.default_rng((*key, own)) if own else rng)
 
 
 def render(draft: Draft, record: Record, first: Picture) -> dict[str, Any]:
@@ -307,7 +298,7 @@ def render(draft: Draft, record: Record, first: Picture) -> dict[str, Any]:
             cut = draft.cuts[name]
             for adjust in cut.adjust:
                 array = adjust(array)
-            arrays[name] = flip(array) if cut.flipped else array
+            arrays[name] = crops.flip(array) if cut.flipped else array
     return arrays
 
 
@@ -345,7 +336,3 @@ def require(holds: bool, name: str, wanted: str) -> None:
 def require_share(value: float, name: str) -> None:
     """Raises UserError unless a data option is in [0, 1]."""
     require(0 <= value <= 1, name, "from 0 to 1")
-
-
-def _require_scale(value: float, name: str) -> None:
-    require(0 < value <= 1, name, "above 0, at most 1")

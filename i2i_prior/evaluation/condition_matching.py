@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.crops import center_crop
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.conditions import (
     GROUP,

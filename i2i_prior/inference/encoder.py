@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.crops import center_crop
 from i2i_prior.data.find_images import open_image
 from i2i_prior.errors import UserError
 from i2i_prior.inference.batches import padded_batches

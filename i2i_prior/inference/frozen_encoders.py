@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.crops import center_crop
 from i2i_prior.data.examples import Field
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.errors import UserError

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior.data.decode_image import center_crop
+from i2i_prior.data.crops import center_crop
 from i2i_prior.data.find_images import Image, open_image
 from i2i_prior.errors import UserError
 from i2i_prior.inference.encoder import Encoder, load_encoder

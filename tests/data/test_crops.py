@@ -11,12 +11,18 @@ from i2i_prior.data.crops import (
     center_box,
     center_crop,
     flip,
-    random_resized_crop,
+    random_box,
     resize,
     view_box,
 )
 from i2i_prior.data.sources.registry import open_source
 from i2i_prior.data.transforms import Cut, Draft, Jitter
+
+
+def random_resized_crop(image, size, generator, *limits):
+    """A random box, resized, and the box."""
+    box = random_box(*image.shape[:2], generator, *limits)
+    return resize(image, box, size), box
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data.decode_image import center_crop
-from i2i_prior.data.held_out import evaluation_crops
+from i2i_prior.data.crops import center_crop
+from i2i_prior.data.held_out import each_example
 from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
+
+
+def evaluation_crops(source, count, size, seed=0):
+    """The crops of a single cut in one array."""
+    examples = each_example(source, count, {"image": ("", size)}, seed=seed)
+    return np.stack([example["image"] for example in examples])
 
 
 @pytest.fixture

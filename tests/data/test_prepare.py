@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from i2i_prior.data.decode_image import center_crop, decode
+from i2i_prior.data.crops import center_crop
+from i2i_prior.data.decode_image import decode
 from i2i_prior.data.manifest import content_hash
 from i2i_prior.data.prepare.examples import Dropped, Maker, Pictures, probe
 from i2i_prior.data.prepare.shards import write_shard

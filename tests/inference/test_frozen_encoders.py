@@ -11,7 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from i2i_prior.data.decode_image import center_box, center_crop, decode
+from i2i_prior.data.crops import center_box, center_crop
+from i2i_prior.data.decode_image import decode
 from i2i_prior.data.manifest import read_manifest
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError

@@ -17,7 +17,7 @@ import jax.numpy as jnp  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
-from i2i_prior.data.decode_image import center_crop  # noqa: E402
+from i2i_prior.data.crops import center_crop  # noqa: E402
 from i2i_prior.errors import UserError  # noqa: E402
 from i2i_prior.inference.prior import Prior  # noqa: E402
 from i2i_prior.interop import torch_folder  # noqa: E402

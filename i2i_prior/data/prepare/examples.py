@@ -11,12 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from i2i_prior.data.decode_image import (
-    BrokenImage,
-    center_box,
-    center_crop,
-    decode,
-)
+from i2i_prior.data.crops import center_box, center_crop
+from i2i_prior.data.decode_image import BrokenImage, decode
 from i2i_prior.data.prepare.read_record import read
 from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from i2i_prior.data.broken import open_picture
-from i2i_prior.data.decode_image import BrokenImage, center_crop
+from i2i_prior.data.crops import center_crop
+from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.folder import FolderSource

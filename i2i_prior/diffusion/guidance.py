@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from i2i_prior.diffusion.predictions import expand
-
-Predict = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def classifier_free(
@@ -42,35 +38,3 @@ def scale_at(
     low, high = interval
     inside = (t >= low) & (t <= high)
     return jnp.where(inside, jnp.asarray(scale, jnp.float32), 1.0)
-
-
-def guide(
-    predict_cond: Predict,
-    predict_uncond: Predict,
-    scale: ArrayLike,
-    interval: tuple[float, float] = (0.0, 1.0),
-) -> Predict:
-    """A guided `predict(x_t, t)` from two.
-
-    For autoguidance (arXiv 2406.02507, Eq. 3) `predict_uncond` is a weaker
-    model: smaller, or an early checkpoint, with the same condition.
-
-    Args:
-      predict_cond, predict_uncond: map x_t (B, ...) and t (B,) in [0, 1] to
-        a prediction (B, ...) of the same kind.
-      scale: scalar or (B,), see `classifier_free`; may be traced.
-      interval: (lo, hi) in t, both ends included; outside it the scale is 1
-        (arXiv 2404.07724). Both networks still run there, since t is traced.
-
-    Returns:
-      A function like the two it was given.
-    """
-
-    def predict(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return classifier_free(
-            predict_cond(x_t, t),
-            predict_uncond(x_t, t),
-            scale_at(t, scale, interval),
-        )
-
-    return predict

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.diffusion.paths import Path
+from i2i_prior.diffusion.paths import Path, check_name
 from i2i_prior.diffusion.predictions import (
-    check_prediction,
+    PREDICTIONS,
     expand,
     from_x0_eps,
-    to_x0,
+    to_x0_eps,
 )
 from i2i_prior.errors import UserError
 
@@ -46,11 +46,7 @@ def draw_times(
     Raises:
       UserError: for an unknown distribution.
     """
-    if distribution not in DISTRIBUTIONS:
-        raise UserError(
-            f"Unknown time distribution {distribution!r}: choose one of "
-            f"{', '.join(DISTRIBUTIONS)}."
-        )
+    check_name("time distribution", distribution, DISTRIBUTIONS)
     steps = path.num_timesteps
     if distribution == "uniform" and path.is_discrete:
         index = jax.random.randint(key, (batch_size,), 0, steps)
@@ -89,12 +85,8 @@ def loss_weight(
     Raises:
       UserError: for an unknown weighting or prediction.
     """
-    check_prediction(prediction)
-    if weighting not in WEIGHTINGS:
-        raise UserError(
-            f"Unknown loss weighting {weighting!r}: choose one of "
-            f"{', '.join(WEIGHTINGS)}."
-        )
+    check_name("prediction", prediction, PREDICTIONS)
+    check_name("loss weighting", weighting, WEIGHTINGS)
     if weighting == "none":
         return jnp.ones_like(t, jnp.float32)
     log_snr = path.log_snr(t)
@@ -225,7 +217,7 @@ def variational_bound(
         name: expand(jnp.asarray(values)[index], x0)
         for name, values in _posterior_tables(path).items()
     }
-    x0_predicted = to_x0(
+    x0_predicted, _ = to_x0_eps(
         predicted, x_t, path.alpha(t), path.sigma(t), prediction
     )
     fraction = 0.5 * (variance + 1.0)

@@ -17,7 +17,7 @@ NumPy (the sampler's step tables are computed so), JAX arrays float32 JAX.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +31,14 @@ from i2i_prior.errors import UserError
 Times = TypeVar("Times", jax.Array, np.ndarray, float)
 
 FLOW_T_MIN = 1e-3
+
+
+def check_name(kind: str, name: str, known: Collection[str]) -> None:
+    """Raises UserError unless `name` is one of the known ones of its kind."""
+    if name not in known:
+        raise UserError(
+            f"Unknown {kind} {name!r}: choose one of {', '.join(known)}."
+        )
 
 
 def linear_betas(num_timesteps: int) -> np.ndarray:
@@ -80,7 +88,7 @@ class Path:
     Hashable, so it can be a static argument of `jax.jit`.
 
     Attributes:
-      name: a key of `PATHS`.
+      name: one of `PATHS`.
       num_timesteps: N, the length of the beta table; for `flow` unused.
       shift: time shift of `flow`, see `shift_time`; 1 means none.
     """
@@ -199,27 +207,21 @@ class Path:
         return xp.clip(index, 0, self.num_timesteps - 1)
 
 
-PATHS: dict[str, Callable[..., Path]] = {
-    name: functools.partial(Path, name)
-    for name in ("ddpm_linear", "ddpm_cosine", "flow")
-}
+PATHS = (*BETAS, "flow")
 
 
 def get_path(name: str, shift: float = 1.0, num_timesteps: int = 1000) -> Path:
     """The path called `name`.
 
     Args:
-      name: a key of `PATHS`.
+      name: one of `PATHS`.
       shift: time shift s > 0 of `flow`; the ddpm paths take only 1.
       num_timesteps: N >= 2, the length of the ddpm tables.
 
     Raises:
       UserError: for an unknown name or a value out of range.
     """
-    if name not in PATHS:
-        raise UserError(
-            f"Unknown path {name!r}: choose one of {', '.join(PATHS)}."
-        )
+    check_name("path", name, PATHS)
     if num_timesteps < 2:
         raise UserError(
             f"num_timesteps is {num_timesteps}: give 2 or more, as in 1000."
@@ -231,4 +233,4 @@ def get_path(name: str, shift: float = 1.0, num_timesteps: int = 1000) -> Path:
             f"shift is {shift}, but the time shift belongs to the flow path: "
             f"set it to 1.0 for {name}."
         )
-    return PATHS[name](num_timesteps=num_timesteps, shift=shift)
+    return Path(name, num_timesteps, shift)

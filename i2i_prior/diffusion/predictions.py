@@ -20,20 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from i2i_prior.errors import UserError
+from i2i_prior.diffusion.paths import check_name
 
 PREDICTIONS = ("eps", "x0", "v", "velocity")
 
 SMALLEST_DIVISOR = 1e-6
-
-
-def check_prediction(kind: str) -> None:
-    """Raise UserError unless `kind` is one of `PREDICTIONS`."""
-    if kind not in PREDICTIONS:
-        raise UserError(
-            f"Unknown prediction {kind!r}: choose one of "
-            f"{', '.join(PREDICTIONS)}."
-        )
 
 
 def expand(scale: ArrayLike, like: jax.Array) -> jax.Array:
@@ -44,14 +35,14 @@ def expand(scale: ArrayLike, like: jax.Array) -> jax.Array:
     return scale
 
 
-def to_x0(
+def to_x0_eps(
     value: jax.Array,
     x_t: jax.Array,
     alpha: ArrayLike,
     sigma: ArrayLike,
     source: str,
-) -> jax.Array:
-    """The data estimate that a prediction of kind `source` stands for.
+) -> tuple[jax.Array, jax.Array]:
+    """The data and the noise that a prediction of kind `source` stands for.
 
     Args:
       value: the prediction, (B, ...).
@@ -60,41 +51,27 @@ def to_x0(
       source: one of `PREDICTIONS`.
 
     Returns:
-      x0, float32 (B, ...).
+      estimates of x0 and of eps, float32 (B, ...).
+
+    Raises:
+      UserError: for an unknown kind.
     """
-    check_prediction(source)
+    check_name("prediction", source, PREDICTIONS)
     value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
     alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
     if source == "x0":
-        return value
+        noise = x_t - alpha * value
+        return value, noise / jnp.maximum(sigma, SMALLEST_DIVISOR)
     if source == "eps":
-        return (x_t - sigma * value) / jnp.maximum(alpha, SMALLEST_DIVISOR)
+        data = x_t - sigma * value
+        return data / jnp.maximum(alpha, SMALLEST_DIVISOR), value
     if source == "v":
-        return (alpha * x_t - sigma * value) / (alpha**2 + sigma**2)
-    return (x_t - sigma * value) / (alpha + sigma)
-
-
-def to_eps(
-    value: jax.Array,
-    x_t: jax.Array,
-    alpha: ArrayLike,
-    sigma: ArrayLike,
-    source: str,
-) -> jax.Array:
-    """The noise estimate that a prediction of kind `source` stands for.
-
-    Arguments and result as in `to_x0`.
-    """
-    check_prediction(source)
-    value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
-    alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
-    if source == "eps":
-        return value
-    if source == "x0":
-        return (x_t - alpha * value) / jnp.maximum(sigma, SMALLEST_DIVISOR)
-    if source == "v":
-        return (sigma * x_t + alpha * value) / (alpha**2 + sigma**2)
-    return (x_t + alpha * value) / (alpha + sigma)
+        x0, eps = alpha * x_t - sigma * value, sigma * x_t + alpha * value
+        divisor = alpha**2 + sigma**2
+    else:
+        x0, eps = x_t - sigma * value, x_t + alpha * value
+        divisor = alpha + sigma
+    return x0 / divisor, eps / divisor
 
 
 def from_x0_eps(
@@ -105,7 +82,7 @@ def from_x0_eps(
     target: str,
 ) -> jax.Array:
     """The prediction of kind `target` for this data and noise, (B, ...)."""
-    check_prediction(target)
+    check_name("prediction", target, PREDICTIONS)
     alpha, sigma = expand(alpha, x0), expand(sigma, x0)
     if target == "x0":
         return x0
@@ -114,27 +91,3 @@ def from_x0_eps(
     if target == "v":
         return alpha * eps - sigma * x0
     return eps - x0
-
-
-def convert(
-    value: jax.Array,
-    x_t: jax.Array,
-    alpha: ArrayLike,
-    sigma: ArrayLike,
-    source: str,
-    target: str,
-) -> jax.Array:
-    """A prediction of kind `source` as one of kind `target`, (B, ...).
-
-    Arguments as in `to_x0`. Equal kinds return `value` untouched.
-
-    Raises:
-      UserError: for a kind that is not in `PREDICTIONS`.
-    """
-    check_prediction(source)
-    check_prediction(target)
-    if source == target:
-        return value
-    x0 = to_x0(value, x_t, alpha, sigma, source)
-    eps = to_eps(value, x_t, alpha, sigma, source)
-    return from_x0_eps(x0, eps, alpha, sigma, target)

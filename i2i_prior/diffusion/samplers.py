@@ -9,18 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.diffusion.paths import Path
-from i2i_prior.diffusion.predictions import check_prediction, to_eps, to_x0
+from i2i_prior.diffusion.paths import Path, check_name
+from i2i_prior.diffusion.predictions import PREDICTIONS, to_x0_eps
 from i2i_prior.diffusion.solvers import (
     SOLVERS,
     Evaluation,
-    get_solver,
     point,
     time_grid,
 )
 from i2i_prior.errors import UserError
-
-__all__ = ["SOLVERS", "sample", "time_grid"]
 
 # An eps prediction says nothing about x0 where alpha is 0. So sampling with
 # one begins at lambda = -5.1, DPM-Solver's clip for such schedules (the
@@ -40,8 +37,7 @@ def sample(
     key: jax.Array | None = None,
     lower_order_final: bool = True,
     clip_x0: float | None = None,
-    return_trajectory: bool = False,
-) -> Any:
+) -> jax.Array:
     """Run a solver from noise to data.
 
     One `lax.scan` over the solver's table, with `predict` traced once; wrap
@@ -65,18 +61,17 @@ def sample(
         of first order (steadier with few steps). A step to sigma = 0, as on
         flow, always is.
       clip_x0: hold every estimate of x0 in [-clip_x0, clip_x0].
-      return_trajectory: return the path of x as well.
 
     Returns:
-      x0, float32 (B, H, W, C); with `return_trajectory` the pair (x0, x at
-      all steps + 1 times of the grid, (steps + 1, B, H, W, C)). On ddpm paths
-      the `dpmpp_*` solvers stop at t = 1 / N, as in Lumos.
+      x0, float32 (B, H, W, C). On ddpm paths the `dpmpp_*` solvers stop at
+      t = 1 / N, as in Lumos.
 
     Raises:
       UserError: for an unknown word, steps < 1, or a missing key.
     """
-    check_prediction(prediction)
-    chosen = get_solver(solver)
+    check_name("prediction", prediction, PREDICTIONS)
+    check_name("solver", solver, SOLVERS)
+    chosen = SOLVERS[solver]
     if chosen.stochastic and key is None:
         raise UserError(
             f"The solver {solver} draws noise: pass key=jax.random.key(seed)."
@@ -93,29 +88,21 @@ def sample(
         now, number = row
         t = jnp.full(x.shape[:1], now.time)
         value = predict(x, t)
-        x0 = to_x0(value, x, now.alpha, now.sigma, prediction)
-        if clip_x0 is None:
-            eps = to_eps(value, x, now.alpha, now.sigma, prediction)
-        else:
+        x0, eps = to_x0_eps(value, x, now.alpha, now.sigma, prediction)
+        if clip_x0 is not None:
             x0 = jnp.clip(x0, -clip_x0, clip_x0)
-            eps = to_eps(x0, x, now.alpha, now.sigma, "x0")
+            _, eps = to_x0_eps(x0, x, now.alpha, now.sigma, "x0")
         x = now.base * base + now.x0 * x0 + now.eps * eps
         x += now.previous_x0 * previous_x0 + now.previous_eps * previous_eps
         if key is not None and chosen.stochastic:
             x += now.noise * _fresh_noise(key, number, x.shape)
         base = jnp.where(now.ends_step, x, base)
-        return (x, base, x0, eps), x if return_trajectory else None
+        return (x, base, x0, eps), None
 
     zeros = jnp.zeros_like(noise)
     numbers = jnp.arange(len(rows))
-    last: tuple[Any, Any] = jax.lax.scan(
-        body, (noise, noise, zeros, zeros), (table, numbers)
-    )
-    (x, *_), states = last
-    if not return_trajectory:
-        return x
-    ends = np.flatnonzero([row.ends_step for row in rows])
-    return x, jnp.concatenate([noise[None], states[ends]])
+    start = (noise, noise, zeros, zeros)
+    return jax.lax.scan(body, start, (table, numbers))[0][0]
 
 
 def _fresh_noise(
@@ -140,8 +127,6 @@ def _start(path: Path, prediction: str) -> float:
 
 def _as_arrays(rows: list[Evaluation]) -> Any:
     """The rows as one Evaluation of columns: float32, `ends_step` bool."""
-    columns: list[Any] = []
-    for column in zip(*rows, strict=True):
-        dtype = np.bool_ if isinstance(column[0], bool) else np.float32
-        columns.append(jnp.asarray(np.asarray(column, dtype)))
-    return Evaluation(*columns)
+    *weights, ends = map(np.asarray, zip(*rows, strict=True))
+    floats = (jnp.asarray(column.astype(np.float32)) for column in weights)
+    return Evaluation(*floats, jnp.asarray(ends))

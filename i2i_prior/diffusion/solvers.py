@@ -25,7 +25,6 @@ x0. The network is never evaluated at t = 0.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from i2i_prior.diffusion.paths import Path
+from i2i_prior.diffusion.paths import Path, check_name
 from i2i_prior.errors import UserError
 
 
@@ -75,23 +74,50 @@ def point(path: Path, t: float) -> Point:
     return Point(float(t), float(path.alpha(t)), float(path.sigma(t)))
 
 
-Build = Callable[[Path, list[Point], bool], list[Evaluation]]
+class Step(NamedTuple):
+    """One step of the grid.
+
+    Attributes:
+      path: the noise path.
+      before: start of the step before, None in the first step.
+      now, after: its start and its end.
+      is_final: whether it is the last one, and that is to be of first order.
+    """
+
+    path: Path
+    before: Point | None
+    now: Point
+    after: Point
+    is_final: bool
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver's table builder and what a caller must know about it.
+    """A solver's table and what a caller must know about it.
 
     Attributes:
-      build: (path, grid points, lower_order_final) -> evaluations in order.
+      evaluations: of one step, in order.
       stochastic: whether it draws noise, so that sampling needs a key.
       ends_at_t_min: on ddpm paths, whether the grid ends at 1 / N, as
         DPM-Solver's does, rather than with a jump to x0.
     """
 
-    build: Build
+    evaluations: Callable[[Step], list[Evaluation]]
     stochastic: bool = False
     ends_at_t_min: bool = False
+
+    def build(
+        self, path: Path, points: list[Point], lower_order_final: bool
+    ) -> list[Evaluation]:
+        """The evaluations of all steps between the points of a grid."""
+        rows = []
+        starts = [None, *points]
+        for before, now, after in zip(starts, points, points[1:], strict=False):
+            final = lower_order_final and after is points[-1]
+            step = Step(path, before, now, after, final)
+            ends = after.sigma == 0.0
+            rows += _first_order(step) if ends else self.evaluations(step)
+        return rows
 
 
 def time_grid(
@@ -112,7 +138,7 @@ def time_grid(
     Raises:
       UserError: for an unknown solver or steps < 1.
     """
-    chosen = get_solver(solver)
+    check_name("solver", solver, SOLVERS)
     if steps < 1:
         raise UserError(f"steps is {steps}: sample with 1 step or more.")
     start = path.t_max if t_start is None else t_start
@@ -120,55 +146,29 @@ def time_grid(
         times = path.shift_time(np.linspace(1.0, 0.0, steps + 1))
         # Rescaling leaves the shape of the grid and moves its first time.
         return np.asarray(times * start)
-    if chosen.ends_at_t_min:
+    if SOLVERS[solver].ends_at_t_min:
         return np.linspace(start, path.t_min, steps + 1)
     return np.append(np.linspace(start, path.t_min, steps), 0.0)
 
 
-def _first_order(now: Point, after: Point) -> Evaluation:
-    return Evaluation(*now, x0=after.alpha, eps=after.sigma)
+def _first_order(step: Step) -> list[Evaluation]:
+    return [Evaluation(*step.now, x0=step.after.alpha, eps=step.after.sigma)]
 
 
-def _pairs(points: list[Point]) -> list[tuple[Point, Point]]:
-    return list(itertools.pairwise(points))
-
-
-def _first_order_steps(
-    path: Path, points: list[Point], lower_order_final: bool
-) -> list[Evaluation]:
-    del path, lower_order_final
-    return [_first_order(now, after) for now, after in _pairs(points)]
-
-
-def _heun(
-    path: Path, points: list[Point], lower_order_final: bool
-) -> list[Evaluation]:
+def _heun(step: Step) -> list[Evaluation]:
     """Trapezium rule on dx = x0 d(alpha) + eps d(sigma).
 
     On flow this is Heun's method for dx/dt = eps - x0. 2 steps - 1
     evaluations, as the step to sigma = 0 is first order (arXiv 2206.00364,
     Alg. 1).
     """
-    del path, lower_order_final
-    rows = []
-    for now, after in _pairs(points):
-        if after.sigma == 0.0:
-            rows.append(_first_order(now, after))
-            continue
-        rows.append(_first_order(now, after)._replace(ends_step=False))
-        x0 = 0.5 * (after.alpha - now.alpha)
-        eps = 0.5 * (after.sigma - now.sigma)
-        rows.append(
-            Evaluation(
-                *after,
-                base=1.0,
-                x0=x0,
-                eps=eps,
-                previous_x0=x0,
-                previous_eps=eps,
-            )
-        )
-    return rows
+    (euler,) = _first_order(step)
+    x0 = 0.5 * (step.after.alpha - step.now.alpha)
+    eps = 0.5 * (step.after.sigma - step.now.sigma)
+    both = Evaluation(
+        *step.after, 1.0, x0, eps, previous_x0=x0, previous_eps=eps
+    )
+    return [euler._replace(ends_step=False), both]
 
 
 def _exponential(now: Point, after: Point) -> tuple[float, float]:
@@ -181,9 +181,7 @@ def _exponential(now: Point, after: Point) -> tuple[float, float]:
     return ratio, after.alpha - now.alpha * ratio
 
 
-def _dpmpp_2m(
-    path: Path, points: list[Point], lower_order_final: bool
-) -> list[Evaluation]:
+def _dpmpp_2m(step: Step) -> list[Evaluation]:
     """DPM-Solver++(2M): multistep, order 2 (arXiv 2211.01095, Alg. 2).
 
     D = (1 + 1 / 2r) x0 - (1 / 2r) x0_p with r = h_before / h. The first step
@@ -192,79 +190,52 @@ def _dpmpp_2m(
     1 / r is 0, and the second step is first order too; both steps are small
     in alpha / sigma there, so the order stays 2.
     """
-    del path
-    pairs = _pairs(points)
-    rows: list[Evaluation] = []
-    for i, (now, after) in enumerate(pairs):
-        is_last = i == len(pairs) - 1
-        weight = 0.0
-        if i > 0 and after.sigma > 0.0 and not (is_last and lower_order_final):
-            h_before = now.log_ratio - points[i - 1].log_ratio
-            weight = 0.5 * (after.log_ratio - now.log_ratio) / h_before
-        base, x0 = _exponential(now, after)
-        rows.append(
-            Evaluation(
-                *now,
-                base=base,
-                x0=x0 * (1.0 + weight),
-                previous_x0=-x0 * weight,
-            )
-        )
-    return rows
+    now, after, weight = step.now, step.after, 0.0
+    if step.before is not None and not step.is_final:
+        h_before = now.log_ratio - step.before.log_ratio
+        weight = 0.5 * (after.log_ratio - now.log_ratio) / h_before
+    base, x0 = _exponential(now, after)
+    previous = -x0 * weight
+    return [Evaluation(*now, base, x0 * (1.0 + weight), previous_x0=previous)]
 
 
-def _dpmpp_2s(
-    path: Path, points: list[Point], lower_order_final: bool
-) -> list[Evaluation]:
+def _dpmpp_2s(step: Step) -> list[Evaluation]:
     """DPM-Solver++(2S): single-step, order 2 (arXiv 2211.01095, Alg. 1).
 
     r = 1/2: the step uses x0 from the middle of the step in lambda. From a
     start at alpha = 0 the middle is taken in alpha / sigma. 2 evaluations a
     step; a step of first order (as in `_dpmpp_2m`) takes 1.
     """
-    pairs = _pairs(points)
-    rows: list[Evaluation] = []
-    for i, (now, after) in enumerate(pairs):
-        is_last = i == len(pairs) - 1
-        if after.sigma == 0.0 or (is_last and lower_order_final):
-            rows.append(_first_order(now, after))
-            continue
-        if now.alpha == 0.0:
-            middle_ratio = after.log_ratio - math.log(2.0)
-        else:
-            middle_ratio = 0.5 * (now.log_ratio + after.log_ratio)
-        middle_time = path.time_of_log_snr(2.0 * middle_ratio)
-        middle = point(path, float(middle_time))
-        base, x0 = _exponential(now, middle)
-        rows.append(Evaluation(*now, base=base, x0=x0, ends_step=False))
-        base, x0 = _exponential(now, after)
-        rows.append(Evaluation(*middle, base=base, x0=x0))
-    return rows
+    if step.is_final:
+        return _first_order(step)
+    path, now, after = step.path, step.now, step.after
+    if now.alpha == 0.0:
+        middle_ratio = after.log_ratio - math.log(2.0)
+    else:
+        middle_ratio = 0.5 * (now.log_ratio + after.log_ratio)
+    middle = point(path, float(path.time_of_log_snr(2.0 * middle_ratio)))
+    return [
+        Evaluation(*now, *_exponential(now, middle), ends_step=False),
+        Evaluation(*middle, *_exponential(now, after)),
+    ]
 
 
-def _ancestral(
-    path: Path, points: list[Point], lower_order_final: bool
-) -> list[Evaluation]:
+def _ancestral(step: Step) -> list[Evaluation]:
     """Draws from q(x_s | x_t, x0), the small variance (2006.11239, Eq. 7).
 
     Written for any alpha, sigma (arXiv 2107.00630, Eq. 25 and 26):
     variance (sigma_t^2 - a^2 sigma_s^2) sigma_s^2 / sigma_t^2 with
     a = alpha_t / alpha_s.
     """
-    del path, lower_order_final
-    rows = []
-    for now, after in _pairs(points):
-        ratio = now.alpha / after.alpha
-        forward = max(now.sigma**2 - (ratio * after.sigma) ** 2, 0.0)
-        noise = math.sqrt(forward) * after.sigma / now.sigma
-        eps = ratio * after.sigma**2 / now.sigma
-        rows.append(Evaluation(*now, x0=after.alpha, eps=eps, noise=noise))
-    return rows
+    now, after = step.now, step.after
+    ratio = now.alpha / after.alpha
+    forward = max(now.sigma**2 - (ratio * after.sigma) ** 2, 0.0)
+    noise = math.sqrt(forward) * after.sigma / now.sigma
+    eps = ratio * after.sigma**2 / now.sigma
+    return [Evaluation(*now, x0=after.alpha, eps=eps, noise=noise)]
 
 
-def _sde(
-    path: Path, points: list[Point], lower_order_final: bool
-) -> list[Evaluation]:
+def _sde(step: Step) -> list[Evaluation]:
     """Euler-Maruyama on the reverse SDE (arXiv 2011.13456, Eq. 6).
 
     The first-order update plus w / 2 times the score, -eps / sigma_t, plus
@@ -272,38 +243,23 @@ def _sde(
     alpha_s)^2, the beta of the step. flow: w = 2 sigma_t (t - s), the
     diffusion `sigma` of SiT (arXiv 2401.08740). Wants some 100 steps or more.
     """
-    del lower_order_final
-    rows = []
-    for now, after in _pairs(points):
-        if after.sigma == 0.0:
-            rows.append(_first_order(now, after))
-            continue
-        if path.is_discrete:
-            variance = 1.0 - (now.alpha / after.alpha) ** 2
-        else:
-            variance = 2.0 * now.sigma * (now.time - after.time)
-        eps = after.sigma - 0.5 * variance / now.sigma
-        noise = math.sqrt(variance)
-        rows.append(Evaluation(*now, x0=after.alpha, eps=eps, noise=noise))
-    return rows
+    now, after = step.now, step.after
+    if step.path.is_discrete:
+        variance = 1.0 - (now.alpha / after.alpha) ** 2
+    else:
+        variance = 2.0 * now.sigma * (now.time - after.time)
+    eps = after.sigma - 0.5 * variance / now.sigma
+    noise = math.sqrt(variance)
+    return [Evaluation(*now, x0=after.alpha, eps=eps, noise=noise)]
 
 
 SOLVERS: dict[str, Solver] = {
     "dpmpp_2m": Solver(_dpmpp_2m, ends_at_t_min=True),
     "dpmpp_2s": Solver(_dpmpp_2s, ends_at_t_min=True),
-    "dpmpp_1s": Solver(_first_order_steps, ends_at_t_min=True),
-    "ddim": Solver(_first_order_steps),
-    "euler": Solver(_first_order_steps),
+    "dpmpp_1s": Solver(_first_order, ends_at_t_min=True),
+    "ddim": Solver(_first_order),
+    "euler": Solver(_first_order),
     "heun": Solver(_heun),
     "ancestral": Solver(_ancestral, stochastic=True),
     "sde": Solver(_sde, stochastic=True),
 }
-
-
-def get_solver(name: str) -> Solver:
-    """The solver called `name`; UserError if there is none."""
-    if name not in SOLVERS:
-        raise UserError(
-            f"Unknown solver {name!r}: choose one of {', '.join(SOLVERS)}."
-        )
-    return SOLVERS[name]

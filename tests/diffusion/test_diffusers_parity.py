@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.diffusion import get_path, sample
+from i2i_prior.diffusion.paths import get_path
+from i2i_prior.diffusion.samplers import sample
 
 
 def scheduler_class(module: str, name: str) -> Any:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.diffusion import classifier_free, guide
+from i2i_prior.diffusion.guidance import classifier_free, scale_at
 
 X = jax.random.normal(jax.random.key(0), (3, 2, 2, 1))
 T = jnp.array([0.1, 0.5, 0.9])
@@ -41,7 +41,9 @@ def test_a_scale_for_each_example() -> None:
 
 def test_the_interval_switches_guidance_with_traced_values() -> None:
     run = jax.jit(
-        lambda x, t, scale: guide(cond, uncond, scale, (0.3, 0.5))(x, t)
+        lambda x, t, scale: classifier_free(
+            cond(x, t), uncond(x, t), scale_at(t, scale, (0.3, 0.5))
+        )
     )
     got = run(X, T, 4.5)
     a, b = cond(X, T), uncond(X, T)
@@ -57,7 +59,7 @@ def test_autoguidance_composes_with_classifier_free_guidance() -> None:
     def weak(x: jax.Array, t: jax.Array) -> jax.Array:
         return 0.9 * cond(x, t)
 
-    strong = guide(cond, weak, 2.0)
-    both = guide(strong, uncond, 3.0)(X, T)
+    strong = classifier_free(cond(X, T), weak(X, T), 2.0)
+    both = classifier_free(strong, uncond(X, T), 3.0)
     a = 2.0 * cond(X, T) - weak(X, T)
     np.testing.assert_allclose(both, 3.0 * a - 2.0 * uncond(X, T), rtol=1e-4)

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.diffusion import add_noise, draw_times, get_path, loss
-from i2i_prior.diffusion.objectives import loss_weight
+from i2i_prior.diffusion.objectives import (
+    add_noise,
+    draw_times,
+    loss,
+    loss_weight,
+)
+from i2i_prior.diffusion.paths import get_path
 from i2i_prior.errors import UserError
 
 LINEAR = get_path("ddpm_linear")

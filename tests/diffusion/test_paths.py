@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.diffusion import PATHS, get_path
+from i2i_prior.diffusion.paths import PATHS, get_path
 from i2i_prior.errors import UserError
 
 DDPM = ("ddpm_linear", "ddpm_cosine")

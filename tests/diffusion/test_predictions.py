@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.diffusion import (
-    PATHS,
+from i2i_prior.diffusion.objectives import add_noise
+from i2i_prior.diffusion.paths import PATHS, get_path
+from i2i_prior.diffusion.predictions import (
     PREDICTIONS,
-    add_noise,
-    convert,
-    get_path,
-    to_eps,
-    to_x0,
+    from_x0_eps,
+    to_x0_eps,
 )
 from i2i_prior.errors import UserError
 
@@ -28,6 +26,11 @@ def draw(seed: int) -> jax.Array:
 
 
 X0, EPS = draw(0), draw(1)
+
+
+def convert(value, x_t, alpha, sigma, source, target) -> jax.Array:
+    x0, eps = to_x0_eps(value, x_t, alpha, sigma, source)
+    return from_x0_eps(x0, eps, alpha, sigma, target)
 
 
 def truth(path_name: str, kind: str) -> jax.Array:
@@ -79,22 +82,20 @@ def test_v_and_velocity_are_exact_at_both_ends(kind: str) -> None:
     for alpha, sigma in [(0.0, 1.0), (1.0, 0.0)]:
         x_t = alpha * X0 + sigma * EPS
         value = EPS - X0 if kind == "velocity" else alpha * EPS - sigma * X0
-        np.testing.assert_allclose(
-            to_x0(value, x_t, alpha, sigma, kind), X0, atol=1e-6
-        )
-        np.testing.assert_allclose(
-            to_eps(value, x_t, alpha, sigma, kind), EPS, atol=1e-6
-        )
+        x0, eps = to_x0_eps(value, x_t, alpha, sigma, kind)
+        np.testing.assert_allclose(x0, X0, atol=1e-6)
+        np.testing.assert_allclose(eps, EPS, atol=1e-6)
 
 
 def test_singular_ends_stay_finite() -> None:
-    assert jnp.isfinite(to_x0(EPS, EPS, 0.0, 1.0, "eps")).all()
-    assert jnp.isfinite(to_eps(X0, X0, 1.0, 0.0, "x0")).all()
+    assert jnp.isfinite(to_x0_eps(EPS, EPS, 0.0, 1.0, "eps")[0]).all()
+    assert jnp.isfinite(to_x0_eps(X0, X0, 1.0, 0.0, "x0")[1]).all()
 
 
 def test_low_precision_predictions_are_widened() -> None:
     x_t = X0.astype(jnp.bfloat16)
-    assert to_x0(x_t, x_t, 0.5, 0.5, "v").dtype == jnp.float32
+    x0, eps = to_x0_eps(x_t, x_t, 0.5, 0.5, "v")
+    assert x0.dtype == eps.dtype == jnp.float32
 
 
 def test_unknown_kinds_are_refused() -> None:

@@ -10,16 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from i2i_prior.diffusion import (
-    PATHS,
-    PREDICTIONS,
-    SOLVERS,
-    Path,
-    get_path,
-    guide,
-    sample,
-    time_grid,
-)
+from i2i_prior.diffusion.guidance import classifier_free
+from i2i_prior.diffusion.paths import PATHS, Path, get_path
+from i2i_prior.diffusion.predictions import PREDICTIONS
+from i2i_prior.diffusion.samplers import sample
+from i2i_prior.diffusion.solvers import SOLVERS, time_grid
 from i2i_prior.errors import UserError
 
 # Data: two independent Gaussian channels.
@@ -223,16 +218,6 @@ def test_keys_decide_the_noise() -> None:
         sample(predict, noise, path, **options)
 
 
-def test_trajectory_runs_from_noise_to_the_result() -> None:
-    path, noise = get_path("flow"), noise_of(2)
-    out, states = run(path, "heun", 5, noise, return_trajectory=True)
-    assert states.shape == (6, *noise.shape)
-    np.testing.assert_array_equal(states[0], noise)
-    np.testing.assert_array_equal(states[-1], out)
-    for t, state in zip(time_grid(path, 5, "heun"), states, strict=True):
-        np.testing.assert_allclose(state, exact(path, noise, t), atol=0.2)
-
-
 def test_clipping_bounds_the_result() -> None:
     noise = noise_of(16)
     path = get_path("ddpm_linear")
@@ -251,7 +236,7 @@ def test_the_network_is_traced_once_and_guidance_composes() -> None:
 
     out = jax.jit(
         lambda noise, scale: sample(
-            guide(predict, other, scale),
+            lambda x, t: classifier_free(predict(x, t), other(x, t), scale),
             noise,
             path,
             prediction="velocity",

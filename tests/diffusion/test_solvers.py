@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from i2i_prior.diffusion import PATHS, SOLVERS, Path, get_path, time_grid
-from i2i_prior.diffusion.solvers import Evaluation, point
+from i2i_prior.diffusion.paths import PATHS, Path, get_path
+from i2i_prior.diffusion.solvers import SOLVERS, Evaluation, point, time_grid
 from i2i_prior.errors import UserError
 
 LINEAR = get_path("ddpm_linear")

@@ -66,12 +66,10 @@ def to_x0_eps(
         data = x_t - sigma * value
         return data / jnp.maximum(alpha, SMALLEST_DIVISOR), value
     if source == "v":
-        x0, eps = alpha * x_t - sigma * value, sigma * x_t + alpha * value
-        divisor = alpha**2 + sigma**2
-    else:
-        x0, eps = x_t - sigma * value, x_t + alpha * value
-        divisor = alpha + sigma
-    return x0 / divisor, eps / divisor
+        x0 = (alpha * x_t - sigma * value) / (alpha**2 + sigma**2)
+        return x0, (sigma * x_t + alpha * value) / (alpha**2 + sigma**2)
+    x0 = (x_t - sigma * value) / (alpha + sigma)
+    return x0, (x_t + alpha * value) / (alpha + sigma)
 
 
 def from_x0_eps(

@@ -128,5 +128,5 @@ def _start(path: Path, prediction: str) -> float:
 def _as_arrays(rows: list[Evaluation]) -> Any:
     """The rows as one Evaluation of columns: float32, `ends_step` bool."""
     *weights, ends = map(np.asarray, zip(*rows, strict=True))
-    floats = (jnp.asarray(column.astype(np.float32)) for column in weights)
-    return Evaluation(*floats, jnp.asarray(ends))
+    columns = [*(column.astype(np.float32) for column in weights), ends]
+    return Evaluation._make(map(jnp.asarray, columns))

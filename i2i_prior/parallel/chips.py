@@ -14,6 +14,7 @@ have it.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 GIB = 2**30
@@ -57,92 +58,75 @@ class Chip:
     unit: int = 1
 
 
+_TORUS_2D = functools.partial(
+    Chip, platform="tpu", axes=2, host=(2, 2), wrap_every=16, largest=256
+)
+_TORUS_3D = functools.partial(
+    Chip, platform="tpu", axes=3, host=(2, 2, 1), wrap_every=4, unit=128
+)
+_HOPPER = functools.partial(
+    Chip,
+    platform="cuda",
+    flops=989e12,
+    link_bandwidth=450e9,
+    slow_bandwidth=50e9,
+    axes=0,
+    host=(8,),
+)
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        Chip(
-            "v4",
-            "tpu",
-            "TPU v4",
+        _TORUS_3D(
+            name="v4",
+            kind="TPU v4",
             flops=275e12,
             usable_memory=int(30.75 * GIB),
             memory_bandwidth=1.2e12,
             link_bandwidth=50e9,
             slow_bandwidth=6.25e9,
-            axes=3,
-            host=(2, 2, 1),
-            wrap_every=4,
             largest=4096,
-            unit=128,
         ),
-        Chip(
-            "v5e",
-            "tpu",
-            "TPU v5 lite",
+        _TORUS_2D(
+            name="v5e",
+            kind="TPU v5 lite",
             flops=197e12,
             usable_memory=int(15.75 * GIB),
             memory_bandwidth=8.1e11,
             link_bandwidth=50e9,
             slow_bandwidth=3.125e9,
-            axes=2,
-            host=(2, 2),
-            wrap_every=16,
-            largest=256,
             unit=128,
         ),
-        Chip(
-            "v5p",
-            "tpu",
-            "TPU v5",
+        _TORUS_3D(
+            name="v5p",
+            kind="TPU v5",
             flops=459e12,
             usable_memory=int(95.74 * GIB),
             memory_bandwidth=2.765e12,
             link_bandwidth=100e9,
             slow_bandwidth=6.25e9,
-            axes=3,
-            host=(2, 2, 1),
-            wrap_every=4,
             largest=6144,
-            unit=128,
         ),
-        Chip(
-            "v6e",
-            "tpu",
-            "TPU v6 lite",
+        _TORUS_2D(
+            name="v6e",
+            kind="TPU v6 lite",
             flops=918e12,
             usable_memory=int(31.25 * GIB),
             memory_bandwidth=1.6e12,
             link_bandwidth=100e9,
             slow_bandwidth=12.5e9,
-            axes=2,
-            host=(2, 2),
-            wrap_every=16,
-            largest=256,
             unit=256,
         ),
-        Chip(
-            "h100",
-            "cuda",
-            "H100",
-            flops=989e12,
+        _HOPPER(
+            name="h100",
+            kind="H100",
             usable_memory=84_942_979_072,
             memory_bandwidth=3.35e12,
-            link_bandwidth=450e9,
-            slow_bandwidth=50e9,
-            axes=0,
-            host=(8,),
         ),
-        Chip(
-            "h200",
-            "cuda",
-            "H200",
-            flops=989e12,
+        _HOPPER(
+            name="h200",
+            kind="H200",
             usable_memory=151_397_597_184,
             memory_bandwidth=4.8e12,
-            link_bandwidth=450e9,
-            slow_bandwidth=50e9,
-            axes=0,
-            host=(8,),
         ),
     )
 }

@@ -41,17 +41,12 @@ _data_parallel: ContextVar[bool] = ContextVar("data_parallel", default=False)
 @contextlib.contextmanager
 def data_parallel_only() -> Iterator[None]:
     """Context in which each device works on images of its own: only the batch
-    is sharded, over all axes (`shard_all`), and `constrain` does nothing."""
+    is sharded, over all axes, and `constrain` does nothing."""
     token = _data_parallel.set(True)
     try:
         yield
     finally:
         _data_parallel.reset(token)
-
-
-def shard_all(batch: jax.Array) -> jax.Array:
-    """Shards a batch over all mesh axes, as far as they divide it."""
-    return constrain(batch, AXES)
 
 
 def shard_batch(batch: jax.Array) -> jax.Array:

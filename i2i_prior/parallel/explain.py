@@ -7,15 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from i2i_prior.parallel.mesh import TENSOR
 from i2i_prior.parallel.sharding import partition_spec, split_parts
-
-
-def local_bytes(array: Any) -> int:
-    """Bytes of an (abstract) array with a sharding on each of its devices."""
-    local = array.sharding.shard_shape(array.shape)
-    return math.prod(local) * jnp.dtype(array.dtype).itemsize
 
 
 def explain(state: Any) -> str:
@@ -29,14 +24,14 @@ def explain(state: Any) -> str:
         f"{'array':64} {'shape':20} {'dtype':9} {'at rest':36} "
         f"{'in use':24} {'bytes/device':>14}"
     ]
-    totals: dict[str, tuple[int, int]] = {}
+    totals: dict[str, np.ndarray] = {}
     for path, array in jax.tree_util.tree_flatten_with_path(state)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         part, _, inner = name.partition("/")
-        local = local_bytes(array)
-        whole = array.size * jnp.dtype(array.dtype).itemsize
-        before = totals.get(part, (0, 0))
-        totals[part] = before[0] + local, before[1] + whole
+        shapes = array.sharding.shard_shape(array.shape), array.shape
+        sizes = np.array([math.prod(shape) for shape in shapes], np.int64)
+        sizes *= jnp.dtype(array.dtype).itemsize
+        totals[part] = totals.get(part, 0) + sizes
         used = ""
         if part in ("params", "frozen"):
             mesh = array.sharding.mesh
@@ -47,7 +42,7 @@ def explain(state: Any) -> str:
             used = _short(spec)
         lines.append(
             f"{name:64} {array.shape!s:20} {array.dtype!s:9} "
-            f"{_short(array.sharding.spec):36} {used:24} {local:>14,}"
+            f"{_short(array.sharding.spec):36} {used:24} {sizes[0]:>14,}"
         )
     for part, (local, whole) in totals.items():
         lines.append(
@@ -58,8 +53,5 @@ def explain(state: Any) -> str:
 
 
 def _short(spec: Any) -> str:
-    return "(" + ", ".join("-" if a is None else _axes(a) for a in spec) + ")"
-
-
-def _axes(entry: Any) -> str:
-    return entry if isinstance(entry, str) else "*".join(entry)
+    axes = (a if isinstance(a, str) else "*".join(a or "-") for a in spec)
+    return f"({', '.join(axes)})"

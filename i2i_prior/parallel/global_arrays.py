@@ -55,11 +55,9 @@ def place(array: np.ndarray, sharding: Sharding) -> jax.Array:
 
     `jax.device_put` would first compare the array over all processes.
     """
-
-    def shard(index: Any) -> np.ndarray:
-        return array[index]
-
-    return jax.make_array_from_callback(array.shape, sharding, shard)
+    return jax.make_array_from_callback(
+        array.shape, sharding, array.__getitem__
+    )
 
 
 def to_global(

@@ -38,13 +38,13 @@ def mesh_shape(
       UserError: where the product is not the device count.
     """
     sizes = [replica, fsdp, context, tensor]
-    given = int(np.prod([size for size in sizes if size != -1]))
+    given = math.prod(size for size in sizes if size != -1)
     text = f"mesh ({', '.join(AXES)}) = ({', '.join(map(str, sizes))})"
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"{text}: sizes are positive, at most one is -1")
     if sizes.count(-1) == 1 and devices % given == 0:
         sizes[sizes.index(-1)] = devices // given
-    if int(np.prod(sizes)) != devices:
+    if math.prod(sizes) != devices:
         raise UserError(
             f"{text} does not lay out {devices} devices; its product must "
             f"be {devices}, or one axis -1"

@@ -196,10 +196,10 @@ def check(parameters: dict[str, Any], mesh: Mesh) -> None:
     """
     wanted = _size(ALL, mesh)
     total = left = 0
-    for name, array in parameters.items():
+    for name, sharding in parameter_shardings(parameters, mesh).items():
+        array = parameters[name]
         total += array.size
-        local = NamedSharding(mesh, partition_spec(name, array.shape, mesh))
-        if math.prod(local.shard_shape(array.shape)) * wanted > array.size:
+        if math.prod(sharding.shard_shape(array.shape)) * wanted > array.size:
             left += array.size
     if left * 10 < total or left < 2**18:
         return

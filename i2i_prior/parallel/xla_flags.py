@@ -20,21 +20,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class Flag:
-    """One flag of the compiler.
-
-    Attributes:
-      name: without the dashes.
-      value: as text.
-      reason: why it is set so.
-    """
+class Flag(NamedTuple):
+    """One flag of the compiler: name without dashes, value, reason for it."""
 
     name: str
     value: str

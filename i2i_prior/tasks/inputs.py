@@ -12,10 +12,11 @@ from i2i_prior.models.precision import Array
 from i2i_prior.models.preprocess import normalise
 from i2i_prior.models.vit import Features
 from i2i_prior.parallel.constraints import (
+    constrain,
     data_parallel_only,
-    shard_all,
     shard_batch,
 )
+from i2i_prior.parallel.mesh import AXES
 from i2i_prior.tasks.resolve import Resolved
 
 
@@ -122,9 +123,9 @@ def read(
     if "latent" in batch:
         return _read_cached(model, batch, noise)
     if noise is not None:
-        noise = shard_all(noise)
+        noise = constrain(noise, AXES)
     names = ("image", "view", "source_image")
-    arrays = {name: shard_all(batch[name]) for name in names if name in batch}
+    arrays = {n: constrain(batch[n], AXES) for n in names if n in batch}
     with data_parallel_only():
         x0 = _encode(model, arrays["image"], noise)
         embeddings = concat = None

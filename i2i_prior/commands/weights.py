@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         print(
             "these are NOT the published weights (SHA-256 "
             f"{inception.PUBLISHED}...): results over them will be called "
-            f"{found.label()}, never FID"
+            f"{found.label}, never FID"
         )
     return 0
 

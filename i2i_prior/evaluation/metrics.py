@@ -160,7 +160,10 @@ def cmmd_results(comparison: Comparison) -> Results:
 
 def clip_score_results(comparison: Comparison) -> Results:
     """CLIP-score of generated images and captions, by network and scale."""
-    from i2i_prior.evaluation.features.vision_encoders import clip_score
+    from i2i_prior.evaluation.features.vision_encoders import (
+        CLIP_SCALE,
+        clip_score,
+    )
 
     texts = comparison.generated.features.get(CAPTIONS)
     if texts is None:
@@ -168,9 +171,9 @@ def clip_score_results(comparison: Comparison) -> Results:
             "clip_score needs the captions of the generated images, which "
             "are not known here; use `i2i-prior fid` on a SPEC that has them."
         )
-    model = comparison.extractor.identity["model"]
-    found = clip_score(comparison.generated_features(), texts, model)
-    return {f"CLIP-score-{found['model']}-x{found['scale']:g}": found["value"]}
+    name = f"CLIP-score-{comparison.extractor.identity['model']}"
+    found = clip_score(comparison.generated_features(), texts)
+    return {f"{name}-x{CLIP_SCALE:g}": found}
 
 
 def match_results(comparison: Comparison) -> Results:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,19 @@ from i2i_prior.evaluation.features.inception_layout import (
     published_names,
     published_shapes,
 )
-from i2i_prior.evaluation.features.presets import Preset, find_preset
+from i2i_prior.evaluation.features.presets import (
+    Preset,
+    bilinear,
+    find_preset,
+    pil_bicubic,
+)
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.lazy_tensor import LazyTensor, one_line
-from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
+from i2i_prior.interop.files.state_dicts import (
+    StateDict,
+    read_state_dict,
+    write_state_dict,
+)
 from i2i_prior.io.files import user_cache
 
 PUBLISHED = "6726825d"
@@ -59,39 +68,36 @@ class InceptionWeights:
         """True where the file was the published one."""
         return self.file_sha256.startswith(PUBLISHED)
 
-    def label(self, tap: str = "pool3") -> str:
-        """Name of the Frechet distance over a tap."""
-        names = {"pool3": "FID", "spatial": "sFID"}
-        if self.published and tap in names:
-            return names[tap]
-        own = "inception" if tap == "pool3" else f"inception-{tap}"
-        return f"FD-{own}" + ("" if self.published else f":{self.sha256[:8]}")
+    @property
+    def label(self) -> str:
+        """Name of the Frechet distance over pool3."""
+        return "FID" if self.published else f"FD-inception:{self.sha256[:8]}"
 
 
 def load_inception(
     path: str | Path | None = None,
-    preset: str | Preset = "adm",
+    preset: str = "adm",
     taps: Sequence[str] = ("pool3",),
 ) -> Extractor:
     """Loads Inception-v3 under one protocol.
 
     Args:
       path: see `read_inception`; None for the file of `i2i-prior weights`.
-      preset: a name of `PRESETS`, or a preset.
-      taps: of `inception.TAPS`; the first is that of the Frechet distance.
-        Layers of other taps only are not computed.
+      preset: a name of `PRESETS`.
+      taps: of `inception.TAPS`, pool3 first; layers of other taps only are
+        not computed.
 
     Returns:
       the extractor. Images may have any size; each size is compiled anew,
       but for the preset `clean`, which resizes on the host.
 
     Raises:
-      UserError: where the weights are missing or unusable, or an argument
-        is unknown.
+      UserError: where the weights are missing or unusable, or the preset is
+        unknown.
     """
-    preset = find_preset(preset)
+    protocol = find_preset(preset)
     weights = read_inception(path or stored_file())
-    return inception_extractor(weights, preset, taps)
+    return inception_extractor(weights, protocol, taps)
 
 
 def inception_extractor(
@@ -99,17 +105,16 @@ def inception_extractor(
 ) -> Extractor:
     """Extractor of weights in memory, see `load_inception`."""
     from i2i_prior.evaluation.features import inception
-    from i2i_prior.evaluation.features.resize import (
-        bilinear,
-        check_images,
-        pil_bicubic,
-    )
 
-    _check_taps(weights, taps)
+    logits = [tap for tap in taps if tap.startswith("logits")]
+    if logits and "fc.weight" not in weights.state:
+        raise UserError(
+            f"{logits[0]} needs the last layer, fc, which these weights lack; "
+            f"take the published file ({COMMAND})."
+        )
     on_host = preset.resize == "pil_bicubic"
 
     def prepare(images: np.ndarray) -> np.ndarray:
-        images = check_images(images)
         return pil_bicubic(images, inception.SIZE) if on_host else images
 
     def apply(parameters: Any, images: Any) -> dict[str, Any]:
@@ -120,7 +125,7 @@ def inception_extractor(
 
     return Extractor(
         name="inception",
-        label=weights.label(taps[0]),
+        label=weights.label,
         taps={tap: inception.TAPS[tap] for tap in taps},
         identity={
             "network": "Inception-v3, FID, 2015-12-05",
@@ -128,7 +133,7 @@ def inception_extractor(
             "published_file_sha256": (
                 weights.file_sha256 if weights.published else None
             ),
-            "preset": preset.record(),
+            "preset": asdict(preset),
             "size": inception.SIZE,
             "code": _CODE,
         },
@@ -136,23 +141,6 @@ def inception_extractor(
         apply=apply,
         parameters=inception.fold(weights.state),
     )
-
-
-def _check_taps(weights: InceptionWeights, taps: Sequence[str]) -> None:
-    from i2i_prior.evaluation.features.inception import TAPS
-
-    unknown = [tap for tap in taps if tap not in TAPS]
-    if unknown or not taps:
-        raise UserError(
-            f"Inception has no tap {unknown[0] if unknown else taps!r}; "
-            f"choose of {', '.join(TAPS)}."
-        )
-    logits = [tap for tap in taps if tap.startswith("logits")]
-    if logits and "fc.weight" not in weights.state:
-        raise UserError(
-            f"{logits[0]} needs the last layer, fc, which these weights lack; "
-            f"take the published file ({COMMAND})."
-        )
 
 
 def read_inception(path: str | Path) -> InceptionWeights:
@@ -191,12 +179,10 @@ def store(weights: InceptionWeights, path: str | Path) -> int:
     Raises:
       UserError: where the place cannot be written, or has another suffix.
     """
-    from i2i_prior.interop.files import state_dicts
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path} should end in .safetensors.")
-    return state_dicts.write_state_dict(
+    return write_state_dict(
         path,
         [
             (key, LazyTensor(array.shape, array.__array__))

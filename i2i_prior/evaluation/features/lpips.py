@@ -25,8 +25,6 @@ import numpy as np
 from jax import lax
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.features.resize import check_images
-from i2i_prior.inference.batches import padded_batches
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.state_dicts import read_state_dict
 
@@ -98,33 +96,22 @@ class Lpips:
         """Name of the distance."""
         return f"LPIPS-{self.trunk}"
 
-    def __call__(
-        self, a: np.ndarray, b: np.ndarray, batch_size: int = 16
-    ) -> np.ndarray:
-        """Distances of pairs.
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Distances of pairs, float32 (N,), 0 for equal images.
 
         Args:
           a, b: uint8 (N, H, W, 3), both of one size, 32 pixels a side or
             more (the trunks downsample 16 times).
-          batch_size: pairs at once.
-
-        Returns:
-          float32 (N,), 0 for equal images.
 
         Raises:
-          UserError: for other images.
+          UserError: for images of other sizes.
         """
-        a, b = check_images(a), check_images(b)
         if a.shape != b.shape or min(a.shape[1:3]) < 32:
             raise UserError(
                 "LPIPS compares images of one size, 32 pixels a side or more,"
                 f" not {a.shape} and {b.shape}."
             )
-        found = []
-        for rows, count in padded_batches(len(a), min(batch_size, len(a))):
-            pairs = _distances(self.trunk, self.parameters, a[rows], b[rows])
-            found.append(np.asarray(pairs)[:count])
-        return np.concatenate(found)
+        return np.asarray(_distances(self.trunk, self.parameters, a, b))
 
 
 def load_lpips(path: str | Path) -> Lpips:
@@ -134,17 +121,15 @@ def load_lpips(path: str | Path) -> Lpips:
       UserError: where it is missing, of another network, or not finite.
     """
     state = read_state_dict(path)
-    found = [
-        (name, shapes)
-        for name, shapes in ((n, _shapes(t)) for n, t in _TRUNKS.items())
-        if all(state.shapes.get(k) == shape for k, shape in shapes.items())
-    ]
-    if not found:
+    held = state.shapes.items()
+    names = [n for n, t in _TRUNKS.items() if _shapes(t).items() <= held]
+    if not names:
         raise UserError(
             f"{path} holds no LPIPS network over AlexNet or VGG with its "
             "heads; save lpips.LPIPS(net='alex').state_dict()."
         )
-    name, shapes = found[0]
+    name = names[0]
+    shapes = _shapes(_TRUNKS[name])
     arrays = {key: np.asarray(state[key], np.float32) for key in shapes}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise UserError(f"{path} holds NaN or infinity; fetch it again.")

@@ -24,7 +24,6 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.features.resize import check_images
 from i2i_prior.inference.batches import padded_batches
 from i2i_prior.inference.encoder import Encoder, load_encoder
 from i2i_prior.interop.files.hashing import hash_of
@@ -38,41 +37,40 @@ from i2i_prior.models.preprocess import (
 )
 from i2i_prior.models.vit import ViT, ViTConfig
 
+CLIP_SCALE = 100.0
 _CODE = 1  # goes up when any feature changes
 _SIZES = {384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
 _DINOV2 = Preprocessing(IMAGENET, "bicubic", 224)
 _CLIP_FID = Preprocessing(CLIP, "bicubic", 224, 1.0, torchvision=True)
 
 
-def load_dinov2(path: str | Path, heads: int | None = None) -> Extractor:
+def load_dinov2(path: str | Path) -> Extractor:
     """Extractor of DINOv2's CLS token after the last norm, tap "cls".
 
     Args:
       path: weights of DINOv2, Meta's or transformers' file or folder.
-      heads: where the file does not imply them.
 
     Raises:
       UserError: where there are no such weights.
     """
-    encoder = _encoder(path, heads, ("dinov2",), "DINOv2")
+    encoder = _encoder(path, ("dinov2",), "DINOv2")
     model = model_name(encoder.config)
     plain = model == "ViT-L/14"
     label = "FD-DINOv2" if plain else f"FD-DINOv2-{model}"
     return _extractor("dinov2", label, "cls", encoder, path, _DINOV2)
 
 
-def load_clip(path: str | Path, heads: int | None = None) -> Extractor:
+def load_clip(path: str | Path) -> Extractor:
     """Extractor of CLIP's projected CLS token, not normalised, tap "image".
 
     Args:
       path: weights of CLIP, OpenAI's or transformers', with its projection,
         with or without the text half.
-      heads: where the file does not imply them.
 
     Raises:
       UserError: where there are no such weights.
     """
-    encoder = _encoder(path, heads, ("clip", "openclip"), "CLIP")
+    encoder = _encoder(path, ("clip", "openclip"), "CLIP")
     config = encoder.config
     if not config.projection:
         raise UserError(
@@ -107,21 +105,16 @@ def model_name(config: ViTConfig) -> str:
 
 
 def clip_score(
-    images: np.ndarray, texts: np.ndarray, model: str, scale: float = 100.0
-) -> dict[str, Any]:
+    images: np.ndarray, texts: np.ndarray, scale: float = CLIP_SCALE
+) -> float:
     """Mean of max(cos, 0) between images and their captions, times `scale`.
 
     Hessel et al., "CLIPScore", EMNLP 2021, with `scale` 2.5; others take 1 or
-    100, and other networks, so both are part of the result.
+    100, and other networks, so both are part of the result's name.
 
     Args:
       images: (N, P), tap "image" of `load_clip`.
       texts: (N, P), of `embed_captions`, row for row.
-      model: the network's name, as `identity["model"]`.
-      scale: see above.
-
-    Returns:
-      {"value", "scale", "model", "count"}.
 
     Raises:
       UserError: where the rows are not as many or not as wide, or not finite.
@@ -136,12 +129,7 @@ def clip_score(
     cosines = (images * texts).sum(1) / np.maximum(lengths, 1e-12)
     if not np.isfinite(cosines).all():
         raise UserError("CLIP's embeddings hold NaN; look at its weights.")
-    return {
-        "value": float(scale * np.maximum(cosines, 0).mean()),
-        "scale": scale,
-        "model": model,
-        "count": len(images),
-    }
+    return float(scale * np.maximum(cosines, 0).mean())
 
 
 def embed_captions(
@@ -168,10 +156,8 @@ def embed_captions(
     return np.concatenate(found)
 
 
-def _encoder(
-    path: str | Path, heads: int | None, families: tuple[str, ...], name: str
-) -> Encoder:
-    encoder = load_encoder(path, heads)
+def _encoder(path: str | Path, families: tuple[str, ...], name: str) -> Encoder:
+    encoder = load_encoder(path)
     family = getattr(getattr(encoder, "config", None), "family", None)
     if family not in families:
         raise UserError(
@@ -196,7 +182,6 @@ def _extractor(
     family = "clip" if record.statistics == CLIP else "dinov2"
 
     def prepare(images: np.ndarray) -> np.ndarray:
-        images = check_images(images)
         images = _central(images) if cut else images
         return np.stack([square(i, record, record.size) for i in images])
 

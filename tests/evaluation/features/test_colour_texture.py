@@ -154,17 +154,6 @@ def test_rings_are_frequencies(period, ring):
     assert rings.argmax() == ring
 
 
-def test_wrong_images():
-    for bad in (
-        np.zeros((2, 8, 8, 3), np.float32),
-        np.zeros((8, 8, 3), np.uint8),
-        np.zeros((0, 8, 8, 3), np.uint8),
-        np.zeros((2, 8, 8, 1), np.uint8),
-    ):
-        with pytest.raises(UserError):
-            THUMBNAILS(bad)
-
-
 def test_features_from_a_file(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

@@ -89,8 +89,3 @@ def test_weights_without_the_last_layer(weights):
     headless = InceptionWeights(bare, "", "")
     with pytest.raises(UserError, match="last layer"):
         inception_extractor(headless, PRESETS["adm"], ("pool3", "logits"))
-
-
-def test_an_unknown_tap(weights):
-    with pytest.raises(UserError, match="no tap '2048'; choose of pool3"):
-        inception_extractor(weights, PRESETS["adm"], ("2048",))

@@ -120,8 +120,7 @@ def test_stored_and_read_again(read, tmp_path):
 def test_only_the_published_file_gives_fid(read, file, monkeypatch):
     own = f"FD-inception:{read.sha256[:8]}"
     assert not read.published
-    assert read.label() == own
-    assert read.label("768") == f"FD-inception-768:{read.sha256[:8]}"
+    assert read.label == own
     extractor = load_inception(file, "clean", ("pool3", "logits"))
     assert extractor.label == own
     assert extractor.identity["weights_sha256"] == read.sha256
@@ -129,9 +128,7 @@ def test_only_the_published_file_gives_fid(read, file, monkeypatch):
     assert extractor.identity["preset"]["resize"] == "pil_bicubic"
     assert dict(extractor.taps) == {"pool3": 2048, "logits": 1008}
     monkeypatch.setattr(inception_weights, "PUBLISHED", read.file_sha256[:8])
-    assert read.label() == "FID"
-    assert read.label("spatial") == "sFID"
-    assert read.label("768") == "FD-inception-768"
+    assert read.label == "FID"
 
 
 def test_the_published_hash():

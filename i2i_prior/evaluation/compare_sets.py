@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -12,17 +13,9 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.eval_spec import (
-    check_count,
-    check_metrics,
-    named_taps,
-    needs,
-    unique,
-)
+from i2i_prior.evaluation.eval_spec import EvalSpec, check_metrics, unique
 from i2i_prior.evaluation.evaluate import check_sizes, compare
-from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.features.lpips import Lpips
-from i2i_prior.evaluation.features.registry import open_extractor
 from i2i_prior.evaluation.metrics import CAPTIONS, METRICS
 from i2i_prior.evaluation.pairs import PAIRS, measure_pairs, pair_functions
 from i2i_prior.evaluation.result import (
@@ -127,7 +120,7 @@ def _metrics(options: argparse.Namespace) -> list[str]:
     if not options.metrics:
         return ["fid" if options.features == "inception" else "fd"]
     metrics = unique(name.strip() for name in options.metrics.split(","))
-    of_sets = (name for name in METRICS if not METRICS[name].of_condition)
+    of_sets = (name for name in METRICS if METRICS[name].match is None)
     check_metrics(metrics, (*of_sets, *PAIRS))
     return list(metrics)
 
@@ -148,66 +141,73 @@ def _compare_features(
     metrics: list[str],
 ) -> tuple[dict[str, Any], Callable[[], None]]:
     """Result of set metrics, and a function that writes the other files."""
-    extractor = open_extractor(
-        options.features,
-        options.preset,
-        weights=options.weights,
-        taps=named_taps(metrics),
+    spec = EvalSpec.open(
+        metrics, options.features, options.preset, options.weights
     )
-    need = needs(metrics, extractor)
+    first = spec.extractor.first
     more = options.picture or options.save_features
-    always = (extractor.first,) if more else ()
+    always = (first,) if more else ()
 
     def side(
         name: str, place: Place, keep: tuple[str, ...], blocks: int
     ) -> Collected:
         total = len(place) if isinstance(place, ImageSet) else 0
         progress = Progress(total, description=name, write=total > 0)
-        found = open_side(
-            place,
-            extractor,
-            moments=need.moments,
-            keep=unique([*always, *keep]),
-            blocks=blocks,
-            cached=not options.no_cache,
-            batch_size=options.batch_size,
-            progress=lambda done, _: progress.update(done),
-        )
-        progress.close()
-        return found
+        with contextlib.closing(progress):
+            return open_side(
+                place,
+                spec.extractor,
+                moments=spec.moments,
+                keep=unique([*always, *keep]),
+                blocks=blocks,
+                cached=not options.no_cache,
+                batch_size=options.batch_size,
+                progress=progress.update,
+            )
 
     captions: dict[int, str] = {}
-    if need.captions:
-        if not isinstance(generated, ImageSet):
-            raise UserError(
-                f"{need.captions[0]} needs images with captions; give them in "
-                f"place of {generated}."
-            )
-        captions = generated.captions()
     if isinstance(generated, ImageSet):
-        check_count(metrics, extractor, len(generated))
-    known = side("reference", reference, need.reference, 1)
+        captions = generated.captions() if spec.captions else {}
+        spec.check_count(len(generated))
+    elif spec.captions:
+        raise UserError(
+            f"{spec.captions[0]} needs images with captions; give them in "
+            f"place of {generated}."
+        )
+    known = side("reference", reference, spec.reference, 1)
     if isinstance(generated, ImageSet):
         check_sizes(known.size, generated.shape())
-    drawn = side("generated", generated, need.generated, BLOCKS)
+    drawn = side("generated", generated, spec.generated, BLOCKS)
     if captions:
         from i2i_prior.evaluation.features.vision_encoders import embed_captions
 
         assert isinstance(generated, ImageSet)
         texts = [captions[index] for index in generated.used]
         drawn.features[CAPTIONS] = embed_captions(options.weights, texts)
-    result = compare(known, drawn, extractor, metrics)
+    result = compare(spec, known, drawn)
 
     def save() -> None:
         if options.save_statistics:
             save_statistics(Path(options.save_statistics), known)
         if options.save_features:
-            _save_features(Path(options.save_features), known, drawn, extractor)
+            facts = {"identity": dict(spec.extractor.identity), "tap": first}
+            path = Path(options.save_features)
+            with (
+                write_errors(path),
+                atomic_path(path) as partial,
+                partial.open("wb") as file,
+            ):
+                np.savez(
+                    file,
+                    reference=known.features[first],
+                    generated=drawn.features[first],
+                    provenance=np.str_(json.dumps(facts)),
+                )
         if options.picture:
             assert isinstance(reference, ImageSet)
             assert isinstance(generated, ImageSet)
             sheet = extremes_picture(
-                known, drawn, extractor.first, reference.image, generated.image
+                known, drawn, first, reference.image, generated.image
             )
             with write_errors(options.picture):
                 image_grid.save_png(options.picture, sheet)
@@ -237,10 +237,10 @@ def _compare_pairs(
         )
     functions = pair_functions(metrics, lpips_weights)
     progress = Progress(len(generated), description="pairs")
-    found = measure_pairs(
-        reference.batches(), generated.batches(), functions, progress.update
-    )
-    progress.close()
+    with contextlib.closing(progress):
+        found = measure_pairs(
+            reference.batches(), generated.batches(), functions, progress.update
+        )
     if reference.broken or generated.broken:
         raise UserError(
             f"{names} need every pair, and some images cannot be read; repair "
@@ -259,21 +259,3 @@ def _compare_pairs(
         },
         "metrics": found,
     }
-
-
-def _save_features(
-    path: Path, reference: Collected, generated: Collected, extractor: Extractor
-) -> None:
-    tap = extractor.first
-    facts = {"identity": dict(extractor.identity), "tap": tap}
-    with (
-        write_errors(path),
-        atomic_path(path) as partial,
-        partial.open("wb") as file,
-    ):
-        np.savez(
-            file,
-            reference=reference.features[tap],
-            generated=generated.features[tap],
-            provenance=np.str_(json.dumps(facts)),
-        )

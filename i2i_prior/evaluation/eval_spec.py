@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -11,49 +12,129 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation.comparison import FIRST
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.features.registry import open_extractor
-from i2i_prior.evaluation.metrics import METRICS, Metric
+from i2i_prior.evaluation.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Metrics and features of an evaluation.
+    """Metrics, and the features that they are taken over.
 
     Attributes:
       extractor: of the features that samples and reference are compared by.
-      metrics: keys of METRICS, see `parse_metrics`.
+      metrics: keys of METRICS.
+
+    Raises:
+      UserError: an unknown metric, or one that does not exist over the
+        features of this extractor.
     """
 
     extractor: Extractor
-    metrics: tuple[str, ...]
+    metrics: Sequence[str]
+
+    def __post_init__(self) -> None:
+        check_metrics(self.metrics)
+        for name in self.metrics:
+            only = METRICS[name].extractors
+            if only and self.extractor.name not in only:
+                raise UserError(
+                    f"{name} is taken over the features of "
+                    f"{' or '.join(only)}, not of {self.extractor.name}; give "
+                    f"--features {only[0]}, or ask for fd, kid, pr or prdc."
+                )
+
+    @classmethod
+    def open(
+        cls,
+        metrics: Sequence[str],
+        features: str,
+        preset: str,
+        weights: str | Path | None,
+    ) -> EvalSpec:
+        """Opens the extractor with the taps that the metrics name.
+
+        Args:
+          metrics: see the class.
+          features, preset, weights: see `open_extractor`.
+        """
+        check_metrics(metrics)
+        taps = named_taps(metrics)
+        extractor = open_extractor(features, preset, weights=weights, taps=taps)
+        return cls(extractor, metrics)
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> EvalSpec:
-        """Reads the `evaluate` section and opens the extractor.
-
-        Raises:
-          UserError: for an unknown metric, or features that are not there.
-        """
+        """Reads the `evaluate` section and opens the extractor."""
         section = config.evaluate
-        metrics = parse_metrics(section.metrics)
-        extractor = open_extractor(
+        return cls.open(
+            parse_metrics(section.metrics),
             section.features,
             section.preset,
-            weights=section.weights or None,
-            taps=named_taps(metrics),
+            section.weights or None,
         )
-        needs(metrics, extractor)  # refuses those that do not exist over it
-        return cls(extractor, metrics)
 
     @property
-    def needs(self) -> Needs:
-        """Taps that the metrics need."""
-        return needs(self.metrics, self.extractor)
+    def moments(self) -> tuple[str, ...]:
+        """Taps of both sides whose statistics are needed."""
+        # The first tap's are cheap, and every file has them.
+        of_sets = any(METRICS[name].match is None for name in self.metrics)
+        taps = _taps(self.metrics, "moments")
+        return self._named([FIRST, *taps] if of_sets else taps)
+
+    @property
+    def reference(self) -> tuple[str, ...]:
+        """Taps of the reference whose features are needed."""
+        return self._named(_taps(self.metrics, "features"))
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """Taps of the generated images whose features are needed."""
+        return self._named(_taps(self.metrics, "features", "generated"))
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Metrics that need captions of the generated images."""
+        return tuple(name for name in self.metrics if METRICS[name].captions)
 
     @property
     def truncate(self) -> bool:
         """True where the protocol cuts grey levels off, see `Generator`."""
         protocol = self.extractor.identity.get("preset") or {}
         return protocol.get("rounding") == "truncate"
+
+    def check_count(self, count: int) -> None:
+        """Refuses too few images before any work is done on them.
+
+        Raises:
+            UserError: names the metric and the images that it needs.
+        """
+        dim = self.extractor.taps[self.extractor.first]
+        for name in self.metrics:
+            least = METRICS[name].fewest(dim)
+            if count < least:
+                raise UserError(
+                    f"{name} of {dim} numbers an image needs at least {least} "
+                    f"images, and there are {count}; give more, or ask for "
+                    "other metrics."
+                )
+
+    def _named(self, taps: Iterable[str]) -> tuple[str, ...]:
+        return unique(tap or self.extractor.first for tap in taps)
+
+
+def named_taps(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Taps other than the first one that these metrics need."""
+    taps = _taps(metrics, "moments", "features", "generated")
+    return tuple(tap for tap in taps if tap != FIRST)
+
+
+def _taps(metrics: Sequence[str], *kinds: str) -> tuple[str, ...]:
+    """Taps of some metrics, in these fields of `Metric`."""
+    return unique(
+        tap
+        for name in metrics
+        for kind in kinds
+        for tap in getattr(METRICS[name], kind)
+    )
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
@@ -69,101 +150,19 @@ def parse_metrics(text: str) -> tuple[str, ...]:
             f"no metric is asked for; use some of {', '.join(METRICS)}, with "
             "commas between."
         )
-    of_sets = tuple(n for n in names if not METRICS[n].of_condition)
+    of_sets = tuple(name for name in names if METRICS[name].match is None)
     return tuple(n for n in METRICS if n in {*names} - {*of_sets}) + of_sets
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Taps that some metrics need together, and metrics with captions."""
-
-    moments: tuple[str, ...]
-    reference: tuple[str, ...]
-    generated: tuple[str, ...]
-    captions: tuple[str, ...] = ()
-
-    @property
-    def taps(self) -> tuple[str, ...]:
-        """Taps of all kinds."""
-        return unique([*self.moments, *self.reference, *self.generated])
-
-
-def needs(metrics: Sequence[str], extractor: Extractor) -> Needs:
-    """Collects the needs of metrics.
-
-    Raises:
-        UserError: an unknown metric, or one that does not exist over the
-            features of this extractor.
-    """
-    check_metrics(metrics)
-    found = [METRICS[name] for name in metrics]
-    for name, metric in zip(metrics, found, strict=True):
-        only = metric.extractors
-        if only and extractor.name not in only:
-            raise UserError(
-                f"{name} is taken over the features of {' or '.join(only)}, "
-                f"not of {extractor.name}; give --features {only[0]}, or ask "
-                "for fd, kid, pr or prdc."
-            )
-
-    def taps(of: Callable[[Metric], Iterable[str]]) -> tuple[str, ...]:
-        every = (tap for metric in found for tap in of(metric))
-        return unique(tap or extractor.first for tap in every)
-
-    # The first tap's are cheap, and every file has them.
-    of_sets = any(not metric.of_condition for metric in found)
-    first = (extractor.first,) if of_sets else ()
-    return Needs(
-        unique([*first, *taps(lambda metric: metric.moments)]),
-        taps(lambda metric: metric.features),
-        taps(lambda metric: (*metric.features, *metric.generated)),
-        tuple(name for name in metrics if METRICS[name].captions),
-    )
-
-
-def named_taps(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Taps other than the first one that these metrics need."""
-    found = [METRICS[name] for name in metrics]
-    taps = (
-        tap
-        for metric in found
-        for tap in (*metric.moments, *metric.features, *metric.generated)
-    )
-    return unique(tap for tap in taps if tap != FIRST)
 
 
 def check_metrics(
     metrics: Sequence[str], known: Iterable[str] = METRICS
 ) -> None:
-    """Refuses names that are not `known`.
-
-    Raises:
-        UserError: names the first one, and all that are known.
-    """
+    """Refuses names that are not `known`; UserError with all that are."""
     known = tuple(known)
     for name in metrics:
         if name not in known:
             raise UserError(
                 f"there is no metric '{name}'; use some of {', '.join(known)}."
-            )
-
-
-def check_count(
-    metrics: Sequence[str], extractor: Extractor, count: int
-) -> None:
-    """Refuses too few images before any work is done on them.
-
-    Raises:
-        UserError: names the metric and the images that it needs.
-    """
-    dim = extractor.taps[extractor.first]
-    for name in metrics:
-        least = METRICS[name].fewest(dim)
-        if count < least:
-            raise UserError(
-                f"{name} of {dim} numbers an image needs at least {least} "
-                f"images, and there are {count}; give more, or ask for other "
-                "metrics."
             )
 
 

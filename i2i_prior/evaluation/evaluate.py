@@ -16,9 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from i2i_prior.data.record import (
-    Source,
-)
+from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.comparison import Comparison
 from i2i_prior.evaluation.condition_matching import (
@@ -26,13 +24,14 @@ from i2i_prior.evaluation.condition_matching import (
     Embedder,
     feature_embedder,
 )
-from i2i_prior.evaluation.eval_spec import EvalSpec, needs, unique
-from i2i_prior.evaluation.features.extractor import Extractor
+from i2i_prior.evaluation.eval_spec import EvalSpec, unique
 from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.metrics import CAPTIONS, METRICS
 from i2i_prior.evaluation.sampling import SampleChunk, held_out_examples
 from i2i_prior.evaluation.sets.collect import Collected, collect
 from i2i_prior.evaluation.sets.reference import open_side
+
+Consumer = Callable[[SampleChunk], Any]
 
 
 def evaluate_samples(
@@ -43,7 +42,7 @@ def evaluate_samples(
     *,
     mesh: Mesh | None = None,
     batch_size: int = 32,
-    consumers: Sequence[Callable[[SampleChunk], Any]] = (),
+    consumers: Sequence[Consumer] = (),
     captions: Callable[[], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Measures samples while they are drawn.
@@ -53,7 +52,7 @@ def evaluate_samples(
     Args:
       chunks: the samples; with their conditions for condition metrics.
       spec: the metrics.
-      reference: collects the other side, with `spec.needs`.
+      reference: collects the other side, with what `spec` needs.
       encoder: embeds for "fidelity", see `encoder_embedder`.
       mesh, batch_size: of the extractor, see `collect`.
       consumers: called with every chunk.
@@ -66,10 +65,9 @@ def evaluate_samples(
     Raises:
       UserError: where the sides do not compare.
     """
-    need = spec.needs
-    if need.captions and captions is None:
+    if spec.captions and captions is None:
         raise UserError(
-            f"{need.captions[0]} needs captions, and samples of images have "
+            f"{spec.captions[0]} needs captions, and samples of images have "
             "none; evaluate with --prompts FILE."
         )
     matcher = ConditionMatcher(
@@ -80,13 +78,11 @@ def evaluate_samples(
     if matcher.functions:
         consumers = [*consumers, matcher.add]
     generated = _collect(
-        chunks, spec, need.generated, mesh, batch_size, consumers
+        chunks, spec, spec.generated, mesh, batch_size, consumers
     )
-    if need.captions and captions is not None:
+    if spec.captions and captions is not None:
         generated.features[CAPTIONS] = captions()
-    result = compare(
-        reference(), generated, spec.extractor, spec.metrics, matcher.finish()
-    )
+    result = compare(spec, reference(), generated, matcher.finish())
     return result, matcher.picture()
 
 
@@ -98,20 +94,20 @@ def collect_reference(
     Raises:
       UserError: where it is unusable, or lacks what the metrics need.
     """
-    section, need = config.evaluate, spec.needs
+    section = config.evaluate
     if section.reference:
         return open_side(
             section.reference,
             spec.extractor,
-            moments=need.moments,
-            keep=need.reference,
+            moments=spec.moments,
+            keep=spec.reference,
             mesh=mesh,
             batch_size=section.batch_size,
         )
     count = section.num_samples // section.per_condition
     examples = held_out_examples(config, source, count)
     chunks = (SampleChunk(one["image"][:, None]) for one in examples)
-    side = _collect(chunks, spec, need.reference, mesh, section.batch_size)
+    side = _collect(chunks, spec, spec.reference, mesh, section.batch_size)
     side.provenance = {
         "file": config.data.held_out or config.data.source,
         "format": "held-out crops",
@@ -127,22 +123,21 @@ def _collect(
     keep: Sequence[str],
     mesh: Mesh | None,
     batch_size: int,
-    consumers: Sequence[Callable[[SampleChunk], Any]] = (),
+    consumers: Sequence[Consumer] = (),
 ) -> Collected:
     return collect(
         process_share(chunks, consumers),
         spec.extractor,
         mesh=mesh,
         batch_size=batch_size,
-        moments=spec.needs.moments,
+        moments=spec.moments,
         keep=keep,
         share=(jax.process_index(), jax.process_count()),
     )
 
 
 def process_share(
-    chunks: Iterable[SampleChunk],
-    consumers: Sequence[Callable[[SampleChunk], Any]] = (),
+    chunks: Iterable[SampleChunk], consumers: Sequence[Consumer] = ()
 ) -> Iterator[np.ndarray]:
     """Calls the consumers with each chunk, and passes samples on.
 
@@ -161,18 +156,16 @@ def process_share(
 
 
 def compare(
+    spec: EvalSpec,
     reference: Collected,
     generated: Collected,
-    extractor: Extractor,
-    metrics: Sequence[str],
     matches: Mapping[str, list[Any]] | None = None,
 ) -> dict[str, Any]:
     """Computes metrics of generated images, with provenance and notes.
 
     Args:
-        reference, generated: collected with `needs(metrics, extractor)`.
-        extractor: of the features of both.
-        metrics: keys of METRICS.
+        spec: the metrics.
+        reference, generated: collected with what `spec` needs.
         matches: of `ConditionMatcher`, for condition metrics.
 
     Returns:
@@ -186,14 +179,14 @@ def compare(
         UserError: the sides do not compare, or a metric cannot be taken of
             them.
     """
-    needs(metrics, extractor)
     check_sizes(reference.size, generated.size)
     _check_spread(reference)
+    extractor = spec.extractor
     comparison = Comparison(reference, generated, extractor, matches or {})
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for name in metrics:
+        for name in spec.metrics:
             found |= METRICS[name].function(comparison)
     intervals = {n: v for n, v in found.items() if isinstance(v, Interval)}
     notes = [
@@ -225,10 +218,7 @@ def compare(
 def check_sizes(
     reference: tuple[int, int] | None, generated: tuple[int, int] | None
 ) -> None:
-    """Refuses sides of two resolutions, where both are known.
-
-    Args:
-        reference, generated: height and width of the images.
+    """Refuses sides of two resolutions, (height, width), where both are known.
 
     Raises:
         UserError: names the two.

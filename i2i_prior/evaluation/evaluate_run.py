@@ -11,6 +11,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from i2i_prior.evaluation.eval_spec import EvalSpec, parse_metrics
 from i2i_prior.evaluation.evaluate import collect_reference, evaluate_samples
 from i2i_prior.evaluation.features.vision_encoders import embed_captions
 from i2i_prior.evaluation.metrics import METRICS
-from i2i_prior.evaluation.prompts import read_prompts, subset
+from i2i_prior.evaluation.prompts import prompt_hash, read_prompts, subset
 from i2i_prior.evaluation.result import (
     format_line,
     result_path,
@@ -42,13 +43,10 @@ from i2i_prior.evaluation.sample_store import (
     settings_folder,
 )
 from i2i_prior.evaluation.sampling import (
-    Report,
     SampleChunk,
-    prompts_record,
     sample_images,
     sample_prompts,
     sampling_settings,
-    source_record,
 )
 from i2i_prior.evaluation.sets.collect import Collected
 from i2i_prior.evaluation.sets.reference import open_side
@@ -58,7 +56,6 @@ from i2i_prior.inference.generator import Generator
 from i2i_prior.inference.load import load_run
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.io.progress import Progress
-from i2i_prior.models.functional import Flat
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.tasks.registry import make_task
 
@@ -69,7 +66,7 @@ class _Conditions:
 
     Attributes:
       record: of the conditions, plain values.
-      draw: (generator, parameters, store, report) -> chunks.
+      draw: (generator, parameters, store, report) -> chunks of samples.
       reference: collects the other side over a mesh.
       captions: embeds the conditions, where they are prompts.
     """
@@ -107,9 +104,20 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
     )
     folder = settings_folder(workdir / "evaluations", step, settings)
     store = SampleStore(folder, settings)
-    with _progress(config) as report, _npz(options, config) as consumers:
+    with contextlib.ExitStack() as stack:
+        consumers = []
+        if options.npz and runtime.is_primary():
+            writer = npz_writer(Path(options.npz), config.evaluate.num_samples)
+            add = stack.enter_context(writer)
+            consumers.append(lambda chunk: add(chunk.flat))
+        progress = Progress(
+            config.evaluate.num_samples,
+            description="evaluating",
+            write=runtime.is_primary(),
+        )
+        stack.callback(progress.close)
         result, picture = evaluate_samples(
-            conditions.draw(generator, parameters, store, report),
+            conditions.draw(generator, parameters, store, progress.update),
             spec,
             lambda: conditions.reference(mesh),
             encoder_embedder(generator, parameters, batch_size),
@@ -139,17 +147,12 @@ def _images(
     options: argparse.Namespace, config: ConfigDict, spec: EvalSpec
 ) -> _Conditions:
     """Conditions of held-out images."""
-    source = open_source(config.data.held_out or config.data.source)
-
-    def draw(
-        generator: Generator, parameters: Flat, store: SampleStore, done: Report
-    ) -> Iterator[SampleChunk]:
-        return sample_images(config, generator, parameters, source, store, done)
-
+    place = config.data.held_out or config.data.source
+    source = open_source(place)
     return _Conditions(
-        source_record(config, source),
-        draw,
-        lambda mesh: collect_reference(config, source, spec, mesh),
+        {"source": place, "fingerprint": source.fingerprint()},
+        partial(sample_images, config, source),
+        partial(collect_reference, config, source, spec),
     )
 
 
@@ -167,53 +170,24 @@ def _prompts(
         read_prompts(options.prompts), section.num_samples, config.seed
     )
     encoder = load_encoder(options.text_encoder, part="text")
-    is_file = is_statistics(section.reference)
-
-    def draw(
-        generator: Generator, parameters: Flat, store: SampleStore, done: Report
-    ) -> Iterator[SampleChunk]:
-        return sample_prompts(
-            config, generator, parameters, prompts, encoder, store, done
-        )
-
     return _Conditions(
-        prompts_record(prompts, hash_of(options.text_encoder)),
-        draw,
+        {
+            "prompts_sha256": prompt_hash(prompts),
+            "text_encoder_sha256": hash_of(options.text_encoder),
+        },
+        partial(sample_prompts, config, prompts, encoder),
         lambda mesh: open_side(
             section.reference,
             spec.extractor,
-            moments=spec.needs.moments,
-            keep=spec.needs.reference,
-            size=None if is_file else config.data.image_size,
+            moments=spec.moments,
+            keep=spec.reference,
+            size=config.data.image_size,
             mesh=mesh,
         ),
         lambda: embed_captions(
             section.weights, [prompt.caption for prompt in prompts]
         ),
     )
-
-
-@contextlib.contextmanager
-def _progress(config: ConfigDict) -> Iterator[Report]:
-    progress = Progress(
-        config.evaluate.num_samples,
-        description="evaluating",
-        write=runtime.is_primary(),
-    )
-    yield progress.update
-    progress.close()
-
-
-@contextlib.contextmanager
-def _npz(
-    options: argparse.Namespace, config: ConfigDict
-) -> Iterator[list[Callable[[SampleChunk], None]]]:
-    """Consumers of chunks: the writer of --npz, where it is given."""
-    if not (options.npz and runtime.is_primary()):
-        yield []
-        return
-    with npz_writer(Path(options.npz), config.evaluate.num_samples) as add:
-        yield [lambda chunk: add(chunk.flat)]
 
 
 def _config(options: argparse.Namespace, overrides: list[str]) -> ConfigDict:
@@ -256,7 +230,7 @@ def _mesh(config: ConfigDict) -> Mesh:
 def _drop_condition_metrics(config: ConfigDict, given: bool) -> None:
     """Leaves condition metrics out of the config, or refuses `given` ones."""
     names = parse_metrics(config.evaluate.metrics)
-    dropped = [name for name in names if METRICS[name].of_condition]
+    dropped = [name for name in names if METRICS[name].match]
     kept = [name for name in names if name not in dropped]
     if (dropped and given) or not kept:
         raise UserError(

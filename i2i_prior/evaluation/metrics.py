@@ -2,7 +2,8 @@
 
 Most metrics compare the features of two sets of images; condition metrics
 compare each sample with the condition that it was drawn for. A new metric is
-a measure, as in `measures`, and an entry in METRICS.
+a measure, as in `measures`, a function of a `Comparison`, and an entry in
+METRICS.
 
 Over the published Inception weights results are called by their usual names,
 "FID", "KID", "precision"; over any other features the features' name is part
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.comparison import FIRST, Comparison
+from i2i_prior.evaluation.comparison import FIRST, Comparison, lookup
 from i2i_prior.evaluation.condition_matching import (
     ConditionGroup,
     encoder_fidelity,
@@ -41,10 +42,10 @@ from i2i_prior.evaluation.pairs import PAIR_DIRECTIONS
 CAPTIONS = "captions"  # key of generated features, embedded by the same CLIP
 _SHUFFLE_SEED = 2020  # of torch-fidelity
 _CMMD_MODEL = "ViT-L/14@336"  # that of the published numbers
+_CLIP_SCALE = 100
 _SUBSET = 1000  # images of a KID subset, where there are as many
 
 Results = dict[str, Any]  # numbers by name; `Interval`s where they are known
-Directions = Mapping[str, bool]
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ class Metric:
         captions: needs the captions of the generated images, see CAPTIONS.
         extractors: names of the extractors that it exists for; () for all.
         fewest: images that it needs, by the dimension of the features.
-        match: of condition metrics, computes what `function` finds in
+        match: of condition metrics, which compare samples with their
+            conditions, computes what `function` finds in
             `Comparison.matches` from a group of conditions.
     """
 
     function: Callable[[Comparison], Results]
-    lower_is_better: Directions
+    lower_is_better: Mapping[str, bool]
     moments: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     generated: tuple[str, ...] = ()
@@ -75,16 +77,12 @@ class Metric:
     fewest: Callable[[int], int] = lambda dim: 2
     match: Callable[[ConditionGroup], Any] | None = None
 
-    @property
-    def of_condition(self) -> bool:
-        """True of metrics that compare samples with their conditions."""
-        return self.match is not None
-
 
 def _frechet(comparison: Comparison, tap: str, name: str) -> Results:
-    factor = comparison.factor(tap)
-    generated = comparison.generated_statistics(tap)
-    blocks = comparison.generated.blocks.get(tap, [])
+    """Frechet distance over a tap, with its interval where it has blocks."""
+    factor, side = comparison.factor(tap), comparison.generated
+    generated = lookup(side.statistics, tap, "statistics")
+    blocks = side.blocks.get(tap, [])
     if not blocks or min(block.count for block in blocks) < 2:
         return {name: frechet_distance(factor, generated)}
     return {name: block_interval(factor, blocks)}
@@ -108,8 +106,7 @@ def inception_score_results(comparison: Comparison) -> Results:
     mean, deviation = inception_score(
         logits, shuffle_seed=_SHUFFLE_SEED if shuffled else None
     )
-    name = comparison.result_name
-    return {name("IS"): mean, name("IS_std"): deviation}
+    return comparison.named({"IS": mean, "IS_std": deviation})
 
 
 def kid_results(comparison: Comparison) -> Results:
@@ -123,25 +120,21 @@ def kid_results(comparison: Comparison) -> Results:
             stacklevel=2,
         )
     mean, deviation = kid(generated, reference, subset_size=size)
-    name = comparison.result_name
-    return {name("KID"): mean, name("KID_std"): deviation}
+    return comparison.named({"KID": mean, "KID_std": deviation})
 
 
 def precision_recall_results(comparison: Comparison) -> Results:
     """Precision and recall by the preset's number of neighbours."""
     k = comparison.preset.get("precision_recall_k", 3)
-    found = precision_recall(*comparison.features(), k=k)
-    return {comparison.result_name(name): found[name] for name in found}
+    return comparison.named(precision_recall(*comparison.features(), k=k))
 
 
 def prdc_results(comparison: Comparison) -> Results:
     """Density and coverage; precision and recall of k = 5 and open balls."""
-    names = {"precision": "precision_k5", "recall": "recall_k5"}
     found = prdc(*comparison.features())
-    return {
-        comparison.result_name(names.get(name, name)): found[name]
-        for name in ("density", "coverage", *names)
-    }
+    for name in ("precision", "recall"):
+        found[f"{name}_k5"] = found.pop(name)
+    return comparison.named(found)
 
 
 def fd_infinity_results(comparison: Comparison) -> Results:
@@ -160,10 +153,7 @@ def cmmd_results(comparison: Comparison) -> Results:
 
 def clip_score_results(comparison: Comparison) -> Results:
     """CLIP-score of generated images and captions, by network and scale."""
-    from i2i_prior.evaluation.features.vision_encoders import (
-        CLIP_SCALE,
-        clip_score,
-    )
+    from i2i_prior.evaluation.features.vision_encoders import clip_score
 
     texts = comparison.generated.features.get(CAPTIONS)
     if texts is None:
@@ -171,9 +161,9 @@ def clip_score_results(comparison: Comparison) -> Results:
             "clip_score needs the captions of the generated images, which "
             "are not known here; use `i2i-prior fid` on a SPEC that has them."
         )
-    name = f"CLIP-score-{comparison.extractor.identity['model']}"
-    found = clip_score(comparison.generated_features(), texts)
-    return {f"{name}-x{CLIP_SCALE:g}": found}
+    found = clip_score(comparison.generated_features(), texts, _CLIP_SCALE)
+    model = comparison.extractor.identity["model"]
+    return {f"CLIP-score-{model}-x{_CLIP_SCALE}": found}
 
 
 def match_results(comparison: Comparison) -> Results:
@@ -192,7 +182,7 @@ def encoder_fidelity_results(comparison: Comparison) -> Results:
 
 def feature_fidelity_results(comparison: Comparison) -> Results:
     """Fidelity to the conditions by the features of the distances."""
-    name = f"fidelity-{comparison.extractor.label.removeprefix('FD-')}"
+    name = f"fidelity-{comparison.features_name}"
     return concatenate(comparison.matches["fidelity_features"]).summary(name)
 
 

@@ -7,7 +7,6 @@ RUN/evaluations/STEP-FEATURES.json   the numbers and their provenance
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from i2i_prior.evaluation.features.colour_texture import FEATURES
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.distances import (
     feature_rows,
@@ -25,12 +23,11 @@ from i2i_prior.evaluation.measures.distances import (
 from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.sets.collect import Collected
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import write_bytes
+from i2i_prior.io.files import nan_to_null, write_bytes
 from i2i_prior.report import image_grid
 
 _SHOWN = 8  # digits of a hash in the line
 _WEIGHTS = ("published_file_sha256", "weights_sha256")
-_COLUMNS = 8  # images of a row of the picture
 _SIDE = 96  # pixels, about, of an image in it
 
 
@@ -40,7 +37,8 @@ def write_result(path: str | Path, result: Mapping[str, Any]) -> None:
     Raises:
         UserError: nothing can be written there.
     """
-    text = json.dumps(_plain(result), indent=1, allow_nan=False)
+    plain = nan_to_null(dict(result))
+    text = json.dumps(plain, indent=1, allow_nan=False, default=np.generic.item)
     with write_errors(path):
         write_bytes(path, f"{text}\n".encode())
 
@@ -50,12 +48,8 @@ def result_path(
 ) -> Path:
     """File of a step's result in a run directory.
 
-    Args:
-        workdir: the run directory.
-        step: of the checkpoint.
-        extractor: of the features.
-        suffix: after the name: `i2i-prior evaluate` gives the digest of its
-            samples' folder, and so leaves the files of the run itself alone.
+    The suffix comes after the name: `i2i-prior evaluate` gives the digest of
+    its samples' folder, and so leaves the files of the run itself alone.
     """
     name = extractor.name.replace("/", "_") + (suffix and f"-{suffix}")
     return Path(workdir) / "evaluations" / f"{step:08d}-{name}.json"
@@ -65,13 +59,11 @@ def with_sampling(
     config: ConfigDict, step: int, result: dict[str, Any]
 ) -> dict[str, Any]:
     """Result of `evaluate_samples` with the options of the samples."""
-    match = {}
-    if "top1" in result["metrics"]:
-        match["match_features"] = FEATURES["thumbnails"].name
+    match = {"match_features": "thumbnails"}
     return {
         "step": step,
         **result,
-        **match,
+        **(match if "top1" in result["metrics"] else {}),
         "features": result["extractor"]["name"],
         "per_condition": config.evaluate.per_condition,
         "solver": config.sample.solver,
@@ -128,7 +120,7 @@ def extremes_picture(
     tap: str,
     reference_image: Callable[[int], np.ndarray],
     generated_image: Callable[[int], np.ndarray],
-    columns: int = _COLUMNS,
+    columns: int = 8,
 ) -> np.ndarray:
     """Grid of the generated images nearest to and farthest from the reference.
 
@@ -189,16 +181,3 @@ def _format_number(value: float, interval: Mapping[str, Any] | None) -> str:
     if interval is None:
         return f"{value:.4g}"
     return str(Interval(value=value, **interval))
-
-
-def _plain(value: Any) -> Any:
-    """Value as JSON has it: NumPy's numbers as Python's, null for NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from i2i_prior.data.held_out import each_example
 from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.prompts import Prompt, prompt_hash
+from i2i_prior.evaluation.prompts import Prompt
 from i2i_prior.evaluation.sample_store import CHUNK, SampleStore
 from i2i_prior.inference import text_to_image
 from i2i_prior.inference.batches import padded_batches
@@ -50,9 +50,9 @@ class SampleChunk:
 
 def sample_images(
     config: ConfigDict,
+    source: Source,
     generator: Generator,
     parameters: Flat,
-    source: Source,
     store: SampleStore,
     report: Report = lambda _: None,
 ) -> Iterator[SampleChunk]:
@@ -62,8 +62,8 @@ def sample_images(
 
     Args:
       config: of a run; the `evaluate` and `sample` sections count.
-      generator, parameters: the model.
       source: held-out images.
+      generator, parameters: the model.
       store: keeps what is drawn.
       report: see `Report`.
 
@@ -113,8 +113,7 @@ def held_out_examples(
     Args:
       config: of a run.
       source: held-out images.
-      count: examples in all.
-      size: examples at once.
+      count, size: examples in all, and at once.
 
     Yields:
       image uint8 (n, S, S, 3), the target, and the conditions of
@@ -138,20 +137,19 @@ def held_out_examples(
 
 def sample_prompts(
     config: ConfigDict,
-    generator: Generator,
-    parameters: Flat,
     prompts: Sequence[Prompt],
     text_encoder: Any,
+    generator: Generator,
+    parameters: Flat,
     store: SampleStore,
     report: Report = lambda _: None,
 ) -> Iterator[SampleChunk]:
     """Draws one sample of a text-conditioned model for each prompt.
 
     Args:
-      config, generator, parameters: as `sample_images`.
+      config, generator, parameters, store, report: as `sample_images`.
       prompts: the conditions.
       text_encoder: see `text_to_image.draw`.
-      store, report: as `sample_images`.
 
     Raises:
       UserError: where the model takes no captions.
@@ -195,9 +193,8 @@ def sampling_settings(
 
     Args:
       config: of the run, with its overrides.
-      step: of the checkpoint.
-      checkpoint: tells it from others of this step.
-      conditions: `source_record` or `prompts_record`.
+      step, checkpoint: its step, and what tells it from others of this step.
+      conditions: record of the held-out images, or of the prompts.
       truncate: see `Generator`.
     """
     return {
@@ -213,22 +210,4 @@ def sampling_settings(
             for name, value in config.sample.items()
             if name not in ("conditions", "variations")
         },
-    }
-
-
-def source_record(config: ConfigDict, source: Source) -> dict[str, Any]:
-    """Record of held-out images."""
-    return {
-        "source": config.data.held_out or config.data.source,
-        "fingerprint": source.fingerprint(),
-    }
-
-
-def prompts_record(
-    prompts: Sequence[Prompt], encoder_hash: str
-) -> dict[str, Any]:
-    """Record of prompts and of the text encoder that reads them."""
-    return {
-        "prompts_sha256": prompt_hash(prompts),
-        "text_encoder_sha256": encoder_hash,
     }

@@ -225,7 +225,7 @@ def test_a_metric_is_one_entry(tiny, images, monkeypatch, tmp_path):
     monkeypatch.setitem(metrics.METRICS, "darkest", of_conditions)
     spec = EvalSpec.from_config(tiny("evaluate.metrics=brightness,darkest"))
     assert spec.metrics == ("darkest", "brightness")
-    side = collect([images], spec.extractor, keep=spec.needs.reference)
+    side = collect([images], spec.extractor, keep=spec.reference)
     side.provenance = {"file": "images.npz"}
     chunks = [chunk(images, 255 - images[:, None])]
     result, picture = evaluate_samples(chunks, spec, lambda: side)
@@ -339,7 +339,7 @@ def test_prompts_are_drawn_one_by_one(tiny, monkeypatch, tmp_path, batch_size):
     done = []
     chunks = list(
         sample_prompts(
-            *(config, "generator", {}, prompts, "encoder"),
+            *(config, prompts, "encoder", "generator", {}),
             *(samples, done.append),
         )
     )

@@ -9,7 +9,7 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation import metrics as registry
-from i2i_prior.evaluation.eval_spec import named_taps, needs
+from i2i_prior.evaluation.eval_spec import EvalSpec, named_taps
 from i2i_prior.evaluation.evaluate import compare
 from i2i_prior.evaluation.features.extractor import Extractor
 from i2i_prior.evaluation.measures.extrapolate import fd_infinity
@@ -60,7 +60,7 @@ ALL = ("fid", "sfid", "is", "kid", "pr", "prdc", "fd_infinity")
 
 
 def sides(metrics, extractor=INCEPTION) -> tuple[Collected, Collected]:
-    wanted = needs(metrics, extractor)
+    wanted = EvalSpec(extractor, metrics)
     return (
         collect(
             [REAL], extractor, moments=wanted.moments, keep=wanted.reference
@@ -73,7 +73,7 @@ def sides(metrics, extractor=INCEPTION) -> tuple[Collected, Collected]:
 
 @pytest.fixture(scope="module")
 def result():
-    return compare(*sides(ALL), INCEPTION, ALL)
+    return compare(EvalSpec(INCEPTION, ALL), *sides(ALL))
 
 
 def statistics(rows: np.ndarray) -> FeatureStatistics:
@@ -120,7 +120,7 @@ def test_a_distance_with_an_interval_is_taken_once(monkeypatch):
         raise AssertionError("the whole is among the jackknife's sets")
 
     monkeypatch.setattr(registry, "frechet_distance", never)
-    found = compare(*sides(("fid",), OTHERS), OTHERS, ("fid",))
+    found = compare(EvalSpec(OTHERS, ("fid",)), *sides(("fid",), OTHERS))
     assert set(found["intervals"]) == set(found["metrics"])
 
 
@@ -128,7 +128,7 @@ def test_a_distance_with_an_interval_is_taken_once(monkeypatch):
 def test_a_reference_without_spread_gives_no_number(metrics):
     """Checks a reference of equal images, or of a network without output."""
     same = np.broadcast_to(REAL[:1], REAL.shape)
-    wanted = needs(metrics, OTHERS)
+    wanted = EvalSpec(OTHERS, metrics)
     reference, generated = (
         collect(
             *([images], OTHERS), keep=wanted.generated, moments=wanted.moments
@@ -136,8 +136,8 @@ def test_a_reference_without_spread_gives_no_number(metrics):
         for images in (same, DRAWN)
     )
     with pytest.raises(UserError, match="have the same features 'pool3'; look"):
-        compare(reference, generated, OTHERS, metrics)
-    compare(generated, reference, OTHERS, metrics)  # of a poor generator
+        compare(wanted, reference, generated)
+    compare(wanted, generated, reference)  # of a poor generator
 
 
 def test_a_result_says_what_it_is_of(result):
@@ -152,8 +152,8 @@ def test_a_result_says_what_it_is_of(result):
 
 def test_only_the_published_weights_have_the_usual_names():
     metrics = ("fid", "kid", "is", "pr")
-    found = compare(*sides(metrics, OTHERS), OTHERS, metrics)["metrics"]
-    assert list(found) == [
+    found = compare(EvalSpec(OTHERS, metrics), *sides(metrics, OTHERS))
+    assert list(found["metrics"]) == [
         "FD-inception:12345678",
         "KID-inception:12345678",
         "KID_std-inception:12345678",
@@ -170,21 +170,22 @@ def test_only_the_published_weights_have_the_usual_names():
 )
 def test_cmmd_names_its_network(model, name):
     clip = replace(INCEPTION, name="clip", identity={"model": model})
-    found = compare(*sides(("cmmd",), clip), clip, ("cmmd",))
+    found = compare(EvalSpec(clip, ("cmmd",)), *sides(("cmmd",), clip))
     assert list(found["metrics"]) == [name]
     assert found["metrics"][name] > 0
 
 
 def test_only_what_is_needed_is_collected():
-    found = needs(("fid",), INCEPTION)
+    found = EvalSpec(INCEPTION, ("fid",))
     assert (found.moments, found.reference, found.generated) == (
         *(("pool3",), (), ()),
     )
-    found = needs(("is", "sfid", "kid"), INCEPTION)
+    found = EvalSpec(INCEPTION, ("is", "sfid", "kid"))
     assert found.moments == ("pool3", "spatial")
     assert found.reference == ("pool3",)
     assert found.generated == ("logits_unbiased", "pool3")
-    assert needs((), INCEPTION).taps == ()
+    nothing = EvalSpec(INCEPTION, ())
+    assert (*nothing.moments, *nothing.generated) == ()
     assert named_taps(("is", "sfid", "kid")) == ("logits_unbiased", "spatial")
     assert set(named_taps(tuple(METRICS))) == {"logits_unbiased", "spatial"}
 
@@ -192,7 +193,7 @@ def test_only_what_is_needed_is_collected():
 def test_few_images_are_told_with_the_rank():
     few = collect([DRAWN[:4]], INCEPTION)
     real = collect([REAL], INCEPTION)
-    found = compare(real, few, INCEPTION, ("fid",))
+    found = compare(EvalSpec(INCEPTION, ("fid",)), real, few)
     assert "rank at most 3 of 5" in found["notes"][0]
     assert "FID has no interval" in found["notes"][1]
     assert found["intervals"] == {}
@@ -205,8 +206,8 @@ def test_an_unknown_count_is_passed_on():
     )
     file = Collected({"pool3": told}, hash="0" * 64)
     real = collect([REAL], INCEPTION)
-    found = compare(real, file, INCEPTION, ("fid",))
-    exact = compare(real, whole, INCEPTION, ("fid",))
+    found = compare(EvalSpec(INCEPTION, ("fid",)), real, file)
+    exact = compare(EvalSpec(INCEPTION, ("fid",)), real, whole)
     assert found["num_samples"] is None
     assert found["metrics"]["FID"] == pytest.approx(exact["metrics"]["FID"])
 
@@ -222,9 +223,12 @@ def test_what_cannot_be_measured_is_refused():
         (("kid",), INCEPTION, "no features 'pool3' of one side"),
     ):
         with pytest.raises(UserError, match=said):
-            compare(real, drawn, extractor, metrics)
+            compare(EvalSpec(extractor, metrics), real, drawn)
     with pytest.raises(UserError, match="at least 2 images"):
-        compare(real, collect([DRAWN[:1]], INCEPTION), INCEPTION, ("fid",))
+        compare(
+            *(EvalSpec(INCEPTION, ("fid",)), real),
+            collect([DRAWN[:1]], INCEPTION),
+        )
     small = collect([DRAWN[:, :2, :]], replace(INCEPTION, taps={"pool3": 5}))
     with pytest.raises(UserError, match="4 x 4, the other side of 4 x 2"):
-        compare(real, small, INCEPTION, ("fid",))
+        compare(EvalSpec(INCEPTION, ("fid",)), real, small)

@@ -49,7 +49,7 @@ def draw(config, source, run_directory):
     def run(samples: SampleStore, devices: int = 1, batch_size: int = 4):
         changed = config.copy_and_resolve_references()
         changed.evaluate.batch_size = batch_size
-        chunks = sample_images(changed, *model(devices), source, samples)
+        chunks = sample_images(changed, source, *model(devices), samples)
         return np.concatenate(
             [chunk.samples.reshape(-1, 8, 8, 3) for chunk in chunks]
         )
@@ -144,7 +144,7 @@ def test_conditions_are_the_same_whatever_the_chunks(config, source):
 def test_samples_divide_into_conditions(tiny, source):
     config = tiny("evaluate.num_samples=10", "evaluate.per_condition=3")
     with pytest.raises(UserError, match="choose a multiple of 3"):
-        next(sample_images(config, None, {}, source, SampleStore()))
+        next(sample_images(config, source, None, {}, SampleStore()))
 
 
 def test_npz_is_what_adm_reads(tmp_path):

@@ -37,7 +37,6 @@ from i2i_prior.models.preprocess import (
 )
 from i2i_prior.models.vit import ViT, ViTConfig
 
-CLIP_SCALE = 100.0
 _CODE = 1  # goes up when any feature changes
 _SIZES = {384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
 _DINOV2 = Preprocessing(IMAGENET, "bicubic", 224)
@@ -104,9 +103,7 @@ def model_name(config: ViTConfig) -> str:
     return name if free else f"{name}@{config.image_size}"
 
 
-def clip_score(
-    images: np.ndarray, texts: np.ndarray, scale: float = CLIP_SCALE
-) -> float:
+def clip_score(images: np.ndarray, texts: np.ndarray, scale: float) -> float:
     """Mean of max(cos, 0) between images and their captions, times `scale`.
 
     Hessel et al., "CLIPScore", EMNLP 2021, with `scale` 2.5; others take 1 or

@@ -75,7 +75,7 @@ def open_side(
     cached: bool = True,
     mesh: Mesh | None = None,
     batch_size: int = 32,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> Collected:
     """Reads or collects the statistics and features of a place.
 
@@ -90,8 +90,7 @@ def open_side(
             are those of the images in it, as in ADM's files.
         cached: reads and writes the cache of statistics, which has neither
             features nor blocks.
-        mesh, batch_size: see `collect`.
-        progress: called with the number of finished images and of all.
+        mesh, batch_size, progress: see `collect`.
 
     Raises:
         UserError: nothing usable is there, or it does not fit the extractor.
@@ -125,10 +124,6 @@ def open_side(
         if kept := _read_cache(path, images, extractor):
             return kept
 
-    def report(done: int) -> None:
-        if progress is not None:
-            progress(done, len(images))
-
     share = jax.process_index(), runtime.count()
     here = images if share[1] == 1 else images.share(*share)
     made = collect(
@@ -140,7 +135,7 @@ def open_side(
         moments=moments,
         blocks=blocks,
         share=share,
-        progress=report,
+        progress=progress,
     )
     if side is not None:
         side.features = made.features

@@ -59,7 +59,7 @@ class Metrics(Evaluator):
             progress.update(count)
 
         samples = sample_images(
-            config, generator, parameters, self._source, SampleStore(), done
+            config, self._source, generator, parameters, SampleStore(), done
         )
         result, picture = evaluate_samples(
             samples,

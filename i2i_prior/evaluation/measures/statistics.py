@@ -28,8 +28,7 @@ UNCOUNTED = 2**62 + 1
 class FeatureStatistics:
     """Count, mean and covariance of features of `dim` numbers each.
 
-    `features` names their origin ("thumbnails", ...). It is saved with them,
-    and sets of two names are not merged.
+    `features` names their origin ("thumbnails", ...), and is saved with them.
     """
 
     def __init__(self, dim: int, features: str = "") -> None:
@@ -52,7 +51,7 @@ class FeatureStatistics:
         """Makes statistics of given moments.
 
         Args:
-            count: number of features, at least 1.
+            count: at least 1.
             mean: (dim,), any float type.
             moment: (dim, dim), the sum of outer products of the features
                 minus their mean.
@@ -79,17 +78,11 @@ class FeatureStatistics:
     ) -> FeatureStatistics:
         """Makes statistics of a covariance with divisor count - 1.
 
-        Without a count, as in most published files, it is UNCOUNTED: then
-        nothing can be merged with it.
+        Without a count, as in most published files, it is UNCOUNTED.
         """
         count = UNCOUNTED if count is None else count
         moment = np.asarray(cov, np.float64) * max(count - 1, 1)
         return cls.of(count, mean, moment, features)
-
-    @property
-    def counted(self) -> bool:
-        """True where `count` is known."""
-        return self.count != UNCOUNTED
 
     @property
     def moment(self) -> np.ndarray:
@@ -134,27 +127,7 @@ class FeatureStatistics:
         self._join(count, mean + residual, moment)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Adds the features of `other`, which stays as it is.
-
-        Raises:
-            UserError: other features, or an unknown count.
-        """
-        if other.dim != self.dim:
-            raise UserError(
-                f"statistics of dimension {self.dim} and {other.dim} cannot "
-                "be merged; compute both with the same features."
-            )
-        if self.features and other.features and self.features != other.features:
-            raise UserError(
-                f"statistics of '{self.features}' and '{other.features}' "
-                "cannot be merged; compute both with the same features."
-            )
-        if not (self.counted and other.counted):
-            raise UserError(
-                "statistics without a count of images cannot be merged; make "
-                "them again from the images."
-            )
-        self.features = self.features or other.features
+        """Adds the same features of other images; `other` stays as it is."""
         if other.count:
             self._join(other.count, other._mean, other._moment)
 

@@ -14,6 +14,7 @@ in process order, so that all have the same numbers to the last bit.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -186,9 +187,7 @@ class _ExtractorPipe:
     def __init__(
         self, extractor: Extractor, mesh: Mesh | None, batch: int
     ) -> None:
-        devices = jax.local_devices()
-        if mesh is not None:
-            devices = list(mesh.local_devices)
+        devices = jax.local_devices() if mesh is None else mesh.local_devices
         local = Mesh(np.array(devices), (_BATCH,), axis_types=(AxisType.Auto,))
         self.rows = NamedSharding(local, PartitionSpec(_BATCH))
         self.batch = -(-batch // len(devices)) * len(devices)
@@ -201,7 +200,8 @@ class _ExtractorPipe:
             self._parameters = jax.device_put(self._parameters, everywhere)
         # A program on the CPU leaves a core idle a fifth of the time, and
         # more images than some eight leave the cache.
-        self._in_threads = extractor.traced and _is_one_cpu(devices)
+        self._in_threads = extractor.traced and len(devices) == 1
+        self._in_threads &= devices[0].platform == "cpu"
         self.threads = THREADS
         if self._in_threads:
             self.batch, self.threads = min(self.batch, _CPU_BATCH), 2
@@ -212,19 +212,15 @@ class _ExtractorPipe:
         batch = self._prepare(images)
         if not self._in_threads:
             return batch
-        if self._compiled:
-            return replace(batch, ready=self._computed(batch.ready))
-        with self._compiling:  # once, not in every thread
-            batch = replace(batch, ready=self._computed(batch.ready))
+        once = contextlib.nullcontext() if self._compiled else self._compiling
+        with once:  # compiled by one thread, not by each
+            ready = jax.block_until_ready(self._dispatched(batch.ready))
             self._compiled = True
-        return batch
+        return replace(batch, ready=ready)
 
     def features(self, ready: Any) -> dict[str, Any]:
         """Features by tap, dispatched but not waited for."""
         return ready if self._in_threads else self._dispatched(ready)
-
-    def _computed(self, prepared: np.ndarray) -> dict[str, Any]:
-        return jax.block_until_ready(self._dispatched(prepared))
 
     def _prepare(self, images: np.ndarray) -> _Batch:
         """Prepares images, and pads a short batch."""
@@ -241,14 +237,9 @@ class _ExtractorPipe:
         return _Batch(prepared, digests, (height, width))
 
     def _dispatched(self, prepared: np.ndarray) -> dict[str, Any]:
-        if not self._extractor.traced:
-            return dict(self._apply(self._parameters, prepared))
-        placed = jax.device_put(prepared, self.rows)
-        return dict(self._apply(self._parameters, placed))
-
-
-def _is_one_cpu(devices: Sequence[jax.Device]) -> bool:
-    return len(devices) == 1 and devices[0].platform == "cpu"
+        if self._extractor.traced:
+            prepared = jax.device_put(prepared, self.rows)
+        return dict(self._apply(self._parameters, prepared))
 
 
 def _join_processes(

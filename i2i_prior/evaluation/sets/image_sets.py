@@ -109,10 +109,6 @@ class ImageSet:
         assert isinstance(pixels, np.ndarray)
         return pixels
 
-    def name(self, row: int) -> str:
-        """Name of the record of such a row."""
-        return self._name(self.used[row])
-
     def captions(self) -> dict[int, str]:
         """First caption of each image, by index.
 

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.measures.statistics import (
+    UNCOUNTED,
+    FeatureStatistics,
+)
 
 
 def features(count: int = 200, dim: int = 7, seed: int = 0) -> np.ndarray:
@@ -104,20 +107,13 @@ def test_wrong_width(shape):
         FeatureStatistics(7).update(np.zeros(shape))
 
 
-def test_merging_strangers():
-    with pytest.raises(UserError, match="cannot be merged"):
-        FeatureStatistics(3).merge(FeatureStatistics(4))
-    with pytest.raises(UserError, match="'a' and 'b'"):
-        FeatureStatistics(3, "a").merge(FeatureStatistics(3, "b"))
-
-
 def test_statistics_made_of_moments():
     rows = features()
     centred = rows - rows.mean(0)
     made = FeatureStatistics.of(200, rows.mean(0), centred.T @ centred, "x")
     np.testing.assert_allclose(made.cov, np.cov(rows, rowvar=False))
     np.testing.assert_allclose(made.moment, centred.T @ centred)
-    assert (made.count, made.features, made.counted) == (200, "x", True)
+    assert (made.count, made.features) == (200, "x")
     made.update(rows[:1])
     assert made.count == 201
     with pytest.raises(UserError, match="NaN or infinity"):
@@ -127,10 +123,6 @@ def test_statistics_made_of_moments():
 def test_statistics_of_an_unknown_count_keep_their_digits():
     cov = np.cov(features(), rowvar=False)
     made = FeatureStatistics.of_covariance(np.ones(7), cov)
-    assert not made.counted
+    assert made.count == UNCOUNTED
     assert np.array_equal(made.cov, cov)
     assert FeatureStatistics.of_covariance(np.ones(7), cov, 9).count == 9
-    counted = streamed(features(), [])
-    for one, other in ((made, counted), (counted, made)):
-        with pytest.raises(UserError, match="without a count of images"):
-            one.merge(other)

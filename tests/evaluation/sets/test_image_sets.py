@@ -102,7 +102,7 @@ def test_broken_images_are_named_and_counted(folder):
     found = np.concatenate(list(images.batches()))
     assert np.array_equal(found, PIXELS[[0, 2, 3, 5]])
     assert [name[:5] for name in images.broken] == ["1.png", "4.png"]
-    assert images.name(2) == "3.png"
+    assert images.used == [0, 2, 3, 5]
     assert np.array_equal(images.image(2), PIXELS[3])
 
 

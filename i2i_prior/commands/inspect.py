@@ -74,8 +74,7 @@ def _inspect_batch(options: argparse.Namespace, overrides: list[str]) -> int:
 def _inspect_source(options: argparse.Namespace) -> int:
     from i2i_prior.data.sources.registry import open_source
     from i2i_prior.inspection import describe
-    from i2i_prior.inspection.speed import measure
-    from i2i_prior.inspection.survey import survey
+    from i2i_prior.inspection.survey import measure, survey
     from i2i_prior.io.disk import check_output, write_errors
     from i2i_prior.io.progress import Progress
 

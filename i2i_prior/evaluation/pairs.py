@@ -11,7 +11,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.lpips import load_lpips
-from i2i_prior.evaluation.sets.streaming import mixed_sizes, rebatch
+from i2i_prior.evaluation.sets.collect import mixed_sizes, rebatch
 
 # Two uint8 arrays (n, H, W, 3) of one shape -> n numbers.
 PairFunction = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -13,8 +13,7 @@ import numpy as np
 from i2i_prior.data.contact_sheet import STYLE, thumbnail, tile, tiles
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.record import Source
-from i2i_prior.inspection.speed import Speed
-from i2i_prior.inspection.survey import SampledRecord, Survey
+from i2i_prior.inspection.survey import SampledRecord, Speed, Survey
 from i2i_prior.report import html
 from i2i_prior.report.charts import bars
 from i2i_prior.report.html import escape, section

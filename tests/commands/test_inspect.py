@@ -16,8 +16,12 @@ from i2i_prior.data.sources.registry import open_source
 from i2i_prior.errors import UserError
 from i2i_prior.inspection import batch as batches
 from i2i_prior.inspection.describe import as_text, write_page
-from i2i_prior.inspection.speed import measure
-from i2i_prior.inspection.survey import ImageHeader, image_header, survey
+from i2i_prior.inspection.survey import (
+    ImageHeader,
+    image_header,
+    measure,
+    survey,
+)
 from i2i_prior.report.image_grid import grid
 from i2i_prior.training.setup import data_options
 

@@ -21,7 +21,7 @@ import numpy as np
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources.names import EXTENSIONS, is_image_name
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.sets.npz import ERRORS, array_header
+from i2i_prior.evaluation.sets.array_files import ERRORS, array_header
 
 ARRAY = "arr_0"
 _LOCAL_HEADER = 30  # bytes before a member's name, in the zip format

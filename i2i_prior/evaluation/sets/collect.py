@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +38,6 @@ from i2i_prior.evaluation.sets.moments import (
     interleave,
     join_blocks,
 )
-from i2i_prior.evaluation.sets.streaming import THREADS, mixed_sizes, rebatch
 from i2i_prior.io.threads import map_in_order
 
 BLOCKS = 10
@@ -46,6 +46,7 @@ WINDOW = 4096
 _AHEAD = 3  # batches that wait for the devices
 _BATCH = "batch"
 _CPU_BATCH = 8
+THREADS = min(16, os.cpu_count() or 1)
 
 
 @dataclass
@@ -260,3 +261,44 @@ def _join_processes(
     own = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
     every = [bytes(digest) for digest in interleave(own, counts)]
     return _collected(joined, rows, every, sizes[0] if sizes else None)
+
+
+def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Batches of `size` with the same rows; the last one may be shorter.
+
+    Args:
+        batches: uint8 (n, H, W, 3) of any n.
+        size: rows of a batch.
+
+    Raises:
+        UserError: other arrays, or images of several sizes.
+    """
+    waiting: list[np.ndarray] = []
+    for batch in batches:
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[3] != 3:
+            raise UserError(
+                "features are computed from uint8 images (N, H, W, 3), not "
+                f"from {batch.dtype} of shape {batch.shape}."
+            )
+        if waiting and batch.shape[1:] != waiting[0].shape[1:]:
+            raise mixed_sizes(waiting[0].shape[1:3], batch.shape[1:3])
+        waiting.append(batch)
+        if sum(map(len, waiting)) < size:
+            continue
+        rows = np.concatenate(waiting)
+        whole = len(rows) // size * size
+        for start in range(0, whole, size):
+            yield rows[start : start + size]
+        # Also where it has no row, for its shape.
+        waiting = [rows[whole:]]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
+
+
+def mixed_sizes(one: Sequence[int], other: Sequence[int]) -> UserError:
+    """Error of images of two sizes, (height, width) each."""
+    return UserError(
+        f"the images are of several sizes, as {one[1]} x {one[0]} and "
+        f"{other[1]} x {other[0]}; give --size N to crop and resize all to "
+        "N x N, or make their sizes equal."
+    )

@@ -23,7 +23,7 @@ from i2i_prior.data.sources.folder import FolderSource
 from i2i_prior.data.sources.registry import SCHEMES, open_source
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.sets.archives import SampleFile, ZipSource
-from i2i_prior.evaluation.sets.streaming import THREADS, mixed_sizes
+from i2i_prior.evaluation.sets.collect import THREADS, mixed_sizes
 from i2i_prior.io.threads import map_in_order
 
 _AHEAD = 64  # images decoded before they are asked for

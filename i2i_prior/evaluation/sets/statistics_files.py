@@ -30,9 +30,12 @@ from i2i_prior.evaluation.measures.statistics import (
     FeatureStatistics,
 )
 from i2i_prior.evaluation.sets.archives import ARRAY
-from i2i_prior.evaluation.sets.array_pickles import read_pickle
+from i2i_prior.evaluation.sets.array_files import (
+    ERRORS,
+    read_arrays,
+    read_pickle,
+)
 from i2i_prior.evaluation.sets.collect import Collected
-from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path

@@ -186,6 +186,7 @@ def test_clip_score_of_a_folder_with_captions(clip, command, tmp_path, images):
     wanted = clip_score(
         _features(extractor, images),
         embed_captions(clip[1], texts),
+        scale=100,
     )
     ((name, value),) = result["metrics"].items()
     assert name == f"CLIP-score-{extractor.identity['model']}-x100"
@@ -203,6 +204,6 @@ def test_clip_score_counts_no_negative_cosine():
     found = clip_score(images, texts, scale=2.5)
     assert found == pytest.approx(2.5 * (1 + 0 + 0.5**0.5) / 3)
     with pytest.raises(UserError, match="a caption for each image"):
-        clip_score(images, texts[:2])
+        clip_score(images, texts[:2], 1)
     with pytest.raises(UserError, match="NaN"):
-        clip_score(images * np.nan, texts)
+        clip_score(images * np.nan, texts, 1)

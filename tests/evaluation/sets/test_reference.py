@@ -20,7 +20,7 @@ from i2i_prior.evaluation.measures.statistics import (
     FeatureStatistics,
 )
 from i2i_prior.evaluation.sets import reference
-from i2i_prior.evaluation.sets.array_pickles import read_pickle
+from i2i_prior.evaluation.sets.array_files import read_pickle
 from i2i_prior.evaluation.sets.collect import collect
 from i2i_prior.evaluation.sets.reference import open_place, open_side
 from i2i_prior.evaluation.sets.statistics_files import (

@@ -10,8 +10,8 @@ import pytest
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.registry import pixel_extractor
+from i2i_prior.evaluation.sets.array_files import ERRORS, read_arrays
 from i2i_prior.evaluation.sets.image_sets import open_images
-from i2i_prior.evaluation.sets.npz import ERRORS, read_arrays
 from i2i_prior.evaluation.sets.statistics_files import read_statistics
 
 

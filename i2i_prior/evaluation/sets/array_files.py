@@ -1,22 +1,33 @@
-"""Reading of pickled NumPy arrays in dicts, without unpickling.
+"""Checked reading of arrays from files of others: .npz, and pickles.
 
-The format of EDM2's reference statistics. No name in the file is imported,
-and nothing but arrays, numbers, texts and dicts is built.
+An .npz takes no more memory than it has bytes: a header may claim any shape,
+and NumPy allocates that much memory before it reads the numbers. Of a pickle,
+the format of EDM2's reference statistics, nothing is executed: no name in it
+is imported, and only arrays, numbers, texts and dicts are built.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.pickle_machine import Inert, run
 
-_LARGEST = 1 << 30  # bytes; two statistics of 2048 and 1024 numbers are 42 MB
+_LARGEST = 1 << 30  # bytes; statistics of 2048 and 2023 numbers are 66 MB
 _DEEPEST = 3  # dicts in dicts; shared ones deeper could be endless work
 _KINDS = "biufc"
+# Errors of reading a damaged file.
+ERRORS = (
+    *(OSError, ValueError, KeyError, EOFError, AttributeError, TypeError),
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError),
+)
 # Each under the names of NumPy 1 and NumPy 2.
 _NAMES = {
     f"numpy.{core}.{name}"
@@ -26,6 +37,63 @@ _NAMES = {
         "numeric._frombuffer",
     )
 } | {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+
+
+def read_arrays(
+    path: str | os.PathLike[str], select: Callable[[str], bool]
+) -> dict[str, np.ndarray]:
+    """Reads the arrays of an .npz with selected names.
+
+    Raises:
+        ERRORS: the file is damaged, holds objects, or more than 1 GiB.
+    """
+    found = {}
+    left = _LARGEST
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename or not select(name):
+                continue
+            left -= info.file_size
+            if left < 0:
+                raise ValueError("it is too large")
+            with archive.open(info) as member:
+                array_header(member, info.file_size)
+            with archive.open(info) as member:
+                found[name] = np.lib.format.read_array(
+                    member, allow_pickle=False
+                )
+    return found
+
+
+def array_header(
+    file: IO[bytes], size: int
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, column-major order and dtype of an .npy.
+
+    Args:
+        file: at its start; at the first number afterwards.
+        size: of the file, bytes.
+
+    Raises:
+        ValueError: it is no .npy, or has more or fewer numbers than its shape
+            implies.
+    """
+    version = np.lib.format.read_magic(file)
+    reader = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if reader is None:
+        raise ValueError(f"array format {version}")
+    shape, fortran, dtype = reader(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    there = size - file.tell()
+    if not dtype.hasobject and (min(shape, default=0) < 0 or claimed != there):
+        raise ValueError(
+            f"{shape} of {dtype} are {claimed} bytes, and there are {there}"
+        )
+    return shape, fortran, dtype
 
 
 class _Call(Inert):

@@ -34,9 +34,7 @@ class ConditionGroup:
     """Conditions that are compared with each other, and their samples.
 
     Attributes:
-      images: uint8 (n, S, S, 3).
-      views: uint8 (n, V, V, 3), the images as the run's encoder sees them.
-      samples: uint8 (n, K, S, S, 3).
+      images, views, samples: as in `SampleChunk`.
       encoder: embeds views, by the run's own encoder.
       features: embeds images, by the extractor of the distances.
     """
@@ -160,12 +158,7 @@ class ConditionMatcher:
 def encoder_embedder(
     generator: Generator, parameters: Flat, batch_size: int
 ) -> Embedder:
-    """Embeds views by the run's own encoder, as the mean over the tokens.
-
-    Args:
-      generator, parameters: the model.
-      batch_size: images at once.
-    """
+    """Embeds views by the run's own encoder, as the mean over the tokens."""
     return in_batches(
         lambda views: generator.embedding(parameters, views), batch_size
     )

@@ -82,11 +82,7 @@ _AT_ONCE = 16
 def pair_functions(
     metrics: Sequence[str], lpips_weights: str | Path | None = None
 ) -> dict[str, PairFunction]:
-    """Functions of some metrics, by the name of their result, "LPIPS-alex".
-
-    Args:
-        metrics: of PAIRS.
-        lpips_weights: see `load_lpips`.
+    """Functions of some PAIRS, by the name of their result, "LPIPS-alex".
 
     Raises:
         UserError: LPIPS without weights, or with others.
@@ -114,7 +110,6 @@ def measure_pairs(
     Args:
         reference, generated: uint8 (n, H, W, 3) batches of any n, images in
             the same order.
-        functions: of `pair_functions`.
         progress: called with the number of finished pairs.
 
     Returns:

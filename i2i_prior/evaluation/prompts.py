@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from i2i_prior.errors import UserError
 
 
-@dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """Caption and its id in the list."""
 
     id: str
@@ -85,8 +84,7 @@ def prompt_hash(prompts: Sequence[Prompt]) -> str:
 
     The hashed text is compact JSON in UTF-8, non-ASCII characters unescaped.
     """
-    pairs = [[prompt.id, prompt.caption] for prompt in prompts]
-    text = json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(prompts, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

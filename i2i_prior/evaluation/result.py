@@ -132,9 +132,6 @@ def extremes_picture(
         tap: its Euclidean distance counts.
         reference_image, generated_image: row -> uint8 (H, W, 3).
         columns: images a row.
-
-    Returns:
-        uint8 (height, width, 3), a labelled sheet.
     """
     distance, nearest = _nearest(
         generated.features[tap], reference.features[tap]

@@ -37,11 +37,8 @@ _REMEDY = (
 class SampleStore:
     """Samples of one setting, by chunk; missing ones are drawn and kept.
 
-    All processes of a run call it; the first one writes.
-
-    Args:
-      folder: of the chunks, see `settings_folder`; None keeps none.
-      settings: plain values, for settings.json.
+    All processes of a run call it; the first one writes. Without a folder
+    (`settings_folder`) nothing is kept.
     """
 
     def __init__(
@@ -57,10 +54,7 @@ class SampleStore:
     ) -> np.ndarray:
         """Samples `start` to `start + count`, uint8 (count, S, S, 3).
 
-        Args:
-          start: number of the first.
-          count: of samples.
-          draw: draws them, where they are not in the store.
+        Drawn by `draw` where they are not in the store.
 
         Raises:
           UserError: where a file is damaged or the disk is full.
@@ -105,10 +99,6 @@ def npz_writer(
 
     Its one array is arr_0, uint8 (count, H, W, 3). The file takes its name
     when all images are written.
-
-    Args:
-      path: of the file.
-      count: images in all.
 
     Yields:
       add(images), to be called with uint8 (n, H, W, 3) in order.

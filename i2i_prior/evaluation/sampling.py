@@ -24,7 +24,7 @@ from i2i_prior.models.functional import Flat
 from i2i_prior.tasks.inputs import cuts
 from i2i_prior.tasks.resolve import resolve
 
-Report = Callable[[int], Any]  # called with the number of samples so far
+Report = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def sample_images(
       source: held-out images.
       generator, parameters: the model.
       store: keeps what is drawn.
-      report: see `Report`.
+      report: called with the number of samples so far.
 
     Raises:
       UserError: where the source is unusable.
@@ -110,11 +110,6 @@ def held_out_examples(
 ) -> Iterator[Given]:
     """Fixed examples, `size` at a time, see `data.held_out.each_example`.
 
-    Args:
-      config: of a run.
-      source: held-out images.
-      count, size: examples in all, and at once.
-
     Yields:
       image uint8 (n, S, S, 3), the target, and the conditions of
       `Task.example_spec`: view, source_image, label, each (n, ...); of a
@@ -146,13 +141,8 @@ def sample_prompts(
 ) -> Iterator[SampleChunk]:
     """Draws one sample of a text-conditioned model for each prompt.
 
-    Args:
-      config, generator, parameters, store, report: as `sample_images`.
-      prompts: the conditions.
-      text_encoder: see `text_to_image.draw`.
-
-    Raises:
-      UserError: where the model takes no captions.
+    Arguments are as those of `sample_images`; the text encoder is that of
+    `text_to_image.draw`. UserError where the model takes no captions.
     """
     captions = [prompt.caption for prompt in prompts]
 
@@ -193,7 +183,7 @@ def sampling_settings(
 
     Args:
       config: of the run, with its overrides.
-      step, checkpoint: its step, and what tells it from others of this step.
+      step, checkpoint: the step, and what tells it from others of this step.
       conditions: record of the held-out images, or of the prompts.
       truncate: see `Generator`.
     """

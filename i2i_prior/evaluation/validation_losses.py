@@ -40,12 +40,8 @@ class Losses:
         return self.mse.astype(np.float64).mean(axis=1)
 
     def training(self, shares: np.ndarray) -> np.ndarray:
-        """Training loss with times weighted as training draws them,
-        float64 (N,).
-
-        Args:
-          shares: of the times in training, (T,), see `stratum_shares`.
-        """
+        """Training loss, float64 (N,), with times weighted by their shares in
+        training, (T,), see `stratum_shares`."""
         return self.loss.astype(np.float64) @ shares
 
 
@@ -86,8 +82,7 @@ def write(
     """Writes STEP.npz, then STEP.json; returns `scalars`.
 
     Args:
-      workdir: the run directory.
-      step: of the checkpoint.
+      workdir, step: of the checkpoint.
       tables: "ema" and "raw".
       times, shares: (T,) path times, and probabilities of their strata.
       about: facts about the images, for STEP.json.
@@ -141,12 +136,9 @@ def read(workdir: Path, step: int) -> dict[str, Losses]:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error of a paired difference.
+    """Mean and standard error of a paired difference, of (N,) losses each.
 
     Most of the spread over examples is due to the images and the same in both
     runs, so this is several times sharper than two standard errors.
-
-    Args:
-      ours, theirs: (N,) of the same images, of `Losses.uniform` or `training`.
     """
     return estimate(np.asarray(ours) - np.asarray(theirs))

@@ -51,15 +51,10 @@ class Extractor:
         return next(iter(self.taps))
 
     def check_identity(self, place: str, stored: Mapping[str, Any]) -> None:
-        """Refuses stored features that were computed in another way.
+        """Refuses features of `place` that were computed in another way.
 
-        Args:
-            place: of the features, for the message.
-            stored: the identity of the extractor that computed them.
-
-        Raises:
-            UserError: names the first difference that counts, see
-                `presets.of_statistics`.
+        UserError names the first difference from their stored identity that
+        counts, see `presets.of_statistics`.
         """
         ours = json.loads(json.dumps(dict(self.identity)))
         for key in sorted({*stored, *ours}, key=lambda key: key != "preset"):
@@ -73,7 +68,6 @@ class Extractor:
 
 
 def _relevant(value: Any) -> Any:
-    """Part of a value of an identity that makes statistics differ."""
     return of_statistics(value) if isinstance(value, Mapping) else value
 
 

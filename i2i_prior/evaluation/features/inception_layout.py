@@ -27,11 +27,7 @@ _OUTER = (
 
 
 def _block(name: str, inputs: int, units: str) -> dict[str, Shape]:
-    """Shapes of a block from units such as "branch5x5_2 64 5x5 48".
-
-    That is: branch, outputs, height and width of the kernel, and inputs other
-    than the block's.
-    """
+    """Shapes of units "branch outputs height x width [own inputs]"."""
     shapes: dict[str, Shape] = {}
     for unit in units.split(","):
         branch, outputs, kernel, *own = unit.split()

@@ -83,7 +83,7 @@ def load_inception(
 
     Args:
       path: see `read_inception`; None for the file of `i2i-prior weights`.
-      preset: a name of `PRESETS`.
+      preset: a key of `PRESETS`.
       taps: of `inception.TAPS`, pool3 first; layers of other taps only are
         not computed.
 

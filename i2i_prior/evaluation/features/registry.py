@@ -37,9 +37,8 @@ def open_extractor(
         spec: one of NETWORKS, a key of `colour_texture.FEATURES`, or
             FILE.py:function, which is run.
         preset: of Inception; others have one protocol only.
-        weights: file of a network; None for Inception's file that
-            `i2i-prior weights` has stored.
-        taps: of Inception that are used besides pool3; no others are computed.
+        weights: file of a network; None for Inception's stored file.
+        taps: of Inception that are used besides pool3.
 
     Raises:
         UserError: it is unknown, or its weights are missing or unusable.

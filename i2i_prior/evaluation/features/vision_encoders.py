@@ -46,11 +46,8 @@ _CLIP_FID = Preprocessing(CLIP, "bicubic", 224, 1.0, torchvision=True)
 def load_dinov2(path: str | Path) -> Extractor:
     """Extractor of DINOv2's CLS token after the last norm, tap "cls".
 
-    Args:
-      path: weights of DINOv2, Meta's or transformers' file or folder.
-
-    Raises:
-      UserError: where there are no such weights.
+    The weights are Meta's or transformers' file or folder; UserError where
+    they are none of DINOv2.
     """
     encoder = _encoder(path, ("dinov2",), "DINOv2")
     model = model_name(encoder.config)
@@ -62,12 +59,8 @@ def load_dinov2(path: str | Path) -> Extractor:
 def load_clip(path: str | Path) -> Extractor:
     """Extractor of CLIP's projected CLS token, not normalised, tap "image".
 
-    Args:
-      path: weights of CLIP, OpenAI's or transformers', with its projection,
-        with or without the text half.
-
-    Raises:
-      UserError: where there are no such weights.
+    The weights are OpenAI's or transformers', with the projection, with or
+    without the text half; UserError where they are none of CLIP.
     """
     encoder = _encoder(path, ("clip", "openclip"), "CLIP")
     config = encoder.config
@@ -88,9 +81,8 @@ def load_clip(path: str | Path) -> Extractor:
 def model_name(config: ViTConfig) -> str:
     """Name such as "ViT-L/14", with "@336" for sizes other than 224.
 
-    DINOv2 has no such suffix, since it takes all sizes.
-
-    A shape without a published letter is named by its width and depth.
+    DINOv2 has no such suffix, since it takes all sizes. A shape without a
+    published letter is named by its width and depth.
     """
     depths = {"S": 12, "B": 12, "L": 24, "H": 32, "g": 40}
     letter = _SIZES.get(config.width, "")
@@ -134,13 +126,11 @@ def embed_captions(
 ) -> np.ndarray:
     """Embeds texts by CLIP's text half, projected, float32 (N, P).
 
-    Args:
-      path: as for `load_clip`; with its tokenizer in the same folder.
-      captions: N texts; long ones are cut at the network's length.
-      batch_size: texts at once.
+    Long texts are cut at the network's length.
 
     Raises:
-      UserError: where there is no text half or no tokenizer.
+      UserError: where the weights have no text half, or there is no tokenizer
+        in their folder.
     """
     encoder = load_encoder(path, part="text")
     length = getattr(encoder.config, "length", None)

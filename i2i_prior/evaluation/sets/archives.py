@@ -30,9 +30,6 @@ _LOCAL_HEADER = 30  # bytes before a member's name, in the zip format
 class ZipSource:
     """Images in a zip archive, sorted by name.
 
-    Args:
-        path: of the archive.
-
     Raises:
         UserError: it cannot be read, or holds no image.
     """
@@ -76,9 +73,6 @@ class SampleFile:
     Grey images, (N, H, W) or (N, H, W, 1), become RGB, and transparent ones,
     (N, H, W, 4), are laid over white, as other sources do it. A compressed
     file is unpacked into the folder for temporary files.
-
-    Args:
-        path: of the file.
 
     Raises:
         UserError: it is no such file, holds no image, or numbers that are

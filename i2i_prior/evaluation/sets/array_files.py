@@ -69,11 +69,9 @@ def read_arrays(
 def array_header(
     file: IO[bytes], size: int
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, column-major order and dtype of an .npy.
+    """Shape, column-major order and dtype of an .npy of `size` bytes.
 
-    Args:
-        file: at its start; at the first number afterwards.
-        size: of the file, bytes.
+    The file stands at its start, and at the first number afterwards.
 
     Raises:
         ValueError: it is no .npy, or has more or fewer numbers than its shape

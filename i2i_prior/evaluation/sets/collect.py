@@ -1,15 +1,11 @@
 """Statistics of the features of images, in one pass through an extractor.
 
 On the devices each window of rows becomes counts, means and centred second
-moments in float32; the host joins them in float64 (see `statistics`), with
-the rounding errors of the means. Only kept features grow with the number of
-images.
+moments in float32; the host joins them in float64 (see `moments`). Only kept
+features grow with the number of images.
 
 Row r of a set belongs to block r modulo their number, and the whole is the
 sum of the blocks: a confidence interval needs no second pass.
-
-Several processes take a share of the rows each. Their statistics are joined
-in process order, so that all have the same numbers to the last bit.
 """
 
 from __future__ import annotations
@@ -90,14 +86,12 @@ def collect(
     Args:
         batches: uint8 (n, H, W, 3) of any n and one size; every row counts,
             exactly once.
-        extractor: of the features.
         mesh: its devices of this process work; None for all of them.
         batch_size: images that the extractor sees at once, rounded up to a
             multiple of the devices.
         keep: taps whose features are kept.
         moments: taps whose statistics are taken; None for the first one.
-        blocks: their number; each takes d x d numbers, and 1 gives no
-            interval.
+        blocks: their number; 1 gives no interval.
         share: (first, stride): the rows here are the rows first, first +
             stride, ... of the whole. With a stride other than 1 every process
             of the run calls with its share, (process, processes), and gets
@@ -266,12 +260,8 @@ def _join_processes(
 def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Batches of `size` with the same rows; the last one may be shorter.
 
-    Args:
-        batches: uint8 (n, H, W, 3) of any n.
-        size: rows of a batch.
-
     Raises:
-        UserError: other arrays, or images of several sizes.
+        UserError: anything but uint8 (n, H, W, 3), or images of several sizes.
     """
     waiting: list[np.ndarray] = []
     for batch in batches:

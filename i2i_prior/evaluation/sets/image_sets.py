@@ -81,7 +81,12 @@ class ImageSet:
                 self.used.append(index)
                 yield found[None]
         if self.broken and not (self.skip_broken and self.used):
-            raise self._broken_error()
+            named = ", ".join(self.broken[:_NAMED])
+            raise UserError(
+                f"{len(self.broken)} of {len(self)} images of {self.place} "
+                f"cannot be used, the first being {named}; repair or remove "
+                "them, or give --skip-broken to measure without them."
+            )
 
     def shape(self) -> tuple[int, int] | None:
         """Height and width of all images; None where none can be read.
@@ -185,19 +190,9 @@ class ImageSet:
     def _pixels(self, index: int) -> np.ndarray | BrokenImage:
         try:
             pixels = open_picture(self.source, index).pixels()
-            return (
-                pixels if self.size is None else center_crop(pixels, self.size)
-            )
         except BrokenImage as broken:
             return broken
-
-    def _broken_error(self) -> UserError:
-        named = ", ".join(self.broken[:_NAMED])
-        return UserError(
-            f"{len(self.broken)} of {len(self)} images of {self.place} cannot "
-            f"be used, the first being {named}; repair or remove them, or give "
-            "--skip-broken to measure without them."
-        )
+        return pixels if self.size is None else center_crop(pixels, self.size)
 
 
 def open_images(

@@ -1,8 +1,7 @@
 """Moments of features: float32 sums on the devices, joined in float64.
 
-Also the join over the processes of a run, to the last bit the same on each:
-all processes call `join_blocks`, `interleave` and `gather` at the same place
-of the program.
+The join over the processes of a run is to the last bit the same on each: all
+call `join_blocks`, `interleave` and `gather` at the same place of the program.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 class BlockMoments:
     """Statistics of one tap in blocks, while features stream in.
 
+    Row r of the whole belongs to block r modulo their number.
+
     Args:
-        extractor: of the features.
-        tap: one of its taps.
-        blocks: their number; row r of the whole belongs to block r modulo it.
         share: (first, stride) of the rows here, see `collect`.
         rows: sharding of batches on the devices of this process.
     """
@@ -48,13 +46,10 @@ class BlockMoments:
         self._share = share
         spec = PartitionSpec(None, *rows.spec)
         self._sharding = NamedSharding(rows.mesh, spec)
-        self._pending: Callable[[], None] | None = None
+        self._pending: Callable[[], None] = lambda: None
 
     def add(self, window: list[Any], first: int, rows: int) -> None:
-        """Adds a window of features, its first being row `first` here.
-
-        The sums are computed on the devices until the next call.
-        """
+        """Adds a window of features, its first being row `first` here."""
         start, stride = self._share
         numbers = start + stride * (first + np.arange(rows))
         blocks = len(self._blocks)
@@ -77,18 +72,13 @@ class BlockMoments:
             taken[group, : len(places[block])] = places[block]
             mask[group, : len(places[block])] = True
         sums = _moments(tuple(window), taken, mask, self._sharding)
-        self._wait()
+        # The devices compute these while the sums before them are joined.
+        self._pending()
         self._pending = functools.partial(self._join, used, sums)
-
-    def _wait(self) -> None:
-        """Joins the sums that the devices have computed."""
-        if self._pending is not None:
-            self._pending()
-        self._pending = None
 
     def finish(self) -> list[FeatureStatistics]:
         """Statistics of the blocks, once all windows are in."""
-        self._wait()
+        self._pending()
         return self._blocks
 
     def _join(self, used: list[int], sums: Any) -> None:
@@ -116,8 +106,7 @@ def _moments(
 
     Args:
         window: features (n, d).
-        taken: (blocks, rows), indices of a block's rows.
-        mask: (blocks, rows), False for padding.
+        taken, mask: (blocks, rows), indices of rows, and False for padding.
         sharding: of (blocks, rows, ...).
 
     Returns:
@@ -155,9 +144,7 @@ def join_blocks(blocks: Sequence[FeatureStatistics]) -> list[FeatureStatistics]:
 def interleave(rows: np.ndarray, counts: list[int]) -> np.ndarray:
     """Rows 0, 1, ... of the whole; process p has p, p + processes, ...
 
-    Args:
-        rows: (n, ...) of this process.
-        counts: n of each process.
+    Here they are (n, ...); `counts` has the n of each process.
     """
     filled = np.zeros((max(counts), *rows.shape[1:]), rows.dtype)
     filled[: len(rows)] = rows
@@ -166,12 +153,9 @@ def interleave(rows: np.ndarray, counts: list[int]) -> np.ndarray:
 
 
 def gather(array: np.ndarray) -> np.ndarray:
-    """Arrays of all processes, (processes, *array.shape).
+    """Arrays of all processes, (processes, *array.shape), of one dtype.
 
     Sent as words of 32 bits, since JAX would round float64 to float32.
-
-    Args:
-        array: of the same shape and dtype on all, of whole such words.
     """
     whole = np.ascontiguousarray(array)
     words = np.frombuffer(whole.tobytes(), np.uint32)

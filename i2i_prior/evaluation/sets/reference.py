@@ -3,10 +3,8 @@
 Collected statistics are kept in the user's cache folder. Their key is a hash
 of everything that they depend on: the images' state on the disk, the
 extractor's identity, this program's version and code. So a cached file is
-never stale.
-
-The factor of a reference's covariance is not kept: it takes a fraction of a
-second, hardly more than reading it would.
+never stale. (The factor of the covariance is not kept: to compute it takes
+hardly longer than reading it would.)
 """
 
 from __future__ import annotations
@@ -48,11 +46,7 @@ def open_place(
 ) -> ImageSet | Path:
     """Opens images without reading them, or finds a statistics file.
 
-    Args:
-        place, size, num, skip_broken: see `open_images`.
-
-    Raises:
-        UserError: nothing usable is there.
+    Arguments and errors are those of `open_images`.
     """
     if not is_statistics(place):
         return open_images(place, size=size, num=num, skip_broken=skip_broken)

@@ -101,12 +101,17 @@ def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
             these features, or its recorded identity is not the extractor's.
     """
     file = Path(path)
-    if file.suffix.lower() == ".npz":
-        arrays = _arrays(file)
-        if "provenance" in arrays:
-            return _read_own(file, arrays, extractor)
-        return _read_published(file, arrays, extractor)
-    return _read_pickled(file, extractor)
+    if file.suffix.lower() != ".npz":
+        return _read_pickled(file, extractor)
+    try:  # without the images, of which there may be many
+        arrays = read_arrays(file, lambda name: name.startswith(_OF_STATISTICS))
+    except ERRORS as error:
+        raise UserError(
+            f"{file} is not a readable statistics file ({error}); copy it "
+            "again."
+        ) from error
+    read = _read_own if "provenance" in arrays else _read_published
+    return read(file, arrays, extractor)
 
 
 def _read_own(
@@ -150,14 +155,13 @@ def _read_own(
 def _read_published(
     path: Path, arrays: dict[str, np.ndarray], extractor: Extractor
 ) -> Collected:
-    pairs = {extractor.first: ("mu", "sigma")}
-    kind = "mu, sigma"
+    names, kind = {extractor.first: ("mu", "sigma")}, "mu, sigma"
     if "ref_mu" in arrays:
-        pairs = {extractor.first: ("ref_mu", "ref_sigma")}
         kind = "ref_mu, ref_sigma"
+        names = {extractor.first: ("ref_mu", "ref_sigma")}
     elif "mu_s" in arrays and extractor.taps.get("spatial"):
-        pairs["spatial"] = ("mu_s", "sigma_s")
         kind = "ADM"
+        names["spatial"] = ("mu_s", "sigma_s")
     # Of earlier versions of this program, not of other tools.
     count = None
     if "count" in arrays:
@@ -167,11 +171,7 @@ def _read_published(
                 "images."
             )
         count = int(arrays["count"])
-    statistics = {
-        tap: _statistics(path, arrays, *pair, extractor.taps[tap], count)
-        for tap, pair in pairs.items()
-    }
-    return _unverified(path, kind, statistics, count)
+    return _unverified(path, kind, arrays, names, extractor, count)
 
 
 def _read_pickled(path: Path, extractor: Extractor) -> Collected:
@@ -186,41 +186,34 @@ def _read_pickled(path: Path, extractor: Extractor) -> Collected:
         )
     count = found.get("num_images")
     count = int(count) if isinstance(count, int | np.integer) else None
-    statistics = {
-        extractor.first: _statistics(
-            path, entry, "mu", "sigma", extractor.taps[extractor.first], count
-        )
-    }
-    return _unverified(path, "EDM2", statistics, count)
+    names = {extractor.first: ("mu", "sigma")}
+    return _unverified(path, "EDM2", entry, names, extractor, count)
 
 
 def _unverified(
     path: Path,
     kind: str,
-    statistics: dict[str, FeatureStatistics],
+    arrays: Mapping[str, Any],
+    names: Mapping[str, tuple[str, str]],
+    extractor: Extractor,
     count: int | None,
 ) -> Collected:
+    """Statistics of another tool, with a note of what it does not record."""
     more = "" if count else " or how many there are"
-    facts = {
-        "file": path.name,
-        "format": kind,
-        "identity": None,
-        "note": f"{path.name} {_NOTE.format(more=more)}",
-    }
     return Collected(
-        statistics, count=count, hash=hash_of(path), provenance=facts
+        {
+            tap: _statistics(path, arrays, *pair, extractor.taps[tap], count)
+            for tap, pair in names.items()
+        },
+        count=count,
+        hash=hash_of(path),
+        provenance={
+            "file": path.name,
+            "format": kind,
+            "identity": None,
+            "note": f"{path.name} {_NOTE.format(more=more)}",
+        },
     )
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of statistics, without images, of which there may be many."""
-    try:
-        return read_arrays(path, lambda name: name.startswith(_OF_STATISTICS))
-    except ERRORS as error:
-        raise UserError(
-            f"{path} is not a readable statistics file ({error}); copy it "
-            "again."
-        ) from error
 
 
 def _has(path: str | os.PathLike[str], names: Iterable[str]) -> bool:

@@ -30,13 +30,9 @@ _IMAGES = {"image": "target", "source_image": "source", "view": "view"}
 
 @dataclass(frozen=True)
 class Shown:
-    """First rows of a step's batch.
+    """First rows of a step's batch, see `Pipeline`, and their records' names.
 
-    Attributes:
-        step: of the run.
-        total: examples in the batch.
-        batch: its first rows, see `Pipeline`.
-        names: of their records.
+    `total` examples are in the whole batch.
     """
 
     step: int
@@ -47,7 +43,11 @@ class Shown:
     @property
     def images(self) -> dict[str, str]:
         """Arrays of images in the batch, and their titles."""
-        return {n: title for n, title in _IMAGES.items() if n in self.batch}
+        return _image_titles(self.batch)
+
+
+def _image_titles(batch: Batch) -> dict[str, str]:
+    return {name: title for name, title in _IMAGES.items() if name in batch}
 
 
 def take(config: ConfigDict, step: int) -> Shown:
@@ -77,9 +77,7 @@ def statistics(batch: Batch) -> list[tuple[str, str, float, float, float]]:
     Mean and standard deviation are of levels scaled to [-1, 1].
     """
     rows = []
-    for array, title in _IMAGES.items():
-        if array not in batch:
-            continue
+    for array, title in _image_titles(batch).items():
         for channel, name in enumerate(("red", "green", "blue")):
             levels = batch[array][..., channel]
             scaled = image_grid.from_uint8(levels)

@@ -68,8 +68,7 @@ class Survey:
     """A sample of a source.
 
     Attributes:
-        spec: of the source.
-        records: in the whole source.
+        spec, records: of the whole source, and their number.
         seed: of the sample.
         sample: the sampled records in the source's order; all, if it is small.
         notes: of the source, see `TarSource`.
@@ -125,12 +124,8 @@ def survey(
 ) -> Survey:
     """Reads and decodes up to `sample` records, in threads.
 
-    Args:
-        source: opened from `spec`.
-        advance: called with the number of records done.
-
-    Raises:
-        UserError: `sample` is not positive.
+    UserError unless `sample` is positive; `advance` is called with the number
+    of records done.
     """
     if sample < 1:
         raise UserError(f"a sample of {sample} shows nothing: give 1 or more")
@@ -199,14 +194,7 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Speed:
-    """One measurement.
-
-    Attributes:
-        what: such as "decode, 1 thread".
-        images: number of images.
-        bytes: of the stored images.
-        seconds: wall time.
-    """
+    """Wall time of an operation such as "decode, 1 thread"; stored bytes."""
 
     what: str
     images: int
@@ -223,14 +211,9 @@ def measure(source: Source, numbers: Sequence[int]) -> list[Speed]:
     """Times reading, and decoding from memory in one thread and on all cores.
 
     Decoding is at full size, to RGB, broken images included as far as
-    possible; files that were just read are in the page cache.
-
-    Args:
-        numbers: of the records; as many are used as fit into 256 MiB, and
-            decoded for about two seconds a measurement.
-
-    Returns:
-        Three measurements; none if nothing can be read.
+    possible; files that were just read are in the page cache. As many of the
+    records are used as fit into 256 MiB, and decoded for about two seconds a
+    measurement. Nothing is returned if nothing can be read.
     """
     records: list[Record] = []
     size = 0

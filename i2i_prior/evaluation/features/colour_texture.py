@@ -34,7 +34,6 @@ image (smaller ones repeat pixels): compare images of one size.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,6 +42,7 @@ from pathlib import Path
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.io.python_files import running
 
 # Chosen so that no part has nearly all of the variance over photographs:
 # about 10 : 5 (thumbnail : gradients), 2 : 3 : 2 (colour : edges : rings).
@@ -68,6 +68,11 @@ class Features:
     short: str
     function: Callable[[np.ndarray], np.ndarray]
     parts: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name of the Frechet distance: never FID, see `inception_weights`."""
+        return f"FD-{self.short}"
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features (N, d); UserError where the function returns others."""
@@ -108,27 +113,13 @@ def load_features(spec: str) -> Features:
     path = Path(file_name)
     if not path.is_file():
         raise UserError(f"there is no features file {path}.")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    function = getattr(module, function_name, None)
+    with running("features file", path) as module:
+        function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"{path} has no function '{function_name}'.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     short = f"{path.name}:{function_name}"
     return Features(f"{short}@{digest}", short, function)
-
-
-def metric_name(features_name: str) -> str:
-    """Name of the Frechet distance over these features.
-
-    "FD-thumb8hog", "FD-colourtexture", else "FD-" and the name: never "FID",
-    which means the published Inception weights and nothing else.
-    """
-    known = FEATURES.get(features_name)
-    return "FD-" + (known.short if known else features_name.split("@")[0])
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:

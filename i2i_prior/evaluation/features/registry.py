@@ -13,7 +13,6 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.colour_texture import (
     FEATURES,
     load_features,
-    metric_name,
 )
 from i2i_prior.evaluation.features.extractor import Extractor
 
@@ -93,7 +92,7 @@ def pixel_extractor(spec: str) -> Extractor:
 
     return Extractor(
         name=found.name,
-        label=metric_name(found.name),
+        label=found.label,
         taps={TAP: dim},
         identity=identity,
         prepare=lambda images: images,

@@ -130,10 +130,8 @@ def row_interval(
 
     Over 1000 draws of 200 normal numbers their mean lay in it 95 times of 100.
 
-    Args:
-      statistic: of columns of any length.
-      columns: (N,) each, N >= 2, their rows independent of each other.
-      blocks: at most; row i belongs to block i modulo B.
+    The rows of the columns (N,), N >= 2, are independent of each other; row i
+    belongs to block i modulo their number.
     """
     blocks = min(blocks, len(columns[0]))
     block_of = np.arange(len(columns[0])) % blocks
@@ -194,10 +192,8 @@ def _places(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of conditions nearer than the own one, and as near as it.
 
-    Args:
-      distances: (..., N) to all conditions.
-      own: (...) to the own one.
-      slack: the same two vectors compared twice may differ in the last digits.
+    Of distances (..., N) to all, and (...) to the own one. With a slack, since
+    the same two vectors compared twice may differ in the last digits.
     """
     own = own[..., None]
     nearer = (distances < own - slack).sum(-1)

@@ -19,8 +19,7 @@ def feature_rows(
     """Checks two feature sets (n, d), (m, d) and converts them to float64.
 
     Raises:
-        UserError: not two arrays of one width with at least `at_least` rows
-            each, or a value that is not finite.
+        UserError: other widths, fewer rows, or a value that is not finite.
     """
     pair = np.asarray(first, np.float64), np.asarray(second, np.float64)
     shapes = " and ".join(str(rows.shape) for rows in pair)

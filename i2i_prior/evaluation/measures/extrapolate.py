@@ -55,8 +55,8 @@ def fd_infinity(
 
     Args:
         reference: one side.
-        features: (n, d) of the samples, in any order.
-        seed: of the order of the samples.
+        features: (n, d) of the samples.
+        seed: of their order.
 
     Raises:
         UserError: too few images, unusable features, or another dimension.

@@ -5,7 +5,7 @@
 (Dowson and Landau 1982; Heusel et al. 2017, "GANs Trained by a Two Time-Scale
 Update Rule", equation 6). Over the pool3 features of the published Inception
 weights it is called FID; over any others it has another name here, see
-`i2i_prior.evaluation.features.colour_texture.metric_name`.
+`i2i_prior.evaluation.features.extractor.Extractor`.
 
 The root is never formed. With S1 = R R^T, the eigenvalues of S1 S2 are those
 of the symmetric R^T S2 R, so the trace is the sum of their square roots. With
@@ -50,11 +50,9 @@ class Factor:
 
     Attributes:
         mean: (d,) float64.
-        root: R, (d, r) float64, r the numerical rank of S: at most d, and at
-            most count - 1.
+        root: R, (d, r) float64, r the numerical rank of S, below count.
         trace: Tr S.
-        count: images behind the moments.
-        features: their origin, as in FeatureStatistics.
+        count, features: as in FeatureStatistics.
     """
 
     mean: np.ndarray
@@ -71,9 +69,6 @@ class Factor:
 
 def reference_factor(statistics: FeatureStatistics) -> Factor:
     """Factors a covariance once, for all the distances to it.
-
-    By Cholesky; where that fails, or there are no more images than
-    dimensions, by eigenvectors, without those of rounding errors.
 
     Raises:
         UserError: fewer than 2 images, moments that are not finite, or an
@@ -194,15 +189,10 @@ def narrow(rank: int, dim: int) -> bool:
 
 
 def span(matrix: np.ndarray, rank: int) -> np.ndarray:
-    """Orthonormal basis of the range of a symmetric matrix.
+    """Orthonormal basis of the range of a matrix (d, d) of at most this rank.
 
-    Args:
-        matrix: (d, d), positive semi-definite up to rounding.
-        rank: upper bound of its own, at most d.
-
-    Returns:
-        (d, k), k = min(rank + 10, d); columns beyond the matrix's rank are
-        arbitrary.
+    The matrix is symmetric and positive semi-definite up to rounding; of the
+    columns, (d, min(rank + 10, d)), those beyond its rank are arbitrary.
     """
     columns = min(rank + _MORE, len(matrix))
     random = np.random.default_rng(0).normal(size=(len(matrix), columns))
@@ -210,15 +200,10 @@ def span(matrix: np.ndarray, rank: int) -> np.ndarray:
 
 
 def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
-    """Root R (d, r) of a covariance, R R^T = cov.
+    """Root R (d, r) of a covariance (d, d), R R^T = cov.
 
-    Args:
-        cov: (d, d), symmetric and finite.
-        most: its images less one, an upper bound of r.
-
-    Returns:
-        Cholesky's triangle; where that fails, or `most` is below d,
-        eigenvectors, without those of rounding errors.
+    Cholesky's triangle; where that fails, or `most`, its images less one, is
+    below d, eigenvectors, without those of rounding errors.
 
     Raises:
         UserError: an eigenvalue is too negative for a covariance.

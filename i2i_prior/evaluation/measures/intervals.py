@@ -56,8 +56,8 @@ class Interval:
     """Confidence interval of a value.
 
     Attributes:
-        value: in the middle of the interval.
-        low, high: its ends; `low` is not cut off at 0.
+        value: in the middle.
+        low, high: the ends; `low` is not cut off at 0.
         level: share of such intervals that cover, as 0.95.
         method: of estimation, with the counts.
     """

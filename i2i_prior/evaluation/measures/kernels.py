@@ -41,8 +41,8 @@ def kid(
             subset is drawn first.
         y: (m, d).
         seed: of numpy's RandomState, 2020 in torch-fidelity.
-        subsets: their number.
-        subset_size: rows of x, and of y, in each, without repetition.
+        subsets, subset_size: their number, and the rows of each side in one,
+            without repetition.
 
     Returns:
         mean and standard deviation (ddof 0) over the subsets.
@@ -71,17 +71,13 @@ def cmmd(x: np.ndarray, y: np.ndarray) -> float:
     """CLIP maximum mean discrepancy, x 1000 (Jayasumana et al. 2024).
 
     ("Rethinking FID: Towards a Better Evaluation Metric for Image
-    Generation".) Of embeddings, scaled to length 1, with
+    Generation".) Of embeddings (n, d) and (m, d), scaled to length 1, with
     k(x, y) = exp(-|x - y|^2 / (2 sigma^2)), sigma = 10, and the biased
     estimate, which counts each image's kernel with itself. The published
     numbers are over CLIP ViT-L/14 at 336 pixels.
 
     All kernels are near 1, so 1 is subtracted before they are summed (expm1):
     without that, about 1e-4 of a float32 result is noise.
-
-    Args:
-        x: (n, d).
-        y: (m, d). The order does not matter.
 
     Raises:
         UserError: other widths, no rows, NaN, or an embedding of zeros.

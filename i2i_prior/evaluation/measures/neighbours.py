@@ -38,13 +38,9 @@ def precision_recall(
     """Precision and recall, with closed balls (`<=`).
 
     Args:
-        reference: (n, d) features of real images.
-        generated: (m, d) features of samples.
+        reference, generated: features (n, d) and (m, d).
         k: of the neighbour at a ball's radius; 3 in ADM's evaluator and in
             torch-fidelity.
-
-    Returns:
-        {"precision", "recall"}.
 
     Raises:
         UserError: k or fewer images a side, other widths, NaN.
@@ -58,12 +54,8 @@ def prdc(
 ) -> dict[str, float]:
     """Precision, recall, density and coverage, with open balls (`<`).
 
-    As in the authors' package `prdc` and dgm-eval. Arguments and errors as in
-    `precision_recall`; k is 5 in both.
-
-    Returns:
-        {"precision", "recall", "density", "coverage"}; all at most 1 but the
-        density, which is about 1 for sets of one distribution.
+    As in the authors' package `prdc` and dgm-eval, where k is 5. All are at
+    most 1 but the density, about 1 for sets of one distribution.
     """
     return _compare(reference, generated, k, np.less)
 

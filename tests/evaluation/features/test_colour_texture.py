@@ -12,7 +12,6 @@ from i2i_prior.evaluation.features.colour_texture import (
     HOG_WEIGHT,
     area_resize,
     load_features,
-    metric_name,
     orientation_energies,
 )
 
@@ -167,7 +166,7 @@ def test_features_from_a_file(tmp_path):
         reds(images)[:, 0], images[..., 0].mean(axis=(1, 2))
     )
     assert reds.name.startswith("mine.py:reds@")
-    assert metric_name(reds.name) == "FD-mine.py:reds"
+    assert reds.label == "FD-mine.py:reds"
     file.write_text(file.read_text() + "# changed\n")
     assert load_features(f"{file}:reds").name != reds.name
     for function in ("flat", "one"):
@@ -186,7 +185,6 @@ def test_features_by_name():
 
 
 def test_no_metric_is_called_fid():
-    assert metric_name("thumbnails") == "FD-thumb8hog"
-    assert metric_name("colour_texture") == "FD-colourtexture"
-    for name in (*FEATURES, "fid", ""):
-        assert metric_name(name).startswith("FD-")
+    assert THUMBNAILS.label == "FD-thumb8hog"
+    assert COLOUR.label == "FD-colourtexture"
+    assert all(found.label.startswith("FD-") for found in FEATURES.values())

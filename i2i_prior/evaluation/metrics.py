@@ -56,8 +56,8 @@ class Metric:
         function: computes its results.
         lower_is_better: by patterns of the results' names, as "FD*"; no
             direction for results that match none.
-        moments: taps of both sides whose statistics it needs.
-        features: taps of both sides whose features it needs.
+        moments, features: taps of both sides whose statistics, or whose
+            features, it needs.
         generated: taps of the generated side whose features it needs.
         captions: needs the captions of the generated images, see CAPTIONS.
         extractors: names of the extractors that it exists for; () for all.

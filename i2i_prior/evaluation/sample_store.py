@@ -17,6 +17,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,16 @@ _REMEDY = (
 )
 
 
+@dataclass(frozen=True)
 class SampleStore:
     """Samples of one setting, by chunk; missing ones are drawn and kept.
 
     All processes of a run call it; the first one writes. Without a folder
-    (`settings_folder`) nothing is kept.
+    (`settings_folder`) nothing is kept; the settings are plain values.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ):
-        self.folder = folder
-        self._settings = dict(settings or {})
+    folder: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def chunk(
         self, start: int, count: int, draw: Callable[[], np.ndarray]
@@ -74,7 +71,7 @@ class SampleStore:
         with write_errors(path, _REMEDY):
             if not path.parent.is_dir():
                 path.parent.mkdir(parents=True)
-                write_json(path.parent / "settings.json", self._settings)
+                write_json(path.parent / "settings.json", dict(self.settings))
             with atomic_path(path) as partial, partial.open("wb") as file:
                 np.save(file, images, allow_pickle=False)
 

@@ -17,7 +17,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,20 +36,14 @@ _SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 _EPSILON = 1e-10
 
 
-@dataclass(frozen=True)
-class _Trunk:
-    """Torchvision network in five parts.
+class _Trunk(NamedTuple):
+    """Torchvision network in five parts."""
 
-    Attributes:
-      slices: of each part the index of its convolutions in `features`, with
-        (out, in, kernel, stride).
-      pool: side of the max pool (stride 2) before a part.
-      pooled: the parts after a max pool.
-    """
-
+    # Of each, the indices of its convolutions in `features`, with
+    # (out, in, kernel, stride).
     slices: tuple[dict[int, tuple[int, int, int, int]], ...]
-    pool: int
-    pooled: tuple[int, ...]
+    pool: int  # side of a max pool of stride 2
+    pooled: tuple[int, ...]  # the parts after one
 
 
 _TRUNKS = {

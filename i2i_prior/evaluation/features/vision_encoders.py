@@ -38,7 +38,14 @@ from i2i_prior.models.preprocess import (
 from i2i_prior.models.vit import ViT, ViTConfig
 
 _CODE = 1  # goes up when any feature changes
-_SIZES = {384: "S", 768: "B", 1024: "L", 1280: "H", 1536: "g"}
+# By width and depth.
+_LETTERS = {
+    (384, 12): "S",
+    (768, 12): "B",
+    (1024, 24): "L",
+    (1280, 32): "H",
+    (1536, 40): "g",
+}
 _DINOV2 = Preprocessing(IMAGENET, "bicubic", 224)
 _CLIP_FID = Preprocessing(CLIP, "bicubic", 224, 1.0, torchvision=True)
 
@@ -84,11 +91,8 @@ def model_name(config: ViTConfig) -> str:
     DINOv2 has no such suffix, since it takes all sizes. A shape without a
     published letter is named by its width and depth.
     """
-    depths = {"S": 12, "B": 12, "L": 24, "H": 32, "g": 40}
-    letter = _SIZES.get(config.width, "")
-    if depths.get(letter) != config.depth:
-        letter = f"{config.width}x{config.depth}"
-    name = f"ViT-{letter}/{config.patch}"
+    shape = config.width, config.depth
+    name = f"ViT-{_LETTERS.get(shape) or '{}x{}'.format(*shape)}/{config.patch}"
     if config.registers:
         name += f"+{config.registers}registers"
     free = config.family == "dinov2" or config.image_size == 224

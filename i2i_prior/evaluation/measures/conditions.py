@@ -91,15 +91,8 @@ def condition_fidelity(conditions: np.ndarray, samples: np.ndarray) -> Fidelity:
       samples: (n, K, d), of the images drawn for each; likewise.
 
     Raises:
-      UserError: where the shapes do not fit, a value is not finite or an
-        embedding is 0.
+      UserError: one condition, or an embedding that is 0 or not finite.
     """
-    if samples.ndim != 3 or conditions.shape != samples[:, 0].shape:
-        raise UserError(
-            "condition fidelity needs embeddings (n, d) of conditions and "
-            f"(n, K, d) of their samples, not {conditions.shape} and "
-            f"{samples.shape}."
-        )
     if len(conditions) < 2:
         raise UserError(
             "condition fidelity needs at least 2 conditions to tell apart; "

@@ -53,11 +53,6 @@ def fd_infinity(
     the bias of its own count. The value may come out just below 0; the
     interval is about other samples.
 
-    Args:
-        reference: one side.
-        features: (n, d) of the samples.
-        seed: of their order.
-
     Raises:
         UserError: too few images, unusable features, or another dimension.
     """
@@ -71,7 +66,7 @@ def fd_infinity(
 def prefix_distances(
     reference: Factor, features: np.ndarray, seed: int = 0
 ) -> tuple[list[int], list[float]]:
-    """Counts and distances of the points, see `fd_infinity`."""
+    """Counts and distances of the points, of features (n, d)."""
     features = np.asarray(features)
     statistics = FeatureStatistics(reference.dim, reference.features)
     statistics.update(features[:2])  # errors come before any work
@@ -96,10 +91,7 @@ def prefix_distances(
 def fit_line(
     counts: np.ndarray, distances: np.ndarray
 ) -> tuple[float, float, float]:
-    """Fits value + slope / n to distances of nested prefixes.
-
-    Args:
-        counts, distances: (k,), k >= 3.
+    """Fits value + slope / n to distances (k,) of nested prefixes, k >= 3.
 
     Returns:
         value at 1 / n = 0, slope in 1 / n, standard error of the value.

@@ -40,15 +40,9 @@ def inception_score(
         shuffle_seed: None for ADM's form; 2020 for torch-fidelity's.
 
     Raises:
-        UserError: not (n, classes), fewer images than splits, or NaN.
+        UserError: fewer images than splits, or NaN.
     Warns, without a shuffle, when the images look sorted by class.
     """
-    logits = np.asarray(logits)
-    if logits.ndim != 2:
-        raise UserError(
-            f"logits of shape {logits.shape} have no Inception Score; pass an "
-            "array (n, classes)."
-        )
     if not 1 <= splits <= len(logits):
         raise UserError(
             f"{len(logits)} images do not make {splits} splits; draw more "

@@ -48,17 +48,10 @@ class FeatureStatistics:
         moment: np.ndarray,
         features: str = "",
     ) -> FeatureStatistics:
-        """Makes statistics of given moments.
+        """Makes statistics of given moments; UserError where not finite.
 
-        Args:
-            count: at least 1.
-            mean: (dim,), any float type.
-            moment: (dim, dim), the sum of outer products of the features
-                minus their mean.
-            features: see the class.
-
-        Raises:
-            UserError: a number is not finite.
+        The moment (dim, dim) is the sum of outer products of the features
+        minus their mean (dim,); the count is at least 1.
         """
         if not (np.isfinite(mean).all() and np.isfinite(moment).all()):
             raise _not_finite()

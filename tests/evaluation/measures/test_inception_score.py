@@ -68,8 +68,6 @@ def test_images_sorted_by_class_are_warned_about():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match=r"\(n, classes\)"):
-        inception_score(np.zeros(7))
     with pytest.raises(UserError, match="9 images do not make 10 splits"):
         inception_score(np.zeros((9, 4)))
     with pytest.raises(UserError, match="NaN"):

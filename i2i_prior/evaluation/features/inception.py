@@ -14,6 +14,7 @@ is linear, comes after its convolution, with fewer channels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,11 +102,11 @@ def features(p: Parameters, x: Array) -> dict[str, Array]:
     x = _unit(p, "Conv2d_1a_3x3", x, stride=2)
     x = _unit(p, "Conv2d_2a_3x3", x, "CROP")
     x = _unit(p, "Conv2d_2b_3x3", x, "SAME")
-    x = _max_pool(x)
+    x = max_pool(x)
     taps["64"] = x.mean((1, 2))
     x = _unit(p, "Conv2d_3b_1x1", x)
     x = _unit(p, "Conv2d_4a_3x3", x, "CROP")
-    x = _max_pool(x)
+    x = max_pool(x)
     taps["192"] = x.mean((1, 2))
     for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
         x = _block_a(p, block, x)
@@ -139,7 +140,7 @@ def _block_b(p: Parameters, name: str, x: Array) -> Array:
     double = _unit(p, f"{name}.entry", x)
     double = _unit(p, f"{name}.branch3x3dbl_2", double, "SAME")
     double = _unit(p, f"{name}.branch3x3dbl_3", double, stride=2)
-    return jnp.concatenate([three, double, _max_pool(x)], -1)
+    return jnp.concatenate([three, double, max_pool(x)], -1)
 
 
 def _block_c(p: Parameters, name: str, x: Array) -> Array:
@@ -158,14 +159,14 @@ def _block_d(p: Parameters, name: str, x: Array) -> Array:
     for part in ("2", "3"):
         seven = _unit(p, f"{name}.branch7x7x3_{part}", seven, "SAME")
     seven = _unit(p, f"{name}.branch7x7x3_4", seven, stride=2)
-    return jnp.concatenate([three, seven, _max_pool(x)], -1)
+    return jnp.concatenate([three, seven, max_pool(x)], -1)
 
 
 def _block_e(p: Parameters, name: str, x: Array) -> Array:
     if name == "Mixed_7c":
         units = _unit(p, f"{name}.entry", x)
         one, three, double = jnp.split(units, (320, 704), -1)
-        pool = _unit(p, f"{name}.branch_pool", _max_pool(x, 1, "SAME"))
+        pool = _unit(p, f"{name}.branch_pool", max_pool(x, 1, "SAME"))
     else:
         one, three, double, pool = _entry(p, name, x, (320, 384, 448))
     double = _unit(p, f"{name}.branch3x3dbl_2", double, "SAME")
@@ -185,7 +186,7 @@ def _entry(
     p: Parameters, name: str, x: Array, widths: tuple[int, int, int]
 ) -> list[Array]:
     """Outputs of the block's 1 x 1 units, the last after an average pool."""
-    found = _convolve(p[f"{name}.entry.kernel"], x)
+    found = convolve(p[f"{name}.entry.kernel"], x)
     bounds = np.cumsum(widths)
     *units, pool = jnp.split(found, bounds, -1)
     units.append(_average_pool(pool))
@@ -199,15 +200,16 @@ def _unit(
 ) -> Array:
     if padding == "CROP":
         # equal to VALID, 3 x 3, in a fourth of the time on XLA's CPU
-        found = _convolve(p[f"{name}.kernel"], x, "SAME")[:, 1:-1, 1:-1]
+        found = convolve(p[f"{name}.kernel"], x, "SAME")[:, 1:-1, 1:-1]
     else:
-        found = _convolve(p[f"{name}.kernel"], x, padding, stride)
+        found = convolve(p[f"{name}.kernel"], x, padding, stride)
     return jax.nn.relu(found + p[f"{name}.bias"])
 
 
-def _convolve(
-    kernel: Array, x: Array, padding: str = "VALID", stride: int = 1
+def convolve(
+    kernel: Array, x: Array, padding: Any = "VALID", stride: int = 1
 ) -> Array:
+    """Convolution of maps (N, H, W, C), the kernel (height, width, in, out)."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -219,9 +221,11 @@ def _convolve(
     )
 
 
-def _max_pool(x: Array, stride: int = 2, padding: str = "VALID") -> Array:
-    """Maximum over 3 x 3 pixels without padding."""
-    window, strides = (1, 3, 3, 1), (1, stride, stride, 1)
+def max_pool(
+    x: Array, stride: int = 2, padding: str = "VALID", side: int = 3
+) -> Array:
+    """Maximum over side x side pixels."""
+    window, strides = (1, side, side, 1), (1, stride, stride, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, padding)
 
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from i2i_prior.errors import UserError
+from i2i_prior.evaluation.features.inception import convolve, max_pool
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.state_dicts import read_state_dict
 
@@ -160,22 +160,14 @@ def _distances(
     trunk = _TRUNKS[name]
     for part, units in enumerate(trunk.slices):
         if part in trunk.pooled:
-            window = (1, trunk.pool, trunk.pool, 1)
-            x = lax.reduce_window(
-                x, -jnp.inf, lax.max, window, (1, 2, 2, 1), "VALID"
-            )
-        for index, (_, _, kernel, stride) in units.items():
+            x = max_pool(x, side=trunk.pool)
+        for index, (_, _, side, stride) in units.items():
             key = f"net.slice{part + 1}.{index}"
             # only AlexNet's first layer does not keep the size
-            edge = 2 if stride > 1 else kernel // 2
-            found = lax.conv_general_dilated(
-                x,
-                parameters[f"{key}.weight"],
-                (stride, stride),
-                ((edge, edge), (edge, edge)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=lax.Precision.HIGHEST,
-            )
+            edge = 2 if stride > 1 else side // 2
+            padding = ((edge, edge), (edge, edge))
+            kernel = parameters[f"{key}.weight"]
+            found = convolve(kernel, x, padding, stride)
             x = jax.nn.relu(found + parameters[f"{key}.bias"])
         unit = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + _EPSILON)
         first, second = jnp.split(unit, 2)

@@ -28,7 +28,8 @@ UNCOUNTED = 2**62 + 1
 class FeatureStatistics:
     """Count, mean and covariance of features of `dim` numbers each.
 
-    `features` names their origin ("thumbnails", ...), and is saved with them.
+    `features` names their origin ("thumbnails", ...), and is saved with them;
+    `moment` is the sum of centred outer products, (dim, dim) float64.
     """
 
     def __init__(self, dim: int, features: str = "") -> None:
@@ -38,7 +39,7 @@ class FeatureStatistics:
         self.features = features
         self.count = 0
         self._mean = np.zeros(self.dim)
-        self._moment = np.zeros((self.dim, self.dim))
+        self.moment = np.zeros((self.dim, self.dim))
 
     @classmethod
     def of(
@@ -58,7 +59,7 @@ class FeatureStatistics:
         made = cls(len(mean), features)
         made.count = int(count)
         made._mean = np.array(mean, np.float64)
-        made._moment = np.array(moment, np.float64)
+        made.moment = np.array(moment, np.float64)
         return made
 
     @classmethod
@@ -78,11 +79,6 @@ class FeatureStatistics:
         return cls.of(count, mean, moment, features)
 
     @property
-    def moment(self) -> np.ndarray:
-        """Sum of centred outer products, (dim, dim) float64; not a copy."""
-        return self._moment
-
-    @property
     def mean(self) -> np.ndarray:
         """Mean, (dim,) float64; UserError before the first feature."""
         self._check_not_empty()
@@ -92,7 +88,7 @@ class FeatureStatistics:
     def cov(self) -> np.ndarray:
         """Covariance, (dim, dim) float64, divided by count - 1; zeros for 1."""
         self._check_not_empty()
-        return self._moment / max(self.count - 1, 1)
+        return self.moment / max(self.count - 1, 1)
 
     def update(self, features: np.ndarray) -> None:
         """Adds a batch (n, dim) of any float type and any n, also 0 or 1.
@@ -122,15 +118,15 @@ class FeatureStatistics:
     def merge(self, other: FeatureStatistics) -> None:
         """Adds the same features of other images; `other` stays as it is."""
         if other.count:
-            self._join(other.count, other._mean, other._moment)
+            self._join(other.count, other._mean, other.moment)
 
     def _join(self, count: int, mean: np.ndarray, moment: np.ndarray) -> None:
         total = self.count + count
         delta = mean - self._mean
         self._mean = self._mean + delta * (count / total)
         weight = self.count * (count / total)
-        self._moment += moment
-        self._moment += np.outer(weight * delta, delta)
+        self.moment += moment
+        self.moment += np.outer(weight * delta, delta)
         self.count = total
 
     def _check_not_empty(self) -> None:

@@ -18,7 +18,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.measures.statistics import FeatureStatistics
+from i2i_prior.evaluation.measures.statistics import (
+    FeatureStatistics,
+    merged,
+)
 
 
 class BlockMoments:
@@ -89,9 +92,8 @@ class BlockMoments:
             # The rounding error of the mean moves from the moment to it.
             left = left / count
             moment -= np.outer(count * left, left)
-            name = self._blocks[block].features
             self._blocks[block].merge(
-                FeatureStatistics.of(int(count), mean + left, moment, name)
+                FeatureStatistics.of(int(count), mean + left, moment)
             )
 
 
@@ -130,14 +132,12 @@ def join_blocks(blocks: Sequence[FeatureStatistics]) -> list[FeatureStatistics]:
     """Statistics of each block over all processes, joined in their order."""
     found = []
     for block in blocks:
-        joined = FeatureStatistics(block.dim, block.features)
         mean = block.mean if block.count else np.zeros(block.dim)
         counts = gather(np.array([block.count], np.uint32))[:, 0]
-        means, moments = gather(mean), gather(block.moment)
-        for count, one, moment in zip(counts, means, moments, strict=True):
-            if count:
-                joined.merge(FeatureStatistics.of(int(count), one, moment))
-        found.append(joined)
+        every = zip(counts, gather(mean), gather(block.moment), strict=True)
+        parts = [FeatureStatistics.of(int(n), *rest) for n, *rest in every if n]
+        empty = FeatureStatistics(block.dim, block.features)
+        found.append(merged([empty, *parts]))
     return found
 
 

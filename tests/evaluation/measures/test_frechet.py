@@ -258,7 +258,7 @@ def test_refusals():
     with pytest.raises(UserError, match="at least 2 images"):
         frechet_distance(FeatureStatistics(4), good)
     broken = of(gaussian(50, 4, 0))
-    broken._moment[1, 1] = np.nan
+    broken.moment[1, 1] = np.nan
     for pair in ((broken, good), (good, broken)):
         with pytest.raises(UserError, match="NaN"):
             frechet_distance(*pair)

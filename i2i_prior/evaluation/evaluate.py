@@ -87,9 +87,15 @@ def evaluate_samples(
 
 
 def collect_reference(
-    config: ConfigDict, source: Source, spec: EvalSpec, mesh: Mesh | None = None
+    config: ConfigDict,
+    source: Source | None,
+    spec: EvalSpec,
+    mesh: Mesh | None = None,
+    size: int | None = None,
 ) -> Collected:
-    """Collects evaluate.reference; without one, the held-out crops.
+    """Collects evaluate.reference; without one, the crops of the source.
+
+    Images of the reference are brought to `size`, where it is given.
 
     Raises:
       UserError: where it is unusable, or lacks what the metrics need.
@@ -99,11 +105,13 @@ def collect_reference(
         return open_side(
             section.reference,
             spec.extractor,
+            size=size,
             moments=spec.moments,
             keep=spec.reference,
             mesh=mesh,
             batch_size=section.batch_size,
         )
+    assert source is not None
     count = section.num_samples // section.per_condition
     examples = held_out_examples(config, source, count)
     chunks = (SampleChunk(one["image"][:, None]) for one in examples)

@@ -46,10 +46,8 @@ from i2i_prior.evaluation.sampling import (
     SampleChunk,
     sample_images,
     sample_prompts,
-    sampling_settings,
 )
 from i2i_prior.evaluation.sets.collect import Collected
-from i2i_prior.evaluation.sets.reference import open_side
 from i2i_prior.evaluation.sets.statistics_files import is_statistics
 from i2i_prior.inference.encoder import load_encoder
 from i2i_prior.inference.generator import Generator
@@ -95,13 +93,20 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
     loaded = load_run(workdir, options.step, mesh=mesh)
     parameters, step = loaded.parameters, loaded.step or 0
     generator = Generator(make_task(config), mesh, spec.truncate)
-    settings = sampling_settings(
-        config,
-        step,
-        identity(workdir, step),
-        conditions.record,
-        spec.truncate,
-    )
+    settings = {
+        "step": step,
+        "checkpoint": identity(workdir, step),
+        "conditions": conditions.record,
+        "per_condition": config.evaluate.per_condition,
+        "num_samples": config.evaluate.num_samples,
+        "seed": config.seed,
+        "truncate": spec.truncate,
+        "sample": {
+            name: value
+            for name, value in config.sample.items()
+            if name not in ("conditions", "variations")
+        },
+    }
     folder = settings_folder(workdir / "evaluations", step, settings)
     store = SampleStore(folder, settings)
     with contextlib.ExitStack() as stack:
@@ -176,13 +181,10 @@ def _prompts(
             "text_encoder_sha256": hash_of(options.text_encoder),
         },
         partial(sample_prompts, config, prompts, encoder),
-        lambda mesh: open_side(
-            section.reference,
-            spec.extractor,
-            moments=spec.moments,
-            keep=spec.reference,
+        partial(
+            collect_reference,
+            *(config, None, spec),
             size=config.data.image_size,
-            mesh=mesh,
         ),
         lambda: embed_captions(
             section.weights, [prompt.caption for prompt in prompts]

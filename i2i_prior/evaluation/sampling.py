@@ -170,34 +170,3 @@ def sample_prompts(
         samples = store.chunk(first, last - first, partial(draw, first, last))
         report(last)
         yield SampleChunk(samples[:, None])
-
-
-def sampling_settings(
-    config: ConfigDict,
-    step: int,
-    checkpoint: str,
-    conditions: dict[str, Any],
-    truncate: bool = False,
-) -> dict[str, Any]:
-    """Settings that shape the samples, as plain values for a `SampleStore`.
-
-    Args:
-      config: of the run, with its overrides.
-      step, checkpoint: the step, and what tells it from others of this step.
-      conditions: record of the held-out images, or of the prompts.
-      truncate: see `Generator`.
-    """
-    return {
-        "step": step,
-        "checkpoint": checkpoint,
-        "conditions": conditions,
-        "per_condition": config.evaluate.per_condition,
-        "num_samples": config.evaluate.num_samples,
-        "seed": config.seed,
-        "truncate": truncate,
-        "sample": {
-            name: value
-            for name, value in config.sample.items()
-            if name not in ("conditions", "variations")
-        },
-    }

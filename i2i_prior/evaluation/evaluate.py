@@ -42,7 +42,6 @@ def evaluate_samples(
     *,
     mesh: Mesh | None = None,
     batch_size: int = 32,
-    consumers: Sequence[Consumer] = (),
     captions: Callable[[], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Measures samples while they are drawn.
@@ -55,7 +54,6 @@ def evaluate_samples(
       reference: collects the other side, with what `spec` needs.
       encoder: embeds for "fidelity", see `encoder_embedder`.
       mesh, batch_size: of the extractor, see `collect`.
-      consumers: called with every chunk.
       captions: embeds those of the samples, for "clip_score".
 
     Returns:
@@ -75,10 +73,9 @@ def evaluate_samples(
         encoder,
         feature_embedder(spec.extractor, batch_size),
     )
-    if matcher.functions:
-        consumers = [*consumers, matcher.add]
+    consume = matcher.add if matcher.functions else None
     generated = _collect(
-        chunks, spec, spec.generated, mesh, batch_size, consumers
+        chunks, spec, spec.generated, mesh, batch_size, consume
     )
     if spec.captions and captions is not None:
         generated.features[CAPTIONS] = captions()
@@ -131,10 +128,10 @@ def _collect(
     keep: Sequence[str],
     mesh: Mesh | None,
     batch_size: int,
-    consumers: Sequence[Consumer] = (),
+    consume: Consumer | None = None,
 ) -> Collected:
     return collect(
-        process_share(chunks, consumers),
+        process_share(chunks, consume),
         spec.extractor,
         mesh=mesh,
         batch_size=batch_size,
@@ -145,9 +142,9 @@ def _collect(
 
 
 def process_share(
-    chunks: Iterable[SampleChunk], consumers: Sequence[Consumer] = ()
+    chunks: Iterable[SampleChunk], consume: Consumer | None = None
 ) -> Iterator[np.ndarray]:
-    """Calls the consumers with each chunk, and passes samples on.
+    """Calls `consume` with each chunk, and passes samples on.
 
     Yields:
       uint8 (m, S, S, 3): the samples whose number is this process' modulo
@@ -156,7 +153,7 @@ def process_share(
     process, processes = jax.process_index(), jax.process_count()
     start = 0
     for chunk in chunks:
-        for consume in consumers:
+        if consume is not None:
             consume(chunk)
         samples = chunk.flat
         yield samples[(process - start) % processes :: processes]

@@ -39,8 +39,8 @@ from i2i_prior.evaluation.result import (
 )
 from i2i_prior.evaluation.sample_store import (
     SampleStore,
-    npz_writer,
     settings_folder,
+    write_npz,
 )
 from i2i_prior.evaluation.sampling import (
     SampleChunk,
@@ -53,6 +53,7 @@ from i2i_prior.inference.encoder import load_encoder
 from i2i_prior.inference.generator import Generator
 from i2i_prior.inference.load import load_run
 from i2i_prior.interop.files.hashing import hash_of
+from i2i_prior.io.disk import check_output
 from i2i_prior.io.progress import Progress
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.tasks.registry import make_task
@@ -83,6 +84,8 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
             f"{workdir} is a file; scores are written into a run directory, "
             "so give one"
         )
+    if options.npz:
+        check_output(options.npz)
     config = _config(options, overrides)
     if options.prompts:
         _drop_condition_metrics(config, options.metrics is not None)
@@ -109,18 +112,12 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
     }
     folder = settings_folder(workdir / "evaluations", step, settings)
     store = SampleStore(folder, settings)
-    with contextlib.ExitStack() as stack:
-        consumers = []
-        if options.npz and runtime.is_primary():
-            writer = npz_writer(Path(options.npz), config.evaluate.num_samples)
-            add = stack.enter_context(writer)
-            consumers.append(lambda chunk: add(chunk.flat))
-        progress = Progress(
-            config.evaluate.num_samples,
-            description="evaluating",
-            write=runtime.is_primary(),
-        )
-        stack.callback(progress.close)
+    progress = Progress(
+        config.evaluate.num_samples,
+        description="evaluating",
+        write=runtime.is_primary(),
+    )
+    with contextlib.closing(progress):
         result, picture = evaluate_samples(
             conditions.draw(generator, parameters, store, progress.update),
             spec,
@@ -128,11 +125,12 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
             encoder_embedder(generator, parameters, batch_size),
             mesh=mesh,
             batch_size=batch_size,
-            consumers=consumers,
             captions=conditions.captions,
         )
     if not runtime.is_primary():
         return 0
+    if options.npz:
+        write_npz(Path(options.npz), folder)
     result = with_sampling(config, step, result)
     result |= conditions.record if options.prompts else {}
     result["samples"] = folder.name

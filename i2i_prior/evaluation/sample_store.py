@@ -12,11 +12,10 @@ again leaves the same bytes as one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,52 +87,30 @@ def settings_folder(
     return folder
 
 
-@contextlib.contextmanager
-def npz_writer(
-    path: Path, count: int
-) -> Iterator[Callable[[np.ndarray], None]]:
-    """Writes an npz of images, as ADM's evaluator reads it, part by part.
+def write_npz(path: Path, folder: Path) -> None:
+    """Writes the samples of a store as ADM's evaluator reads them.
 
-    Its one array is arr_0, uint8 (count, H, W, 3). The file takes its name
-    when all images are written.
-
-    Yields:
-      add(images), to be called with uint8 (n, H, W, 3) in order.
+    That is an npz whose one array is arr_0, uint8 (N, H, W, 3).
 
     Raises:
-      UserError: where it cannot be written, or `count` images did not come.
+      UserError: where it cannot be written.
     """
-    left = count
+    files = sorted(folder.glob("*.npy"), key=lambda file: int(file.stem))
+    chunks = [np.load(file, mmap_mode="r") for file in files]
+    shape = (sum(map(len, chunks)), *chunks[0].shape[1:])
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    # ZipInfo has a fixed date: the same images are the same bytes.
+    info = zipfile.ZipInfo("arr_0.npy")
     with write_errors(path, _REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             atomic_path(path) as partial,
             zipfile.ZipFile(partial, "w") as archive,
-            # ZipInfo has a fixed date: the same images are the same bytes.
-            archive.open(
-                zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True
-            ) as entry,
+            archive.open(info, "w", force_zip64=True) as entry,
         ):
-
-            def add(images: np.ndarray) -> None:
-                nonlocal left
-                if left == count:
-                    np.lib.format.write_array_header_1_0(
-                        entry,  # type: ignore[arg-type]
-                        {
-                            "descr": "|u1",
-                            "fortran_order": False,
-                            "shape": (count, *images.shape[1:]),
-                        },
-                    )
-                left -= len(images)
-                entry.write(np.ascontiguousarray(images).tobytes())
-
-            yield add
-            if left:
-                raise UserError(
-                    f"{count - left} images came for {path}, not {count}"
-                )
+            np.lib.format.write_array_header_1_0(entry, header)  # type: ignore[arg-type]
+            for images in chunks:
+                entry.write(images.tobytes())
 
 
 def _read(path: Path, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import zipfile
 
@@ -15,8 +16,8 @@ from i2i_prior.errors import UserError
 from i2i_prior.evaluation import sample_store, sampling
 from i2i_prior.evaluation.sample_store import (
     SampleStore,
-    npz_writer,
     settings_folder,
+    write_npz,
 )
 from i2i_prior.evaluation.sampling import held_out_examples, sample_images
 from i2i_prior.inference.generator import Generator
@@ -149,11 +150,13 @@ def test_samples_divide_into_conditions(tiny, source):
 
 def test_npz_is_what_adm_reads(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
-    for name in ("one.npz", "two.npz"):
-        with npz_writer(tmp_path / "out" / name, 5) as add:
-            add(images[:2])
-            add(images[2:])
     one, two = (tmp_path / "out" / name for name in ("one.npz", "two.npz"))
+    for path, starts in ((one, (0, 2, 5)), (two, (0, 3, 5))):
+        store = SampleStore(tmp_path / path.stem)
+        for start, end in itertools.pairwise(starts):
+            some = images[start:end]
+            store.chunk(start, len(some), lambda some=some: some)
+        write_npz(path, store.folder)
     assert one.read_bytes() == two.read_bytes()
     with np.load(one, allow_pickle=False) as file:
         assert file.files == ["arr_0"]
@@ -161,22 +164,17 @@ def test_npz_is_what_adm_reads(tmp_path):
     assert zipfile.ZipFile(one).testzip() is None
 
 
-def test_npz_is_there_whole_or_not_at_all(tmp_path):
-    images = np.zeros((2, 4, 4, 3), np.uint8)
-    with (
-        pytest.raises(UserError, match="2 images came"),
-        npz_writer(tmp_path / "a.npz", 3) as add,
-    ):
-        add(images)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        npz_writer(tmp_path / "b.npz", 2) as add,
-    ):
+def test_npz_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    store = SampleStore(tmp_path / "samples")
+    store.chunk(0, 2, lambda: np.zeros((2, 4, 4, 3), np.uint8))
+
+    def interrupted(*_):
         raise KeyboardInterrupt
-    assert list(tmp_path.iterdir()) == []
+
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(UserError, match="cannot write"),
-        npz_writer(tmp_path / "file" / "c.npz", 2),
-    ):
-        pass
+    with pytest.raises(UserError, match="cannot write"):
+        write_npz(tmp_path / "file" / "c.npz", store.folder)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_npz(tmp_path / "b.npz", store.folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "samples"]

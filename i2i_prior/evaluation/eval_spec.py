@@ -102,11 +102,7 @@ class EvalSpec:
         return protocol.get("rounding") == "truncate"
 
     def check_count(self, count: int) -> None:
-        """Refuses too few images before any work is done on them.
-
-        Raises:
-            UserError: names the metric and the images that it needs.
-        """
+        """Refuses too few images for a metric before any work on them."""
         dim = self.extractor.taps[self.extractor.first]
         for name in self.metrics:
             least = METRICS[name].fewest(dim)
@@ -140,8 +136,7 @@ def _taps(metrics: Sequence[str], *kinds: str) -> tuple[str, ...]:
 def parse_metrics(text: str) -> tuple[str, ...]:
     """Names of a list such as "fd,match": first those of conditions.
 
-    Raises:
-      UserError: for a name that is no metric, or none at all.
+    UserError for a name that is no metric, or none at all.
     """
     names = unique(name.strip() for name in text.split(",") if name.strip())
     check_metrics(names)

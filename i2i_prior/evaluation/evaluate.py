@@ -223,11 +223,7 @@ def compare(
 def check_sizes(
     reference: tuple[int, int] | None, generated: tuple[int, int] | None
 ) -> None:
-    """Refuses sides of two resolutions, (height, width), where both are known.
-
-    Raises:
-        UserError: names the two.
-    """
+    """Refuses sides of two known resolutions, (height, width)."""
     if reference and generated and reference != generated:
         (h, w), (other_h, other_w) = reference, generated
         raise UserError(

@@ -247,11 +247,7 @@ METRICS: dict[str, Metric] = {
 
 
 def lower_is_better(result: str) -> bool:
-    """Direction of a result by its name, as "FD-colourtexture".
-
-    Raises:
-      UserError: where it has none.
-    """
+    """Direction of a result, as "FD-colourtexture"; UserError without one."""
     directions = dict(PAIR_DIRECTIONS)
     for metric in METRICS.values():
         directions |= metric.lower_is_better

@@ -84,8 +84,7 @@ def pair_functions(
 ) -> dict[str, PairFunction]:
     """Functions of some PAIRS, by the name of their result, "LPIPS-alex".
 
-    Raises:
-        UserError: LPIPS without weights, or with others.
+    UserError for LPIPS without weights, or with others.
     """
     found = {name.upper(): _PLAIN[name] for name in metrics if name in _PLAIN}
     if _LPIPS in metrics:

@@ -65,10 +65,8 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def subset(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     """Random subset of `count` prompts, in the order of the list.
 
-    A greater `count` of the same seed contains the smaller one.
-
-    Raises:
-      UserError: where there are fewer.
+    A greater `count` of the same seed contains the smaller one. UserError where
+    there are fewer.
     """
     if not 1 <= count <= len(prompts):
         raise UserError(

@@ -32,10 +32,9 @@ _SIDE = 96  # pixels, about, of an image in it
 
 
 def write_result(path: str | Path, result: Mapping[str, Any]) -> None:
-    """Writes a result as JSON atomically; numbers that are not finite as null.
+    """Writes a result as JSON, atomically, or raises UserError.
 
-    Raises:
-        UserError: nothing can be written there.
+    Numbers that are not finite become null.
     """
     plain = nan_to_null(dict(result))
     text = json.dumps(plain, indent=1, allow_nan=False, default=np.generic.item)
@@ -76,11 +75,7 @@ def with_sampling(
 def write_evaluation(
     path: Path, result: dict[str, Any], picture: np.ndarray | None
 ) -> None:
-    """Writes both files of a run, each atomically; the numbers come last.
-
-    Raises:
-      UserError: where they cannot be written.
-    """
+    """Writes both files of a run, each atomically; the numbers come last."""
     if picture is not None:
         image_grid.save_png(path.with_suffix(".png"), picture)
     write_result(path, result)

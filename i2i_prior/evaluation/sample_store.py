@@ -50,10 +50,8 @@ class SampleStore:
     ) -> np.ndarray:
         """Samples `start` to `start + count`, uint8 (count, S, S, 3).
 
-        Drawn by `draw` where they are not in the store.
-
-        Raises:
-          UserError: where a file is damaged or the disk is full.
+        Drawn by `draw` where they are not in the store; UserError where a file
+        is damaged or the disk is full.
         """
         if self.folder is None:
             return draw()
@@ -90,10 +88,8 @@ def settings_folder(
 def write_npz(path: Path, folder: Path) -> None:
     """Writes the samples of a store as ADM's evaluator reads them.
 
-    That is an npz whose one array is arr_0, uint8 (N, H, W, 3).
-
-    Raises:
-      UserError: where it cannot be written.
+    That is an npz whose one array is arr_0, uint8 (N, H, W, 3). UserError where
+    it cannot be written.
     """
     files = sorted(folder.glob("*.npy"), key=lambda file: int(file.stem))
     chunks = [np.load(file, mmap_mode="r") for file in files]

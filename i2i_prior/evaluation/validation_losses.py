@@ -56,18 +56,19 @@ def estimate(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), float(spread / np.sqrt(len(values)))
 
 
+def _estimates(key: str, values: np.ndarray) -> dict[str, float]:
+    mean, error = estimate(values)
+    return {key: mean, f"{key}_standard_error": error}
+
+
 def scalars(tables: dict[str, Losses], shares: np.ndarray) -> dict[str, float]:
     """Scalars for metrics.jsonl: "validation/KIND_MEAN" and, of each,
     "..._standard_error"; KIND is ema or raw, MEAN uniform or training."""
-    found = {}
+    found: dict[str, float] = {}
     for kind, table in tables.items():
-        means = {
-            "uniform": table.uniform(),
-            "training": table.training(shares),
-        }
-        for name, values in means.items():
-            key = f"{FOLDER}/{kind}_{name}"
-            found[key], found[f"{key}_standard_error"] = estimate(values)
+        key = f"{FOLDER}/{kind}"
+        found |= _estimates(f"{key}_uniform", table.uniform())
+        found |= _estimates(f"{key}_training", table.training(shares))
     return found
 
 
@@ -105,9 +106,8 @@ def write(
     for index, (time, share) in enumerate(zip(times, shares, strict=True)):
         level = {"time": float(time), "share": float(share)}
         for kind, table in tables.items():
-            mean, error = estimate(table.mse[:, index].astype(np.float64))
-            level[f"{kind}_mse"] = mean
-            level[f"{kind}_mse_standard_error"] = error
+            errors = table.mse[:, index].astype(np.float64)
+            level |= _estimates(f"{kind}_mse", errors)
         levels.append(level)
     found = scalars(tables, shares)
     summary = {"step": step, **about, "losses": found, "levels": levels}
@@ -116,11 +116,7 @@ def write(
 
 
 def read(workdir: Path, step: int) -> dict[str, Losses]:
-    """Reads the tables of a step, "ema" and "raw".
-
-    Raises:
-      UserError: if they are missing or damaged.
-    """
+    """Tables of a step, "ema" and "raw"; UserError if missing or damaged."""
     file = document(workdir, step).with_suffix(".npz")
     try:
         with np.load(file, allow_pickle=False) as stored:

@@ -74,11 +74,7 @@ def open_extractor(
 
 
 def pixel_extractor(spec: str) -> Extractor:
-    """Extractor of a NumPy function, see `load_features`.
-
-    Raises:
-        UserError: there is no such function, or it does not return (n, d).
-    """
+    """Extractor of a NumPy function; errors are those of `load_features`."""
     found = load_features(spec)
     probe = np.random.default_rng(0).integers(0, 256, _PROBE).astype(np.uint8)
     dim = found(probe).shape[1]

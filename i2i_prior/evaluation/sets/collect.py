@@ -147,22 +147,15 @@ def collect(
         for tap, rows in kept.items()
     }
     if share[1] > 1 and jax.process_count() > 1:
-        return _join_processes(parts, features, digests, size)
-    return _collected(parts, features, digests, size)
-
-
-def _collected(
-    blocks: dict[str, list[FeatureStatistics]],
-    features: dict[str, np.ndarray],
-    digests: list[bytes],
-    size: tuple[int, int] | None,
-) -> Collected:
+        parts, features, digests, size = _join_processes(
+            parts, features, digests, size
+        )
     if not digests:
         raise UserError("there is no image to measure; add images first.")
     return Collected(
-        {tap: merged(parts) for tap, parts in blocks.items()},
+        {tap: merged(statistics) for tap, statistics in parts.items()},
         {tap: rows.astype(np.float32) for tap, rows in features.items()},
-        {tap: parts for tap, parts in blocks.items() if len(parts) > 1},
+        parts if blocks > 1 else {},
         len(digests),
         hashlib.sha256(b"".join(digests)).hexdigest(),
         size,
@@ -242,19 +235,21 @@ def _join_processes(
     features: dict[str, np.ndarray],
     digests: list[bytes],
     size: tuple[int, int] | None,
-) -> Collected:
-    """Joins the shares of all processes in their order."""
+) -> tuple[Any, ...]:
+    """These, joined over the processes in their order."""
     facts = np.array([len(digests), *(size or (0, 0))], np.uint32)
     every_fact = gather(facts).tolist()
     counts = [count for count, _, _ in every_fact]
     sizes = list(dict.fromkeys((h, w) for count, h, w in every_fact if count))
     if len(sizes) > 1:
         raise mixed_sizes(*sizes[:2])
-    joined = {tap: join_blocks(parts) for tap, parts in blocks.items()}
-    rows = {tap: interleave(f, counts) for tap, f in features.items()}
     own = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-    every = [bytes(digest) for digest in interleave(own, counts)]
-    return _collected(joined, rows, every, sizes[0] if sizes else None)
+    return (
+        {tap: join_blocks(parts) for tap, parts in blocks.items()},
+        {tap: interleave(rows, counts) for tap, rows in features.items()},
+        [bytes(digest) for digest in interleave(own, counts)],
+        sizes[0] if sizes else None,
+    )
 
 
 def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

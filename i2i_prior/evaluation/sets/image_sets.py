@@ -91,10 +91,8 @@ class ImageSet:
     def shape(self) -> tuple[int, int] | None:
         """Height and width of all images; None where none can be read.
 
-        Reads the headers, so that no hour of work ends in a refusal.
-
-        Raises:
-            UserError: the images are of several sizes.
+        Reads the headers, so that no hour of work ends in a refusal: UserError
+        where the images are of several sizes.
         """
         if self.size is not None:
             return self.size, self.size
@@ -115,11 +113,7 @@ class ImageSet:
         return pixels
 
     def captions(self) -> dict[int, str]:
-        """First caption of each image, by index.
-
-        Raises:
-            UserError: one has none.
-        """
+        """First caption of each image, by index; UserError where one lacks."""
         found = {}
         for index, texts in zip(
             self.indices.tolist(), self._each(self._captions), strict=True

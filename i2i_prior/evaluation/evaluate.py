@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from i2i_prior.data.record import Source
@@ -40,7 +39,6 @@ def evaluate_samples(
     reference: Callable[[], Collected],
     encoder: Embedder | None = None,
     *,
-    mesh: Mesh | None = None,
     batch_size: int = 32,
     captions: Callable[[], np.ndarray] | None = None,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -53,7 +51,7 @@ def evaluate_samples(
       spec: the metrics.
       reference: collects the other side, with what `spec` needs.
       encoder: embeds for "fidelity", see `encoder_embedder`.
-      mesh, batch_size: of the extractor, see `collect`.
+      batch_size: of the extractor, see `collect`.
       captions: embeds those of the samples, for "clip_score".
 
     Returns:
@@ -74,9 +72,7 @@ def evaluate_samples(
         feature_embedder(spec.extractor, batch_size),
     )
     consume = matcher.add if matcher.functions else None
-    generated = _collect(
-        chunks, spec, spec.generated, mesh, batch_size, consume
-    )
+    generated = _collect(chunks, spec, spec.generated, batch_size, consume)
     if spec.captions and captions is not None:
         generated.features[CAPTIONS] = captions()
     result = compare(spec, reference(), generated, matcher.finish())
@@ -87,7 +83,6 @@ def collect_reference(
     config: ConfigDict,
     source: Source | None,
     spec: EvalSpec,
-    mesh: Mesh | None = None,
     size: int | None = None,
 ) -> Collected:
     """Collects evaluate.reference; without one, the crops of the source.
@@ -105,14 +100,13 @@ def collect_reference(
             size=size,
             moments=spec.moments,
             keep=spec.reference,
-            mesh=mesh,
             batch_size=section.batch_size,
         )
     assert source is not None
     count = section.num_samples // section.per_condition
     examples = held_out_examples(config, source, count)
     chunks = (SampleChunk(one["image"][:, None]) for one in examples)
-    side = _collect(chunks, spec, spec.reference, mesh, section.batch_size)
+    side = _collect(chunks, spec, spec.reference, section.batch_size)
     side.provenance = {
         "file": config.data.held_out or config.data.source,
         "format": "held-out crops",
@@ -126,14 +120,12 @@ def _collect(
     chunks: Iterable[SampleChunk],
     spec: EvalSpec,
     keep: Sequence[str],
-    mesh: Mesh | None,
     batch_size: int,
     consume: Consumer | None = None,
 ) -> Collected:
     return collect(
         process_share(chunks, consume),
         spec.extractor,
-        mesh=mesh,
         batch_size=batch_size,
         moments=spec.moments,
         keep=keep,

@@ -66,13 +66,13 @@ class _Conditions:
     Attributes:
       record: of the conditions, plain values.
       draw: (generator, parameters, store, report) -> chunks of samples.
-      reference: collects the other side over a mesh.
+      reference: collects the other side.
       captions: embeds the conditions, where they are prompts.
     """
 
     record: dict[str, Any]
     draw: Callable[..., Iterator[SampleChunk]]
-    reference: Callable[[Mesh], Collected]
+    reference: Callable[[], Collected]
     captions: Callable[[], np.ndarray] | None = None
 
 
@@ -121,9 +121,8 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
         result, picture = evaluate_samples(
             conditions.draw(generator, parameters, store, progress.update),
             spec,
-            lambda: conditions.reference(mesh),
+            conditions.reference,
             encoder_embedder(generator, parameters, batch_size),
-            mesh=mesh,
             batch_size=batch_size,
             captions=conditions.captions,
         )

@@ -73,7 +73,7 @@ def collect(
     batches: Iterable[np.ndarray],
     extractor: Extractor,
     *,
-    mesh: Mesh | None = None,
+    devices: Sequence[jax.Device] | None = None,
     batch_size: int = 32,
     keep: Sequence[str] = (),
     moments: Sequence[str] | None = None,
@@ -86,7 +86,7 @@ def collect(
     Args:
         batches: uint8 (n, H, W, 3) of any n and one size; every row counts,
             exactly once.
-        mesh: its devices of this process work; None for all of them.
+        devices: of this process; None for all of them.
         batch_size: images that the extractor sees at once, rounded up to a
             multiple of the devices.
         keep: taps whose features are kept.
@@ -102,7 +102,7 @@ def collect(
         UserError: images of two sizes, no image, or features that are not
             finite.
     """
-    pipe = _ExtractorPipe(extractor, mesh, batch_size)
+    pipe = _ExtractorPipe(extractor, devices or jax.local_devices(), batch_size)
     moments = (extractor.first,) if moments is None else tuple(moments)
     taps = {
         tap: BlockMoments(extractor, tap, blocks, share, pipe.rows)
@@ -173,9 +173,8 @@ class _ExtractorPipe:
     """Extraction of features on the devices of this process."""
 
     def __init__(
-        self, extractor: Extractor, mesh: Mesh | None, batch: int
+        self, extractor: Extractor, devices: Sequence[jax.Device], batch: int
     ) -> None:
-        devices = jax.local_devices() if mesh is None else mesh.local_devices
         local = Mesh(np.array(devices), (_BATCH,), axis_types=(AxisType.Auto,))
         self.rows = NamedSharding(local, PartitionSpec(_BATCH))
         self.batch = -(-batch // len(devices)) * len(devices)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
@@ -67,7 +66,6 @@ def open_side(
     keep: Sequence[str] = (),
     blocks: int = 1,
     cached: bool = True,
-    mesh: Mesh | None = None,
     batch_size: int = 32,
     progress: Callable[[int], Any] | None = None,
 ) -> Collected:
@@ -84,7 +82,7 @@ def open_side(
             are those of the images in it, as in ADM's files.
         cached: reads and writes the cache of statistics, which has neither
             features nor blocks.
-        mesh, batch_size, progress: see `collect`.
+        batch_size, progress: see `collect`.
 
     Raises:
         UserError: nothing usable is there, or it does not fit the extractor.
@@ -123,7 +121,6 @@ def open_side(
     made = collect(
         here.batches(),
         extractor,
-        mesh=mesh,
         batch_size=batch_size,
         keep=keep,
         moments=moments,

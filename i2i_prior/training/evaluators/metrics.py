@@ -66,7 +66,6 @@ class Metrics(Evaluator):
             spec,
             lambda: self._reference,
             encoder_embedder(generator, parameters, section.batch_size),
-            mesh=generator.mesh,
             batch_size=section.batch_size,
         )
         progress.close()
@@ -87,10 +86,7 @@ class Metrics(Evaluator):
     def _reference(self) -> Collected:
         """Statistics that samples are compared with, collected once a run."""
         return collect_reference(
-            self.context.config,
-            self._source,
-            self.context.eval_spec,
-            self.context.mesh,
+            self.context.config, self._source, self.context.eval_spec
         )
 
 

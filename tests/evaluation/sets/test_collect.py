@@ -12,7 +12,6 @@ from i2i_prior.evaluation.features.registry import pixel_extractor
 from i2i_prior.evaluation.measures.frechet import frechet_distance
 from i2i_prior.evaluation.measures.statistics import FeatureStatistics
 from i2i_prior.evaluation.sets.collect import BLOCKS, collect
-from i2i_prior.parallel.mesh import make_mesh
 
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.integers(0, 256, (403, 4, 4, 3)).astype(np.uint8)
@@ -51,11 +50,10 @@ def windows(monkeypatch):
 
 @pytest.mark.parametrize(("devices", "batch"), [(1, 7), (2, 32), (4, 30)])
 def test_any_mesh_and_batch_size_give_the_same(windows, devices, batch):
-    mesh = make_mesh(devices=jax.devices()[:devices])
     found = collect(
         [IMAGES[:5], IMAGES[5:6], IMAGES[6:]],
         TOY,
-        mesh=mesh,
+        devices=jax.devices()[:devices],
         batch_size=batch,
         keep=("narrow",),
     )

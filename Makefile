@@ -10,22 +10,28 @@ export JAX_PLATFORMS ?=
 
 .PHONY: quickstart test lint bench clean
 
-$(VENV)/.installed: pyproject.toml
+# Modules are compiled when first imported: most of what is installed is not.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e .
+	$(PIP) --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed tests/peers.txt
-	$(BIN)/python -m pip install --quiet -e '.[test]'
-	$(BIN)/python -m pip install --quiet --no-deps -r tests/peers.txt
-	touch $@
+$(VENV)/.installed-test: pyproject.toml tests/peers.txt | $(BIN)/python
+	$(PIP) -e '.[test]'
+	$(PIP) --no-deps -r tests/peers.txt
+	touch $(VENV)/.installed $@
 
 quickstart: $(VENV)/.installed
 	BIN=$(BIN) RUN=$(RUN) sh launch/quickstart.sh
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+		--no-loadscope-reorder --durations=10
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -6,24 +6,20 @@ function of (data set, options, step), as in `pipeline`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
-from i2i_prior.data.broken import Batch
+from i2i_prior.data.broken import MAX_SUBSTITUTES, Batch, with_substitutes
+from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.manifest import Manifest, read_manifest
-from i2i_prior.data.order import Order, Shuffled
+from i2i_prior.data.order import Shuffled
 from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources.arrayrecord import ShardReader
 from i2i_prior.errors import UserError
-
-_MAX_SUBSTITUTES = 64
 
 
 class CachedSource:
@@ -71,6 +67,13 @@ class CachedSource:
         """Records as they are stored; raises OSError where one is damaged."""
         return self._reader.read(indices)
 
+    def arrays(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Arrays of records; raises BrokenImage where one is damaged."""
+        try:
+            return list(map(self.manifest.layout.arrays, self.read(indices)))
+        except (OSError, ValueError) as error:
+            raise BrokenImage(str(error)) from error
+
 
 class CachedPipeline(Batches):
     """Batches of prepared examples, or one host's rows of them.
@@ -103,45 +106,30 @@ class CachedPipeline(Batches):
         rows: Sequence[int] | None = None,
         **prefetching: int,
     ) -> None:
-        read = _Reader(
-            source,
-            Shuffled(len(source), seed),
-            embedding,
-            batch_size,
-            seed,
-            flip,
-            tuple(range(batch_size) if rows is None else rows),
-        )
-        # By steps, not examples: records are read many at a time.
-        super().__init__(
-            grain.MapDataset.range(sys.maxsize).map(read), **prefetching
-        )
+        super().__init__(**prefetching)
+        self._source, self._field = source, f"embedding/{embedding}"
+        self._batch_size, self._seed, self._flip = batch_size, seed, flip
+        self._rows = list(range(batch_size) if rows is None else rows)
+        self._order = Shuffled(len(source), seed)
 
-
-@dataclass(frozen=True)
-class _Reader:
-    """Step -> batch; see `CachedPipeline`."""
-
-    source: CachedSource
-    order: Order
-    embedding: str
-    batch_size: int
-    seed: int
-    flip: float
-    rows: tuple[int, ...]
-
-    def __call__(self, step: int) -> Batch:
-        start = step * self.batch_size
-        numbers = [self.order[start + row] for row in self.rows]
-        examples, shown = self._examples(numbers, start)
+    def batch(self, step: int) -> Batch:
+        """See `Batches`; records are read many at a time."""
+        if step < 0:
+            raise IndexError(f"step {step} is negative")
+        start = step * self._batch_size
+        numbers = [self._order[start + row] for row in self._rows]
+        try:
+            examples, shown = self._source.arrays(numbers), numbers
+        except BrokenImage:
+            examples, shown = zip(
+                *map(self._readable, numbers, (start + r for r in self._rows)),
+                strict=True,
+            )
         # Drawn for the whole batch, so that no row depends on the hosts.
-        rng = np.random.default_rng((self.seed, step, 3))
-        draws = rng.random(self.batch_size)[list(self.rows)]
-        variants = (draws < self.flip).astype(int)
-        fields = {
-            "latent": "latent",
-            "embedding": f"embedding/{self.embedding}",
-        }
+        rng = np.random.default_rng((self._seed, step, 3))
+        draws = rng.random(self._batch_size)[self._rows]
+        variants = (draws < self._flip).astype(int)
+        fields = {"latent": "latent", "embedding": self._field}
         batch = {
             name: np.stack(
                 [e[field][v] for e, v in zip(examples, variants, strict=True)]
@@ -152,36 +140,17 @@ class _Reader:
         broken = np.where(last == first, -1, first).astype(np.int32)
         return {**batch, "index": last, "broken": broken}
 
-    def _examples(
-        self, numbers: list[int], start: int
-    ) -> tuple[list[dict[str, Any]], list[int]]:
-        """The examples, with substitutes for damaged ones."""
-        layout = self.source.manifest.layout
-        try:
-            stored = self.source.read(numbers)
-            return [layout.arrays(data) for data in stored], numbers
-        except (OSError, ValueError):
-            pass
-        examples, shown = [], []
-        for row, number in zip(self.rows, numbers, strict=True):
-            rng = np.random.default_rng((self.seed, start + row, 4))
-            number, example = self._readable(number, rng)
-            shown.append(number)
-            examples.append(example)
-        return examples, shown
-
-    def _readable(
-        self, first: int, rng: np.random.Generator
-    ) -> tuple[int, dict[str, Any]]:
-        """`first`, or a substitute for it, and its arrays."""
-        number = first
-        for _ in range(_MAX_SUBSTITUTES + 1):
-            try:
-                (data,) = self.source.read([number])
-                return number, self.source.manifest.layout.arrays(data)
-            except (OSError, ValueError):
-                number = int(rng.integers(len(self.source)))
-        raise UserError(
-            f"Example {first} of {self.source.manifest.folder} and "
-            f"{_MAX_SUBSTITUTES} substitutes are damaged: prepare it again."
+    def _readable(self, first: int, index: int) -> tuple[dict[str, Any], int]:
+        """Arrays of a record or of a substitute for it, and its number."""
+        made = with_substitutes(
+            lambda number, rng: self._source.arrays([number])[0],
+            first,
+            len(self._source),
+            (self._seed, index, 4),
         )
+        if made is None:
+            raise UserError(
+                f"Example {first} of {self._source.manifest.folder} and "
+                f"{MAX_SUBSTITUTES} substitutes are damaged: prepare it again."
+            )
+        return made

@@ -1,24 +1,27 @@
 """The batch of a step: a pure function of (source, options, step).
 
-A chain of Grain datasets: shuffled, mixed record numbers (`order`), batches of
-them (`transforms`), prefetch in threads and processes (`prefetch`). Example
-number n = step * batch_size + row takes all its random numbers from a
-generator seeded with (seed, n). So there is no iterator state: a run resumes
-at any step, and the global batch is the same on any number of hosts, worker
-processes and threads.
+Shuffled, mixed record numbers (`order`), pixels (`transforms`), prefetch in
+threads and processes (`prefetch`). Example number n = step * batch_size + row
+takes all its random numbers from a generator seeded with (seed, n). So there
+is no iterator state: a run resumes at any step, and the global batch is the
+same on any number of hosts, worker processes and threads.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import grain
 import numpy as np
 
-from i2i_prior.data.broken import Batch, describe, read_record
+from i2i_prior.data.broken import (
+    MAX_SUBSTITUTES,
+    Batch,
+    describe,
+    read_record,
+    with_substitutes,
+)
 from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.crops import Size
 from i2i_prior.data.decode_image import BrokenImage
@@ -38,8 +41,6 @@ from i2i_prior.data.transforms import (
     require_share,
 )
 from i2i_prior.errors import UserError
-
-_MAX_SUBSTITUTES = 64
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,9 @@ class DataOptions:
             TypeError: an option is unknown.
             UserError: a value is out of its range.
         """
-        own = {n: v for n, v in options.items() if n not in OPTIONS}
-        drawn = {n: v for n, v in options.items() if n in OPTIONS}
+        drawn = {n: options.pop(n) for n in OPTIONS.keys() & options.keys()}
         transforms = make_transforms(**drawn)
-        return cls(image_size, batch_size, transforms=transforms, **own)
+        return cls(image_size, batch_size, transforms=transforms, **options)
 
 
 class Pipeline(Batches):
@@ -126,40 +126,26 @@ class Pipeline(Batches):
         rows = tuple(everything if rows is None else rows)
         if not rows or not set(rows) <= set(everything):
             raise ValueError(f"rows {rows} are not in {everything}")
-        order: Order | None = buckets
-        if order is None:
-            order = order_of(source, options.seed, options.shuffle)
-        make = BatchMaker(source, order, options, rows, buckets)
-        super().__init__(
-            grain.MapDataset.range(sys.maxsize).map(make),
-            options.threads,
-            options.workers,
-            options.prefetch,
-        )
+        super().__init__(options.threads, options.workers, options.prefetch)
+        self._source, self._options = source, options
+        self._rows, self._buckets = rows, buckets
+        self._order: Order | None = buckets
+        if self._order is None:
+            self._order = order_of(source, options.seed, options.shuffle)
 
+    def batch(self, step: int) -> Batch:
+        """See `Batches`.
 
-@dataclass(frozen=True)
-class BatchMaker:
-    """Step -> batch of images; see `Pipeline`.
-
-    An element of the Grain dataset is a batch, not an example: each further
-    map and batch of Grain 0.2.18 takes about 10 us an example, and its
-    `random_map` and `filter` cannot replace a broken record by one that its
-    own generator draws, at its own place in the batch.
-    """
-
-    source: Source
-    order: Order
-    options: DataOptions
-    rows: tuple[int, ...]
-    buckets: Buckets | None = None
-
-    def __call__(self, step: int) -> Batch:
-        shape: Size = self.options.image_size
-        if self.buckets is not None:
-            shape = self.buckets.shape(step)
-        start = step * self.options.batch_size
-        examples = [self._example(start + row, shape) for row in self.rows]
+        Not a chain of Grain maps: each takes about 10 us an example (0.2.18),
+        and its `random_map` and `filter` cannot replace a broken record by
+        one that its own generator draws, at its own place in the batch.
+        """
+        if step < 0:
+            raise IndexError(f"step {step} is negative")
+        buckets, options = self._buckets, self._options
+        shape = options.image_size if buckets is None else buckets.shape(step)
+        start = step * options.batch_size
+        examples = [self._example(start + row, shape) for row in self._rows]
         return {
             name: np.stack([example[name] for example in examples])
             for name in examples[0]
@@ -167,46 +153,47 @@ class BatchMaker:
 
     def _example(self, index: int, shape: Size) -> dict[str, np.ndarray]:
         """Example `index` of the run, with a substitute if it is broken."""
-        options = self.options
-        record = first = self.order[index]
-        for substitutes in range(_MAX_SUBSTITUTES + 1):
-            # A broken image takes no draws, wherever it breaks. Its substitute
-            # is drawn, not the next in order: damage comes in runs, as when a
-            # download broke off.
-            rng = np.random.default_rng((options.seed, index))
-            for _ in range(substitutes):
-                record = int(rng.integers(len(self.source)))
-            try:
-                example = self._arrays(record, index, shape, rng)
-            except BrokenImage:
-                continue
-            example["index"] = np.array(record, np.int32)
-            broken = -1 if record == first else first
-            example["broken"] = np.array(broken, np.int32)
-            return example
-        raise UserError(
-            f"There is no readable image: {_MAX_SUBSTITUTES} substitutes for "
-            f"{describe(self.source, first)} were broken too, so check the "
-            "image source and data options min_side and pair."
+        first = self._order[index]  # type: ignore[index]
+        key = self._options.seed, index
+        made = with_substitutes(
+            lambda record, rng: self._arrays(record, key, shape, rng),
+            first,
+            len(self._source),
+            key,
         )
+        if made is None:
+            raise UserError(
+                f"There is no readable image: {MAX_SUBSTITUTES} substitutes "
+                f"for {describe(self._source, first)} were broken too, so "
+                "check the image source and data options min_side and pair."
+            )
+        example, record = made
+        example["index"] = np.array(record, np.int32)
+        broken = -1 if record == first else first
+        example["broken"] = np.array(broken, np.int32)
+        return example
 
     def _arrays(
-        self, number: int, index: int, shape: Size, rng: np.random.Generator
+        self,
+        number: int,
+        key: tuple[int, int],
+        shape: Size,
+        rng: np.random.Generator,
     ) -> dict[str, np.ndarray]:
         """Arrays of record `number`; raises BrokenImage."""
-        options = self.options
-        record = read_record(self.source, number)
+        options = self._options
+        record = read_record(self._source, number)
         picture = open_image(record)
         height, width = picture.height, picture.width
         if min(height, width) < options.min_side:
             raise BrokenImage("is smaller than the crop")
         draft = Draft(height, width, shape)
-        apply(options.transforms, draft, rng, (options.seed, index))
+        apply(options.transforms, draft, rng, key)
         example = render(draft, record, picture)
         if options.labels:
             example["label"] = label_of(record)
-        if self.buckets is not None:
-            ratio = self.buckets.ratio(shape)
+        if self._buckets is not None:
             example["size"] = np.array((height, width), np.float32)
+            ratio = self._buckets.ratio(shape)
             example["aspect"] = np.array([ratio], np.float32)
         return example

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 
 import grain
@@ -12,35 +13,29 @@ from i2i_prior.data.broken import Batch
 
 
 class Batches:
-    """The batches of a run, element `step` of a Grain dataset.
+    """The batches of a run, `batch(step)` for step 0, 1, ...
 
     Args:
-        dataset: of batches; pure, and picklable where `workers` is not 0.
         threads: in each process.
-        workers: processes that make batches; 0 for this one.
+        workers: processes that make batches; 0 for this one, otherwise `self`
+            is picklable.
         prefetch: batches made ahead.
     """
 
     def __init__(
-        self,
-        dataset: grain.MapDataset,
-        threads: int = 4,
-        workers: int = 0,
-        prefetch: int = 8,
+        self, threads: int = 4, workers: int = 0, prefetch: int = 8
     ) -> None:
-        self._dataset = dataset
         self._threads, self._workers = threads, workers
         self._prefetch = prefetch
 
     def batch(self, step: int) -> Batch:
-        """The batch of `step` (from 0), or its rows for this host.
+        """The batch of `step`, or its rows for this host; a pure function.
 
         Raises:
+            IndexError: the step is negative.
             UserError: no readable record was found for an example.
         """
-        if step < 0:
-            raise IndexError(f"step {step} is negative")
-        return self._dataset[step]
+        raise NotImplementedError
 
     def batches_from(self, step: int) -> Generator[Batch]:
         """Endless `batch(step)`, `batch(step + 1)`, ..., made ahead.
@@ -50,7 +45,8 @@ class Batches:
         than `prefetch` batches wait (with workers, and one more in each).
         """
         ahead = -(-self._prefetch // max(1, self._workers))
-        stream = self._dataset[step:].to_iter_dataset(
+        dataset = grain.MapDataset.range(step, sys.maxsize).map(self.batch)
+        stream = dataset.to_iter_dataset(
             grain.ReadOptions(
                 # Grain warns of more threads than places to fill.
                 num_threads=min(self._threads, ahead),
@@ -70,10 +66,8 @@ class Batches:
         try:
             for batch in iterator:
                 # Workers hand over views of shared memory: own the arrays.
-                yield (
-                    {name: np.array(array) for name, array in batch.items()}
-                    if self._workers
-                    else batch
-                )
+                if self._workers:
+                    batch = {name: np.array(a) for name, a in batch.items()}
+                yield batch
         finally:
             iterator.close()

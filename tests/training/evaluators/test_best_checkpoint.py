@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import i2i_prior.training.evaluators.metrics
-from i2i_prior.data.pipeline import BatchMaker, Pipeline
+from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.metrics import lower_is_better
 from i2i_prior.training.evaluators.best_checkpoint import BestCheckpoint
@@ -123,7 +123,7 @@ def watched(monkeypatch):
     values = {0: 0.0, 2: 0.5, 4: 0.9, 6: 0.1}
     begun, during = [], {}
     opened, made = threading.Event(), threading.Event()
-    make, batches_from = BatchMaker.__call__, Pipeline.batches_from
+    make, batches_from = Pipeline.batch, Pipeline.batches_from
     evaluate = Metrics.run
 
     def held(maker, step):
@@ -145,7 +145,7 @@ def watched(monkeypatch):
     def described(config, step, found):
         return result(step, values[step])
 
-    monkeypatch.setattr(BatchMaker, "__call__", held)
+    monkeypatch.setattr(Pipeline, "batch", held)
     monkeypatch.setattr(Pipeline, "batches_from", counted)
     monkeypatch.setattr(Metrics, "run", waiting)
     monkeypatch.setattr(

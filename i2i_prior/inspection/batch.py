@@ -40,13 +40,9 @@ class Shown:
     batch: Batch
     names: list[str]
 
-    @property
-    def images(self) -> dict[str, str]:
-        """Arrays of images in the batch, and their titles."""
-        return _image_titles(self.batch)
 
-
-def _image_titles(batch: Batch) -> dict[str, str]:
+def _images(batch: Batch) -> dict[str, str]:
+    """Arrays of images in the batch, and their titles."""
     return {name: title for name, title in _IMAGES.items() if name in batch}
 
 
@@ -77,7 +73,7 @@ def statistics(batch: Batch) -> list[tuple[str, str, float, float, float]]:
     Mean and standard deviation are of levels scaled to [-1, 1].
     """
     rows = []
-    for array, title in _image_titles(batch).items():
+    for array, title in _images(batch).items():
         for channel, name in enumerate(("red", "green", "blue")):
             levels = batch[array][..., channel]
             scaled = image_grid.from_uint8(levels)
@@ -92,7 +88,7 @@ def as_text(shown: Shown) -> str:
     of = f"{len(shown.names)} of {shown.total}"
     broken = int((shown.batch["broken"] >= 0).sum())
     lines = [f"step {shown.step}: {of} examples, {broken} substituted"]
-    for array, title in shown.images.items():
+    for array, title in _images(shown.batch).items():
         height, width = shown.batch[array].shape[1:3]
         lines.append(f"{title:<8}height {height}, width {width}, uint8")
     lines += ["", "levels in [-1, 1]    mean     std   clipped"]
@@ -116,7 +112,7 @@ def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
         for title, channel, mean, std, ends in statistics(shown.batch)
     ]
     image = html.embedded(picture, f"examples of step {shown.step}")
-    title = ", ".join(shown.images.values()).capitalize()
+    title = ", ".join(_images(shown.batch).values()).capitalize()
     body = section(title, f'<figure class="wide">{image}</figure>')
     body += section(
         "Channels, levels scaled to [-1, 1]",
@@ -134,12 +130,12 @@ def contact_sheet(shown: Shown) -> np.ndarray:
     batch = shown.batch
     examples = []
     for row, name in enumerate(shown.names):
-        parts = [_sized(batch[array][row]) for array in shown.images]
+        parts = [_sized(batch[array][row]) for array in _images(shown.batch)]
         index, broken = int(batch["index"][row]), int(batch["broken"][row])
         instead = f" instead of {broken}" if broken >= 0 else ""
         lines = [f"record {index}{instead}", os.path.basename(name)]
         examples.append(_captioned(parts, lines))
-    columns = {1: 6, 2: 4, 3: 3}[len(shown.images)]
+    columns = {1: 6, 2: 4, 3: 3}[len(_images(shown.batch))]
     return image_grid.grid(
         np.stack(examples), columns=min(columns, len(examples)), pad=12
     )

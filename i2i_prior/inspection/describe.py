@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +31,11 @@ _MEGAPIXELS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 def as_text(survey: Survey, speeds: Sequence[Speed]) -> str:
     """Counts, histograms, broken records and speed as text."""
     lines = [f"{name:<19}{value}" for name, value in _facts(survey, speeds)]
-    for plot in _histograms(survey):
-        lines += ["", plot.title]
-        highest = max(plot.counts)
-        for label, count in zip(plot.ranges(), plot.counts, strict=True):
-            bar = "#" * round(count / highest * _BAR)
-            lines.append(f"  {label:>12} {count:>9,} {bar}")
+    for title, edges, counts in _histograms(survey):
+        lines += ["", title]
+        for pair, count in zip(itertools.pairwise(edges), counts, strict=True):
+            bar = "#" * round(count / max(counts) * _BAR)
+            lines.append(f"  {_range(*pair):>12} {count:>9,} {bar}")
     for reason, sample in survey.broken().items():
         lines += ["", f"{len(sample):,} broken: {reason}"]
         lines += [f"  {_named(found)}" for found in sample[:_NAMED]]
@@ -57,8 +55,8 @@ def write_page(
     """
     body = "<p></p>" + html.table((), _facts(survey, speeds))
     plots = "".join(
-        bars(plot.title, plot.bounds(), plot.counts)
-        for plot in _histograms(survey)
+        bars(title, ["" if e is None else f"{e:g}" for e in edges], counts)
+        for title, edges, counts in _histograms(survey)
     )
     if plots:
         body += section("Sizes", f'<div class="plots">{plots}</div>')
@@ -125,27 +123,14 @@ def _facts(
         yield speed.what, f"{speed} (of {speed.images:,} images)"
 
 
-@dataclass(frozen=True)
-class _Histogram:
-    """Counts between edges; an edge of None is open."""
-
-    title: str
-    edges: list[float | None]
-    counts: list[int]
-
-    def ranges(self) -> list[str]:
-        """Range of each count as text."""
-        return [_range(*pair) for pair in itertools.pairwise(self.edges)]
-
-    def bounds(self) -> list[str]:
-        """Edges as text."""
-        return ["" if edge is None else f"{edge:g}" for edge in self.edges]
-
-
 def _range(low: float | None, high: float | None) -> str:
     if low is None:
         return f"< {high:g}"
     return f">= {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+# Title, edges of the bars (None is open), and counts between them.
+_Histogram = tuple[str, list[float | None], list[int]]
 
 
 def _histograms(survey: Survey) -> Iterator[_Histogram]:
@@ -166,7 +151,7 @@ def _histogram(
     places = np.digitize(values, edges)
     first, last = int(places.min()), int(places.max())
     counts = np.bincount(places - first).tolist()
-    return _Histogram(title, [None, *edges, None][first : last + 2], counts)
+    return title, [None, *edges, None][first : last + 2], counts
 
 
 def _pictures(survey: Survey, source: Source) -> Iterator[str]:

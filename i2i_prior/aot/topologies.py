@@ -133,11 +133,7 @@ def _check_shape(text: str, chip: Chip, sides: tuple[int, ...]) -> None:
 
 
 def find_devices(topology: Topology) -> Sequence[Any]:
-    """Devices to compile for; `Topology.environment` must be set by then.
-
-    Raises:
-      UserError: where the compiler for this platform is not installed.
-    """
+    """Devices to compile for; `Topology.environment` must be set by then."""
     from jax.experimental.topologies import get_topology_desc
 
     check_compiler(topology)
@@ -161,15 +157,10 @@ def find_devices(topology: Topology) -> Sequence[Any]:
 
 
 def check_compiler(topology: Topology) -> None:
-    """Checks that XLA's compiler for the platform is installed.
-
-    Raises:
-      UserError: where it is not.
-    """
+    """Raises UserError if XLA's compiler for the platform is not installed."""
+    module, extra, what = "jax_plugins.xla_cuda12", "aot-cuda", "CUDA"
     if topology.chip.platform == "tpu":
         module, extra, what = "libtpu", "tpu", "TPU"
-    else:
-        module, extra, what = "jax_plugins.xla_cuda12", "aot-cuda", "CUDA"
     try:
         found = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -182,15 +173,10 @@ def check_compiler(topology: Topology) -> None:
 
 
 def coordinates(topology: Topology, devices: np.ndarray) -> np.ndarray:
-    """Coordinates of each device of a mesh.
+    """Coordinates of each device of a mesh, int (*devices.shape, 1 + axes).
 
-    Args:
-      topology: the machine.
-      devices: of any shape, as `Mesh.devices`.
-
-    Returns:
-      int (*devices.shape, 1 + axes): the slice (or GPU host), then the
-      position along each physical axis (within the host).
+    The slice (or GPU host), then the position along each physical axis
+    (within the host).
     """
 
     def place(device: Any) -> list[int]:

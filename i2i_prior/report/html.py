@@ -90,9 +90,6 @@ def write_page(
       subtitle: one line of plain text under the title; the time is added.
       body: HTML.
       style: CSS besides `STYLE`.
-
-    Raises:
-      OSError: if it cannot be written.
     """
     written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     page = (

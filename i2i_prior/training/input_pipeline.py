@@ -43,11 +43,7 @@ _SCHEME = "arrayrecord:"
 
 
 def open_training(config: ConfigDict) -> Source | CachedSource:
-    """Opens the source of `data.source`.
-
-    Raises:
-      UserError: if it cannot be opened, or was prepared for another config.
-    """
+    """Opens `data.source`; UserError if it was prepared for another config."""
     spec = config.data.source
     if config.data.cached and not spec.startswith(_SCHEME):
         raise UserError(
@@ -67,11 +63,8 @@ def _open(spec: str, config: ConfigDict) -> Source | CachedSource:
 
 
 def open_held_out(config: ConfigDict) -> Source:
-    """Opens the images that samples are conditioned on.
-
-    Raises:
-      UserError: if they cannot be opened, or are no images.
-    """
+    """Opens the images that samples are conditioned on; UserError if they
+    are no images."""
     spec = config.data.held_out or config.data.source
     used = config.train.sample_every or config.train.evaluate_every
     if config.data.cached and not config.data.held_out:
@@ -85,11 +78,7 @@ def open_held_out(config: ConfigDict) -> Source:
 
 
 def open_validation(config: ConfigDict) -> Source | CachedSource | None:
-    """Opens the images of validation losses; None if there are no losses.
-
-    Raises:
-      UserError: if they cannot be opened, or were prepared for another config.
-    """
+    """Opens the images of validation losses; None if there are no losses."""
     section = config.validation
     if not section.every:
         return None
@@ -208,12 +197,11 @@ def _pairs(manifest: Manifest, config: ConfigDict, name: str):
     # One process reads the gigabytes; its error ends the others.
     if not runtime.is_primary():
         return
-    for what, made, weights in (
-        ("autoencoder.weights", autoencoder, config.autoencoder.weights),
-        ("encoder.weights", encoder, section.weights),
-    ):
+    for part, made in (("autoencoder", autoencoder), ("encoder", encoder)):
+        weights = config[part].weights
         if weights not in ("", "random"):
-            yield f"{what} of SHA-256", made.get("sha256"), hash_of(weights)
+            sha256 = hash_of(weights)
+            yield f"{part}.weights of SHA-256", made.get("sha256"), sha256
 
 
 def _shape(manifest: Manifest, name: str) -> tuple[int, ...]:
@@ -231,7 +219,6 @@ class TrainingData:
     Attributes:
       rows: rows of the global batch that this process makes.
       tally: unreadable images so far.
-      sharding: of a batch.
     """
 
     source: Source | CachedSource
@@ -277,8 +264,7 @@ def prefetch(
 
     The next one is fetched and put only when the consumer asks again, that
     is, after it has dispatched its step: transfers overlap with the step
-    without a thread (as `flax.jax_utils.prefetch_to_device`). The pipeline's
-    own threads keep host batches ready.
+    without a thread (as `flax.jax_utils.prefetch_to_device`).
 
     Args:
       batches: of this host; closed with this generator.

@@ -19,18 +19,9 @@ from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.version import __version__
 
 PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "ml-collections",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-    "opencv-python-headless",
-    "array-record",
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain"),
+    *("ml-collections", "numpy", "pillow", "simplejpeg"),
+    *("opencv-python-headless", "array-record"),
 )
 
 

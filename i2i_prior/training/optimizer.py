@@ -14,15 +14,10 @@ from i2i_prior.models.mup import gradient_factor, update_factor
 def make_schedule(optim: ConfigDict, steps: int) -> optax.Schedule:
     """Makes a linear warm-up, then constant, cosine or linear decay.
 
-    Args:
-      optim: the `optim` section of the config.
-      steps: length of the run; only cosine and linear decay, to
-        `final_ratio` of the peak, depend on it.
+    Cosine and linear decay reach `optim.final_ratio` of the peak after `steps`.
     """
-    peak = optim.learning_rate
-    warmup = optax.linear_schedule(
-        peak / max(optim.warmup_steps, 1), peak, max(optim.warmup_steps, 1)
-    )
+    peak, first = optim.learning_rate, max(optim.warmup_steps, 1)
+    warmup = optax.linear_schedule(peak / first, peak, first)
     rest = max(steps - optim.warmup_steps, 1)
     after = {
         "constant": lambda: optax.constant_schedule(peak),
@@ -57,9 +52,7 @@ def make_optimizer(
       steps: length of the run, see `make_schedule`.
       ratio: base width / width of muP (`models.mup`), 1 for none.
     """
-    adam = optax.scale_by_adam(
-        b1=optim.beta1, b2=optim.beta2, eps=optim.epsilon
-    )
+    adam = optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon)
     if ratio != 1:
         adam = _scaled(adam, after=lambda name: update_factor(name, ratio))
     transform: optax.GradientTransformation = optax.chain(

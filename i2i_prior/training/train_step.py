@@ -30,13 +30,8 @@ def init_state(
     key: jax.Array,
     ema_dtype: str = "float32",
 ) -> TrainState:
-    """Initialises a state; jit it with `state_shardings` as out_shardings.
-
-    Args:
-      task, transform: as of `make_train_step`.
-      key: parameters are drawn from it.
-      ema_dtype: float32 or bfloat16.
-    """
+    """Initialises a state with parameters drawn from `key`; jit it with
+    `state_shardings` as out_shardings. `ema_dtype` is float32 or bfloat16."""
     params, frozen = task.init(key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -28,13 +28,8 @@ from i2i_prior.training.evaluators.base import (
 
 # Settings that two results share if their metrics can be compared.
 _SETTINGS = (
-    "num_samples",
-    "per_condition",
-    "extractor",
-    "seed",
-    "solver",
-    "steps",
-    "guidance",
+    *("num_samples", "per_condition", "extractor", "seed"),
+    *("solver", "steps", "guidance"),
 )
 
 
@@ -56,9 +51,8 @@ class BestCheckpoint(Evaluator):
             context, config.train.evaluate_every if self.metric else 0
         )
         self._file = context.workdir / BEST
-        self._record: dict[str, Any] = (
-            read_json(self._file) if self._file.exists() else {}
-        )
+        found = read_json(self._file) if self._file.exists() else {}
+        self._record: dict[str, Any] = found
         # Also if the metric is another now, until one is better by it.
         context.checkpoints.protect(self._record.get("step"))
 

@@ -23,11 +23,7 @@ EVALUATORS: dict[str, Callable[[EvaluatorContext], Evaluator]] = {
 
 
 def build_evaluators(context: EvaluatorContext) -> list[Evaluator]:
-    """Builds all evaluators; nothing is written before one of them runs.
-
-    Raises:
-      UserError: if images that one of them needs cannot be opened.
-    """
+    """Builds all evaluators; UserError if images cannot be opened."""
     return [build(context) for build in EVALUATORS.values()]
 
 
@@ -37,16 +33,11 @@ def run_due(
     step: int,
     buffer: MetricBuffer,
 ) -> bool:
-    """Runs the evaluators that are due after a step.
+    """Runs the evaluators that are due for a state after `step` updates.
 
     The threads of the input pipeline go on making batches meanwhile. What is
-    done is not measured again.
-
-    Args:
-      evaluators: of the run.
-      state: after `step` updates.
-      step: updates done.
-      buffer: drained first, so that no state of a bad loss is measured.
+    done is not measured again. The buffer is drained first, so that no state
+    of a bad loss is measured.
 
     Returns:
       False if a signal came; a run that resumes here makes up for the rest.

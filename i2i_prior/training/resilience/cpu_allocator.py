@@ -22,18 +22,14 @@ _NEVER = 2**31 - 1
 def keep_memory(backend: str | None = None) -> bool:
     """Makes malloc keep freed memory; call it before JAX starts its threads.
 
-    The process then never shrinks.
-
-    Args:
-      backend: tpu, gpu or cpu; None for that of `guess_backend`. Only on the
-        CPU are steps computed in this memory.
+    The process then never shrinks. Only on the CPU are steps computed in this
+    memory: `backend` is tpu, gpu or cpu, None for that of `guess_backend`.
 
     Returns:
       True if it was done: on the CPU, with glibc.
     """
-    if (backend or guess_backend()) != "cpu":
-        return False
-    if platform.libc_ver()[0] != "glibc":
+    cpu = (backend or guess_backend()) == "cpu"
+    if not cpu or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     # One arena, since those of threads are always mapped; no block mapped

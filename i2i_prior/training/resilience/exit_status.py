@@ -83,16 +83,13 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
 def write_result(
     workdir: Path, config: ConfigDict, step: int, outcome: str
 ) -> None:
-    """Writes result.json; metrics.jsonl is whole.
+    """Writes result.json, from a whole metrics.jsonl.
 
     Args:
       workdir: the run directory.
       config: of the run.
       step: the last update.
       outcome: "done" or "diverged".
-
-    Raises:
-      UserError: if it cannot be written.
     """
     document = {
         "outcome": outcome,

@@ -91,9 +91,8 @@ class Rollbacks:
     def __init__(self, workdir: Path, write: bool = True) -> None:
         self._workdir, self._write = Path(workdir), write
         file = self._workdir / _FILE
-        self._all: list[dict[str, Any]] = (
-            read_json(file) if file.exists() else []
-        )
+        found = read_json(file) if file.exists() else []
+        self._all: list[dict[str, Any]] = found
 
     def __len__(self) -> int:
         return len(self._all)
@@ -105,12 +104,8 @@ class Rollbacks:
         return step + (offsets[-1] if offsets else 0)
 
     def batches(self, pipeline: Any, step: int) -> Generator[Batch]:
-        """Yields batches of the updates from `step` on, without end.
-
-        Args:
-          pipeline: with `batches_from(data_step)`.
-          step: updates done.
-        """
+        """Yields batches of the updates after `step`, without end, from a
+        pipeline with `batches_from(data_step)`."""
         jumps = sorted({r["to"] for r in self._all if r["to"] > step})
         for begin, end in zip([step, *jumps], [*jumps, None], strict=True):
             batches = pipeline.batches_from(self.data_step(begin))
@@ -131,22 +126,12 @@ class Rollbacks:
         return (last["to"], last["bad_step"]) == (step, spike.step)
 
     def add(self, good: int, spike: LossSpike) -> int:
-        """Adds a rollback to step `good`; returns how many batches it skips.
-
-        Raises:
-          UserError: if it cannot be written.
-        """
+        """Adds a rollback to step `good`; returns how many batches it skips."""
         # The update spike.step learnt from the batch of step spike.step - 1.
         following = self.data_step(spike.step - 1) + 1
         skipped = following - self.data_step(good)
-        self._all.append(
-            {
-                "to": good,
-                "bad_step": spike.step,
-                "reason": str(spike),
-                "offset": following - good,
-            }
-        )
+        rollback = {"to": good, "bad_step": spike.step, "reason": str(spike)}
+        self._all.append({**rollback, "offset": following - good})
         if self._write:
             write_json(self._workdir / _FILE, self._all)
         return skipped

@@ -33,14 +33,9 @@ _WRITE_SECONDS = 10.0  # between writes, so that quick steps stay quick
 class GoodputTimer:
     """Books every second since the run's first start on one kind.
 
-    timer = GoodputTimer(workdir / "goodput.json")    # the kind is "start"
-    timer.begin(step)                                 # now it is "step"
-    with timer.timed("checkpoint"):
-        ...
-    timer.save()
-
-    Besides `KINDS` there are those of the callers: compile, checkpoint, eval,
-    profile. Time in a `timed` within another one is booked on the outer one.
+    The kind is "start" at first, "step" after `begin`. Besides `KINDS` there
+    are those of the callers: compile, checkpoint, eval, profile. Time in a
+    `timed` within another one is booked on the outer one.
 
     Args:
       path: file that it is kept in; None for none (other hosts).

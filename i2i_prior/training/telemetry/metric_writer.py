@@ -19,11 +19,7 @@ class MetricWriter:
     """metrics.jsonl and TensorBoard events in a run directory.
 
     Nothing is on disk before `open`, which makes the directory if absent.
-
-    Args:
-      workdir: the run directory.
-      tensorboard: write events too.
-      write: False on all processes but the first: every method does nothing.
+    Without `write` (on all processes but the first) no method does anything.
     """
 
     def __init__(

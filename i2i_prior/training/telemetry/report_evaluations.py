@@ -48,10 +48,8 @@ def losses_section(run: Path) -> str:
     for kind in KINDS:
         columns[f"{kind}_mse"] = "EMA" if kind == "ema" else kind
         columns[f"{kind}_mse_standard_error"] = "+-"
-    rows = [
-        [level.get(key) for key in columns]
-        for level in newest.get("levels", [])
-    ]
+    levels = newest.get("levels", [])
+    rows = [[level.get(key) for key in columns] for level in levels]
     curves = plots([_loss_line(document) for document in found], _LOSSES)
     times = table(list(columns.values()), rows)
     body = f'{curves}<p class="soft">{escape(about)}</p>{times}'
@@ -72,12 +70,9 @@ def _loss_line(document: dict[str, Any]) -> dict[str, Any]:
 
 def metrics_section(folder: Path) -> str:
     """Table of all results in a folder, and each metric over the steps."""
-    results = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    results = [
-        _with_intervals(result)
-        for result in results
-        if isinstance(result.get("metrics"), dict)
-    ]
+    read = map(read_json, sorted(folder.glob("*.json")))
+    scored = (r for r in read if isinstance(r.get("metrics"), dict))
+    results = [_with_intervals(result) for result in scored]
     results.sort(key=lambda result: _number(result.get("step")))
     if not results:
         return ""

@@ -50,14 +50,7 @@ _LINEAR = tuple(key for key, _ in _CURVES if key not in ("loss", "grad_norm"))
 
 
 def write_report(workdir: str | os.PathLike[str]) -> Path:
-    """Writes `workdir`/report.html from the files of the run so far.
-
-    Reads config.json, metadata.json, metrics.jsonl, validation/STEP.json,
-    samples/STEP.png, variations/grid.png, interpolations/*.png|gif,
-    evaluations/*.json|png, goodput.json and profile/summary.txt.
-
-    Returns:
-      the path.
+    """Writes `workdir`/report.html from the files of the run so far; its path.
 
     Raises:
       UserError: if `workdir` is no folder.
@@ -71,19 +64,18 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     metadata = read_json(run / "metadata.json")
     modules = metadata.pop("modules", None)
     lines = [line for line in read_metrics(run) if "step" in line]
-    interpolations = run / "interpolations"
+    walks = [
+        path
+        for path in (run / "interpolations").glob("*")
+        if path.suffix in (".png", ".gif")
+    ]
     sections = [
         _cards(config, metadata, lines),
         section("Training", plots(lines, _CURVES, _LINEAR)),
         losses_section(run),
         _samples(run / "samples"),
         _pictures("Variations", [run / "variations" / "grid.png"]),
-        _pictures(
-            "Interpolations",
-            sorted(
-                [*interpolations.glob("*.png"), *interpolations.glob("*.gif")]
-            )[:12],
-        ),
+        _pictures("Interpolations", sorted(walks)[:12]),
         metrics_section(run / "evaluations"),
         _pictures("Best and worst conditions", extremes(run / "evaluations")),
         _goodput(read_json(run / "goodput.json")),
@@ -110,6 +102,10 @@ def _cards(
         found = (line[key] for line in reversed(lines) if key in line)
         return next(found, None)
 
+    def percent(key: str) -> str | None:
+        value = last(key)
+        return None if value is None else f"{100 * value:.1f} %"
+
     devices, kind = metadata.get("devices"), metadata.get("device_kind")
     if devices is not None and kind:
         devices = f"{devices} x {kind}"
@@ -117,7 +113,6 @@ def _cards(
     trained = metadata.get("trained_parameters", parameters)
     if trained != parameters:
         parameters = f"{short(parameters)} ({short(trained)} trained)"
-    utilisation, goodput = last("mfu"), last("goodput")
     step = last("step")
     return cards(
         {
@@ -125,10 +120,8 @@ def _cards(
             "steps": None if step is None else f"{int(step):,}",
             "last loss": last("loss"),
             "examples / s": last("examples_per_second"),
-            "goodput": None if goodput is None else f"{100 * goodput:.1f} %",
-            "MFU": None
-            if utilisation is None
-            else f"{100 * utilisation:.1f} %",
+            "goodput": percent("goodput"),
+            "MFU": percent("mfu"),
             "parameters": parameters,
             "FLOPs / step": metadata.get("flops_per_step"),
             "devices": devices,
@@ -179,11 +172,8 @@ def _samples(folder: Path) -> str:
 
 def _pictures(title: str, paths: Sequence[Path]) -> str:
     """Pictures that are there, each with its name."""
-    figures = [
-        figure(path.stem, embedded(path, path.stem))
-        for path in paths
-        if readable(path)
-    ]
+    shown = [(path, path.stem) for path in paths if readable(path)]
+    figures = [figure(name, embedded(path, name)) for path, name in shown]
     return section(title, "".join(figures))
 
 
@@ -217,6 +207,5 @@ def _profile(file: Path) -> str:
         text = file.read_text("utf-8")
     except OSError:
         return ""
-    return section(
-        "Top operations", f'<pre class="scroll">{escape(text)}</pre>'
-    )
+    body = f'<pre class="scroll">{escape(text)}</pre>'
+    return section("Top operations", body)

@@ -72,11 +72,7 @@ class Topology:
 
 
 def parse_topology(text: str) -> Topology:
-    """`v5e:4x4`, `v5p:8x8x4*2`, `h100x16` -> Topology.
-
-    Raises:
-      UserError: for an unknown chip or a shape that does not exist.
-    """
+    """`v5e:4x4`, `v5p:8x8x4*2`, `h100x16` -> Topology; UserError if unknown."""
     tpu = re.fullmatch(r"(v\d\w?):(\d+(?:x\d+)*)(?:\*(\d+))?", text)
     gpu = re.fullmatch(r"([a-z]+\d+)x(\d+)", text)
     match = tpu or gpu

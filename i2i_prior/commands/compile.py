@@ -41,10 +41,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
     Returns:
       0 if the program compiled and fits into every chip's memory, else 1.
-
-    Raises:
-      UserError: for a mistake in config, topology or mesh, or if the
-        platform's compiler is not installed.
     """
     # Before JAX is imported: this process only counts, its children compile.
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -81,12 +77,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def mesh_overrides(text: str | None) -> list[str]:
-    """Config overrides (mesh.fsdp=16, ...) of `fsdp=16,tensor=2`.
-
-    Raises:
-      UserError: for a pair without "="; names and sizes are checked like
-        those of any override.
-    """
+    """Config overrides (mesh.fsdp=16, ...) of `fsdp=16,tensor=2`; names and
+    sizes are checked like those of any override."""
     pairs = [pair.strip() for pair in (text or "").split(",") if pair.strip()]
     for pair in pairs:
         if "=" not in pair:

@@ -15,11 +15,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Prints versions, devices, memory and disk; runs one real matmul.
-
-    Returns:
-      0 if a training step can run here, 1 otherwise.
-    """
+    """Prints versions, devices, memory and disk; runs one real matmul. Returns
+    0 if a training step can run here, else 1."""
     from i2i_prior.training.metadata import versions
 
     for name, version in versions().items():

@@ -36,11 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Prints the table, and writes --json.
-
-    Raises:
-      UserError: for a mistake in the config or another option.
-    """
+    """Prints the table, and writes --json."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: only counts
     from i2i_prior.aot.machine import machine
     from i2i_prior.checkpoint.run_dir import write_json

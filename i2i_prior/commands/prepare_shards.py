@@ -111,11 +111,7 @@ def _make(
     preemption: Preemption,
     encoding: Encoding | None,
 ) -> None:
-    """Makes the missing shards of this process.
-
-    Raises:
-      Interrupted: by a signal.
-    """
+    """Makes the missing shards of this process; Interrupted by a signal."""
     tally, missing = Tally(options.max_broken, plan.records), []
     for shard in mine:
         outcome = read_outcome(folder, plan, shard)

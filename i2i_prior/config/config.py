@@ -112,9 +112,7 @@ def frozen_config(file: Path) -> ConfigDict:
     """The config in a JSON file: {"config": {dotted name: value}, ...}.
 
     As config.json of a run directory, and those that a sweep was planned to.
-
-    Raises:
-      UserError: where it is none.
+    UserError where it is none.
     """
     try:
         return from_flat(json.loads(file.read_text())["config"])
@@ -131,10 +129,7 @@ def frozen_config(file: Path) -> ConfigDict:
 
 def override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
     """Sets fields from `path.to.field=value` texts; gives the config back.
-
-    Raises:
-      UserError: for an unknown field or a wrong type.
-    """
+    UserError for an unknown field or a wrong type."""
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
@@ -185,11 +180,7 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Checks every field by itself: type, bounds, choices.
-
-    Raises:
-      UserError: at the first mistake.
-    """
+    """Raises UserError if a field by itself has a wrong type or value."""
     for name, value in flatten(config).items():
         FIELDS[name].check(value)
 
@@ -203,11 +194,7 @@ def config_hash(config: ConfigDict) -> str:
 
 def from_flat(flat: dict[str, Any], note: bool = True) -> ConfigDict:
     """The inverse of `flatten`; names of earlier versions are read, and noted
-    on stderr with `note`.
-
-    Raises:
-      UserError: for an unknown name or a wrong type.
-    """
+    on stderr with `note`. UserError for an unknown name or a wrong type."""
     config = default_config()
     for name, value in flat.items():
         set_field(config, name, str(value), note)

@@ -46,15 +46,8 @@ def current(name: str, value: Any, note: bool = True) -> tuple[str, Any]:
 
 
 def recorded(flat: dict[str, Any]) -> dict[str, Any]:
-    """Fields as the first version would name them, for hashes that last.
-
-    Args:
-      flat: dotted names to values, all or some fields.
-
-    Returns:
-      a copy; fields that a later version added are left out where they have
-      their default.
-    """
+    """Copy of some fields as the first version would name them, for hashes
+    that last: later ones are left out where they have their default."""
     found = {}
     for name, value in flat.items():
         if FIELDS[name].added and value == FIELDS[name].default:

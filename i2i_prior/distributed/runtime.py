@@ -155,11 +155,8 @@ def any_process(name: str, flag: bool) -> bool:
 
 
 def assert_equal(name: str, values: Mapping[str, Any]) -> None:
-    """Checks that all processes give the same JSON values by the same names.
-
-    Raises:
-      UserError: names the first value that differs from that of process 0.
-    """
+    """Raises UserError for the first JSON value that differs from process 0's;
+    all processes give the same names."""
     texts = allgather_text(name, json.dumps(values))
     first = json.loads(texts[0])
     for process, text in enumerate(texts):

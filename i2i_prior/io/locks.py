@@ -98,13 +98,10 @@ def is_leaving(path: Path) -> bool:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps other commands out of it.
+    """Makes a folder and keeps other commands out of it (UserError).
 
     Where the lock cannot be made work goes on: other faults of the folder
     show when it is written.
-
-    Raises:
-      UserError: another command is writing there.
     """
     path = folder / _FOLDER_LOCK
     with contextlib.ExitStack() as held:

@@ -81,9 +81,6 @@ def condition_grid(
       variations: uint8 (N, K, H, W, 3), shown about 96 pixels high.
       targets: uint8 (N, H, W, 3), what the variations are compared with;
         the columns are then called source, samples and target.
-
-    Returns:
-      uint8 (height, width, 3).
     """
     if variations.ndim != 5 or len(conditions) != len(variations):
         raise UserError(

@@ -126,11 +126,8 @@ def _buckets(config: ConfigDict, source: Source) -> Buckets:
 
 
 def embedding_name(manifest: Manifest, config: ConfigDict) -> str:
-    """Name of the prepared embeddings that the run is conditioned on.
-
-    Raises:
-      UserError: if there are none of the name, or several and no name.
-    """
+    """Name of the prepared embeddings that the run is conditioned on;
+    UserError if there are none of the name, or several and no name."""
     wanted, known = config.data.embedding, list(manifest.encoders)
     if wanted in known:
         return wanted
@@ -148,11 +145,7 @@ def embedding_name(manifest: Manifest, config: ConfigDict) -> str:
 
 
 def check(manifest: Manifest, config: ConfigDict) -> None:
-    """Checks that prepared data are those of the config.
-
-    Raises:
-      UserError: names the first difference.
-    """
+    """Raises UserError at the first difference of prepared data and config."""
     name = embedding_name(manifest, config)
     for what, there, here in _pairs(manifest, config, name):
         if there != here:
@@ -242,8 +235,7 @@ def open_data(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainingData:
     """Opens the source, and makes a batch to see that it can be read.
 
     Raises:
-      UserError: if it cannot be opened, or is not what the run in the workdir
-        has learnt from.
+      UserError: if not, or if the run in the workdir has learnt from another.
     """
     source = open_training(config)
     run_dir.check_data(workdir, source.fingerprint())

@@ -69,9 +69,7 @@ class LoopState:
     def opened(self) -> Iterator[None]:
         """Builds the evaluators, notes signals, closes all parts at the end.
 
-        Raises:
-          UserError: if images of an evaluator cannot be opened, or a disk is
-            full.
+        UserError if images cannot be opened, or a disk is full.
         """
         with (
             self.preemption,

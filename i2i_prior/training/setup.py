@@ -50,11 +50,8 @@ class Program:
 
 
 def build(config: ConfigDict, mesh: Mesh) -> Program:
-    """Builds the program of a config without allocating anything.
-
-    Raises:
-      UserError: if the mesh would leave the model unsharded.
-    """
+    """Builds the program of a config without allocating anything; UserError
+    if the mesh would leave the model unsharded."""
     task = make_task(config)
     ratio = task.shapes.dit.ratio
     transform = make_optimizer(config.optim, config.train.steps, ratio)
@@ -110,11 +107,7 @@ def data_options(config: ConfigDict) -> DataOptions:
 
 
 def explain_sharding(config: ConfigDict) -> str:
-    """Formats each array of the state: name, shape, specs, bytes a device.
-
-    Raises:
-      UserError: if the mesh does not fit this machine's devices.
-    """
+    """Formats each array of the state: name, shape, specs, bytes a device."""
     mesh = make_mesh(**config.mesh)
     return explain(build(config, mesh).abstract)
 

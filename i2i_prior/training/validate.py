@@ -44,13 +44,10 @@ _REGISTRIES: dict[str, Iterable[str]] = {
 
 
 def validate(config: ConfigDict, devices: int) -> None:
-    """Checks a config against itself and the device count.
+    """Raises UserError at the first mistake of a config for a device count.
 
     What a component can check by itself (unknown block, width and heads,
     patch and size) it checks when it is built.
-
-    Raises:
-      UserError: at the first mistake.
     """
     check_fields(config)
     flat = flatten(config)

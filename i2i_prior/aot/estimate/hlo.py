@@ -131,12 +131,9 @@ class Program:
         return max(limits, default=1)
 
     def walk(self) -> Iterator[tuple[Computation, Instruction, tuple, bool]]:
-        """Yields each instruction that runs, once for each call of it.
-
-        Yields:
-          its computation, itself, the trip counts of the loops around it
-          from the outermost, and whether it is part of a fusion.
-        """
+        """Yields each instruction that runs, once for each call of it: its
+        computation, itself, the trip counts of the loops around it from the
+        outermost, and whether it is part of a fusion."""
         yield from self._walk(self.entry, (), False)
 
     def _walk(self, name: str, loops: tuple[int, ...], fused: bool):
@@ -150,12 +147,8 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Reads `jax.stages.Compiled.as_text()`.
-
-    Raises:
-      ValueError: where there is no entry computation, or one that is called
-        is not there.
-    """
+    """Reads `jax.stages.Compiled.as_text()`; ValueError if a computation that
+    is called, or the entry, is missing."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():

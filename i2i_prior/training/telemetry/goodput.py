@@ -102,11 +102,7 @@ class GoodputTimer:
         return min(steps / wall, 1.0) if wall > 0 else 1.0
 
     def save(self, *, now: bool = True, done: bool = False) -> None:
-        """Writes the file; without `now` at most once in ten seconds.
-
-        Raises:
-          UserError: if the disk is full.
-        """
+        """Writes the file; without `now` at most once in ten seconds."""
         if self._path is None:
             return
         goodput = self.goodput

@@ -71,15 +71,13 @@ class MetricBuffer:
     def add(
         self, step: int, metrics: dict[str, Any], counts: dict[str, int]
     ) -> None:
-        """Adds a step that was dispatched; reads that of two steps before.
+        """Adds a step that was dispatched; reads that of two
+        steps before, and raises LossSpike if it is bad.
 
         Args:
           step: the update, from 1.
           metrics: its scalars, on the devices.
           counts: of what went wrong so far; zeros are not logged.
-
-        Raises:
-          LossSpike: if the step that was read is bad.
         """
         if self._is_logged(step):
             # Dispatched here: read later, it would wait for the newer steps.

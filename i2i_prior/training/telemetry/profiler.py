@@ -53,11 +53,8 @@ _CONTAINERS = re.compile(r"^(while|call|conditional|tuple|async)\b")
 
 
 def parse_steps(text: str, steps: int) -> tuple[int, int]:
-    """Parses "10:15" into (10, 15), first and last update of a trace.
-
-    Raises:
-      UserError: for anything else, or if the run of `steps` ends before FIRST.
-    """
+    """Parses "10:15" into (10, 15), first and last update of a trace;
+    UserError for anything else, or if the run of `steps` ends before FIRST."""
     first, _, last = text.partition(":")
     if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
         if int(first) > steps:

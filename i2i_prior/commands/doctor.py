@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import time
+import timeit
 
 EXAMPLE = "i2i-prior doctor"
 
@@ -61,22 +61,19 @@ def _print_compiler() -> None:
     print(f"{'compile cache':18} {given or cache_directory()}")
 
 
-def _matmul_rate(dtype: str, size: int = 1024) -> float:
+def _matmul_rate(dtype: str) -> float:
     """Measured FLOP/s of a square product."""
     import jax
     import jax.numpy as jnp
 
+    size = 1024
     a = jnp.ones((size, size), dtype)
     product = jax.jit(
         lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32)
     )
     product(a, a).block_until_ready()
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        product(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    seconds = timeit.repeat(lambda: product(a, a).block_until_ready(), number=1)
+    return 2 * size**3 / min(seconds)
 
 
 def _memory() -> int:

@@ -67,7 +67,8 @@ def prepare(options: argparse.Namespace) -> int:
         image=plan.kind == "images",
         inputs=encoding.inputs if encoding else None,
     )
-    index, count = _process_index()
+    # Not by JAX, which would take a GPU for it.
+    index, count = runtime.index(), runtime.count()
     for note in [*notes, *filter(None, [decided])]:
         _print_note(index, f"note: {note}")
     shared = {n: json.dumps(v) for n, v in plan.to_json().items()}
@@ -209,16 +210,6 @@ def _plan(
         encoders=encoders,
         version=__version__,
     )
-
-
-def _process_index() -> tuple[int, int]:
-    """Index of this process, from 0, and number of processes."""
-    count = runtime.count()
-    if count == 1:
-        return 0, 1  # without JAX, which would take a GPU for it
-    import jax
-
-    return jax.process_index(), count
 
 
 @contextmanager

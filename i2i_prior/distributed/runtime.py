@@ -124,6 +124,11 @@ def count() -> int:
     return 1 if _client is None else len(_client.hosts)
 
 
+def index() -> int:
+    """Returns the number of this process, from 0; never asks JAX."""
+    return 0 if _client is None else _client.process
+
+
 def is_primary() -> bool:
     """Returns True on the one process that writes files and logs."""
     return jax.process_index() == 0

@@ -114,11 +114,9 @@ def _kind(i: Instruction) -> str:
 
 def _result(i: Instruction, computation: Computation) -> Instruction:
     """The `-done` of an asynchronous start, else the instruction itself."""
-    if i.opcode.endswith("-start"):
-        for other in computation.instructions.values():
-            if other.opcode.endswith("-done") and i.name in other.operands:
-                return other
-    return i
+    others = computation.instructions.values() if "-start" in i.opcode else ()
+    dones = (o for o in others if o.opcode.endswith("-done"))
+    return next((done for done in dones if i.name in done.operands), i)
 
 
 def _received(i: Instruction, result: Instruction):

@@ -1,7 +1,5 @@
 """The `i2i-prior` command: runs `commands.NAME`, and exits with its code."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

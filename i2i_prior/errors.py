@@ -1,7 +1,5 @@
 """Exceptions that the command line shows as one sentence, and exit codes."""
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """Wrong input: one sentence with the problem and the way out.

@@ -4,8 +4,6 @@ A run is resumed by the same command on the same workdir: it goes on from the
 newest checkpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Ahead-of-time compilation in a child process, which may die of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -6,8 +6,6 @@ has to be there before JAX is imported, and a compiler that runs out of memory
 takes nothing else with it.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import re

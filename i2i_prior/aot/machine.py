@@ -1,7 +1,5 @@
 """Machine that the hours and the price of planned runs are estimated for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from i2i_prior.errors import UserError

@@ -1,7 +1,5 @@
 """Tables that `i2i-prior compile` prints."""
 
-from __future__ import annotations
-
 from typing import Any
 
 GIB = 2**30

@@ -1,7 +1,5 @@
 """Machines by name, as `v5p:8x8x4` or `h100x16`, and their devices for XLA."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import re

@@ -1,7 +1,5 @@
 """Options and preparations that several commands share."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from typing import Any

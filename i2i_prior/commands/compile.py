@@ -1,7 +1,5 @@
 """`i2i-prior compile`: compiles a step in a child process."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`i2i-prior coordinates`: checks that muP keeps updates equal over widths."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`i2i-prior curate`: selects the records worth training on."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from contextlib import closing

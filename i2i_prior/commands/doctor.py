@@ -1,7 +1,5 @@
 """`i2i-prior doctor`: reports what this machine has and could train."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`i2i-prior evaluate`: scores the samples of a checkpoint."""
 
-from __future__ import annotations
-
 import argparse
 
 from i2i_prior.commands import common

@@ -1,7 +1,5 @@
 """`i2i-prior fid`: compares two sets of images, or their statistics."""
 
-from __future__ import annotations
-
 import argparse
 
 from i2i_prior.commands import common

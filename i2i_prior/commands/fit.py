@@ -1,7 +1,5 @@
 """`i2i-prior fit`: fits scaling laws to runs and predicts from them."""
 
-from __future__ import annotations
-
 import argparse
 
 from i2i_prior.commands import common

@@ -1,7 +1,5 @@
 """`i2i-prior inspect`: shows data before training on them."""
 
-from __future__ import annotations
-
 import argparse
 from contextlib import closing
 from pathlib import Path

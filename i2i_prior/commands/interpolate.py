@@ -1,7 +1,5 @@
 """`i2i-prior interpolate`: draws the images between two."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`i2i-prior prepare`: makes a sharded data set of a source."""
 
-from __future__ import annotations
-
 import argparse
 
 from i2i_prior.commands import common

@@ -1,7 +1,5 @@
 """Shards of a prepared data set, made by all processes of a run."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

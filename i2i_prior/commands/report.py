@@ -1,7 +1,5 @@
 """`i2i-prior report`: writes report.html of a run."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

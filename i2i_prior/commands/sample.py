@@ -1,7 +1,5 @@
 """`i2i-prior sample`: draws variations of images."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`i2i-prior sweep VERB`: plans many runs, starts, watches, collects them."""
 
-from __future__ import annotations
-
 import argparse
 
 from i2i_prior.commands import common

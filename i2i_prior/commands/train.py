@@ -1,7 +1,5 @@
 """`i2i-prior train`: trains a prior, or resumes one."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -5,8 +5,6 @@ starts from `default_config()`. The ConfigDict is locked and typed: an unknown
 field or a value of another type is an error, here in one sentence.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import hashlib

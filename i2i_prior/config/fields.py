@@ -1,7 +1,5 @@
 """All config fields, and the names that they had in earlier versions."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from typing import Any

@@ -8,8 +8,6 @@ with its unit, bounds, choices, and whether a resumed run may change it.
         learning_rate = option(1e-4, "peak learning rate", 0)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math

@@ -1,7 +1,5 @@
 """Client side of the coordinator protocol: one process of a run joins."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

@@ -6,8 +6,6 @@ a node silently leaves the other GPUs idle), and a batch script that asked for
 many tasks but did not `srun` would wait for them for ever.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

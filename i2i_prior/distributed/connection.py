@@ -10,8 +10,6 @@ client to coordinator                  coordinator to client
 {"leave"} and {"heartbeat"}            {"heartbeat"}
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import socket

@@ -7,8 +7,6 @@ dead one at once) and sends what it learns to all. `connection` lists the
 messages.
 """
 
-from __future__ import annotations
-
 import selectors
 import socket
 import time

@@ -4,8 +4,6 @@ In a run of one process every function is trivial, so that callers need not
 know the number of processes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

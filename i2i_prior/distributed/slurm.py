@@ -1,7 +1,5 @@
 """Expansion of SLURM's compressed node names and task counts."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Errors of files and disks as one sentence, before or after the fact."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

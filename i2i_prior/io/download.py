@@ -1,7 +1,5 @@
 """Download of one file, with a progress bar."""
 
-from __future__ import annotations
-
 import http.client
 import urllib.error
 import urllib.parse

@@ -1,7 +1,5 @@
 """Atomic files, whole or absent after any kill, and the cache folder."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

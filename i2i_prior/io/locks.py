@@ -7,8 +7,6 @@ sweep of another user, leaves the file of a released lock in the folder, and
 raises where there are no locks (ENOLCK).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Cause of a program's end, from the last lines of its log."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Progress of a long operation, as a bar or as lines."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Loading of Python files given by path: configs, sweeps, launchers."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import sys

@@ -1,7 +1,5 @@
 """Work in threads with results in order."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable

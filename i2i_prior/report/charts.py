@@ -5,8 +5,6 @@
 other file; matplotlib's SVG has links, clip paths and fixed colours.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ No page links to another file or address. Text of a run passes `escape` on its
 way into the page.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Grids of images, and their files: PNG and GIF."""
 
-from __future__ import annotations
-
 import io
 import operator
 import os

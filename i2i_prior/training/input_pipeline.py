@@ -5,8 +5,6 @@ those of the config: the prior would learn another latent space otherwise,
 without any error.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections import deque

@@ -1,7 +1,5 @@
 """Parts of a run that meet in the training loop, and how they are built."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Metadata of a run, for metadata.json and its first lines."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.metadata
 import platform

@@ -1,7 +1,5 @@
 """Learning-rate schedules, the decay mask and the optax chain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import optax

@@ -1,7 +1,5 @@
 """Setup of a config: network, optimizer, mesh and the compiled step."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Any

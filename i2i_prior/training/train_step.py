@@ -1,7 +1,5 @@
 """Train step: a pure function (state, batch) -> (state, metrics)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Config mistakes, found before anything is built, one sentence each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict

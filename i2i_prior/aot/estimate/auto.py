@@ -5,8 +5,6 @@ The global batch stays what the config says: a search must not change what is
 learned.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -4,8 +4,6 @@ A rough model of memory and time, only good enough to choose what the real
 compiler is asked about.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass

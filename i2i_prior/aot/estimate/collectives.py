@@ -1,7 +1,5 @@
 """Collectives of a compiled program: kinds, bytes and executions."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -5,8 +5,6 @@ often as the loop. Slices of stacked layers count as what they take, updates
 in place as what they put. On-chip buffers (S(1) on TPU) are free.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Container
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parser of the parts of XLA's optimized programs (HLO) that estimates need."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -7,8 +7,6 @@ rate. Groups over several slices (or GPU hosts) work inside each first, then
 every chip sends its share over the slow network.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ An evaluator is one class in a file of this folder and one entry in
 `registry.EVALUATORS`; the loop runs all that are due with one call.
 """
 
-from __future__ import annotations
-
 import abc
 import functools
 import re

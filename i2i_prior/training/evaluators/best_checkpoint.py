@@ -5,8 +5,6 @@ checkpoint is on disk, and the one before is kept until then, so that it
 always names a checkpoint that is there.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping

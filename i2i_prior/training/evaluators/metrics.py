@@ -1,7 +1,5 @@
 """Metrics of EMA samples on held-out images: `evaluate.metrics`."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time

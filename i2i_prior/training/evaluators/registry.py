@@ -1,7 +1,5 @@
 """All evaluators by name, and the one call that runs those that are due."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from i2i_prior.checkpoint.train_state import TrainState

@@ -1,7 +1,5 @@
 """Sample grid: held-out images, each with variations drawn with the EMA."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from i2i_prior.checkpoint.train_state import TrainState

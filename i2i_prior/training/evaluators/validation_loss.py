@@ -6,8 +6,6 @@ times, so that differences are the models' own. Raw and EMA weights are both
 measured: after few steps the EMA lags, after many it leads.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator

@@ -6,8 +6,6 @@ JAX_COMPILATION_CACHE_DIR names another folder, and
 JAX_ENABLE_COMPILATION_CACHE=false turns it off.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -7,8 +7,6 @@ faults a step of the small model of `benchmarks/step_time.py`, a quarter of
 its CPU time.
 """
 
-from __future__ import annotations
-
 import ctypes
 import platform
 

@@ -3,8 +3,6 @@
 RUN/result.json says how the run ended, with its last measurements.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

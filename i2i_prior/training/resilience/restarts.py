@@ -5,8 +5,6 @@ library) leaves this process alive. A cluster's scheduler does the same with
 the exit code 75.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

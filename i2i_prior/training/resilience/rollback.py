@@ -14,8 +14,6 @@ data step would need a number more in every checkpoint, for pairs of image and
 noise that are no newer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import statistics

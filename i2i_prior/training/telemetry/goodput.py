@@ -6,8 +6,6 @@ of time spent in steps that were kept ("ML Productivity Goodput",
 cloud.google.com/blog, 2024).
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

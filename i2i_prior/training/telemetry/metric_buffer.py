@@ -5,8 +5,6 @@ the devices never wait for the host. A line of step k holds metrics of step k
 all the same.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from typing import Any
 

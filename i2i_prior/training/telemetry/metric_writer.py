@@ -1,7 +1,5 @@
 """Metrics of a run: metrics.jsonl and TensorBoard events."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -7,8 +7,6 @@ kernels on lines "Stream #..."; on CPU, operations are those events of
 `/host:CPU` that carry an `hlo_op`.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Sections of a run's report on its evaluations: validation losses, metrics."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

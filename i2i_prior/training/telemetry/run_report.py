@@ -4,8 +4,6 @@ One file without network, scripts or fonts: curves and pictures are inline.
 Sections of files that are not there are left out.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -7,21 +7,13 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """Machine that trains the runs, one run at a time on all of its chips.
+    """Machine that trains the runs, one run at a time on all of its chips."""
 
-    Attributes:
-      name: as given on the command line.
-      chips: number of chips.
-      flops: sustained FLOP/s of all chips: peak times MFU, or measured.
-      assumption: what the estimate assumes, as a sentence.
-      price: of a chip-hour, in any currency; None if not given.
-    """
-
-    name: str
+    name: str  # as given on the command line
     chips: int
-    flops: float
-    assumption: str
-    price: float | None = None
+    flops: float  # sustained FLOP/s of all chips: peak times MFU, or measured
+    assumption: str  # of the estimate, as a sentence
+    price: float | None = None  # of a chip-hour, in any currency
 
     def hours(self, flops: float) -> float:
         """Wall time of a number of FLOPs, hours."""

@@ -34,19 +34,12 @@ CUDA_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": CUDA_FLAGS}
 
 @dataclass(frozen=True)
 class Topology:
-    """A machine of one kind of chip.
+    """A machine of one kind of chip."""
 
-    Attributes:
-      text: as it was written.
-      chip: see `chips.Chip`.
-      shape: chips of a slice along each physical axis; GPUs of one host.
-      slices: TPU slices, or GPU hosts, joined by the slow network.
-    """
-
-    text: str
+    text: str  # as it was written
     chip: Chip
-    shape: tuple[int, ...]
-    slices: int = 1
+    shape: tuple[int, ...]  # chips of a slice along each axis; GPUs of one host
+    slices: int = 1  # TPU slices, or GPU hosts, joined by the slow network
 
     @property
     def chips(self) -> int:

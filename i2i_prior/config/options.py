@@ -22,33 +22,21 @@ _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false"}
 
 @dataclass(frozen=True)
 class Field:
-    """One config field.
+    """One config field."""
 
-    Attributes:
-      default: its value, whose type is the field's.
-      help: its meaning with its unit.
-      least, most: inclusive bounds, None for none.
-      below: exclusive upper bound.
-      choices: the only values it takes; names that a registry holds are
-        checked by that registry.
-      resumable: it does not change what is learned, so a resumed run may
-        change it.
-      host_local: each process of a run may set it for its own machine.
-      added: a later version added it; at its default it is left out of the
-        config hash, which runs from before keep.
-      name: dotted, as "optim.learning_rate"; set by `section`.
-    """
-
-    default: Any
-    help: str
-    least: float | None = None
+    default: Any  # its value, whose type is the field's
+    help: str  # its meaning with its unit
+    least: float | None = None  # inclusive bounds, None for none
     most: float | None = None
-    below: float | None = None
+    below: float | None = None  # exclusive upper bound
+    # The only values; names that a registry holds are checked by that registry.
     choices: tuple[str, ...] = ()
-    resumable: bool = False
-    host_local: bool = False
+    resumable: bool = False  # does not change what is learned, may on resume
+    host_local: bool = False  # each process may set it for its own machine
+    # A later version added it; at its default it is left out of the config
+    # hash, which runs from before keep.
     added: bool = False
-    name: str = ""
+    name: str = ""  # dotted, as "optim.learning_rate"; set by `section`
 
     @property
     def kind(self) -> str:

@@ -26,23 +26,14 @@ _MPI = (
 
 @dataclass(frozen=True)
 class Settings:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, seen from one of them."""
 
-    Attributes:
-      coordinator: "host:port" of process 0, which the others can reach.
-      processes: how many there are, 2 or more.
-      process_id: number of this one, from 0.
-      local_devices: numbers of this process's GPUs; None for all visible.
-      hosts: host name of each process; empty where unknown.
-      origin: source of the settings, for messages.
-    """
-
-    coordinator: str
-    processes: int
-    process_id: int
-    local_devices: tuple[int, ...] | None = None
-    hosts: tuple[str, ...] = ()
-    origin: str = "flags"
+    coordinator: str  # "host:port" of process 0, which the others can reach
+    processes: int  # 2 or more
+    process_id: int  # of this one, from 0
+    local_devices: tuple[int, ...] | None = None  # GPUs; None for all visible
+    hosts: tuple[str, ...] = ()  # of each process; empty where unknown
+    origin: str = "flags"  # source of the settings, for messages
 
     def __post_init__(self) -> None:
         host, _, port = self.coordinator.rpartition(":")

@@ -36,18 +36,11 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 @dataclass(frozen=True)
 class Exit:
-    """End of a supervised child.
+    """End of a supervised child."""
 
-    Attributes:
-      code: exit code, or minus the number of the signal that killed it.
-      signalled: first signal passed on to it, as "SIGTERM", or "".
-      hung: the silence for which it was stopped, as "silent for 30 minutes",
-        or "".
-    """
-
-    code: int
-    signalled: str = ""
-    hung: str = ""
+    code: int  # or minus the number of the signal that killed it
+    signalled: str = ""  # first signal passed on to it, as "SIGTERM"
+    hung: str = ""  # why it was stopped, as "silent for 30 minutes"
 
     @property
     def shell_code(self) -> int:

@@ -205,17 +205,12 @@ def _shape(manifest: Manifest, name: str) -> tuple[int, ...]:
 
 @dataclass
 class TrainingData:
-    """Source of a run and its batches.
-
-    Attributes:
-      rows: rows of the global batch that this process makes.
-      tally: unreadable images so far.
-    """
+    """Source of a run and its batches."""
 
     source: Source | CachedSource
     pipeline: Pipeline | CachedPipeline
-    rows: Rows
-    tally: BrokenTally
+    rows: Rows  # of the global batch that this process makes
+    tally: BrokenTally  # unreadable images so far
     sharding: NamedSharding
 
     def batches(

@@ -30,21 +30,14 @@ from i2i_prior.training.train_step import (
 
 @dataclass
 class Program:
-    """Task, optimizer, mesh and the compiled step of a config.
-
-    Attributes:
-      abstract: TrainState of shapes that carry their shardings.
-      initialise: () -> new sharded TrainState.
-      step: (state, batch) -> (state, metrics), jitted, state donated.
-      schedule: update (from 0) -> learning rate.
-    """
+    """Task, optimizer, mesh and the compiled step of a config."""
 
     task: Task
     mesh: Mesh
-    abstract: TrainState
-    initialise: Any
-    step: Any
-    schedule: Any
+    abstract: TrainState  # of shapes that carry their shardings
+    initialise: Any  # () -> new sharded TrainState
+    step: Any  # (state, batch) -> (state, metrics), jitted, state donated
+    schedule: Any  # update (from 0) -> learning rate
 
 
 def build(config: ConfigDict, mesh: Mesh) -> Program:

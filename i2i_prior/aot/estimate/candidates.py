@@ -24,31 +24,20 @@ HEADROOM = 0.92  # of a chip's memory: the model above errs by some percent
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes of a training step.
+    """Sizes of a training step."""
 
-    Attributes:
-      batch: images of the global batch.
-      depth, width, tokens, heads: of the DiT; tokens an image.
-      trained, frozen: parameters.
-      stacked: of them, in the DiT's layers.
-      state_bytes: of a trained parameter: itself, moments and EMA.
-      value_bytes: of an activation.
-      image_values: of the autoencoder's widest feature map, an image.
-      flops: remat policy -> FLOPs of all chips in a step.
-    """
-
-    batch: int
-    depth: int
+    batch: int  # images of the global batch
+    depth: int  # of the DiT, as the next three
     width: int
-    tokens: int
+    tokens: int  # of an image
     heads: int
-    trained: int
-    frozen: int
-    stacked: int
-    state_bytes: int
-    value_bytes: int
-    image_values: int
-    flops: dict[str, float]
+    trained: int  # parameters
+    frozen: int  # parameters
+    stacked: int  # parameters in the DiT's layers
+    state_bytes: int  # of a trained parameter: itself, moments and EMA
+    value_bytes: int  # of an activation
+    image_values: int  # of the autoencoder's widest feature map, an image
+    flops: dict[str, float]  # of all chips in a step, by remat policy
 
 
 @dataclass(frozen=True)

@@ -32,26 +32,17 @@ LAYERS, OUTSIDE = "layer loop", "outside"
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a program.
+    """One collective of a program."""
 
-    Attributes:
-      kind: one of `KINDS`.
-      where: `LAYERS` or `OUTSIDE`.
-      bytes: result on one chip, of one execution.
-      count: executions a step.
-      members: partitions of the first group that talk to each other, as
-        positions in the flattened mesh; source and target for a permute.
-      axes: mesh axes that the members differ in.
-      shape: dimensions of the largest array of the result.
-    """
-
-    kind: str
-    where: str
-    bytes: int
-    count: int
+    kind: str  # one of `KINDS`
+    where: str  # `LAYERS` or `OUTSIDE`
+    bytes: int  # result on one chip, of one execution
+    count: int  # executions a step
+    # Partitions of the first group that talk to each other, as positions in the
+    # flattened mesh; source and target for a permute.
     members: tuple[int, ...]
-    axes: tuple[str, ...]
-    shape: tuple[int, ...]
+    axes: tuple[str, ...]  # mesh axes that the members differ in
+    shape: tuple[int, ...]  # dimensions of the largest array of the result
 
 
 def find_collectives(

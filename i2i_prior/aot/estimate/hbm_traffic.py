@@ -24,16 +24,12 @@ _SLICES = {"dynamic-slice", "slice", "gather"}
 
 @dataclass(frozen=True)
 class Traffic:
-    """HBM bytes of one chip and step.
+    """HBM bytes of one chip and step."""
 
-    Attributes:
-      beside: of instructions that hold a matrix product (or a kernel), and
-        of copies that are started early and waited for later.
-      alone: of all others, which leave the matrix units idle.
-    """
-
+    # Of instructions that hold a matrix product (or a kernel), and of copies
+    # that are started early and waited for later.
     beside: float
-    alone: float
+    alone: float  # of all others, which leave the matrix units idle
 
 
 def count_traffic(program: Program) -> Traffic:

@@ -19,17 +19,11 @@ _CALLED = re.compile(
 
 @dataclass(frozen=True)
 class Shape:
-    """Array type.
+    """Array type."""
 
-    Attributes:
-      dtype: as XLA writes it, "bf16".
-      dimensions: sizes.
-      fast: whether it lies in on-chip memory (S(1) in a TPU layout).
-    """
-
-    dtype: str
+    dtype: str  # as XLA writes it, "bf16"
     dimensions: tuple[int, ...]
-    fast: bool = False
+    fast: bool = False  # in on-chip memory (S(1) in a TPU layout)
 
     @property
     def bytes(self) -> int:
@@ -47,22 +41,14 @@ def bits(dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation.
+    """One line of a computation."""
 
-    Attributes:
-      name, opcode: as written, without %.
-      shapes: of the result; several for a tuple.
-      operands: names of instructions in the same computation.
-      attributes: the rest of the line.
-      root: whether it is the computation's result.
-    """
-
-    name: str
+    name: str  # without %
     opcode: str
-    shapes: tuple[Shape, ...]
-    operands: tuple[str, ...]
-    attributes: str
-    root: bool = False
+    shapes: tuple[Shape, ...]  # of the result; several for a tuple
+    operands: tuple[str, ...]  # names of instructions in the same computation
+    attributes: str  # the rest of the line
+    root: bool = False  # it is the computation's result
 
     @property
     def bytes(self) -> int:

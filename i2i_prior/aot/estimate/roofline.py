@@ -28,20 +28,12 @@ ATTAINABLE = {"tpu": 0.85, "cuda": 0.70}
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds of one step on one chip.
+    """Seconds of one step on one chip."""
 
-    Attributes:
-      compute: matrix products, at the attainable share of the peak.
-      overlapped_memory: HBM traffic of the same instructions and of early
-        copies, under `compute`.
-      exposed_memory: HBM traffic of all others, which nothing hides.
-      links: (where, axes) -> seconds of the collectives.
-    """
-
-    compute: float
-    overlapped_memory: float
-    exposed_memory: float
-    links: dict[tuple[str, str], float]
+    compute: float  # matrix products, at the attainable share of the peak
+    overlapped_memory: float  # HBM traffic of the same instructions, under them
+    exposed_memory: float  # HBM traffic of all others, which nothing hides
+    links: dict[tuple[str, str], float]  # of the collectives, by (where, axes)
 
     @property
     def core(self) -> float:

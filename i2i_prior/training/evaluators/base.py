@@ -29,19 +29,15 @@ Images = Mapping[str, np.ndarray]
 
 @dataclass
 class EvaluatorContext:
-    """Parts of a run that evaluators are built from.
-
-    Attributes:
-      save: saves the state of a step.
-      check: raises Interrupted once a signal has come; long work polls it.
-    """
+    """Parts of a run that evaluators are built from."""
 
     config: ConfigDict
     task: Task
     mesh: Mesh
     workdir: Path
     checkpoints: Checkpoints
-    save: Callable[[TrainState, int], None]
+    save: Callable[[TrainState, int], None]  # saves the state of a step
+    # Raises Interrupted once a signal has come; long work polls it.
     check: Callable[[], None]
 
     @functools.cached_property

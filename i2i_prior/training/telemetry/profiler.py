@@ -129,17 +129,13 @@ class StepProfiler:
 
 @dataclass(frozen=True)
 class Operation:
-    """One execution of an operation; times in nanoseconds.
-
-    Attributes:
-      own: duration without operations nested inside it.
-    """
+    """One execution of an operation; times in nanoseconds."""
 
     name: str
     kind: str
     start: float
     end: float
-    own: float
+    own: float  # duration without operations nested inside it
 
 
 def summarise(folder: Path) -> str:

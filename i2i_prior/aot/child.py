@@ -26,11 +26,9 @@ def compile_in_child(
     hlo_file: str | None = None,
     announce: bool = True,
 ) -> dict[str, Any]:
-    """Runs `compile.compile_ahead` in a child process.
+    """Runs `compile.compile_ahead`, see there, in a child process.
 
-    Args:
-      config, topology, low_effort, hlo_file: of `compile_ahead`.
-      announce: report on stderr what is being compiled.
+    `announce` reports on stderr what is being compiled.
 
     Raises:
       UserError: of `compile_ahead`, or the child ended before it compiled.

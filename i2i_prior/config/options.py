@@ -78,12 +78,8 @@ FIELDS: dict[str, Field] = {}
 
 
 def section(name: str, resumable: bool = False) -> Callable[[type], type]:
-    """Declares a class as the config section `name`, "" for the top level.
-
-    Args:
-      name: of the section, the part before the dot.
-      resumable: all its fields are.
-    """
+    """Declares a class as the config section `name`, "" for the top level;
+    with `resumable` all its fields are."""
 
     def declare(cls: type) -> type:
         for leaf, field in vars(cls).items():

@@ -14,12 +14,9 @@ from i2i_prior.errors import UserError
 def running(what: str, file: Path) -> Iterator[ModuleType]:
     """Loads a file as a module; its functions are called inside the context.
 
-    Args:
-      what: kind of the file, for messages.
-      file: path of an existing file.
-
     Raises:
-      UserError: raised by the file, or in place of any other exception.
+      UserError: raised by the file, or in place of any other exception;
+        `what` names the kind of file.
     """
     spec = importlib.util.spec_from_file_location(f"_named_{file.stem}", file)
     assert spec is not None

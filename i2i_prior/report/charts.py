@@ -201,13 +201,8 @@ def _path(
 
 
 def bars(title: str, labels: Sequence[str], counts: Sequence[int]) -> str:
-    """A bar chart as a figure, with the counts above the bars.
-
-    Args:
-        title: above it.
-        labels: below the bars; if there is one more, at their edges.
-        counts: not negative, at least one.
-    """
+    """A bar chart as a figure, with the counts (0 or more) above the bars; one
+    label more than counts stands at the edges of the bars."""
     slot = (_WIDTH - 2 * _BAR_MARGIN) / len(counts)
     highest = max(*counts, 1)
     floor = _BAR_HEIGHT - _BOTTOM

@@ -87,10 +87,7 @@ def module_rows(
 def first_lines(config: ConfigDict, facts: dict[str, Any], origin: str) -> str:
     """Lines to print before the first step: sizes, modules, machine.
 
-    Args:
-      config: of the run.
-      facts: of `collect`.
-      origin: of its state, see `restore_or_init`.
+    `facts` are those of `collect`, `origin` that of `restore_or_init`.
     """
     from clu.parameter_overview import make_table
 

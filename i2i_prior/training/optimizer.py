@@ -44,11 +44,7 @@ def make_optimizer(
     Under muP each parameter has a learning rate of its own, and the weight
     decay keeps that of the schedule, so that the time scale of the decay is
     the same in all widths (arXiv 2405.13698). The state is the same tree.
-
-    Args:
-      optim: the `optim` section of the config.
-      steps: length of the run, see `make_schedule`.
-      ratio: base width / width of muP (`models.mup`), 1 for none.
+    `ratio` is the base width over the width (`models.mup`), 1 for none.
     """
     adam = optax.scale_by_adam(optim.beta1, optim.beta2, optim.epsilon)
     if ratio != 1:

@@ -108,10 +108,7 @@ def to_device(
 ) -> Any:
     """Puts this process's rows into global arrays, without index and broken.
 
-    Args:
-      batch: of `Pipeline`.
-      sharding: see `mesh.batch_sharding`.
-      rows: rows of the global batch that it holds; None for all.
+    `rows` of the global batch are those that it holds; None for all.
     """
     arrays = {n: a for n, a in batch.items() if n not in ("index", "broken")}
     numbers = tuple(range(len(batch["index"])))

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from i2i_prior.distributed import runtime
-from i2i_prior.distributed.cluster import Settings, detect
-from i2i_prior.distributed.slurm import expand_nodes
+from i2i_prior.distributed.cluster import Settings, detect, expand_nodes
 from i2i_prior.errors import UserError
 
 SLURM = {

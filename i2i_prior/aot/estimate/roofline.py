@@ -104,12 +104,8 @@ def estimate(
 ) -> Roofline:
     """The roofline of one step.
 
-    Args:
-      topology: the machine.
-      executed_flops: of all chips, recomputation of remat included.
-      traffic: HBM bytes of one chip.
-      collectives: of the program.
-      places: int (chips, 1 + axes), see `topologies.coordinates`.
+    `executed_flops` are of all chips, recomputation of remat included, and
+    `traffic` of one; `places` as in `collective_seconds`.
     """
     chip = topology.chip
     attainable = chip.flops * ATTAINABLE[chip.platform]
@@ -163,14 +159,8 @@ def assumptions(topology: Topology, width: int, head_width: int) -> list[str]:
 def collective_seconds(
     collective: Collective, topology: Topology, places: np.ndarray
 ) -> float:
-    """Seconds of one execution.
-
-    Args:
-      collective: of a program.
-      topology: the machine.
-      places: int (chips, 1 + axes), see `topologies.coordinates`, in the
-        order of the flattened mesh.
-    """
+    """Seconds of one execution. `places`, int (chips, 1 + axes), are in the
+    order of the flattened mesh, see `topologies.coordinates`."""
     members = places[list(collective.members)]
     slices = len(np.unique(members[:, 0]))
     inside = len(members) // slices

@@ -57,22 +57,15 @@ class EvaluatorContext:
 
 
 class Evaluator(abc.ABC):
-    """Measures the state every `every` steps and after the last one.
+    """Measures the state every `every` steps (0: never) and after the last one.
 
     All processes of a run make the same calls; the first one writes.
-
-    Attributes:
-      name: key in `registry.EVALUATORS`, used in messages.
-      every: steps between two runs, 0 for never.
-      at_start: also run before the first step.
-      timed_as: kind that its seconds have in goodput.json.
-      files: glob patterns, below the run directory, of its results; their
-        names begin with the step.
     """
 
-    name: str
-    at_start = False
-    timed_as = "eval"
+    name: str  # key in `registry.EVALUATORS`, used in messages
+    at_start = False  # also run before the first step
+    timed_as = "eval"  # kind of its seconds in goodput.json
+    # Glob patterns, below the run directory, of results named by their step.
     files: tuple[str, ...] = ()
 
     def __init__(self, context: EvaluatorContext, every: int) -> None:

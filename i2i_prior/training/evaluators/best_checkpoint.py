@@ -72,11 +72,8 @@ class BestCheckpoint(Evaluator):
     ) -> None:
         """Keeps the checkpoint of a result if it is the best so far.
 
-        A result that is considered twice makes no difference.
-
-        Args:
-          result: with step, metrics and settings; the same on all processes.
-          save: saves the state that the result is of.
+        A result (step, metrics and settings, the same on all processes) that
+        is considered twice makes no difference; `save` saves its state.
 
         Raises:
           UserError: if the result has no such metric.

@@ -81,14 +81,8 @@ def end_diverged(loop: LoopState, spike: LossSpike) -> int:
 def write_result(
     workdir: Path, config: ConfigDict, step: int, outcome: str
 ) -> None:
-    """Writes result.json, from a whole metrics.jsonl.
-
-    Args:
-      workdir: the run directory.
-      config: of the run.
-      step: the last update.
-      outcome: "done" or "diverged".
-    """
+    """Writes result.json, from a whole metrics.jsonl; `outcome` is "done" or
+    "diverged"."""
     document = {
         "outcome": outcome,
         "step": step,

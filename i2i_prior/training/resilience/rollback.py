@@ -79,12 +79,8 @@ class SpikeDetector:
 
 
 class Rollbacks:
-    """Rollbacks of a run, and the batches that they skip.
-
-    Args:
-      workdir: the run directory.
-      write: False on all processes but the first.
-    """
+    """Rollbacks of a run, and the batches that they skip; `write` is False on
+    all processes but the first."""
 
     def __init__(self, workdir: Path, write: bool = True) -> None:
         self._workdir, self._write = Path(workdir), write

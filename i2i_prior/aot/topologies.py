@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,23 +97,16 @@ def _gpu_topology(text: str, chip: Chip, gpus: int) -> Topology:
 def _check_shape(text: str, chip: Chip, sides: tuple[int, ...]) -> None:
     """Cloud TPU's shapes: see the documents named in `chips`."""
     count = math.prod(sides)
-    fits = len(sides) == chip.axes and count >= 1
-    if fits and chip.axes == 2:
+    if chip.axes == 2:
+        shapes = "two sides of 2, 4, 8 or 16, or 1x1"
         fits = sides == (1, 1) or all(side in (2, 4, 8, 16) for side in sides)
-    elif fits:
+    else:
+        shapes = "2x2x1, 2x2x2, 2x2x4, 2x4x4, or three multiples of 4"
         small = sorted(sides) in ([1, 2, 2], [2, 2, 2], [2, 2, 4], [2, 4, 4])
         # Of the small shapes, one host is 2x2x1 and no other way round.
-        small = small and all(
-            side % part == 0
-            for side, part in zip(sides, chip.host, strict=True)
-        )
-        fits = small or all(side % 4 == 0 for side in sides)
-    if not fits or count > chip.largest:
-        shapes = (
-            "two sides of 2, 4, 8 or 16, or 1x1"
-            if chip.axes == 2
-            else "2x2x1, 2x2x2, 2x2x4, 2x4x4, or three multiples of 4"
-        )
+        hosts = not any(map(operator.mod, sides, chip.host))
+        fits = (small and hosts) or all(side % 4 == 0 for side in sides)
+    if len(sides) != chip.axes or not fits or not 1 <= count <= chip.largest:
         raise UserError(
             f"topology {text}: {chip.name} has no such shape; it takes "
             f"{shapes}, of at most {chip.largest} chips"

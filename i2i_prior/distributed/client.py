@@ -1,6 +1,7 @@
 """Client side of the coordinator protocol: one process of a run joins."""
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -52,7 +53,7 @@ class Client:
         self.process, self.hosts, self._heartbeat = process, hosts, heartbeat
         self._connection, self._coordinator = connection, coordinator
         self._changed = threading.Condition()
-        self._gather_number = 0
+        self._gather_numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
         # Calls of `poll_requests`, and rounds that forbid the next one.
         self._calls, self._open_rounds = 0, 0
@@ -78,9 +79,7 @@ class Client:
         Raises:
           UserError: names the processes that are missing after that.
         """
-        with self._changed:
-            self._gather_number += 1
-            number = self._gather_number
+        number = next(self._gather_numbers)
         self._connection.send(
             gather=number, name=name, text=text, seconds=seconds
         )
@@ -96,8 +95,7 @@ class Client:
         )
 
     def request(self, text: str) -> None:
-        """Requests that all processes get `text` at the same `poll_requests`,
-        once; see there."""
+        """Requests that `poll_requests` gives `text` to all processes, once."""
         if text not in self._requested:
             self._requested.add(text)
             self._connection.send(request=text)

@@ -7,6 +7,7 @@ dead one at once) and sends what it learns to all. `connection` lists the
 messages.
 """
 
+import itertools
 import selectors
 import socket
 import time
@@ -65,7 +66,7 @@ class Coordinator:
         self._left: set[int] = set()
         self._gathers: dict[int, _Gather] = {}
         self._rounds: dict[int, _Round] = {}
-        self._last_round = 0
+        self._round_numbers = itertools.count(1)
         self._selector = selectors.DefaultSelector()
         self._ended = False
 
@@ -221,9 +222,9 @@ class Coordinator:
         """Starts to collect the calls of all processes for a request."""
         if any(pending.text == text for pending in self._rounds.values()):
             return  # several processes got the same signal
-        self._last_round += 1
-        self._rounds[self._last_round] = _Round(text)
-        self._broadcast(report_calls=self._last_round)
+        number = next(self._round_numbers)
+        self._rounds[number] = _Round(text)
+        self._broadcast(report_calls=number)
 
     def _count(self, process: int, number: int, calls: int) -> None:
         """Delivers a request at the first call that no process has made."""

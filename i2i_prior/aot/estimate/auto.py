@@ -41,9 +41,8 @@ def search(
       low_effort, hlo_file: of the last compilation; see `compile_ahead`.
 
     Returns:
-      the result of the best (see `compile_ahead`), compiled once more with
-      all the compiler's effort, with `candidates`: all that were tried, with
-      less, best first.
+      the result of the best (see `compile_ahead`), compiled once more, with
+      `candidates`: all that were tried, with less effort, best first.
 
     Raises:
       UserError: for a mistake in the config, or where no layout divides

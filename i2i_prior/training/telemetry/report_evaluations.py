@@ -1,6 +1,7 @@
 """Sections of a run's report on its evaluations: validation losses, metrics."""
 
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,10 @@ def _with_intervals(result: dict[str, Any]) -> dict[str, Any]:
 
 def _metric_curves(results: list[dict[str, Any]], names: list[str]) -> str:
     """Curve of each metric that changes, of the settings with most results."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         if isinstance(result.get("step"), int | float):
-            setting = str([result.get(name) for name in _SETTINGS])
-            groups.setdefault(setting, []).append(result)
+            groups[str([result.get(n) for n in _SETTINGS])].append(result)
     lines, changing = [], []
     for name in names:
         # A later file takes the place of an earlier one of the same step.
@@ -132,12 +132,10 @@ def _metric_curves(results: list[dict[str, Any]], names: list[str]) -> str:
         values = {str(result["metrics"][name]) for result in most.values()}
         if len(values) > 1:
             changing.append(name)
-        for step, result in most.items():
-            line = {"step": step, name: result["metrics"][name]}
-            ends = f"{name}/interval"
-            if ends in result["ends"]:
-                line[ends] = result["ends"][ends]
-            lines.append(line)
+        lines += [
+            {**result["ends"], "step": step, name: result["metrics"][name]}
+            for step, result in most.items()
+        ]
     # Metrics with intervals are the learning curve and come first.
     certain = {name for result in results for name in result["texts"]}
     changing.sort(key=lambda name: name not in certain)

@@ -93,6 +93,11 @@ def section(name: str, resumable: bool = False) -> Callable[[type], type]:
     return declare
 
 
+def choice(choices: tuple[str, ...], help: str, **facts: Any) -> Field:
+    """A field that takes one of some texts, the first one by default."""
+    return Field(choices[0], help, choices=choices, **facts)
+
+
 # A field that shapes what is learned.
 option = Field
 # A field that a resumed run may change.

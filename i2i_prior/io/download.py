@@ -5,7 +5,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
@@ -24,13 +23,22 @@ def download(url: str, folder: Path, largest: int) -> Path:
     """
     name = Path(urllib.parse.urlparse(url).path).name or "weights"
     target = folder / name
+    units = {"unit": "B", "unit_scale": True, "delay": 2}
     try:
         with (
             urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
             target.open("wb") as file,
+            tqdm(desc=name, **units) as bar,
         ):
             promised = int(answer.headers.get("Content-Length") or 0)
-            got = _copy(answer, file, promised, name, largest)
+            bar.total = promised or None
+            while part := answer.read(_PART):
+                bar.update(file.write(part))
+                if bar.n > largest:
+                    raise UserError(
+                        f"{name} is larger than {largest >> 30} GiB; give the "
+                        "URL of Inception's weights."
+                    )
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason: object = error
         # The number of an HTTPError says more than its reason.
@@ -41,27 +49,8 @@ def download(url: str, folder: Path, largest: int) -> Path:
             "it elsewhere and give the file: i2i-prior weights inception "
             "--from FILE."
         ) from error
-    if promised and got != promised:
+    if promised and bar.n != promised:
         raise UserError(
-            f"{url} ended after {got} of {promised} bytes; try again."
+            f"{url} ended after {bar.n} of {promised} bytes; try again."
         )
     return target
-
-
-def _copy(
-    answer: IO[bytes], file: IO[bytes], total: int, name: str, largest: int
-) -> int:
-    got = 0
-    with tqdm(
-        desc=name, total=total or None, unit="B", unit_scale=True, delay=2
-    ) as bar:
-        while part := answer.read(_PART):
-            got += len(part)
-            if got > largest:
-                raise UserError(
-                    f"{name} is larger than {largest >> 30} GiB; give the "
-                    "URL of Inception's weights."
-                )
-            file.write(part)
-            bar.update(len(part))
-    return got

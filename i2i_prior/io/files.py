@@ -46,6 +46,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none that can be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def nan_to_null(value: Any) -> Any:
     """Copy of dicts and lists with None for NaN and inf, which JSON lacks."""
     if isinstance(value, dict):

@@ -15,10 +15,10 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io.disk import write_errors
+from i2i_prior.io.files import read_json
 
 _FOLDER_LOCK = ".lock"
 _RETRY = 0.5  # seconds
@@ -76,7 +76,7 @@ def is_held(path: Path) -> bool | None:
 
 def holder(path: Path) -> str:
     """Last holder of a lock, as "process 12 on n1"."""
-    found = _read(path)
+    found = read_json(path)
     if "pid" not in found or "host" not in found:
         return "another process"
     return f"process {found['pid']} on {found['host']}"
@@ -84,14 +84,14 @@ def holder(path: Path) -> str:
 
 def announce_leaving(path: Path) -> None:
     """Notes in a lock that its holder accepts no further work."""
-    if found := _read(path):
+    if found := read_json(path):
         with contextlib.suppress(OSError):
             path.write_text(json.dumps({**found, "leaving": True}))
 
 
 def is_leaving(path: Path) -> bool:
     """Returns True once the holder has called `announce_leaving`."""
-    return bool(_read(path).get("leaving"))
+    return bool(read_json(path).get("leaving"))
 
 
 @contextlib.contextmanager
@@ -127,11 +127,3 @@ def _lock(file: int, kind: int) -> bool | None:
     except OSError:
         return None
     return True
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -7,7 +7,6 @@ way into the page.
 import base64
 import html
 import io
-import json
 import math
 import os
 import re
@@ -239,15 +238,6 @@ def readable(path: Path) -> bool:
 def escape(value: object) -> str:
     """Text of any value for HTML, quotes included."""
     return html.escape(str(value))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if it cannot be read."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def short(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.report.html import read_json
+from i2i_prior.io.files import read_json
 from i2i_prior.scaling_laws.points import Curve, Point, Source, Table
 from i2i_prior.sweeps.run.store import METRIC, PlannedRun, open_sweep
 from i2i_prior.training.telemetry.metric_writer import read_metrics

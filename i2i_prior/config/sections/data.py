@@ -1,6 +1,7 @@
 """Fields of the data: sources, crops, batches."""
 
 from i2i_prior.config.options import (
+    choice,
     host_local,
     option,
     resumable,
@@ -32,11 +33,7 @@ class DataSection:
     pair = option(
         "", 'images of a record, "SOURCE:TARGET" by their ends', added=True
     )
-    crop = option(
-        "random",
-        "random (resized crop) or center",
-        choices=("random", "center"),
-    )
+    crop = choice(("random", "center"), "random (resized crop) or center")
     min_scale = option(0.25, "least share of the area a random crop keeps")
     flip = share(0.5, "probability of a horizontal flip")
     view_min_scale = option(0.5, "least share of the crop the encoder sees")

@@ -1,6 +1,6 @@
 """Fields of sampling, measuring and the device mesh."""
 
-from i2i_prior.config.options import option, section, share
+from i2i_prior.config.options import choice, option, section, share
 
 
 @section("sample", resumable=True)
@@ -12,10 +12,8 @@ class SampleSection:
     guidance = option(4.5, "classifier-free guidance scale, 1 for none")
     guidance_low = share(0.0, "guide from this time on, 0 to 1")
     guidance_high = share(1.0, "guide up to this time, 0 to 1")
-    null_mask = option(
-        "full",
-        "null tokens seen: full or caption's mask",
-        choices=("full", "caption"),
+    null_mask = choice(
+        ("full", "caption"), "null tokens seen: full or caption's mask"
     )
     clip = option(0.0, "hold x0 in [-clip, clip], 1 for pixels, 0 for none", 0)
     lower_order_final = option(True, "first-order last step")

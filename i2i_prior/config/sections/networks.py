@@ -1,6 +1,6 @@
 """Fields of the networks: latent space, DiT, conditioner, encoder."""
 
-from i2i_prior.config.options import option, resumable, section, share
+from i2i_prior.config.options import choice, option, resumable, section, share
 
 
 @section("autoencoder")
@@ -43,24 +43,20 @@ class ModelSection:
 class ConditionerSection:
     """Condition tokens, see `models.conditioner.ConditionerConfig`."""
 
-    tokens_from = option(
-        "cls",
+    tokens_from = choice(
+        ("cls", "patches", "pyramid", "tokens", "none"),
         "embeddings: cls, patches, pyramid, tokens (given) or none",
-        choices=("cls", "patches", "pyramid", "tokens", "none"),
     )
-    concat_from = option(
-        "none",
+    concat_from = choice(
+        ("none", "source"),
         "latent stacked on the noisy one: none or source (of a pair)",
-        choices=("none", "source"),
         added=True,
     )
     length = option(0, "embeddings a condition where they are given")
     embedding_width = option(0, "their channels; 0: the encoder's")
     expand = option(4, "tokens made of each embedding", 1)
-    null = option(
-        "trained",
-        "null token: trained or random (fixed)",
-        choices=("trained", "random"),
+    null = choice(
+        ("trained", "random"), "null token: trained or random (fixed)"
     )
     normalize = option(True, "divide embeddings by their L2 norm")
     scale = option(1.0, "factor after it; 0 means sqrt(width)")
@@ -74,10 +70,8 @@ class ConditionerSection:
 class EncoderSection:
     """Image encoder, see `models.vit.ViTConfig`."""
 
-    kind = option(
-        "joint",
-        "joint (trained along), frozen or none",
-        choices=("joint", "frozen", "none"),
+    kind = choice(
+        ("joint", "frozen", "none"), "joint (trained along), frozen or none"
     )
     weights = option("", "weights of a frozen encoder, or 'random'")
     family = option("dino", "dino, dinov2, clip, siglip, mae, ijepa")
@@ -92,8 +86,6 @@ class EncoderSection:
     projection = option(0, "width of a projected pooled output, 0: none")
     epsilon = option(0.0, "of its layer norms, 0 for the family's")
     view_size = option(0, "side of the view in pixels, 0: image_size", 0)
-    pixels = option(
-        "symmetric",
-        "values it reads: symmetric or family",
-        choices=("symmetric", "family"),
+    pixels = choice(
+        ("symmetric", "family"), "values it reads: symmetric or family"
     )

@@ -1,6 +1,6 @@
 """Fields of training: noise path, loss, optimizer, loop."""
 
-from i2i_prior.config.options import option, resumable, section, share
+from i2i_prior.config.options import choice, option, resumable, section, share
 
 
 @section("diffusion")
@@ -9,10 +9,8 @@ class DiffusionSection:
 
     path = option("flow", "ddpm_linear, ddpm_cosine or flow")
     prediction = option("velocity", "eps, x0, v or velocity")
-    time_convention = option(
-        "native",
-        "time and sign: native, sit or repa",
-        choices=("native", "sit", "repa"),
+    time_convention = choice(
+        ("native", "sit", "repa"), "time and sign: native, sit or repa"
     )
     learn_sigma = option(False, "learn the posterior variance (DDPM)")
     vlb_weight = option(1.0, "weight of the VLB term beside the MSE")
@@ -29,10 +27,9 @@ class OptimSection:
 
     learning_rate = option(0.0001, "peak learning rate of AdamW", 0)
     warmup_steps = option(1000, "steps of linear warm-up", 0)
-    schedule = option(
-        "constant",
+    schedule = choice(
+        ("constant", "cosine", "linear"),
         "after warm-up: constant, cosine, linear",
-        choices=("constant", "cosine", "linear"),
     )
     final_ratio = option(0.0, "last learning rate over the peak")
     beta1 = option(0.9, "Adam's first decay", 0, below=1)

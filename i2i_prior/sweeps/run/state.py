@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.io import locks
-from i2i_prior.report.html import read_json
+from i2i_prior.io.files import read_json
 from i2i_prior.sweeps.backends import Launch, load_backend, read_launch
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep

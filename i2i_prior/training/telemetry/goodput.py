@@ -6,7 +6,6 @@ of time spent in steps that were kept ("ML Productivity Goodput",
 cloud.google.com/blog, 2024).
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.checkpoint.run_dir import write_json
+from i2i_prior.io.files import read_json
 from i2i_prior.parallel.chips import PEAK_FLOPS
 
 STEP, DATA_WAIT, START, DOWN, LOST = KINDS = (
@@ -139,12 +139,12 @@ def merge_kinds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def _read(path: Path | None) -> dict[str, Any]:
     """Reads the file of an earlier process; empty if there is none to read."""
+    stored = read_json(path) if path else {}
+    if not {"began", "written", "seconds"} <= set(stored):
+        return {}
     try:
-        stored = json.loads(path.read_text()) if path else {}
-        if not {"began", "written", "seconds"} <= set(stored):
-            return {}
         return stored | {"seconds": merge_kinds(stored["seconds"])}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (TypeError, AttributeError):
         return {}
 
 

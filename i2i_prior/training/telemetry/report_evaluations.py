@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.evaluation.validation_losses import FOLDER, KINDS
+from i2i_prior.io.files import read_json
 from i2i_prior.report.charts import plots
-from i2i_prior.report.html import escape, read_json, section, short, table
+from i2i_prior.report.html import escape, section, short, table
 
 _LOSSES = tuple(
     (f"{FOLDER}/{kind}_{name}", f"{title}, {weights}")

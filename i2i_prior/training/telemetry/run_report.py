@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
+from i2i_prior.io.files import read_json
 from i2i_prior.report.charts import plots
 from i2i_prior.report.html import (
     cards,
@@ -20,7 +21,6 @@ from i2i_prior.report.html import (
     figure,
     flatten,
     folded,
-    read_json,
     readable,
     section,
     short,

@@ -1,6 +1,8 @@
 """The config of a run: fields, defaults, files, overrides, hash."""
 
 from i2i_prior.config.config import (
+    HOST_LOCAL,
+    RESUMABLE,
     check_fields,
     config_hash,
     default_config,
@@ -11,10 +13,10 @@ from i2i_prior.config.config import (
     load_config,
     override,
     parse_arg,
+    recorded,
     set_field,
 )
-from i2i_prior.config.fields import HOST_LOCAL, RESUMABLE, recorded
-from i2i_prior.config.options import FIELDS
+from i2i_prior.config.sections import FIELDS
 
 __all__ = [
     "FIELDS",

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.config import flatten, from_flat
-from i2i_prior.config.fields import FIELDS, RENAMED
+from i2i_prior.config.config import FIELDS, RENAMED
 from i2i_prior.errors import UserError
 from i2i_prior.interop import autoencoders
 from i2i_prior.interop.files.state_dicts import (

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.config import default_config, flatten, set_field
-from i2i_prior.config.fields import FIELDS
+from i2i_prior.config import FIELDS, default_config, flatten, set_field
 from i2i_prior.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.config import flatten
-from i2i_prior.config.fields import FIELDS, recorded
+from i2i_prior.config import FIELDS, flatten, recorded
 from i2i_prior.errors import UserError
 from i2i_prior.sweeps.run.store import METRIC, PlannedRun
 from i2i_prior.sweeps.spec.algebra import (

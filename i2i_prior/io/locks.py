@@ -27,16 +27,12 @@ _RETRY = 0.5  # seconds
 def acquire(path: Path, timeout: float = 0.0) -> int | None:
     """Locks a file, and writes host and process id of the holder into it.
 
-    Args:
-      path: of the file; it and its folder are made if absent.
-      timeout: seconds to wait for another holder.
+    The file and its folder are made if absent (UserError if they cannot
+    be); another holder is waited for `timeout` seconds.
 
     Returns:
       file descriptor, to be kept open (or inherited by a child) as long as
       the lock lasts; None where another process holds it.
-
-    Raises:
-      UserError: the file cannot be made.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -28,10 +28,8 @@ def plots(
 ) -> str:
     """Curves over the steps, of each key that has two values or more.
 
-    Args:
-      lines: with "step", and (low, high) of an interval under KEY/interval.
-      wanted: (key, title) of each.
-      linear: keys whose axis is never logarithmic.
+    Each line has "step", and (low, high) of an interval under KEY/interval;
+    `wanted` are (key, title); keys in `linear` never have a logarithmic axis.
     """
     figures = []
     for key, title in wanted:

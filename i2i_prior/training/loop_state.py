@@ -28,14 +28,8 @@ class LoopState:
     """Parts of a run that meet in the loop. Writes nothing by itself, so that
     a start that fails leaves no workdir behind.
 
-    Args:
-      config, workdir, program, data: of the run.
-      timer: begun when the run began.
-      flops: of one step.
-      profile_steps: first and last update of which a trace is taken.
-
-    Attributes:
-      compiled: shapes of the batches that a step was compiled for.
+    `timer` has begun with the run, `flops` are of one step, `profile_steps`
+    the first and last update of which a trace is taken.
     """
 
     def __init__(
@@ -60,7 +54,7 @@ class LoopState:
         self.rollbacks = Rollbacks(workdir, write)
         self.preemption = Preemption()
         self.evaluators: list[Evaluator] = []
-        self.compiled: set[Any] = set()
+        self.compiled: set[Any] = set()  # shapes of batches, see `_dispatch`
         self._saved_at = monotonic()
 
     @contextlib.contextmanager

@@ -50,10 +50,8 @@ def find_collectives(
 ) -> list[Collective]:
     """Collectives in program order, equal ones not yet added up.
 
-    Args:
-      program: a parsed module.
-      mesh: axis name -> size, in the mesh's order.
-      accumulate: trips of the micro-batch loop, which is no layer loop.
+    `mesh` has sizes by axis, in the mesh's order; `accumulate` is the trips of
+    the micro-batch loop, which is no layer loop.
     """
     found: list[Collective] = []
     seen: set[tuple] = set()
@@ -225,12 +223,9 @@ def whole_parameters(
     """Stacked layer parameters that are gathered outside the layer loop.
 
     None are where a program gathers layer by layer. Of parameters of the
-    same shape, the first name stands for all.
-
-    Args:
-      collectives: of the program.
-      stacked: name -> global shape (layers, in, out) of what is sharded.
-      tensor: shards of the tensor axis, which a gather leaves alone.
+    same shape, the first name stands for all. `stacked` has the global shapes
+    (layers, in, out) of what is sharded; `tensor` is the shards of the tensor
+    axis, which a gather leaves alone.
     """
     outside = {
         _sides(*c.shape)

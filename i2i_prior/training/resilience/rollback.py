@@ -44,14 +44,10 @@ class LossSpike(Exception):  # noqa: N818 - a rollback can recover from it
 class SpikeDetector:
     """Compares every step's loss with the logged losses before it.
 
-    A spike is a loss above `factor` times the median of the last 50 logged
-    losses: the median, because it does not move with a few wild values.
-    Logged ones, because they are in metrics.jsonl: a run that resumes decides
-    as one that was never cut.
-
-    Args:
-      factor: of the median; 0 lets every finite loss pass.
-      logged: losses of the log lines so far, in order.
+    A spike is a loss above `factor` (0: none is) times the median of the last
+    50 logged losses: the median, because it does not move with a few wild
+    values. Logged ones, because they are in metrics.jsonl: a run that resumes
+    decides as one that was never cut.
     """
 
     def __init__(self, factor: float, logged: Iterable[float] = ()) -> None:

@@ -26,10 +26,8 @@ _IN_FLIGHT = 2  # steps; more would only hold more batches in memory
 class MetricBuffer:
     """Reads the metrics of steps in order, checks and logs them.
 
-    Args:
-      config, writer, timer: of the run.
-      schedule: update (from 0) -> learning rate.
-      flops: of one step, for MFU.
+    `schedule` maps an update (from 0) to its learning rate; `flops` of one
+    step are for MFU.
     """
 
     def __init__(

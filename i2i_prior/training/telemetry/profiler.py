@@ -71,12 +71,8 @@ class StepProfiler:
     """Traces the steps asked for, once, into folder/FIRST.
 
     The trace is one of `jax.profiler` (open it in XProf or Perfetto); its
-    summary is printed and written to folder/summary.txt.
-
-    Args:
-      folder: RUN/profile.
-      steps: first and last update, both traced; None for no trace.
-      timer: where seconds of starting and stopping are booked.
+    summary is printed and written to folder/summary.txt. `steps` are the first
+    and last update, both traced; None for no trace.
     """
 
     def __init__(

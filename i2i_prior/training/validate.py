@@ -128,6 +128,12 @@ def _validate_cached(config: ConfigDict) -> None:
                 "joint or frozen, or data.cached=true with prepared embeddings"
             )
         return
+    if validation.every and not validation.source.startswith("arrayrecord:"):
+        raise UserError(
+            "validation.every with data.cached needs held-out images that are "
+            "prepared, too; set validation.source to arrayrecord:FOLDER, or "
+            "validation.every=0"
+        )
     if kind == "joint":
         raise UserError(
             "data.cached reads prepared embeddings, which an encoder that is "
@@ -137,12 +143,6 @@ def _validate_cached(config: ConfigDict) -> None:
         raise UserError(
             "data.cached reads prepared latents; set autoencoder.kind to what "
             "they were made with"
-        )
-    if validation.every and not validation.source.startswith("arrayrecord:"):
-        raise UserError(
-            "validation.every with data.cached needs held-out images that are "
-            "prepared, too; set validation.source to arrayrecord:FOLDER, or "
-            "validation.every=0"
         )
     for name in ("min_side", "view_flip", "view_jitter"):
         if config.data[name]:

@@ -10,7 +10,6 @@ from i2i_prior.config import (
     config_hash,
     default_config,
     explain,
-    fields,
     flatten,
     from_flat,
     load_config,
@@ -18,6 +17,7 @@ from i2i_prior.config import (
     recorded,
     set_field,
 )
+from i2i_prior.config import config as config_module
 from i2i_prior.config.options import Field
 from i2i_prior.errors import UserError
 
@@ -268,7 +268,7 @@ def test_names_of_earlier_versions_are_read():
 
 
 def test_a_renamed_field_is_noted_once(capsys):
-    fields._note.cache_clear()
+    config_module._note.cache_clear()
     for _ in range(2):
         from_flat({"conditioner.choice": "cls"})
     note = "note: conditioner.choice is called conditioner.tokens_from now\n"
@@ -324,7 +324,7 @@ def test_a_field_knows_its_bounds(facts, value, says):
 
 
 def test_old_names_in_an_exported_file_are_read_without_a_note(capsys):
-    fields._note.cache_clear()
+    config_module._note.cache_clear()
     config = default_config()
     config.conditioner.tokens_from = "patches"
     flat = recorded(flatten(config))

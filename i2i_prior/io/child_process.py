@@ -5,8 +5,6 @@ only through this process, and its whole process group can be killed. On Linux
 it receives a SIGTERM when this process dies.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -19,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _TICK = 1.0  # seconds between checks of a silent child
@@ -63,7 +61,7 @@ class ChildProcess:
         self._code: int | None = None
         self.pid, self.stdout = self._popen.pid, self._popen.stdout
 
-    def __enter__(self) -> ChildProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

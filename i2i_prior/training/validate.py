@@ -188,7 +188,17 @@ def _validate_buckets(config: ConfigDict, shapes: Resolved) -> None:
 
 def _validate_condition(config: ConfigDict, shapes: Resolved) -> None:
     if shapes.conditioner is None:
-        _validate_no_tokens(config)
+        for name in ("noise", "mask_rate"):
+            if config.conditioner[name]:
+                raise UserError(
+                    f"conditioner.{name} is for tokens, and "
+                    "conditioner.tokens_from is none; set it to 0"
+                )
+        if config.encoder.kind != "none":
+            raise UserError(
+                "conditioner.tokens_from is none, so nothing reads an encoder; "
+                "set encoder.kind to none"
+            )
         return
     tokens = shapes.conditioner.tokens
     if config.conditioner.tokens_from == "tokens":
@@ -228,21 +238,6 @@ def _validate_condition(config: ConfigDict, shapes: Resolved) -> None:
             "a frozen encoder needs encoder.weights: a file that `i2i-prior "
             "export --part encoder` wrote, published weights (DINO, DINOv2, "
             "CLIP, ...), or 'random' to say that random features are meant"
-        )
-
-
-def _validate_no_tokens(config: ConfigDict) -> None:
-    section = config.conditioner
-    for name in ("noise", "mask_rate"):
-        if section[name]:
-            raise UserError(
-                f"conditioner.{name} is for tokens, and "
-                "conditioner.tokens_from is none; set it to 0"
-            )
-    if config.encoder.kind != "none":
-        raise UserError(
-            "conditioner.tokens_from is none, so nothing reads an encoder; "
-            "set encoder.kind to none"
         )
 
 

@@ -11,22 +11,9 @@ import numpy as np
 from i2i_prior.aot.estimate.hlo import Computation, Instruction, Program
 
 KINDS = (
-    "all-gather",
-    "reduce-scatter",
-    "all-reduce",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-broadcast",
-    "collective-permute",
+    *("all-gather", "reduce-scatter", "all-reduce", "all-to-all"),
+    *("ragged-all-to-all", "collective-broadcast", "collective-permute"),
 )
-# Between TPU slices: a `send` to the host's network, and a `recv`.
-_BETWEEN_SLICES = {
-    "ALL_GATHER": "all-gather",
-    "REDUCE_SCATTER": "reduce-scatter",
-    "ALL_REDUCE": "all-reduce",
-    "ALL_TO_ALL": "all-to-all",
-    "ONE_TO_ONE": "collective-permute",
-}
 LAYERS, OUTSIDE = "layer loop", "outside"
 
 
@@ -93,8 +80,10 @@ def find_collectives(
 def _kind(i: Instruction) -> str:
     """Kind of a collective, of `KINDS`; "" for other instructions."""
     if i.opcode == "recv":
+        # Between TPU slices, as ALL_GATHER: a `send` to the host's network.
         match = re.search(r'megascale_transfer_type="(\w+)"', i.attributes)
-        return _BETWEEN_SLICES[match[1]] if match else ""
+        kind = match[1].lower().replace("_", "-") if match else ""
+        return "collective-permute" if kind == "one-to-one" else kind
     kind = i.opcode.removesuffix("-start")
     return kind if kind in KINDS else ""
 

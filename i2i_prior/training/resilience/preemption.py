@@ -1,9 +1,8 @@
 """Preemption: signals upon which a run saves and ends, and exit codes."""
 
-from __future__ import annotations
-
 import signal
 from types import FrameType
+from typing import Self
 
 from i2i_prior.distributed import runtime
 from i2i_prior.io.child_process import STOP_SIGNALS
@@ -26,7 +25,7 @@ class Preemption:
         self.requested = self._polled = ""
         self._previous: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> Preemption:
+    def __enter__(self) -> Self:
         for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         return self

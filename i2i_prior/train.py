@@ -39,10 +39,8 @@ def train(
 ) -> int:
     """Trains to `train.steps`, from the newest checkpoint of the workdir.
 
-    Args:
-      config: see `config.FIELDS`.
-      directory: the run directory, made if absent.
-      profile_steps: first and last update of which a trace is taken.
+    The `directory` of the run is made if absent; `profile_steps` are the first
+    and last update of which a trace is taken.
 
     Returns:
       0 done; 75 saved on a signal, run the same command to go on; 65

@@ -30,15 +30,8 @@ class Client:
 
     Its thread receives messages. When the run has to end, it ends this
     process at once with a message, since the main thread may wait for a dead
-    process.
-
-    Args:
-      connection: to the coordinator.
-      process: number of this process.
-      hosts: host name of each process.
-      heartbeat: seconds of silence after which process 0 is lost.
-      first: messages that came together with the hosts.
-      coordinator: its thread, in process 0 only.
+    process. `hosts` are the names of all processes, `first` the messages that
+    came together with them; process 0 has the thread of the `coordinator`.
     """
 
     def __init__(

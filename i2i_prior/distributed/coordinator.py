@@ -41,12 +41,9 @@ class _Round:
 class Coordinator:
     """Server side of the protocol, on a thread of process 0.
 
-    Args:
-      listener: a listening socket on the coordinator's port.
-      local: connection and host name of process 0 itself.
-      processes: number of processes of the run.
-      hosts: expected host name of each process; empty if unknown.
-      startup, heartbeat: seconds, see `client.join`.
+    `listener` listens on the coordinator's port; `local` is the connection and
+    the host name of process 0 itself; `hosts` are the expected names, empty if
+    unknown; `startup` and `heartbeat` are those of `client.join`.
     """
 
     def __init__(

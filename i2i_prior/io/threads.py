@@ -19,14 +19,10 @@ def map_in_order(
 ) -> Generator[Out]:
     """Results function(item) in order, computed while earlier ones are used.
 
-    Closing the iterator ends its threads.
-
-    Args:
-      function: called in any thread; its exceptions are raised here, in the
-        order of the items.
-      items: taken one by one in the caller's thread.
-      ahead: results that wait at most.
-      threads: at once; 0 for two a core, since some wait for the disk.
+    Items are taken one by one in the caller's thread; `ahead` results wait at
+    most. An exception of the function, which any thread calls, is raised here,
+    in the order of the items. Closing the iterator ends its `threads`: 0 for
+    two a core, since some wait for the disk.
     """
     pool = ThreadPoolExecutor(threads or 2 * (os.cpu_count() or 1))
     rest = iter(items)

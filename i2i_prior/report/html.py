@@ -79,14 +79,10 @@ def write_page(
     body: str,
     style: str = "",
 ) -> Path:
-    """Writes a whole page, or nothing; returns its path.
+    """Writes a whole page, or nothing (OSError); returns its path.
 
-    Args:
-      path: of the file.
-      title: also of the window.
-      subtitle: one line of plain text under the title; the time is added.
-      body: HTML.
-      style: CSS besides `STYLE`.
+    `title` is also that of the window; `subtitle` is one line of plain text, to
+    which the time is added; `style` is CSS besides `STYLE`.
     """
     written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     page = (

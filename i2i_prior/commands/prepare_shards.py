@@ -217,7 +217,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         again = "run the same command again, which goes on"
-        if disk.is_full(error):
+        if error.errno in disk.DISK_FULL:
             raise FullDiskError(
                 f"no space left in {folder}: free some and {again}"
             ) from error

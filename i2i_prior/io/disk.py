@@ -102,8 +102,3 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
         if os.strerror(number) in str(error):
             return OSError(number, os.strerror(number), str(path))
     return None
-
-
-def is_full(error: OSError) -> bool:
-    """Returns True if the disk or this user's quota is full."""
-    return error.errno in DISK_FULL

@@ -67,8 +67,9 @@ class MetricBuffer:
     def add(
         self, step: int, metrics: dict[str, Any], counts: dict[str, int]
     ) -> None:
-        """Adds a step that was dispatched; reads that of two
-        steps before, and raises LossSpike if it is bad.
+        """Adds a step that was dispatched; reads that of two steps before.
+
+        A LossSpike is raised if that one is bad.
 
         Args:
           step: the update, from 1.

@@ -34,7 +34,7 @@ def download(url: str, folder: Path, largest: int) -> Path:
             bar.total = promised or None
             while part := answer.read(_PART):
                 bar.update(file.write(part))
-                if bar.n > largest:
+                if file.tell() > largest:
                     raise UserError(
                         f"{name} is larger than {largest >> 30} GiB; give the "
                         "URL of Inception's weights."
@@ -49,8 +49,9 @@ def download(url: str, folder: Path, largest: int) -> Path:
             "it elsewhere and give the file: i2i-prior weights inception "
             "--from FILE."
         ) from error
-    if promised and bar.n != promised:
+    got = target.stat().st_size
+    if promised and got != promised:
         raise UserError(
-            f"{url} ended after {bar.n} of {promised} bytes; try again."
+            f"{url} ended after {got} of {promised} bytes; try again."
         )
     return target

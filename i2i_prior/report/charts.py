@@ -10,14 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 from numpy.lib.stride_tricks import sliding_window_view
 
 from i2i_prior.report.html import escape, figure, short
 
 _WIDTH, _HEIGHT = 560, 250  # in SVG units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 10, 30
-_STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
 _BAR_HEIGHT, _BAR_MARGIN, _BAR_TOP = 220, 24, 22
 
 
@@ -144,7 +142,12 @@ def _ticks(low: float, high: float) -> list[float]:
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # but for rounding
         margin = abs(low) / 10 or 1.0
         low, high = low - margin, high + margin
-    return list(MaxNLocator(5, steps=_STEPS).tick_values(low, high))
+    raw = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= raw * 0.99)
+    begin, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    digits = 12 - math.floor(math.log10(step))
+    return [round(i * step, digits) for i in range(begin, end + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

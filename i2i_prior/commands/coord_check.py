@@ -36,18 +36,16 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     common.before_jax()
     from i2i_prior.checkpoint.run_dir import write_json
     from i2i_prior.config import load_config
-    from i2i_prior.io.disk import write_errors
     from i2i_prior.io.files import nan_to_null
     from i2i_prior.scaling_laws.coord_check import check, verdict
-    from i2i_prior.scaling_laws.coord_check_plot import draw
+    from i2i_prior.scaling_laws.coord_check_plot import plot
+    from i2i_prior.scaling_laws.figures import save_figure
 
     config = load_config(options.config, overrides)
     result = check(config, options.widths, options.steps, options.seeds)
     out = Path(options.out)
     write_json(out / "coordinates.json", nan_to_null(result))
-    picture = out / "coordinates.png"
-    with write_errors(picture, "choose another --out"):
-        draw(result, picture)
+    picture = save_figure(out / "coordinates.png", plot, result)
     print(verdict(result))
     print(picture)
     return 0

@@ -37,21 +37,14 @@ Batch = dict[str, Any]
 
 
 def check(
-    config: ConfigDict,
-    widths: Sequence[int],
-    steps: int,
-    seeds: int,
+    config: ConfigDict, widths: Sequence[int], steps: int, seeds: int
 ) -> dict[str, Any]:
     """Trains models of every width in both parametrisations.
 
-    Args:
-      config: data, task, depth and learning rate; the head width is its
-        model's. It runs in float32, at a constant learning rate, on one
-        device.
-      widths: of the models; muP's base is the config's, or the smallest of
-        these.
-      steps: updates of each model, on the same batches.
-      seeds: models of each kind, of the config's seed and those after it.
+    The config gives data, task, depth, head width and learning rate; it runs
+    in float32, at a constant learning rate, on one device. muP's base width is
+    the config's, or the smallest of `widths`. Each model takes the same
+    `steps` batches, from `seeds` seeds, the config's and those after it.
 
     Returns:
       what coordinates.json holds: `rows` of each model and step with its
@@ -101,11 +94,8 @@ def check(
     fitted = {name: slopes(rows, name) for name in PARAMETRISATIONS}
     return {
         "config_hash": config_hash(config),
-        "widths": widths,
-        "base_width": base,
-        "head_width": head,
-        "steps": steps,
-        "seeds": seeds,
+        **{"widths": widths, "base_width": base, "head_width": head},
+        **{"steps": steps, "seeds": seeds},
         "learning_rate": config.optim.learning_rate,
         "slopes": fitted,
         "flat": {
@@ -135,12 +125,10 @@ def slopes(
     for place in PLACES:
         if place in rows[0]:
             changes = np.array([row[place] for row in rows])
-            good = np.isfinite(changes).all() and (changes > 0).all()
-            found[place] = (
-                float(np.polyfit(widths, np.log(changes), 1)[0])
-                if good
-                else float("nan")
-            )
+            found[place] = float("nan")
+            if np.isfinite(changes).all() and (changes > 0).all():
+                slope, _ = np.polyfit(widths, np.log(changes), 1)
+                found[place] = float(slope)
     return found
 
 
@@ -180,9 +168,8 @@ def _config(
 
 def _batches(config: ConfigDict, count: int) -> list[Batch]:
     """The first batches of training; the last is for evaluation only."""
-    pipeline = make_pipeline(
-        config, open_training(config), range(config.data.batch_size)
-    )
+    rows = range(config.data.batch_size)
+    pipeline = make_pipeline(config, open_training(config), rows)
     return [
         {
             name: jnp.asarray(array)

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from i2i_prior.io.files import atomic_path
 from i2i_prior.models.activation_taps import PLACES
-from i2i_prior.scaling_laws.figures import new_figure
 
 LABELS = {"standard": "standard", "mup": "muP"}
 
 
-def draw(result: dict[str, Any], file: Path) -> None:
-    """Writes the plot as PNG.
-
-    Args:
-      result: of `coord_check.check`.
-      file: ending in .png.
-
-    Raises:
-      OSError: of the disk.
-    """
+def plot(figure: Any, result: dict[str, Any]) -> None:
+    """Fills a figure with the result of `coord_check.check`."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
@@ -32,7 +21,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
     names, slopes = list(result["slopes"]), result["slopes"]
     places = [place for place in PLACES if place in slopes[names[0]]]
     widths, steps = result["widths"], result["steps"]
-    figure = new_figure(2.4 * len(places), 5.4)
+    figure.set_size_inches(2.4 * len(places), 5.4)
     panels = figure.subplots(
         len(names), len(places), squeeze=False, sharex=True, sharey="col"
     )
@@ -40,7 +29,10 @@ def draw(result: dict[str, Any], file: Path) -> None:
     for line, name in zip(panels, names, strict=True):
         for panel, place in zip(line, places, strict=True):
             for step in range(1, steps + 1):
-                means = _means(result["rows"], name, place, step, widths)
+                means = [
+                    _mean(result["rows"], place, name, step, width)
+                    for width in widths
+                ]
                 colour = colours.to_rgba(np.array([step]))[0]
                 panel.plot(widths, means, "o-", ms=3, lw=1.2, color=colour)
             panel.set_xscale("log", base=2)
@@ -54,40 +46,26 @@ def draw(result: dict[str, Any], file: Path) -> None:
         line[0].set_ylabel("RMS change since the start", fontsize=9)
     for panel in panels[-1]:
         panel.set_xlabel("width D, channels", fontsize=9)
-    whole = MaxNLocator(integer=True)
-    bar = figure.colorbar(
-        colours, ax=panels, fraction=0.02, pad=0.01, ticks=whole
-    )
-    bar.set_label("optimizer updates")
+    bar = {"fraction": 0.02, "pad": 0.01, "ticks": MaxNLocator(integer=True)}
+    figure.colorbar(colours, ax=panels, label="optimizer updates", **bar)
     figure.suptitle(
         f"Coordinate check: base width {result['base_width']}, head width "
         f"{result['head_width']}, learning rate {result['learning_rate']:g}, "
         f"seeds: {result['seeds']}",
         fontsize=10,
     )
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
 
 
-def _means(
-    rows: list[dict[str, Any]],
-    name: str,
-    place: str,
-    step: int,
-    widths: list[int],
-) -> list[float]:
-    """Geometric means over the seeds, one a width.
+def _mean(rows: list[dict[str, Any]], place: str, *key: Any) -> float:
+    """Geometric mean over the seeds, of a parametrisation, step and width.
 
     NaN, which is not drawn, for a change of 0: the output kernel starts at
     zero, so that layers before it have no gradient at the first update.
     """
-    means = []
-    for width in widths:
-        changes = [
-            row[place] or math.nan
-            for row in rows
-            if row["parametrisation"] == name
-            and (row["step"], row["width"]) == (step, width)
-        ]
-        means.append(float(np.exp(np.mean(np.log(changes)))))
-    return means
+    fields = ("parametrisation", "step", "width")
+    changes = [
+        row[place] or math.nan
+        for row in rows
+        if key == tuple(row[field] for field in fields)
+    ]
+    return float(np.exp(np.mean(np.log(changes))))

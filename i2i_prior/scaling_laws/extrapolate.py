@@ -152,11 +152,10 @@ def predict_held_out(
             law = replace(law, inflation=calibration.inflation)
         n, d = column(held, "n"), column(held, "d")
         centre, _, (low, high) = predict_loss(law, n, d, seed)
+        columns = zip(centre, column(held, "loss"), low, high, strict=True)
         rows += [
-            Prediction(p.id, "parametric", p.c, *map(float, values))
-            for p, *values in zip(
-                held, centre, column(held, "loss"), low, high, strict=True
-            )
+            Prediction(point.id, "parametric", point.c, *map(float, values))
+            for point, values in zip(held, columns, strict=True)
         ]
     wide = widening(fitted, seed) if held else {}
     rows += [
@@ -216,8 +215,6 @@ def _optima(
             drawn = drawn * np.exp(noise * rng.standard_normal(len(drawn)))
             centre = float(curved(c))
             ends = interval(np.log(centre), np.log(drawn), made.freedom)
-            low, high = map(float, np.exp(ends))
-            rows.append(
-                Prediction(name, law, c, centre, float(actual), low, high)
-            )
+            values = centre, actual, *np.exp(ends)
+            rows.append(Prediction(name, law, c, *map(float, values)))
     return rows

@@ -12,23 +12,17 @@ from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import atomic_path
 
 
-def new_figure(width: float = 7.2, height: float = 4.6) -> Any:
-    """A figure of so many inches that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def save_figure(path: Path, draw: Callable[..., None], *inputs: Any) -> Path:
     """Writes a PNG of the figure that `draw(figure, *inputs)` fills.
 
     Raises:
       UserError: where it cannot be written.
     """
-    figure = new_figure()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
     draw(figure, *inputs)
     with write_errors(path, "free space or choose another --out"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,12 @@ def fit(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if out.is_file():
         raise UserError(f"--out {out} is a file; choose a folder")
-    table = _hold_out(_table(options), options.holdout)
+    if options.csv:
+        table = read_csv(Path(options.csv), options.metric or "loss")
+    else:
+        folders = [Path(folder) for folder in options.runs]
+        table = read_runs(folders, options.metric or own_metric(folders))
+    table = _hold_out(table, options.holdout)
     if not budgets and {point.role for point in table.points} == {"tune"}:
         _write_rates(out, table)
         return 0
@@ -115,13 +121,6 @@ def _write_rates(out: Path, table: Table) -> None:
     print(file)
 
 
-def _table(options: argparse.Namespace) -> Table:
-    if options.csv:
-        return read_csv(Path(options.csv), options.metric or "loss")
-    folders = [Path(folder) for folder in options.runs]
-    return read_runs(folders, options.metric or own_metric(folders))
-
-
 def _hold_out(table: Table, flops: float | None) -> Table:
     """The table with fit runs of so many FLOPs or more held out."""
     if flops is None:
@@ -143,12 +142,10 @@ def _hold_out(table: Table, flops: float | None) -> Table:
 
 def _budgets(text: str | None) -> list[float]:
     """Budgets in FLOPs of --predict; raises UserError."""
-    try:
+    with contextlib.suppress(ValueError):
         found = [float(part) for part in (text or "").split(",") if part]
-    except ValueError:
-        found = [-1.0]
-    if not all(0 < c < LARGEST for c in found):
-        raise UserError(
-            f"--predict {text!r} names no budgets; give FLOPs as 1e20,1e21"
-        )
-    return found
+        if all(0 < c < LARGEST for c in found):
+            return found
+    raise UserError(
+        f"--predict {text!r} names no budgets; give FLOPs as 1e20,1e21"
+    )

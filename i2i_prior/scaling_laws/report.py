@@ -18,6 +18,7 @@ from i2i_prior.report.html import (
     write_page,
 )
 from i2i_prior.scaling_laws.fitting import LawFit
+from i2i_prior.scaling_laws.laws import OPTIMA, REMEDY
 from i2i_prior.scaling_laws.parametric import NAMES
 from i2i_prior.scaling_laws.points import groups, mean_flops
 
@@ -28,10 +29,7 @@ def summary(values: Values) -> str:
     """The contents of laws.json as lines of text."""
     data, law = values["data"], values["parametric"]
     optima, pairs = values["isoflop"], values["neighbours"]
-    lines = [
-        f"{data['runs']} runs fitted, {data['held_out']} held out, "
-        f"{len(data['excluded'])} left out; metric {values['metric']}"
-    ]
+    lines = [f"{_counts(data)}; metric {values['metric']}"]
     lines += [f"note: {note}" for note in data["notes"]]
     lines += [f"left out: {name}: {why}" for name, why in data["excluded"]]
     if law:
@@ -48,7 +46,7 @@ def summary(values: Values) -> str:
             f"  {name:6} {optima[name]['coefficient']:<10.4g} "
             f"C^{optima[name]['exponent']:.4f} "
             f"{_span(optima[name]['interval_95']['exponent'])}"
-            for name in ("n_opt", "d_opt", "loss")
+            for name in OPTIMA
         ]
     if pairs:
         apart = sum(pair["resolved"] for pair in pairs)
@@ -73,16 +71,28 @@ def summary(values: Values) -> str:
         f"{'inside' if row['inside'] else 'OUTSIDE'}"
         for row in values["held_out"]["predictions"]
     ]
-    if coverage := law and law["calibration"]:
-        lines.append(
-            f"coverage on budgets left out in turns: {coverage['covered']:.0%} "
-            f"of {coverage['runs']} runs as drawn, "
-            f"{coverage['covered_after']:.0%} after widening "
-            f"{coverage['inflation']:.2f} times"
-        )
+    if coverage := _coverage(values):
+        lines.append(f"coverage {coverage}")
     lines += [recommendation(found) for found in values["predictions"]]
     lines += [f"warning: {warning}" for warning in values["warnings"]]
     return "\n".join(lines)
+
+
+def _counts(data: Values) -> str:
+    return (
+        f"{data['runs']} runs fitted, {data['held_out']} held out, "
+        f"{len(data['excluded'])} left out"
+    )
+
+
+def _coverage(values: Values) -> str:
+    """Calibration of the parametric law in words; "" for none."""
+    found = (values["parametric"] or {}).get("calibration")
+    return found and (
+        f"on budgets left out in turns: {found['covered']:.0%} of "
+        f"{found['runs']} runs as drawn, {found['covered_after']:.0%} after "
+        f"widening {found['inflation']:.2f} times"
+    )
 
 
 def recommendation(found: Values) -> str:
@@ -142,22 +152,19 @@ def write_report(
     values: Values,
     pictures: list[tuple[Path, str]],
 ) -> None:
-    """Writes the page with the pictures embedded.
-
-    Args:
-      path: report.html.
-      fit: the fit, for residuals.
-      values: of laws.json.
-      pictures: files with their captions.
+    """Writes the page with pictures (file, caption) embedded.
 
     Raises:
       UserError: where it cannot be written.
     """
     data = values["data"]
+    figures = "".join(
+        figure(caption, embedded(file, caption), "plot")
+        for file, caption in pictures
+    )
     subtitle = (
-        f"{data['runs']} runs fitted, {data['held_out']} held out, "
-        f"{len(data['excluded'])} left out; intervals are 95 %, of refits to "
-        f"redrawn noise (seed {values['seed']})"
+        f"{_counts(data)}; intervals are 95 %, of refits to redrawn noise "
+        f"(seed {values['seed']})"
     )
     sections = {
         "Warnings": _list(values["warnings"]),
@@ -168,14 +175,23 @@ def write_report(
         "Power laws of the compute-optimal run": _optima(values),
         "Held out": _held_out(values),
         "Neighbours in size": _neighbours(values["neighbours"]),
-        "Other metrics": _metrics(values["other_metrics"]),
-        "Pictures": _pictures(pictures),
+        "Other metrics": table(
+            ["metric", "runs", "Spearman with the loss", "p"],
+            [
+                (
+                    *(each[key] for key in ("metric", "runs", "spearman")),
+                    f"{each['p_value']:.2g}",
+                )
+                for each in values["other_metrics"]
+            ],
+        ),
+        "Pictures": figures and f'<div class="plots">{figures}</div>',
         "Residuals by budget": _residuals(fit),
         "Data": _list(data["notes"])
         + table(["left out", "why"], data["excluded"]),
     }
     body = "".join(section(*each) for each in sections.items())
-    with write_errors(path, "free space or choose another --out"):
+    with write_errors(path, REMEDY):
         write_page(path, f"Scaling laws of {values['metric']}", subtitle, body)
 
 
@@ -197,9 +213,8 @@ def _parametric(law: Values | None) -> str:
         "least squares of logs": law["least_squares"],
     }
     rows = [[name, *map(form.get, NAMES)] for name, form in forms.items()]
-    rows.insert(
-        1, ["its 95 % interval"] + [_span(law["interval_95"][k]) for k in NAMES]
-    )
+    ends = law["interval_95"]
+    rows.insert(1, ["its 95 % interval", *(_span(ends[k]) for k in NAMES)])
     return table(["fit", *NAMES], rows) + _note(
         f"{law['starts_agreeing']} of {law['starts']} starts reach the optimum "
         f"(objective {law['objective']:.6g}); noise of a run "
@@ -224,9 +239,8 @@ def _optima(values: Values) -> str:
     for name, law in laws.items():
         if law:
             ends = law["interval_95"]
-            coefficient, exponent = law["coefficient"], law["exponent"]
-            row = [name, coefficient, _span(ends.get("coefficient"))]
-            row += [exponent, _span(ends["exponent"]), None]
+            row = [name, law["coefficient"], _span(ends.get("coefficient"))]
+            row += [law["exponent"], _span(ends["exponent"]), None]
             if "offset" in law:
                 row[-1] = f"{law['offset']:.4g} {_span(ends['offset'])}"
             rows.append(row)
@@ -247,13 +261,10 @@ def _held_out(values: Values) -> str:
     ]
     head = ["run", "law", "FLOPs", "predicted", "actual", "error", "95 %", ""]
     text = f"Held out: {values['held_out']['which']}."
-    if coverage := (values["parametric"] or {}).get("calibration"):
+    if coverage := _coverage(values):
         text += (
-            f" Coverage on {coverage['runs']} runs of budgets left out in "
-            f"turns: {coverage['covered']:.0%} as drawn, "
-            f"{coverage['covered_after']:.0%} after widening "
-            f"{coverage['inflation']:.2f} times, which the parametric law's "
-            "intervals of a loss are."
+            f" Coverage {coverage}, which the parametric law's intervals of a "
+            "loss are."
         )
     if wide := (values["isoflop"] or {}).get("loss_widening"):
         ratios = ", ".join(f"{law} {ratio:.2f}" for law, ratio in wide.items())
@@ -278,13 +289,13 @@ def _recommended(predictions: list[Values]) -> str:
                     + [rate and _estimate(rate, ".3g")]
                 )
     head = ["FLOPs", "of the largest", "law", "N*", "D*", "D/N", "loss"]
-    return table([*head, "loss with an offset", "learning rate"], rows) + _list(
-        [
-            f"{found['flops']:.4g} FLOPs: {'; '.join(_recipe(found))}."
-            for found in predictions
-            if _recipe(found)
-        ]
-    )
+    recipes = [
+        f"{found['flops']:.4g} FLOPs: {'; '.join(lines)}."
+        for found in predictions
+        if (lines := _recipe(found))
+    ]
+    head += ["loss with an offset", "learning rate"]
+    return table(head, rows) + _list(recipes)
 
 
 def _neighbours(pairs: list[Values]) -> str:
@@ -309,19 +320,6 @@ def _neighbours(pairs: list[Values]) -> str:
     ) + table([*head, "ratio", "", ""], rows)
 
 
-def _metrics(metrics: list[Values]) -> str:
-    rows = [
-        [
-            each["metric"],
-            each["runs"],
-            each["spearman"],
-            f"{each['p_value']:.2g}",
-        ]
-        for each in metrics
-    ]
-    return table(["metric", "runs", "Spearman with the loss", "p"], rows)
-
-
 def _residuals(fit: LawFit) -> str:
     if fit.law is None:
         return ""
@@ -329,21 +327,7 @@ def _residuals(fit: LawFit) -> str:
     for group in groups(fit.points):
         gaps = 100 * np.expm1(fit.residuals(group))
         worst = gaps[np.abs(gaps).argmax()]
-        percent = [
-            f"{gap:{sign}.2f} %"
-            for gap, sign in (
-                (gaps.mean(), "+"),
-                (np.abs(gaps).mean(), ""),
-                (worst, "+"),
-            )
-        ]
+        percent = [f"{gaps.mean():+.2f} %", f"{np.abs(gaps).mean():.2f} %"]
+        percent.append(f"{worst:+.2f} %")
         rows.append([mean_flops(group), len(group), *percent])
     return table(["FLOPs", "runs", "mean", "mean size", "largest"], rows)
-
-
-def _pictures(pictures: list[tuple[Path, str]]) -> str:
-    figures = "".join(
-        figure(caption, embedded(path, caption), "plot")
-        for path, caption in pictures
-    )
-    return figures and f'<div class="plots">{figures}</div>'

@@ -37,8 +37,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     from i2i_prior.checkpoint.run_dir import write_json
     from i2i_prior.config import load_config
     from i2i_prior.io.files import nan_to_null
-    from i2i_prior.scaling_laws.coord_check import check, verdict
-    from i2i_prior.scaling_laws.coord_check_plot import plot
+    from i2i_prior.scaling_laws.coord_check import check, plot, verdict
     from i2i_prior.scaling_laws.figures import save_figure
 
     config = load_config(options.config, overrides)

@@ -16,7 +16,7 @@ import numpy as np
 
 from i2i_prior.scaling_laws import isoflop, parametric
 from i2i_prior.scaling_laws.bootstrap import interval
-from i2i_prior.scaling_laws.isocurve import IsoCurve, curve_of
+from i2i_prior.scaling_laws.isoflop import IsoCurve, curve_of
 from i2i_prior.scaling_laws.points import FLAT, Point, column, groups
 from i2i_prior.scaling_laws.power_laws import OffsetLaw, PowerLaw
 from i2i_prior.scaling_laws.uncertainty import (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2i_prior.scaling_laws.isocurve import parabolas, vertices
+from i2i_prior.scaling_laws.isoflop import parabolas, vertices
 from i2i_prior.scaling_laws.points import Point, column
 
 

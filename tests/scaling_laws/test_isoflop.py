@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from i2i_prior.scaling_laws import isocurve, isoflop, power_laws
+from i2i_prior.scaling_laws import isoflop, power_laws
 from i2i_prior.scaling_laws.bootstrap import interval
 from i2i_prior.scaling_laws.points import Point, column
 from tests.scaling_laws.fixtures_laws import coverage
@@ -119,9 +119,9 @@ def test_akima_finds_the_lowest_place_of_a_lopsided_curve():
     n = np.geomspace(1e6, 1e8, 9)
     x = np.log(n / 8e6)
     loss = np.exp(0.02 * np.where(x < 0, 1.0, 0.3) * x**2)
-    parabola = isocurve.parabolas(x - x.mean(), loss[None])[0]
-    vertex = np.exp(isocurve.vertices(parabola)[0] + x.mean()) * 8e6
-    akima = isocurve.akima_optima(n, loss[None])[0]
+    parabola = isoflop.parabolas(x - x.mean(), loss[None])[0]
+    vertex = np.exp(isoflop.vertices(parabola)[0] + x.mean()) * 8e6
+    akima = isoflop.akima_optima(n, loss[None])[0]
     assert abs(np.log(akima / 8e6)) < 0.2 < abs(np.log(vertex / 8e6))
 
 

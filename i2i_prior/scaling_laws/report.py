@@ -88,7 +88,9 @@ def _counts(data: Values) -> str:
 def _coverage(values: Values) -> str:
     """Calibration of the parametric law in words; "" for none."""
     found = (values["parametric"] or {}).get("calibration")
-    return found and (
+    if not found:
+        return ""
+    return (
         f"on budgets left out in turns: {found['covered']:.0%} of "
         f"{found['runs']} runs as drawn, {found['covered_after']:.0%} after "
         f"widening {found['inflation']:.2f} times"

@@ -91,7 +91,6 @@ def make_plan(
         raise UserError(
             f"the sweep {spec.name} has no run{why}; widen its axes"
         )
-    _check_unique(plan.runs)
     _validate(plan, devices)
     return plan
 
@@ -131,15 +130,8 @@ def config_digest(flat: Mapping[str, Any]) -> str:
 def configured(base: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """Copy of a base config with typed overrides."""
     config = base.copy_and_resolve_references()
-    _apply(config, overrides)
+    config.update_from_flattened_dict(overrides)
     return config
-
-
-def _apply(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
-    for name, value in overrides.items():
-        section, _, leaf = name.rpartition(".")
-        node = config[section] if section else config
-        node[leaf] = value
 
 
 class _PlanBuilder:
@@ -155,6 +147,8 @@ class _PlanBuilder:
         self._images, self._base = images, flatten(spec.base)
         self._config = spec.base.copy_and_resolve_references()
         self._costs: dict[frozenset[tuple[str, Any]], Cost] = {}
+        self._by_hash: dict[str, PlannedRun] = {}
+        self._by_name: dict[str, PlannedRun] = {}
 
     def add(self, point: Point) -> None:
         """Adds a point as a run, or to those left out."""
@@ -182,6 +176,16 @@ class _PlanBuilder:
             model_flops=float(examples * cost.model_flops),
             epochs=examples / unique if unique else None,
         )
+        if (twin := self._by_hash.setdefault(digest, run)) is not run:
+            raise UserError(
+                f"runs {twin.name} and {name} of the sweep have one config; "
+                "leave one out, or give them different seeds"
+            )
+        if self._by_name.setdefault(name, run) is not run:
+            raise UserError(
+                f"two runs of the sweep are called {name}; give what they "
+                "differ in an axis with a short label of its own"
+            )
         self.plan.runs.append(run)
         self.plan.configs[run.id] = flat
 
@@ -196,15 +200,16 @@ class _PlanBuilder:
                 self._change(changed, _rule_overrides(rule, draft))
             cost = self._cost(changed)
         finally:
-            _apply(self._config, {name: base[name] for name in changed})
+            before = {name: base[name] for name in changed}
+            self._config.update_from_flattened_dict(before)
         return {k: v for k, v in changed.items() if base[k] != v}, cost
 
     def _change(
         self, changed: dict[str, Any], overrides: Mapping[str, Any]
     ) -> None:
-        for name, value in overrides.items():
-            changed[name] = typed(name, value)
-        _apply(self._config, {name: changed[name] for name in overrides})
+        more = {name: typed(name, value) for name, value in overrides.items()}
+        changed |= more
+        self._config.update_from_flattened_dict(more)
 
     def _cost(self, changed: Mapping[str, Any]) -> Cost:
         from i2i_prior.flops.cost import run_cost
@@ -231,23 +236,6 @@ def _rule_overrides(rule: Rule, draft: Draft) -> dict[str, Any]:
             f"a rule of derived() fails ({type(error).__name__}: {error}); it "
             "gives a dict of fields"
         ) from error
-
-
-def _check_unique(runs: list[PlannedRun]) -> None:
-    names: dict[str, PlannedRun] = {}
-    configs: dict[str, PlannedRun] = {}
-    for run in runs:
-        twin = configs.setdefault(run.config_hash, run)
-        if twin is not run:
-            raise UserError(
-                f"runs {twin.name} and {run.name} of the sweep have one "
-                "config; leave one out, or give them different seeds"
-            )
-        if names.setdefault(run.name, run) is not run:
-            raise UserError(
-                f"two runs of the sweep are called {run.name}; give what "
-                "they differ in an axis with a short label of its own"
-            )
 
 
 def _validate(plan: Plan, devices: int) -> None:

@@ -59,12 +59,11 @@ def _print_compiler() -> None:
     print(f"{'compile cache':18} {given or cache_directory()}")
 
 
-def _matmul_rate(dtype: str) -> float:
+def _matmul_rate(dtype: str, size: int = 1024) -> float:
     """Measured FLOP/s of a square product."""
     import jax
     import jax.numpy as jnp
 
-    size = 1024
     a = jnp.ones((size, size), dtype)
     product = jax.jit(
         lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32)

@@ -295,8 +295,7 @@ def _compare(
     """Refuses other names, shapes and dtypes (Orbax would cast those).
 
     Args:
-      stored: leaf -> array metadata.
-      target: leaf -> shape and dtype.
+      stored, target: leaf -> array metadata; and shape and dtype.
       folder: of the checkpoint, for the message.
       widen: accept stored bfloat16 as float32, which is exact.
       partial: accept more stored leaves than those of `target`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ def restore_or_init(
     Raises:
       UserError: init_from holds no checkpoint of this model.
     """
-    latest = checkpoints.latest()
-    if latest is not None:
+    if (latest := checkpoints.latest()) is not None:
         return checkpoints.restore(abstract, latest), f"resumed, step {latest}"
     state = initialise()
     if not init_from:
@@ -49,19 +49,16 @@ def restore_or_init(
     wanted = {**abstract.params, **abstract.frozen}
     ema = load_parameters(Path(init_from), wanted)[0]
     params = {name: ema[name] for name in state.params}
-    return (
-        TrainState(
-            step=state.step,
-            params=params,
-            frozen={name: ema[name] for name in state.frozen},
-            ema={
-                name: jnp.array(array, abstract.ema[name].dtype)
-                for name, array in params.items()
-            },
-            opt_state=state.opt_state,
-        ),
-        f"parameters from {init_from}",
+    state = dataclasses.replace(
+        state,
+        params=params,
+        frozen={name: ema[name] for name in state.frozen},
+        ema={
+            name: jnp.array(array, abstract.ema[name].dtype)
+            for name, array in params.items()
+        },
     )
+    return state, f"parameters from {init_from}"
 
 
 def load_parameters(

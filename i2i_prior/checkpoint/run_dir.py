@@ -94,14 +94,10 @@ def check(workdir: Path, config: ConfigDict) -> None:
 
 
 def check_data(workdir: Path, fingerprint: str) -> None:
-    """Checks that the run in the workdir, if any, was trained on these data.
-
-    Args:
-      workdir: the run directory.
-      fingerprint: of the source, as metadata.json has it.
+    """Checks that a run in the workdir, if any, was trained on these data.
 
     Raises:
-      UserError: it was trained on other data.
+      UserError: its fingerprint, of metadata.json, is another.
     """
     file = Path(workdir) / "metadata.json"
     before = read_json(file).get("data_fingerprint") if file.exists() else None

@@ -15,7 +15,7 @@ from i2i_prior.data.crops import center_crop
 from i2i_prior.data.find_images import open_image
 from i2i_prior.errors import UserError
 from i2i_prior.inference.batches import padded_batches
-from i2i_prior.interop import encoders, native
+from i2i_prior.interop import encoders, native, text
 from i2i_prior.interop.files.state_dicts import read_state_dict
 from i2i_prior.models.functional import Flat, make_functional
 from i2i_prior.models.precision import PRECISIONS
@@ -108,10 +108,9 @@ def load_encoder(
         names, a file or a folder (`interop.files.read_state_dict`).
       heads, family: where the file does not imply them, see
         `interop.encoders.describe`.
-      image_size: side S of preprocessed images; the published one where
-        None.
-      precision: a name of `models.precision.PRECISIONS`; the run's own where
-        None, float32 for published weights.
+      image_size: side S of preprocessed images, if not the published one.
+      precision: a name of `models.precision.PRECISIONS`; if None the run's,
+        float32 for published weights.
       part: "vision", or "text" for the text half of a file with both.
 
     Returns:
@@ -123,7 +122,13 @@ def load_encoder(
         argument does not fit it.
     """
     path = Path(path)
-    _check_names(precision, part)
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(
+            f"precision {precision!r} is unknown; choose one of "
+            f"{', '.join(PRECISIONS)}"
+        )
+    if part not in ("vision", "text"):
+        raise UserError(f"part {part!r} is unknown; choose vision or text")
     if native.is_native(path):
         if heads or family or part == "text":
             raise UserError(
@@ -132,29 +137,17 @@ def load_encoder(
                 "part out"
             )
         return _load_native(path, image_size, precision)
-    if not path.exists():
-        raise UserError(f"no weight file {path}")
     state = read_state_dict(path)
-    if part == "text" or encoders.detect(state) is None:
-        from i2i_prior.interop import text
-
-        if part == "text" or text.detect(state):
-            return text.load_text_encoder(
-                state, heads=heads, precision=precision or "float32"
-            )
+    if part == "text" or (
+        encoders.detect(state) is None and text.detect(state)
+    ):
+        return text.load_text_encoder(
+            state, heads=heads, precision=precision or "float32"
+        )
     config, parameters, notes = encoders.load(state, heads=heads, family=family)
     config = replace(config, precision=precision or "float32")
-    return Encoder(config, parameters, _published(config, image_size), notes)
-
-
-def _check_names(precision: str | None, part: str) -> None:
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(
-            f"precision {precision!r} is unknown; choose one of "
-            f"{', '.join(PRECISIONS)}"
-        )
-    if part not in ("vision", "text"):
-        raise UserError(f"part {part!r} is unknown; choose vision or text")
+    make = _preprocessing(config, "family", image_size)
+    return Encoder(config, parameters, make, notes)
 
 
 def _load_native(
@@ -167,22 +160,19 @@ def _load_native(
     assert config is not None
     config = replace(config, precision=precision or config.precision)
     pixels = run.encoder.pixels
-    make = _published if pixels == "family" else _symmetric
-    preprocess = make(config, image_size or config.image_size)
+    make = _preprocessing(config, pixels, image_size or config.image_size)
     bare = {k.removeprefix("encoder/"): v for k, v in parameters.items()}
-    return Encoder(config, bare, preprocess, pixels=pixels)
+    return Encoder(config, bare, make, pixels=pixels)
 
 
-def _published(config: ViTConfig, image_size: int | None) -> Preprocess:
-    """Preprocessing of the encoder's family."""
+def _preprocessing(
+    config: ViTConfig, pixels: str, image_size: int | None
+) -> Preprocess:
+    """The family's preprocessing, or central squares in [-1, 1]."""
     record = PREPROCESSING[config.family]
     size = image_size or record.size or config.image_size
-    return lambda images: preprocess(images, record, size)
-
-
-def _symmetric(config: ViTConfig, image_size: int | None) -> Preprocess:
-    """Preprocessing of encoders trained here: central squares in [-1, 1]."""
-    size = image_size or config.image_size
+    if pixels == "family":
+        return lambda images: preprocess(images, record, size)
 
     def squares(images: Sequence[np.ndarray]) -> np.ndarray:
         views = np.stack([center_crop(image, size) for image in images])

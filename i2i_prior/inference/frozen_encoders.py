@@ -55,18 +55,16 @@ class FrozenNetwork:
 def open_autoencoder(kind: str, weights: str, size: int) -> FrozenNetwork:
     """Opens an autoencoder from images to latents in the diffusion's scale.
 
+    Its latents are (B, h, w, 2 C), mean and log variance, of an autoencoder
+    with a Gaussian, else (B, h, w, C).
+
     Args:
       kind: a name of `AUTOENCODERS`.
       weights: a file or folder, or `ENCODER,DECODER` of a tiny one.
       size: side of the square that is encoded, pixels.
 
-    Returns:
-      a network whose latents are (B, h, w, 2 C), mean and log variance, of
-      an autoencoder with a Gaussian, else (B, h, w, C).
-
     Raises:
-      UserError: where the file holds another network, or the size does not
-        fit.
+      UserError: the file holds another network, or the size does not fit.
     """
     if not isinstance(AUTOENCODERS.get(kind), AutoencoderConfig):
         known = [name for name in AUTOENCODERS if name != "pixels"]
@@ -115,13 +113,10 @@ def _latents(
 def open_encoder(text: str) -> FrozenNetwork:
     """Opens an image encoder by NAME=FILE[:cls|patches], `cls` by default.
 
-    Returns:
-      a network whose embeddings are (B, M, width): M is 1 for cls, else the
-      number of patches.
+    Its embeddings are (B, M, width): M is 1 for cls, else the patches.
 
     Raises:
-      UserError: where the text is malformed, or the file holds no image
-        encoder.
+      UserError: the text is malformed, or the file holds no image encoder.
     """
     name, equals, path = text.partition("=")
     rest, colon, choice = path.rpartition(":")

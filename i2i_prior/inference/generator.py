@@ -42,12 +42,10 @@ class Generator:
     def __init__(
         self, task: Task, mesh: Mesh | None = None, truncate: bool = False
     ):
-        self.task, self.mesh = task, mesh
-        self.truncate = truncate
+        self.task, self.mesh, self.truncate = task, mesh, truncate
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
-        mesh = self.mesh
-        return contextlib.nullcontext() if mesh is None else on_mesh(mesh)
+        return on_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
     @functools.partial(jax.jit, static_argnums=0)
     def embed(self, parameters: Flat, views: np.ndarray) -> Array:
@@ -101,9 +99,7 @@ class Generator:
     ) -> Array:
         """Samples latents of any task from checked inputs.
 
-        Args:
-          parameters: all of them, by name.
-          noise, ...: as for `Prior.sample`.
+        Arguments as `Prior.sample`, after the parameters, all by name.
 
         Raises:
           UserError: where a condition is missing or the model takes none.
@@ -148,7 +144,7 @@ class Generator:
         key: Array | None = None,
         conditions: Conditions | None = None,
     ) -> Array:
-        """Runs the sampler.
+        """Runs the sampler: latents float32 (B, H, W, C).
 
         Args:
           parameters: all of them, by name.
@@ -158,9 +154,6 @@ class Generator:
           options: the compiled setting.
           key: for stochastic solvers.
           conditions: further inputs of the model.
-
-        Returns:
-          latents float32 (B, H, W, C).
         """
         task = self.task
         with self._on_mesh():
@@ -204,20 +197,15 @@ class Generator:
 def draw_noise(
     seed: int, indices: np.ndarray | range, shape: tuple[int, ...]
 ) -> Array:
-    """Noise that depends on (seed, index) only: (len(indices), *shape).
-
-    So sample number i is the same in any batch, on any mesh.
-    """
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(
-        keys(seed, indices)
-    )
+    """Noise (len(indices), *shape) of (seed, index): the same in any batch."""
+    draw = jax.vmap(lambda key: jax.random.normal(key, shape))
+    return draw(keys(seed, indices))
 
 
 def keys(seed: int, indices: np.ndarray | range) -> Array:
     """Keys (len(indices),), each fold_in(key(seed), index)."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
-        jnp.asarray(indices)
-    )
+    fold = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))
+    return fold(jnp.asarray(indices))
 
 
 def generate_for(
@@ -232,19 +220,15 @@ def generate_for(
     first: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """Generates one image for each example, in batches of one size.
+    """Generates one image for each example, uint8 (N, S, S, 3).
 
     Args:
       generator, parameters: the model.
       given: conditions of N examples, see `Task.condition`.
       guidance, options: see `Generator.latents`.
-      seed: the image of example i draws from (seed, first + i).
+      seed, first: the image of example i draws from (seed, first + i).
       batch_size: images at once; the last batch is padded.
-      first: number of the first image.
       progress: called with the number of finished images.
-
-    Returns:
-      uint8 (N, S, S, 3).
     """
     shape = generator.task.latent_shape(1)[1:]
     out, done = [], 0
@@ -252,14 +236,10 @@ def generate_for(
     for rows, count in padded_batches(total, min(batch_size, total)):
         some = {name: array[rows] for name, array in given.items()}
         embeddings, conditions = generator.condition(parameters, some)
+        noise = draw_noise(seed, first + rows, shape)
+        setting = guidance, options, keys(seed, first + rows)
         images = generator.images(
-            parameters,
-            embeddings,
-            draw_noise(seed, first + rows, shape),
-            guidance,
-            options,
-            keys(seed, first + rows),
-            conditions,
+            parameters, embeddings, noise, *setting, conditions
         )
         out.append(images[:count])
         done += count

@@ -11,12 +11,8 @@ Array = jax.Array
 def lerp(start: Array, end: Array, weights: Array) -> Array:
     """Linear interpolation, (1 - w) start + w end, as Lumos does it.
 
-    Args:
-      start, end: (M, C).
-      weights: (F,) in [0, 1].
-
-    Returns:
-      (F, M, C).
+    From `start` and `end`, both (M, C), and weights (F,) in [0, 1] to
+    (F, M, C).
     """
     w = weights[:, None, None]
     return (1 - w) * start + w * end
@@ -25,15 +21,8 @@ def lerp(start: Array, end: Array, weights: Array) -> Array:
 def slerp(start: Array, end: Array, weights: Array) -> Array:
     """Spherical interpolation of each token (Shoemake, SIGGRAPH 1985).
 
-    Lengths are interpolated linearly. Tokens that are parallel, opposite or
-    zero are lerped: the arc is not defined there.
-
-    Args:
-      start, end: (M, C).
-      weights: (F,) in [0, 1].
-
-    Returns:
-      (F, M, C).
+    Shapes as `lerp`. Lengths are interpolated linearly. Tokens that are
+    parallel, opposite or zero are lerped: the arc is not defined there.
     """
     length_start = jnp.linalg.norm(start, axis=-1, keepdims=True)
     length_end = jnp.linalg.norm(end, axis=-1, keepdims=True)

@@ -114,10 +114,9 @@ def load_run(
     weights: str = "ema",
     mesh: Mesh | None = None,
 ) -> Loaded:
-    """Loads a checkpoint of a run directory.
+    """Loads a checkpoint of a run directory; arguments as `load_model`.
 
     Args:
-      path, step, weights: see `load_model`.
       mesh: that the parameters are sharded over; None for the first device.
 
     Raises:

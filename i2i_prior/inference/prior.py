@@ -40,7 +40,6 @@ class Prior:
     """Trained prior: variations, interpolations, predictions, samples.
 
     Args:
-      config, parameters, step: see the attributes.
       truncate: see `Generator`.
 
     Attributes:
@@ -58,9 +57,7 @@ class Prior:
         step: int | None = None,
         truncate: bool = False,
     ):
-        self.config = config
-        self.parameters = parameters
-        self.step = step
+        self.config, self.parameters, self.step = config, parameters, step
         self.task = make_task(config)
         self.layout = "run"
         self.notes: list[str] = []
@@ -95,8 +92,7 @@ class Prior:
 
     def embed(self, images: Sequence[Image]) -> jax.Array:
         """Embeds images, paths or uint8 HWC arrays: float32 (B, M0, C)."""
-        views = self.views(images)
-        return self._generator.embed(self.parameters, views)
+        return self._generator.embed(self.parameters, self.views(images))
 
     def views(self, images: Sequence[Image]) -> np.ndarray:
         """Central squares for the encoder, uint8 (B, V, V, 3)."""

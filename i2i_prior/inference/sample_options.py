@@ -19,7 +19,6 @@ class SampleOptions:
 
     Attributes:
       solver: a name of `diffusion.solvers.SOLVERS`.
-      steps: solver steps.
       guided: runs the null half.
       interval: path times between which guidance acts.
       lower_order_final: first-order last step of multistep solvers.
@@ -38,14 +37,11 @@ class SampleOptions:
     @classmethod
     def from_config(cls, section: Any) -> SampleOptions:
         """Reads the `sample` section of a config."""
+        names = ("solver", "steps", "lower_order_final", "clip", "null_mask")
         return cls(
-            solver=section.solver,
-            steps=section.steps,
             guided=section.guidance != 1,
             interval=(section.guidance_low, section.guidance_high),
-            lower_order_final=section.lower_order_final,
-            clip=section.clip,
-            null_mask=section.null_mask,
+            **{name: section[name] for name in names},
         )
 
     @classmethod

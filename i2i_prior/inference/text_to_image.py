@@ -35,20 +35,17 @@ def draw(
     nearest ratio, and is conditioned on that size and ratio.
 
     Args:
-      generator, parameters: of a model with conditions of tokens, and an
-        autoencoder.
+      generator, parameters: of a model of tokens, with an autoencoder.
       captions: texts.
       text_encoder: what `load_encoder` makes of a T5, with its tokenizer.
-      height, width: wanted, in pixels; a multi-scale model takes their ratio
-        only, another one the whole size. None for the model's own square.
-      seed: image k draws from (seed, first + k).
-      first: number of the first image, where captions come in batches.
+      height, width: wanted, in pixels, None for the model's own square; a
+        multi-scale model takes their ratio only.
+      seed, first: image k draws from (seed, first + k).
       clean: cleans captions first.
       **options: steps, guidance, solver, null_mask, ... of `Prior.sample`.
 
     Raises:
-      UserError: where the model takes no captions, or the size does not fit
-        it.
+      UserError: where the model takes no captions, or the size does not fit.
     """
     config, latent = generator.task.config, generator.task.shapes.latent
     if config.conditioner.tokens_from != "tokens":

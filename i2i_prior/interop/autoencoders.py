@@ -47,10 +47,10 @@ def functional_of(
 
 
 def load(state: StateDict, *, preset: str | None = None) -> Loaded:
-    """Reads an autoencoder of any known layout.
+    """Reads an autoencoder of any known layout, from a file of both halves.
 
     Args:
-      state: of one file or folder with both halves.
+      state: an opened file or folder.
       preset: a name of `AUTOENCODERS` for scale, shift and groups, which
         neither shapes nor a config.json may contain.
 
@@ -128,8 +128,7 @@ def export(
     Args:
       parameters: our name -> array.
       config: of the autoencoder.
-      layout: for kl a name of `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`,
-        or a layout itself.
+      layout: for kl a name of `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`.
 
     Raises:
       UserError: no layout has this name.

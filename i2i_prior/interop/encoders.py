@@ -57,16 +57,11 @@ def export(
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields parameters under another library's names, one at a time.
 
-    Arrays that `load` ignores are not written: heads, poolers, mask tokens,
-    MAE's decoder, the text half of CLIP and SigLIP, position ids.
-
-    Args:
-      parameters: by the names of `ViT`.
-      config: of the encoder.
-      layout: a key of `LAYOUTS`.
+    What `load` ignores is not written: heads, poolers, mask tokens, MAE's
+    decoder, the text half of CLIP and SigLIP, position ids.
 
     Raises:
-      UserError: the layout is unknown or has no names for a part.
+      UserError: the layout is not in `LAYOUTS` or has no names for a part.
     """
     if layout not in LAYOUTS:
         raise UserError(

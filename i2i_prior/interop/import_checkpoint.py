@@ -58,8 +58,7 @@ def import_file(
       path: safetensors, a torch file, or a folder with either.
       layout: a key of `dit_detection.LAYOUTS`; detected when None.
       weights: "ema" or "raw", where a file holds both.
-      heads, base_size, position_scale: not implied by shapes, see
-        `dit_detection.implied_config`.
+      heads, base_size, position_scale: see `dit_detection.implied_config`.
 
     Raises:
       UserError: the layout is unknown, keys are missing, or a weight is not

@@ -30,10 +30,10 @@ def add_encoder(
     heads: int | None = None,
     family: str | None = None,
 ) -> tuple[Flat, list[str]]:
-    """Adds a published image encoder to a config that has none.
+    """Adds a published image encoder to a config, changed in place.
 
     Args:
-      config: its `encoder` section is changed in place.
+      config: of the run.
       path: weights of a layout of `interop.encoders`.
       heads, family: as for `encoders.load`.
 
@@ -71,12 +71,11 @@ def add_encoder(
 def add_autoencoder(
     config: ConfigDict, path: str | Path, preset: str | None = None
 ) -> tuple[Flat, list[str]]:
-    """Adds a published autoencoder to a config.
+    """Adds a published autoencoder to a config, changed in place.
 
     Args:
-      config: its `autoencoder` section is changed in place.
-      path: a file or folder; both files of a tiny pair as
-        `ENCODER,DECODER`.
+      config: of the run.
+      path: a file or folder; both files of a tiny pair as `ENCODER,DECODER`.
       preset: a name of `AUTOENCODERS`; see `autoencoders.load`.
 
     Returns:
@@ -126,8 +125,7 @@ def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
 
     Args:
       frozen: frozen parameters by name, sharded.
-      config: of the run; `encoder.weights` and `autoencoder.weights` name
-        the files.
+      config: of the run, with `encoder.weights` and `autoencoder.weights`.
 
     Raises:
       UserError: a file does not hold the network of the config.

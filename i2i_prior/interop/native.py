@@ -28,16 +28,13 @@ def write(
     config: ConfigDict,
     provenance: dict[str, Any],
 ) -> int:
-    """Writes parameters to a file that appears when it is complete.
+    """Writes a file that appears when it is complete; returns its bytes.
 
     Args:
-      path: the file, ending in .safetensors.
+      path: ending in .safetensors.
       parameters: name -> array.
       config: of the run, kept in the header.
       provenance: for the header, such as step, hash and fingerprint.
-
-    Returns:
-      bytes written.
 
     Raises:
       UserError: the file cannot be written.

@@ -125,9 +125,6 @@ class TextEncoder:
 
         Returns:
           tokens float32 (B, length, D), and mask bool (B, length).
-
-        Raises:
-          UserError: as `tokenize` and a call.
         """
         if isinstance(self.config, T5Config):
             ids, mask = self.tokenize(captions, length or T5_LENGTH)
@@ -153,10 +150,8 @@ def load_text_encoder(
     Args:
       state_or_path: an opened `StateDict`, or the path of a weight file or
         of a folder with it, its config.json and possibly its tokenizer.
-      heads: attention heads; if None those of config.json, else T5's of its
-        bias table and CLIP's of 64 channels each.
-      activation: a name of `text.ACTIVATIONS`; if None that of config.json,
-        else that of Google and OpenAI. (OpenCLIP's own models need "gelu".)
+      heads, activation: see `layouts.text.config_of`. (OpenCLIP's own models
+        need the activation "gelu".)
       precision: a name of `models.precision.PRECISIONS`. Kernels are stored
         in the dtype of their product: in bfloat16 T5-XXL takes 10 GB, not 19.
       tokenizer: folder with the tokenizer's files; if None the folder of the
@@ -234,8 +229,7 @@ def export(
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields (key, tensor) of an encoder in a published layout.
 
-    T5's decoder, CLIP's image half, logit_scale and buffers (position_ids,
-    attn_mask) are not written.
+    T5's decoder, CLIP's image half, logit_scale and buffers are not written.
 
     Args:
       parameters: name -> array; from a bfloat16 encoder, rounded kernels.

@@ -67,7 +67,7 @@ def write_torch_folder(
     config: ConfigDict,
     provenance: dict[str, Any],
 ) -> int:
-    """Writes a folder that appears when it is complete.
+    """Writes a folder that appears when it is complete; returns its bytes.
 
     Args:
       out: the folder; it may exist if it is empty.
@@ -75,9 +75,6 @@ def write_torch_folder(
       config: of the run.
       provenance: for the model card and config.json: step, weights ("ema" or
         "raw"), config_hash, data_source, data_fingerprint, as far as known.
-
-    Returns:
-      bytes written.
 
     Raises:
       UserError: the folder exists or cannot be written.

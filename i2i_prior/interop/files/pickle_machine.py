@@ -41,8 +41,7 @@ def run(
 
     Raises:
       ValueError, LookupError or TypeError: it is no pickle, is cut short, or
-        holds an opcode that no state dict needs. Exceptions of find, call
-        and persistent pass through.
+        holds an opcode that no state dict needs.
     """
     stack: list[Any] = []
     marks: list[int] = []

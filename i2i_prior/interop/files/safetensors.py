@@ -95,16 +95,13 @@ def write(
     tensors: Mapping[str, LazyTensor],
     metadata: dict[str, str] | None,
 ) -> int:
-    """Writes a .safetensors file: its header, then a tensor at a time.
+    """Writes a .safetensors file, a tensor at a time; returns its bytes.
 
     Args:
       path: the file.
       tensors: name -> tensor; `read` is called once, just before it is
         written, and has to return the shape and dtype of the tensor.
       metadata: for the header.
-
-    Returns:
-      bytes written.
 
     Raises:
       UserError: the file cannot be written.

@@ -151,8 +151,8 @@ def write_state_dict(
     """Writes a state dict to a file that appears when it is complete.
 
     Args:
-      path: the file; .safetensors needs the memory of one tensor, .pth and
-        .pt need torch and the memory of all.
+      path: .safetensors needs the memory of one tensor, .pth and .pt need
+        torch and the memory of all.
       tensors: (key, tensor), read in any float dtype.
       dtype: of the file: "float32", "float16" or "bfloat16".
       metadata: for the header of .safetensors; not written to .pth.

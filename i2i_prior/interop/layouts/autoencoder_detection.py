@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -27,25 +28,18 @@ _ASSUMED = {4: ("sd", "sdxl"), 16: ("flux", "sd3"), 32: ("flux2", None)}
 def detect(shapes: Shapes, path: Any = "this file") -> KlLayout | TinyLayout:
     """Returns the layout of a file's keys.
 
-    Args:
-      shapes: key -> shape.
-      path: for the message.
-
     Raises:
-      UserError: it is unknown.
+      UserError: it is unknown; `path` is for the message.
     """
 
-    def convolves(*keys: str) -> bool:
-        return all(len(shapes.get(key, ())) == 4 for key in keys)
-
-    if convolves("encoder.layers.0.weight"):
-        return TINY_LAYOUTS["diffusers"]
-    if convolves("encoder.0.weight"):
-        return TINY_LAYOUTS["taesd"]
-    if convolves("0.weight", "1.conv.0.weight"):
-        return TINY_LAYOUTS["taesd-encoder"]
-    if convolves("1.weight", "3.conv.0.weight"):
-        return TINY_LAYOUTS["taesd-decoder"]
+    for name, *keys in (
+        ("diffusers", "encoder.layers.0.weight"),
+        ("taesd", "encoder.0.weight"),
+        ("taesd-encoder", "0.weight", "1.conv.0.weight"),
+        ("taesd-decoder", "1.weight", "3.conv.0.weight"),
+    ):
+        if all(len(shapes.get(key, ())) == 4 for key in keys):
+            return TINY_LAYOUTS[name]
     moved = "encoder.quant_conv.weight" in shapes
     for layout in KL_LAYOUTS.values():
         query = f"{layout.prefix}encoder.{layout.attention}.{layout.parts[1]}"
@@ -62,31 +56,23 @@ def detect(shapes: Shapes, path: Any = "this file") -> KlLayout | TinyLayout:
 def infer(shapes: Shapes, layout: KlLayout | TinyLayout) -> AutoencoderConfig:
     """Returns the config that shapes imply, with scale 1 and default groups.
 
-    Args:
-      shapes: key -> shape.
-      layout: from `detect`, with an encoder.
+    The layout is from `detect`, with an encoder.
     """
     if isinstance(layout, TinyLayout):
         return _infer_tiny(shapes, layout)
-    return _infer_kl(shapes, layout)
 
-
-def _infer_kl(shapes: Shapes, layout: KlLayout) -> AutoencoderConfig:
-    def conv1(place: str, level: int, block: int) -> tuple[int, ...] | None:
+    def conv1(place: str, level: int, block: int) -> tuple[int, ...]:
         key = f"{place}.{layout.block}.conv1.weight"
-        return shapes.get(layout.prefix + key.format(level=level, block=block))
+        key = layout.prefix + key.format(level=level, block=block)
+        return shapes.get(key, ())
 
     def widths(place: str) -> tuple[int, ...]:
-        found: list[int] = []
-        while shape := conv1(place, len(found), 0):
-            found.append(shape[0])
-        return tuple(found)
+        levels = (conv1(place, level, 0) for level in itertools.count())
+        return tuple(shape[0] for shape in itertools.takewhile(bool, levels))
 
     def blocks(level: int) -> int:
-        count = 0
-        while conv1(layout.down, level, count):
-            count += 1
-        return count
+        count = itertools.count()
+        return next(n for n in count if not conv1(layout.down, level, n))
 
     encoder, decoder = widths(layout.down), widths(layout.up)
     if not layout.image_first:
@@ -174,8 +160,7 @@ def complete(
     if config.kind == "kl":
         changes["groups"] = known.get("norm_num_groups", base.groups)
     if config.batch_norm:
-        epsilon = known.get("batch_norm_eps", config.batch_norm)
-        changes["batch_norm"] = epsilon
+        changes["batch_norm"] = known.get("batch_norm_eps", config.batch_norm)
     if known.get("scaling_factor") is not None:
         changes["scale"] = known["scaling_factor"]
         changes["shift"] = known.get("shift_factor") or 0.0
@@ -232,10 +217,9 @@ def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
             "diffusers has no autoencoder class of this shape "
             f"({config.to_json()}); export it in another layout"
         )
-    kind = "AutoencoderKLFlux2" if flux2 else "AutoencoderKL"
     levels = len(config.widths)
     written: dict[str, Any] = {
-        "_class_name": kind,
+        "_class_name": "AutoencoderKLFlux2" if flux2 else "AutoencoderKL",
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "block_out_channels": list(config.widths),
@@ -248,20 +232,17 @@ def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
     if flux2:
         written["batch_norm_eps"] = config.batch_norm
         if config.decoder_widths:
-            decoder = config.decoder_widths
-            written["decoder_block_out_channels"] = list(decoder)
+            written["decoder_block_out_channels"] = [*config.decoder_widths]
     elif isinstance(config.scale, tuple):
         written["scaling_factor"] = 1.0
-        written["latents_mean"] = list(_each(config.shift, config.channels))
+        mean = config.shift
+        each = mean if isinstance(mean, tuple) else [mean] * config.channels
+        written["latents_mean"] = list(each)
         written["latents_std"] = [1 / scale for scale in config.scale]
     else:
         written["scaling_factor"] = config.scale
         written["shift_factor"] = config.shift
     return written
-
-
-def _each(value: float | tuple[float, ...], channels: int):
-    return value if isinstance(value, tuple) else (value,) * channels
 
 
 def _preset(

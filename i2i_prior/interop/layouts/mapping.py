@@ -211,14 +211,11 @@ def read(
 
     Args:
       state: an opened file, of any float dtypes.
-      rules: the layout.
+      rules: of the layout.
       structs: our name -> struct with a shape, for each of our parameters.
       layout: its name, for messages.
       ignore: regular expressions of further keys that are allowed.
       cast: (name, float32 array) -> array to keep.
-
-    Returns:
-      our name -> array, float32 without `cast`.
 
     Raises:
       UserError: keys are missing, unexpected or misshapen, with their counts

@@ -216,8 +216,7 @@ def rules_of(
     """Returns the rules between a layout's keys and the parameters.
 
     Args:
-      layout: of `detect`.
-      config: of the encoder.
+      layout, config: of `detect` and `config_of`.
       arrays: our name -> array or struct with a shape.
       embedding: the key of T5's embedding.
       prefix: of the keys of "clip_text".

@@ -200,9 +200,8 @@ def vit_rules(
     """Returns the rules of a layout, for an encoder of this config.
 
     Args:
-      layout: a value of `LAYOUTS`.
+      layout: a value of `LAYOUTS`; `prefix` is one of its prefixes.
       config: of the encoder.
-      prefix: one of the layout's.
       arrays: name of `ViT` -> array or struct with a shape.
     """
     ops: dict[str, Op] = {

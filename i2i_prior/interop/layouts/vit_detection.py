@@ -44,19 +44,12 @@ _SO400M = (14, 27, 384)  # patch, cells, pixels: 384 is no multiple of 14
 
 @dataclass(frozen=True)
 class Described:
-    """Description of the encoder in a file.
+    """Description of the encoder in a file."""
 
-    Attributes:
-      layout: a key of `LAYOUTS`.
-      prefix: of every key.
-      config: of the encoder, float32.
-      notes: sentences on assumptions and on ignored arrays.
-    """
-
-    layout: str
-    prefix: str
-    config: ViTConfig
-    notes: list[str]
+    layout: str  # a key of `LAYOUTS`
+    prefix: str  # of every key
+    config: ViTConfig  # float32
+    notes: list[str]  # sentences on assumptions and on ignored arrays
 
 
 def detect(state: StateDict) -> str | None:
@@ -139,7 +132,13 @@ def describe(
     family = family or _family(state, spec, settings, notes)
     parts = _PartShapes(state, name)
     width, patch = _patch_embedding(state.path, name, parts["patch_embed"])
-    cells = _cells(state.path, parts["positions"][-2] - FAMILIES[family].cls)
+    tokens = parts["positions"][-2] - FAMILIES[family].cls
+    cells = math.isqrt(max(tokens, 0))
+    if cells < 1 or cells * cells != tokens:
+        raise UserError(
+            f"{state.path}: {tokens} positions are not a square grid; nothing "
+            "was loaded"
+        )
     swiglu = "blocks/mlp/gate_value" in parts
     hidden = parts["blocks/mlp/out" if swiglu else "blocks/mlp/fc2"][-1]
     projection = parts.get("projection", (0,))[0]
@@ -224,19 +223,7 @@ def _patch_embedding(
     return shape[0], shape[2]
 
 
-def _cells(path: Any, tokens: int) -> int:
-    """Returns the side of the position grid, in patches."""
-    side = math.isqrt(max(tokens, 0))
-    if side < 1 or side * side != tokens:
-        raise UserError(
-            f"{path}: {tokens} positions are not a square grid; "
-            "nothing was loaded"
-        )
-    return side
-
-
 def _settings(state: StateDict) -> dict[str, Any]:
-    """Returns the encoder's section of config.json, empty without one."""
     config = dict(state.config or {})
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
@@ -288,11 +275,10 @@ def _family(
 def _heads(
     width: int, family: str, settings: Mapping[str, Any], notes: list[str]
 ) -> int:
-    stated = settings.get("num_attention_heads")
-    if stated:
+    if stated := settings.get("num_attention_heads"):
         return int(stated)
-    table = _SIGLIP_HEADS if family.startswith("siglip") else _HEADS
-    heads = table.get(width, max(width // 64, 1))
+    siglip = family.startswith("siglip")
+    heads = (_SIGLIP_HEADS if siglip else _HEADS).get(width, width // 64) or 1
     notes.append(
         f"{heads} attention heads are assumed, as in the published models of "
         f"width {width}"

@@ -81,9 +81,7 @@ class Checkpoints:
             self.directory,
             options=self._options,
             item_names=_ITEMS,
-            item_handlers={
-                name: ocp.StandardCheckpointHandler() for name in _ITEMS
-            },
+            item_handlers={n: ocp.StandardCheckpointHandler() for n in _ITEMS},
         )
 
     def protect(self, step: int | None) -> None:
@@ -99,15 +97,13 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns all complete steps, ascending."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(self._manager.all_steps())
+        there = self.directory.is_dir()
+        return sorted(self._manager.all_steps()) if there else []
 
     def save(self, state: TrainState) -> None:
         """Starts to save a state in the background, under its step.
 
-        Raises:
-          UserError: the disk is full (now or in the save before).
+        Raises UserError for a full disk, now or in the save before.
         """
         step = int(state.step)
         if step in self.steps():
@@ -117,22 +113,14 @@ class Checkpoints:
             # Orbax on a full disk fails late, on threads, in hundreds of lines.
             needed = sum(array.nbytes for array in jax.tree.leaves(state))
             disk.require_space(self.directory, needed)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    **{
-                        item: ocp.args.StandardSave(leaves)
-                        for item, leaves in _items(state).items()
-                    }
-                ),
-            )
+            items = {
+                item: ocp.args.StandardSave(leaves)
+                for item, leaves in _items(state).items()
+            }
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
-        """Waits until the save under way is on disk.
-
-        Raises:
-          UserError: it failed.
-        """
+        """Waits until the save under way is on disk; UserError if it failed."""
         if "_manager" not in vars(self):
             return
         with self.full_disk_errors():
@@ -143,10 +131,9 @@ class Checkpoints:
 
         Args:
           abstract: TrainState of ShapeDtypeStructs that carry shardings.
-          step: of the checkpoint.
 
         Raises:
-          UserError: it does not hold this state, or is damaged.
+          UserError: the checkpoint does not hold this state, or is damaged.
         """
         items = self._read(step, _items(abstract))
 
@@ -167,12 +154,11 @@ class Checkpoints:
         Args:
           abstract: name -> shape, dtype and sharding; parameters stored in
             bfloat16 may be asked for in float32.
-          step: of the checkpoint.
           weights: "ema", or "raw" for the trained ones before averaging.
 
         Raises:
-          UserError: it does not hold these parameters, is damaged, or has
-            no raw ones.
+          UserError: the checkpoint does not hold these parameters, is damaged,
+            or has no raw ones.
         """
         stored = {name: ("ema", _dotted(name)) for name in abstract}
         if weights == "raw":
@@ -204,12 +190,9 @@ class Checkpoints:
         widen: bool = False,
         partial: bool = False,
     ) -> dict[str, dict[str, jax.Array]]:
-        """Reads leaves of Orbax items.
+        """Reads leaves of Orbax items: item -> leaf -> shape, dtype, sharding.
 
-        Args:
-          step: of the checkpoint.
-          targets: item -> leaf -> shape, dtype and sharding.
-          widen, partial: see `_compare`.
+        `widen` and `partial` are those of `_compare`.
         """
         folder = self.directory / str(step)
         items = {}
@@ -219,15 +202,11 @@ class Checkpoints:
                 _compare(stored[item], target, folder, widen, partial)
             with ocp.PyTreeCheckpointer() as reader:
                 for item, target in targets.items():
-                    arguments = ocp.checkpoint_utils.construct_restore_args(
-                        target
+                    how = ocp.checkpoint_utils.construct_restore_args(target)
+                    args = ocp.args.PyTreeRestore(
+                        target, how, partial_restore=True
                     )
-                    items[item] = reader.restore(
-                        folder / item,
-                        args=ocp.args.PyTreeRestore(
-                            target, arguments, partial_restore=True
-                        ),
-                    )
+                    items[item] = reader.restore(folder / item, args=args)
         except (ValueError, TypeError, KeyError, OSError) as error:
             first = " ".join(str(error).split())[:200]
             raise UserError(

@@ -112,11 +112,7 @@ def load_parameters(
 
 
 def best_step(workdir: Path) -> int:
-    """Returns the step of the best checkpoint.
-
-    Raises:
-      UserError: no best checkpoint is recorded.
-    """
+    """Returns the step of the best checkpoint; UserError without a record."""
     file = Path(workdir) / BEST
     if not file.exists():
         raise UserError(

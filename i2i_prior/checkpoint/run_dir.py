@@ -19,8 +19,7 @@ WEIGHTS = "weights.safetensors"
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON atomically: readers see the old file or the new one.
 
-    Raises:
-      UserError: the disk is full or the folder cannot be written to.
+    Raises UserError where the disk is full or the folder is not writable.
     """
     remedy = "free space or choose another workdir"
     with disk.write_errors(path, remedy, FullDiskError):
@@ -28,11 +27,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-      UserError: it is missing or not JSON.
-    """
+    """Reads a JSON file; UserError if it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text())
     except OSError as error:
@@ -111,21 +106,13 @@ def check_data(workdir: Path, fingerprint: str) -> None:
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json into the workdir; `check` comes before.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes config.json into the workdir; `check` comes before."""
     document = {"config": flatten(config), "hash": config_hash(config)}
     write_json(Path(workdir) / "config.json", document)
 
 
 def load_config(workdir: Path) -> ConfigDict:
-    """Reads the config of a run directory.
-
-    Raises:
-      UserError: there is none.
-    """
+    """Reads the config of a run directory; UserError if there is none."""
     document = read_json(Path(workdir) / "config.json")
     try:
         return from_flat(document["config"])

@@ -6,9 +6,6 @@ from typing import Any
 
 from i2i_prior.errors import UserError
 
-# Names of `interop.layouts.dit_detection.LAYOUTS`, which is slow to import.
-LAYOUTS = ("lumos", "dit", "sit", "repa", "pixart", "pixart_diffusers")
-
 
 def add_command(
     commands: Any, name: str, help_text: str, example: str

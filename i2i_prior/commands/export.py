@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
+from i2i_prior.interop.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from i2i_prior.inference.load import Loaded
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     common.add_step(parser)
     add(
         "--format",
-        choices=(*_OWN_FORMATS, *common.LAYOUTS),
+        choices=(*_OWN_FORMATS, *LAYOUTS),
         default="native",
         help="layout; torch is a folder with its own PyTorch module",
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from i2i_prior.commands import common
 from i2i_prior.errors import UserError
+from i2i_prior.interop.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from i2i_prior.inference.load import Loaded
@@ -24,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", help="safetensors, a torch file, or a folder with either")
     add("--workdir", help="new run directory, else only look")
-    add("--format", choices=common.LAYOUTS, help="layout, else it is detected")
+    add("--format", choices=LAYOUTS, help="layout, else it is detected")
     common.add_weights(parser)
     add("--heads", type=int, help="attention heads")
     add("--base-size", type=int, help="tokens a side that positions count in")

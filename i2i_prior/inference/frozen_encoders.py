@@ -35,21 +35,15 @@ _TINY = {
 
 @dataclass(frozen=True)
 class FrozenNetwork:
-    """Network that encodes images into one field of an example.
+    """Network that encodes images into one field of an example."""
 
-    Attributes:
-      name: of the field.
-      preprocess: uint8 (H, W, 3) of any size -> input of the network.
-      encode: a batch of inputs, on the devices -> float (B, ...).
-      record: of it in the manifest.
-      notes: sentences on properties that its file did not state.
-    """
-
-    name: str
+    name: str  # of the field
+    # uint8 (H, W, 3) of any size -> input of the network
     preprocess: Callable[[np.ndarray], np.ndarray]
+    # a batch of inputs, on the devices -> float (B, ...)
     encode: Callable[[jax.Array], jax.Array]
-    record: dict[str, Any]
-    notes: Sequence[str]
+    record: dict[str, Any]  # of it in the manifest
+    notes: Sequence[str]  # sentences on what its file did not state
 
 
 def open_autoencoder(kind: str, weights: str, size: int) -> FrozenNetwork:
@@ -106,7 +100,7 @@ def _latents(
             return jnp.concatenate(module.gaussian(images), -1)
         return module.encode(images)
 
-    placed = _replicate(parameters)
+    placed = jax.device_put(parameters, _sharding())
     return lambda images: encode(placed, images)
 
 
@@ -132,7 +126,7 @@ def open_encoder(text: str) -> FrozenNetwork:
     encoder = load_encoder(path)
     if not isinstance(encoder, Encoder):
         raise UserError(f"{path} holds a text encoder; give an image encoder")
-    encoder.parameters = _replicate(encoder.parameters)
+    encoder.parameters = jax.device_put(encoder.parameters, _sharding())
 
     def encode(pixels: jax.Array) -> jax.Array:
         features = encoder(pixels)
@@ -188,11 +182,6 @@ def make_encoding(
         for network in networks
     )
     return Encoding(fields, preprocess, encode, batch)
-
-
-def _replicate(parameters: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Copies parameters to each device of this process."""
-    return jax.device_put(dict(parameters), _sharding())
 
 
 def _sharding(*axes: str) -> NamedSharding:

@@ -76,8 +76,7 @@ class Generator:
     ) -> Array | None:
         """Tokens as an array, once all inputs fit the model.
 
-        Raises:
-          UserError: where a condition is missing or the model takes none.
+        Raises UserError for a condition that is missing or not taken.
         """
         tokens = None if tokens is None else jnp.asarray(tokens)
         shapes = self.task.shapes

@@ -105,11 +105,7 @@ class Prior:
         return np.stack([center_crop(open_image(i), size) for i in images])
 
     def _given(self, images: Sequence[Image]) -> dict[str, np.ndarray]:
-        """Conditions that the model takes from images.
-
-        Raises:
-          UserError: if it takes none.
-        """
+        """Conditions that the model takes from images; UserError for none."""
         shapes, given = self.task.shapes, {}
         if shapes.conditioner is not None:
             given["view"] = self.views(images)
@@ -305,7 +301,6 @@ class Prior:
     def decode(self, latents: Any) -> np.ndarray:
         """Decodes latents (B, H, W, C) to images, uint8 (B, S, S, 3).
 
-        Raises:
-          UserError: where the model came without its autoencoder.
+        Raises UserError where the model came without its autoencoder.
         """
         return self._generator.decode(self.parameters, jnp.asarray(latents))

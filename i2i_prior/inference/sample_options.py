@@ -56,8 +56,7 @@ class SampleOptions:
     ) -> tuple[SampleOptions, float]:
         """Options of the config with what is given, and the guidance scale.
 
-        Raises:
-          UserError: where guidance is no number.
+        Raises UserError where guidance is no number.
         """
         options, scale = cls.from_config(config.sample), guidance
         if scale is None:

@@ -59,7 +59,12 @@ def draw(
     size = (height or side, width or side)
     conditions: dict[str, Any] = {}
     if config.model.size_conditions:
-        ratio, size = _table_size(side, size)
+        if side not in SAMPLING:
+            raise UserError(
+                f"a multi-scale model of {side} pixels has no table of sizes; "
+                f"they are known for {', '.join(map(str, SAMPLING))}"
+            )
+        ratio, size = nearest(*size, SAMPLING[side])
         conditions["size"] = np.tile(np.asarray(size, np.float32), (count, 1))
         conditions["aspect"] = np.full((count, 1), ratio, np.float32)
     multiple = latent.factor * config.model.patch
@@ -80,15 +85,3 @@ def draw(
         **options,
     )
     return generator.decode(parameters, latents)
-
-
-def _table_size(
-    side: int, wanted: tuple[int, int]
-) -> tuple[float, tuple[int, int]]:
-    """Nearest ratio, and size in pixels, of the table of a model of `side`."""
-    if side not in SAMPLING:
-        raise UserError(
-            f"a multi-scale model of {side} pixels has no table of sizes; "
-            f"they are known for {', '.join(map(str, SAMPLING))}"
-        )
-    return nearest(*wanted, SAMPLING[side])

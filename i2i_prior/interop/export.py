@@ -11,67 +11,44 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import write_state_dict
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import LAYOUTS, mapping
 from i2i_prior.interop.layouts.dit import dit_rules, position_table
-from i2i_prior.interop.layouts.dit_detection import BLOCKS, LAYOUTS
+from i2i_prior.interop.layouts.dit_detection import BLOCKS
 
 
 def check_format(config: ConfigDict, layout: str) -> None:
-    """Checks that a layout can express the model.
-
-    Raises:
-      UserError: it cannot; names the reason and the alternative.
-    """
+    """Raises UserError, with the reason, if a layout cannot hold the model."""
     model, conditioner = config.model, config.conditioner
     classes = layout in ("dit", "sit", "repa")
+    tokens = conditioner.tokens_from != "none"
+    takes = not tokens and model.classes > 0 if classes else tokens
     condition = "class labels" if classes else "condition tokens"
-    reasons: list[tuple[bool, str]] = [
-        (
-            model.block != BLOCKS[layout],
-            f"its blocks are {model.block}, not {BLOCKS[layout]}",
+    reasons = {
+        f"its blocks are {model.block}, not {BLOCKS[layout]}": model.block
+        != BLOCKS[layout],
+        f"the layout takes {condition}, and this model does not": not takes,
+        "the layout stacks no source image on the noisy latent": (
+            conditioner.concat_from != "none"
         ),
-        (
-            classes
-            != (conditioner.tokens_from == "none" and model.classes > 0),
-            f"the layout takes {condition}, and this model does not",
+        "the layout has one token for each embedding, this model has "
+        f"{conditioner.expand}": conditioner.expand > 1 and not classes,
+        "its condition tokens carry positions": conditioner.positions
+        and conditioner.tokens_from in ("patches", "pyramid"),
+        f"its embeddings are scaled by {conditioner.scale or 'sqrt(C)'}": (
+            conditioner.scale != 1 and not classes
         ),
-        (
-            not classes and conditioner.tokens_from == "none",
-            "the layout takes condition tokens, and this model does not",
-        ),
-        (
-            conditioner.concat_from != "none",
-            "the layout stacks no source image on the noisy latent",
-        ),
-        (
-            conditioner.expand > 1 and not classes,
-            f"the layout has one token for each embedding, this model has "
-            f"{conditioner.expand}",
-        ),
-        (
-            bool(conditioner.positions)
-            and conditioner.tokens_from in ("patches", "pyramid"),
-            "its condition tokens carry positions",
-        ),
-        (
-            conditioner.scale != 1 and not classes,
-            f"its embeddings are scaled by {conditioner.scale or 'sqrt(C)'}",
-        ),
-        (
+        "the layout has a learned variance, this model has none": (
             layout in ("lumos", "pixart", "pixart_diffusers", "dit")
-            and not config.diffusion.learn_sigma,
-            "the layout has a learned variance, this model has none",
+            and not config.diffusion.learn_sigma
         ),
-        (
-            layout == "pixart_diffusers" and model.qk_norm,
-            "the layout has no QK-norm",
+        "the layout has no QK-norm": (
+            layout == "pixart_diffusers" and model.qk_norm
         ),
-        (
-            layout in ("pixart", "lumos") and conditioner.null == "given",
-            "the layout stores null tokens, and this model has none",
+        "the layout stores null tokens, and this model has none": (
+            layout in ("pixart", "lumos") and conditioner.null == "given"
         ),
-    ]
-    for applies, reason in reasons:
+    }
+    for reason, applies in reasons.items():
         if applies:
             raise UserError(
                 f"this model cannot be written as {LAYOUTS[layout]}: "
@@ -96,7 +73,7 @@ def export_file(
       path: FILE.safetensors, or FILE.pth / FILE.pt (needs torch).
       parameters: our names -> arrays.
       config: of the run.
-      layout: a key of `dit_detection.LAYOUTS`.
+      layout: a key of `layouts.LAYOUTS`.
       dtype: float32, float16 or bfloat16.
       metadata: provenance, for the header of a safetensors file.
 
@@ -107,12 +84,8 @@ def export_file(
       UserError: the layout cannot express the model.
     """
     check_format(config, layout)
-    return write_state_dict(
-        path,
-        tensors(parameters, config, layout),
-        dtype=dtype,
-        metadata=metadata,
-    )
+    state = tensors(parameters, config, layout)
+    return write_state_dict(path, state, dtype=dtype, metadata=metadata)
 
 
 def tensors(
@@ -129,17 +102,14 @@ def tensors(
 def caveats(config: ConfigDict, layout: str) -> list[str]:
     """Returns sentences on assumptions of the layout's official sampler."""
     flow = layout in ("sit", "repa")
-    path = "flow" if flow else "ddpm_linear"
-    prediction = "velocity" if flow else "eps"
-    convention = {"sit": "sit", "repa": "repa"}.get(layout, "native")
-    section = config.diffusion
+    assumed = {
+        "path": "flow" if flow else "ddpm_linear",
+        "prediction": "velocity" if flow else "eps",
+        "time_convention": layout if flow else "native",
+    }
     return [
         f"the official sampler of {LAYOUTS[layout]} assumes {name}={wanted}, "
-        f"this model was trained with {section[name]}"
-        for name, wanted in (
-            ("path", path),
-            ("prediction", prediction),
-            ("time_convention", convention),
-        )
-        if section[name] != wanted
+        f"this model was trained with {config.diffusion[name]}"
+        for name, wanted in assumed.items()
+        if config.diffusion[name] != wanted
     ]

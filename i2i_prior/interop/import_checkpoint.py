@@ -10,12 +10,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError
+from i2i_prior.interop import autoencoders, encoders, text
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import LAYOUTS, mapping
 from i2i_prior.interop.layouts.dit import dit_rules
 from i2i_prior.interop.layouts.dit_detection import (
     IGNORED,
-    LAYOUTS,
     detect,
     implied_config,
 )
@@ -32,7 +32,7 @@ class Loaded:
       parameters: our name -> float32 array.
       step: optimizer updates it has seen, None where unknown.
       layout: "run", "native", "torch", or a published one, a key of
-        `dit_detection.LAYOUTS`.
+        `layouts.LAYOUTS`.
       notes: sentences on assumptions, and on arrays that were left out.
     """
 
@@ -56,7 +56,7 @@ def import_file(
 
     Args:
       path: safetensors, a torch file, or a folder with either.
-      layout: a key of `dit_detection.LAYOUTS`; detected when None.
+      layout: a key of `layouts.LAYOUTS`; detected when None.
       weights: "ema" or "raw", where a file holds both.
       heads, base_size, position_scale: see `dit_detection.implied_config`.
 
@@ -86,11 +86,7 @@ def import_file(
 
 
 def detect_layout(state: StateDict) -> str:
-    """Returns the layout of a state dict.
-
-    Raises:
-      UserError: it is none of `dit_detection.LAYOUTS`.
-    """
+    """Returns the layout of a state dict; UserError if it is unknown."""
     found = detect(state.shapes)
     if found is None:
         if other := describe_other_network(state):
@@ -105,8 +101,6 @@ def detect_layout(state: StateDict) -> str:
 
 def describe_other_network(state: StateDict) -> str | None:
     """Returns a phrase on an encoder or autoencoder, None for other weights."""
-    from i2i_prior.interop import autoencoders, encoders, text
-
     count = sum(int(np.prod(shape)) for shape in state.shapes.values())
     size = f"{count:,} parameters in {len(state.shapes)} arrays"
     if layout := encoders.detect(state):
@@ -125,6 +119,22 @@ def describe_other_network(state: StateDict) -> str | None:
     return None
 
 
+_NOTES = {
+    "dit": (
+        "DiT and SiT have the same names: DiT is assumed; give the format "
+        "sit if this is SiT",
+    ),
+    "repa": (
+        "SiT without a variance head has the same names: REPA's time "
+        "(0 data, 1 noise) is assumed; give the format sit if it is not",
+    ),
+    "pixart_diffusers": (
+        "the layout stores no null tokens: guidance needs null_tokens, "
+        "the embedded empty prompt",
+    ),
+}
+
+
 def _notes(state: StateDict, layout: str, config: ConfigDict) -> list[str]:
     notes = []
     if state.wrapper:
@@ -135,21 +145,7 @@ def _notes(state: StateDict, layout: str, config: ConfigDict) -> list[str]:
             f"{len(projectors)} arrays of REPA's projectors were dropped; "
             "only alignment training needs them"
         )
-    if layout == "dit":
-        notes.append(
-            "DiT and SiT have the same names: DiT is assumed; give the format "
-            "sit if this is SiT"
-        )
-    if layout == "repa":
-        notes.append(
-            "SiT without a variance head has the same names: REPA's time "
-            "(0 data, 1 noise) is assumed; give the format sit if it is not"
-        )
-    if layout == "pixart_diffusers":
-        notes.append(
-            "the layout stores no null tokens: guidance needs null_tokens, "
-            "the embedded empty prompt"
-        )
+    notes += _NOTES.get(layout, ())
     sized = "pos_embed" in state.shapes or "sample_size" in (state.config or {})
     if not sized:
         notes.append(

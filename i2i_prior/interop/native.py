@@ -67,10 +67,7 @@ def is_native(path: Path) -> bool:
 
 
 def open_file(path: Path) -> tuple[dict[str, LazyTensor], ConfigDict]:
-    """Opens a file that `write` wrote; reads no array yet.
-
-    Returns:
-      name -> tensor, and the config of its run.
+    """Opens a file that `write` wrote: name -> tensor, and its run's config.
 
     Raises:
       UserError: it is missing, no safetensors file, or of another format.

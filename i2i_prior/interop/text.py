@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop import text_tokenizer
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
+from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
 from i2i_prior.interop.layouts import mapping, text
 from i2i_prior.interop.layouts.text import SHARED, TIED, TextConfig, detect
 from i2i_prior.models.functional import Flat, Functional, make_functional
@@ -22,29 +22,30 @@ from i2i_prior.models.text import TextFeatures
 from i2i_prior.models.text_clip import ClipTextEncoder
 from i2i_prior.models.text_t5 import T5Config, T5Encoder
 
-if TYPE_CHECKING:
-    from i2i_prior.interop.files.state_dicts import StateDict
-
 __all__ = ["TextEncoder", "detect", "export", "load_text_encoder"]
 
 # Tokens of a caption in Lumos and PixArt-alpha.
 T5_LENGTH = 120
+# Any one of these files makes a folder a tokenizer's.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("spiece.model", "vocab.json"),
+)
 
 
 def functional_of(config: TextConfig) -> Functional:
     """Returns the encoder of a config as functions of named arrays."""
+    network: Any = ClipTextEncoder
     if isinstance(config, T5Config):
-        return make_functional(lambda rngs: T5Encoder(config, rngs=rngs))[0]
-    return make_functional(lambda rngs: ClipTextEncoder(config, rngs=rngs))[0]
+        network = T5Encoder
+    return make_functional(lambda rngs: network(config, rngs=rngs))[0]
 
 
 class TextEncoder:
     """Text encoder with its weights and, if there is one, its tokenizer.
 
-    Attributes:
-      config: `T5Config` or `ClipTextConfig`.
-      parameters: name -> array.
-      tokenizer: folder of the tokenizer's files, or None.
+    Attributes: config; parameters by name; tokenizer, the folder of the
+    tokenizer's files, or None.
     """
 
     def __init__(
@@ -93,12 +94,9 @@ class TextEncoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Converts captions to ids int32 and mask bool, both (B, length).
 
-        Longer captions are cut, shorter ones padded; each keeps its end
-        token.
+        Longer captions are cut, shorter ones padded; each keeps its end token.
 
-        Raises:
-          UserError: there is no readable tokenizer, or transformers (for T5:
-            or sentencepiece) is not installed.
+        Raises UserError without a tokenizer, or the packages that read it.
         """
         encoded = self._tokenizer(
             list(captions),
@@ -134,7 +132,7 @@ class TextEncoder:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        return text_tokenizer.read_tokenizer(self.tokenizer)
+        return _read_tokenizer(self.tokenizer)
 
 
 def load_text_encoder(
@@ -162,12 +160,9 @@ def load_text_encoder(
         layout; a weight is missing, misshapen or not finite; or two tied
         embeddings differ.
     """
-    if isinstance(state_or_path, str | Path):
-        from i2i_prior.interop.files.state_dicts import read_state_dict
-
-        state = read_state_dict(state_or_path)
-    else:
-        state = state_or_path
+    state = state_or_path
+    if isinstance(state, str | Path):
+        state = read_state_dict(state)
     layout = detect(state.shapes)
     if layout is None:
         raise UserError(
@@ -185,7 +180,7 @@ def load_text_encoder(
     )
     parameters = _parameters(state, layout, config)
     if tokenizer is None:
-        tokenizer = text_tokenizer.find_tokenizer(Path(state.path))
+        tokenizer = _find_tokenizer(Path(state.path))
     return TextEncoder(config, parameters, tokenizer)
 
 
@@ -220,6 +215,56 @@ def _parameters(state: StateDict, layout: str, config: TextConfig) -> Flat:
     )
 
 
+def _find_tokenizer(weights: Path) -> Path | None:
+    """Returns the folder of the tokenizer of some weights, None if missing.
+
+    It is that of the weights or, in a diffusers pipeline, the neighbouring
+    one: tokenizer_2/ is that of text_encoder_2/.
+    """
+    if not weights.exists():
+        return None
+    folder = weights.resolve()
+    if weights.is_file():
+        folder = folder.parent
+    neighbour = folder.name.replace("text_encoder", "tokenizer")
+    for candidate in (folder, folder.parent / neighbour):
+        if any((candidate / name).is_file() for name in _TOKENIZER_FILES):
+            return candidate
+    return None
+
+
+def _read_tokenizer(folder: Path | None) -> Any:
+    """Opens a tokenizer of transformers, without downloads and remote code.
+
+    Raises UserError if there is no folder, transformers cannot read it, or
+    transformers (for T5: or sentencepiece) is not installed.
+    """
+    if folder is None:
+        raise UserError(
+            "this text encoder has no tokenizer; give "
+            "load_text_encoder(tokenizer=) the folder with its files"
+        )
+    try:
+        from transformers import AutoTokenizer
+
+        files = {file.name for file in folder.iterdir()}
+        if "spiece.model" in files and "tokenizer.json" not in files:
+            # Without it transformers asks for a package that does not help.
+            import sentencepiece  # noqa: F401
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except ImportError as error:
+        raise UserError(
+            f"reading a tokenizer needs more packages ({error}); "
+            "pip install 'i2i-prior[text]'"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{folder} holds no tokenizer that transformers can read ({error})"
+        ) from error
+
+
 def export(
     parameters: Mapping[str, Any],
     config: TextConfig,
@@ -241,11 +286,9 @@ def export(
     Raises:
       UserError: the layout is not one of this kind of encoder.
     """
-    fitting = (
-        ("t5",)
-        if isinstance(config, T5Config)
-        else ("clip_text", "clip_text_openai")
-    )
+    fitting = ["clip_text", "clip_text_openai"]
+    if isinstance(config, T5Config):
+        fitting = ["t5"]
     if layout not in fitting:
         raise UserError(
             f"this text encoder cannot be written as {layout!r}; choose "

@@ -399,10 +399,3 @@ def test_hostile_files(command, tmp_path, name, said):
     assert len(ended.err.splitlines()) == 1, ended.err
     assert not workdir.exists()
     assert not (tmp_path / "ran").exists()
-
-
-def test_the_command_line_knows_every_layout():
-    from i2i_prior.commands import common
-    from i2i_prior.interop.layouts.dit_detection import LAYOUTS
-
-    assert tuple(LAYOUTS) == common.LAYOUTS

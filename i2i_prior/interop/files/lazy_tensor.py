@@ -29,17 +29,11 @@ _MAX_BYTES = 2**63  # numpy's own limit, also of arrays with stride 0
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file, or one to be written.
-
-    Attributes:
-      shape: of the tensor.
-      read: returns the array.
-      dtype: name in numpy and ml_dtypes, `float32` or `bfloat16`.
-    """
+    """A tensor in a file, or one to be written."""
 
     shape: Shape
-    read: Callable[[], np.ndarray]
-    dtype: str = "float32"
+    read: Callable[[], np.ndarray]  # returns the array
+    dtype: str = "float32"  # name in numpy and ml_dtypes, as bfloat16
 
 
 def one_line(text: Any, longest: int = 80) -> str:
@@ -71,8 +65,7 @@ def is_natural(*values: Any) -> bool:
 def file_size(path: Path) -> int:
     """Returns the bytes of a regular file, or of a link's target.
 
-    Raises:
-      UserError: there is none, or it is empty.
+    Raises UserError if there is none, or it is empty.
     """
     # A pipe is none: opening it would wait. os.path never raises.
     if not os.path.isfile(path):
@@ -89,8 +82,7 @@ def file_size(path: Path) -> int:
 def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
     """Reads `count` bytes of a file into a fresh (count,) uint8 array.
 
-    Raises:
-      UserError: the file ends before, or cannot be read.
+    Raises UserError if the file ends before, or cannot be read.
     """
     array = np.empty(count, np.uint8)
     try:

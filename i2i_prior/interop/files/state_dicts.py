@@ -37,11 +37,7 @@ _IN_FOLDER = (
     "pytorch_model.bin.index.json",
     "diffusion_pytorch_model.bin.index.json",
 )
-_DTYPES = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": BFLOAT16,
-}
+_DTYPES = ("float32", "float16", "bfloat16")
 _MAX_JSON = 2**26  # bytes
 
 
@@ -75,8 +71,7 @@ class StateDict(Mapping[str, np.ndarray]):
     def __getitem__(self, key: str) -> np.ndarray:
         """Reads an array, in the file's dtype.
 
-        Raises:
-          UserError: the file was removed or cut short meanwhile.
+        Raises UserError if the file was removed or cut short meanwhile.
         """
         return self._tensors[key].read()
 
@@ -110,15 +105,13 @@ class StateDict(Mapping[str, np.ndarray]):
 def read_state_dict(path: Path | str, weights: str = "ema") -> StateDict:
     """Opens weights: reads their names and shapes, no array yet.
 
+    Wrapping dicts and prefixes are removed, see `state_dict_keys`.
+
     Args:
       path: a .safetensors, .pth, .pt, .bin or .ckpt file, an `.index.json`
         of shards, or a folder of Hugging Face.
       weights: copy to take of a training checkpoint with two: "ema", the
         moving average, or "raw".
-
-    Returns:
-      the state dict, without wrapping dicts and prefixes; see
-      `state_dict_keys`.
 
     Raises:
       UserError: there are no readable weights.
@@ -185,7 +178,7 @@ def _caster(key: str, tensor: LazyTensor, dtype: str) -> Callable:
     def read() -> np.ndarray:
         array = np.asarray(tensor.read())
         with np.errstate(over="ignore"):
-            cast = array.astype(_DTYPES[dtype], copy=False)
+            cast = array.astype(np.dtype(dtype), copy=False)
         if cast.dtype != array.dtype and (
             np.isinf(cast).sum() > np.isinf(array).sum()
         ):

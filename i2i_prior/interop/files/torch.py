@@ -43,10 +43,9 @@ Reader = Callable[[Storage, int, int], np.ndarray]
 
 
 def read(path: Path, weights: str) -> tuple[dict[str, LazyTensor], str]:
-    """Opens the weights in a file of torch.save.
+    """Opens the weights in a file of torch.save, of either format.
 
     Args:
-      path: the file, of either format.
       weights: "ema" or "raw"; see `state_dict_keys.find_state_dict`.
 
     Returns:
@@ -56,21 +55,18 @@ def read(path: Path, weights: str) -> tuple[dict[str, LazyTensor], str]:
       UserError: the file is missing, damaged, no torch file, holds no
         tensors, or names an object that has no place in a state dict.
     """
-    size = file_size(path)
-    script = False
+    size, archive = file_size(path), None
     start = read_bytes(path, 0, min(size, 4)).tobytes()
     if start == b"PK\x03\x04":
         archive = _Archive(path, size)
-        script = archive.script
         root, big_endian, reader = archive.load()
     elif start[:1] == b"\x80":  # a pickle of protocol 2 or later
         root, big_endian, reader = _load_legacy(path, size)
     else:
         raise _damaged(path, "torch.save wrote no such file")
-    if script:
+    tensors, wrapper = state_dict_keys.find_state_dict(root, weights)
+    if archive and archive.script:
         tensors, wrapper = state_dict_keys.script_state_dict(root), ""
-    else:
-        tensors, wrapper = state_dict_keys.find_state_dict(root, weights)
     if not tensors:
         names = root if isinstance(root, dict) else ()
         raise UserError(
@@ -96,17 +92,11 @@ def _lazy(tensor: TorchTensor, big_endian: bool, reader: Reader) -> LazyTensor:
         numbers = raw.view(tensor.dtype)
         if numbers.size == 0:
             return np.zeros(tensor.shape, tensor.dtype)
-        array = np.lib.stride_tricks.as_strided(
-            numbers,
-            tensor.shape,
-            # An axis of 1 takes no step; any stride may be written there.
-            tuple(
-                stride * itemsize if length > 1 else 0
-                for length, stride in zip(
-                    tensor.shape, tensor.strides, strict=True
-                )
-            ),
-        )
+        axes = zip(tensor.shape, tensor.strides, strict=True)
+        # An axis of 1 takes no step; any stride may be written there.
+        steps = [stride * itemsize if n > 1 else 0 for n, stride in axes]
+        strided = np.lib.stride_tricks.as_strided
+        array = strided(numbers, tensor.shape, steps)
         # A thin slice does not keep the whole storage in memory.
         return array.copy() if 2 * array.size < numbers.size else array
 
@@ -122,7 +112,7 @@ class _Archive:
         try:
             with zipfile.ZipFile(path) as file:
                 entries = file.infolist()
-        except (OSError, ValueError, *_ZIP_ERRORS) as error:
+        except _ZIP_ERRORS as error:
             raise self._damaged("its zip is incomplete") from error
         self._entries = {entry.filename: entry for entry in entries}
         if sum(entry.compress_size for entry in entries) > size:
@@ -210,7 +200,7 @@ class _Archive:
         try:
             with zipfile.ZipFile(self._path) as file, file.open(entry) as part:
                 content = part.read(count)
-        except (OSError, ValueError, *_ZIP_ERRORS) as error:
+        except _ZIP_ERRORS as error:
             raise self._damaged(f"{one_line(name)} cannot be read") from error
         if len(content) != count:
             raise self._damaged(f"{one_line(name)} is shorter than it claims")
@@ -283,11 +273,6 @@ class _Bounded:
 
 
 _ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    OverflowError,
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, OSError),
+    *(EOFError, OverflowError, RuntimeError, ValueError),
 )

@@ -132,12 +132,8 @@ class TorchTensor:
 class Unpickler:
     """Builds plain data, tensor records and placeholders from a pickle.
 
-    Args:
-      path: for messages.
-      script: whether it is a TorchScript file.
-
-    Attributes:
-      storages: key -> storage of a tensor.
+    `script` is for a TorchScript file. `storages` has those of its tensors,
+    by their keys.
     """
 
     def __init__(self, path: Any, *, script: bool = False) -> None:
@@ -148,17 +144,12 @@ class Unpickler:
     def load(self, file: IO[bytes]) -> Any:
         """Reads one pickle, up to its end in the file.
 
-        Raises:
-          UserError: it is damaged, or names an object that has no place in
-            a state dict.
+        Raises UserError if it is damaged, or names an object that has no place
+        in a state dict.
         """
+        find, call, storage = self._find, self._call, self._storage
         try:
-            return run(
-                file,
-                find=self._find,
-                call=self._call,
-                persistent=self._storage,
-            )
+            return run(file, find=find, call=call, persistent=storage)
         except (
             ArithmeticError,
             AttributeError,

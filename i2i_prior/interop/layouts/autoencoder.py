@@ -22,41 +22,27 @@ Pairs = Iterator[
 
 @dataclass(frozen=True)
 class KlLayout:
-    """Names of the parts of a KL autoencoder.
-
-    Attributes:
-      name: of the layout.
-      down, up: level of the encoder or decoder, with `{level}`.
-      block: residual block in a level, with `{block}`.
-      shortcut: 1x1 convolution of a block.
-      downsample, upsample: convolution between levels.
-      first, attention, last: parts of the middle block.
-      parts: norm, query, key, value and output of the attention.
-      norm_out: last norm of the encoder or decoder.
-      quant, post_quant: 1x1 convolutions around the latent.
-      image_first: whether the decoder's levels count from the image.
-      square: whether the attention's matrices are (w, w) instead of 1x1
-        convolutions (w, w, 1, 1).
-      prefix: of all keys.
-    """
+    """Names of the parts of a KL autoencoder."""
 
     name: str = "diffusers"
+    # Levels of the halves, residual blocks in them, convolutions between them.
     down: str = "encoder.down_blocks.{level}"
     up: str = "decoder.up_blocks.{level}"
     block: str = "resnets.{block}"
-    shortcut: str = "conv_shortcut"
+    shortcut: str = "conv_shortcut"  # 1x1 convolution of a block
     downsample: str = "downsamplers.0.conv"
     upsample: str = "upsamplers.0.conv"
+    # The middle block, and its attention's norm, query, key, value, output.
     first: str = "mid_block.resnets.0"
     attention: str = "mid_block.attentions.0"
     last: str = "mid_block.resnets.1"
     parts: tuple[str, ...] = ("group_norm", "to_q", "to_k", "to_v", "to_out.0")
     norm_out: str = "conv_norm_out"
-    quant: str = "quant_conv"
+    quant: str = "quant_conv"  # 1x1 convolutions around the latent
     post_quant: str = "post_quant_conv"
-    image_first: bool = False
-    square: bool = True
-    prefix: str = ""
+    image_first: bool = False  # the decoder's levels count from the image
+    square: bool = True  # attention's matrices (w, w), not (w, w, 1, 1)
+    prefix: str = ""  # of all keys
 
     def rules(
         self, config: AutoencoderConfig, arrays: Mapping[str, Any]
@@ -120,18 +106,12 @@ class TinyLayout:
     """Prefixes of a tiny autoencoder's numbered layers.
 
     Activations and upsamplings are counted as layers.
-
-    Attributes:
-      name: of the layout.
-      encoder, decoder: prefix of each half, None for a half that is not in
-        the file.
-      clamped: whether the decoder's clamp counts as layer 0.
     """
 
     name: str
-    encoder: str | None
+    encoder: str | None  # None for a half that is not in the file
     decoder: str | None
-    clamped: bool = True
+    clamped: bool = True  # the decoder's clamp counts as layer 0
 
     @property
     def prefixes(self) -> tuple[str | None, str | None]:

@@ -189,8 +189,7 @@ def complete(
 def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
     """Returns the config.json of an export in the layout `diffusers`.
 
-    Raises:
-      UserError: diffusers has no class of this shape.
+    Raises UserError where diffusers has no class of this shape.
     """
     blocks = list(config.blocks)
     per_channel = isinstance(config.scale, tuple)

@@ -14,20 +14,11 @@ from ml_collections import ConfigDict
 
 from i2i_prior.config import default_config
 from i2i_prior.errors import UserError
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import LAYOUTS, mapping
 from i2i_prior.interop.layouts.dit import names_of, position_table
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.presets import SIZES
 
-# layout -> name in messages
-LAYOUTS = {
-    "lumos": "Lumos",
-    "dit": "DiT",
-    "sit": "SiT",
-    "repa": "REPA",
-    "pixart": "PixArt-alpha",
-    "pixart_diffusers": "diffusers PixArtTransformer2DModel",
-}
 # layout -> its model.block
 BLOCKS = {
     "lumos": "lumos",
@@ -94,16 +85,16 @@ def implied_config(
         raise UserError(
             f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}"
         )
-    given = heads, base_size, position_scale
-    for name, value in zip(
-        ("heads", "base_size", "position_scale"), given, strict=True
+    for name, value in (
+        ("heads", heads),
+        ("base_size", base_size),
+        ("position_scale", position_scale),
     ):
-        if value is not None and not (
-            isinstance(value, int | float) and value > 0
-        ):
+        number = isinstance(value, int | float) and value > 0
+        if value is not None and not number:
             raise UserError(f"{name} is {value!r}; give a number above 0")
     try:
-        return _implied(state, layout, *given)
+        return _implied(state, layout, heads, base_size, position_scale)
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{state.path} looks like {LAYOUTS[layout]}, but its keys do not "

@@ -36,19 +36,12 @@ class Op:
 
 @dataclass(frozen=True)
 class Rule:
-    """Parameters of ours, keys of a file, and the operation between them.
-
-    Attributes:
-      ours: our names.
-      theirs: keys of the file, with `{i}` for the layer where there is one.
-      op: between the arrays of both, in this order.
-      layers: how many, None for a weight outside the layers.
-    """
+    """Parameters of ours, keys of a file, and the operation between them."""
 
     ours: tuple[str, ...]
-    theirs: tuple[str, ...]
+    theirs: tuple[str, ...]  # with `{i}` for the layer, where there is one
     op: Op
-    layers: int | None = None
+    layers: int | None = None  # how many, None outside the layers
 
     def layer_keys(self) -> list[tuple[str, ...]]:
         """Returns the keys of the file, a tuple for each layer."""
@@ -142,8 +135,7 @@ def prefixed(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
 def depth(shapes: Iterable[str], stem: str) -> int:
     """Returns the number of layers, whose keys are the stem and a number.
 
-    Raises:
-      ValueError: there is none.
+    Raises ValueError if there is none.
     """
     layer = re.compile(rf"{re.escape(stem)}(\d+)\.")
     return 1 + max(int(m[1]) for key in shapes if (m := layer.match(key)))

@@ -97,15 +97,10 @@ def prefix_of(shapes: Mapping[str, Any]) -> str:
 def detect(state: Mapping[str, Any]) -> str | None:
     """Returns the layout of a state dict's keys, None if it is unknown.
 
-    Args:
-      state: a `StateDict`, or another mapping of its keys.
-
-    Returns:
-      "t5": Hugging Face T5EncoderModel, or a whole T5 with its decoder;
-      "clip_text": Hugging Face CLIPTextModel, the same with projection, or
-      the text half of CLIPModel;
-      "clip_text_openai": OpenAI's CLIP (and OpenCLIP's, unless its text
-      tower is under `text.`).
+    "t5": Hugging Face T5EncoderModel, or a whole T5 with its decoder;
+    "clip_text": Hugging Face CLIPTextModel, the same with projection, or the
+    text half of CLIPModel; "clip_text_openai": OpenAI's CLIP (and OpenCLIP's,
+    unless its text tower is under `text.`).
     """
     for layout, embedding, prefix in (
         ("t5", "", ""),

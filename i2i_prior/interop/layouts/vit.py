@@ -124,24 +124,15 @@ _OPENAI: Names = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of one library for one family.
+    """Layout of one library for one family."""
 
-    Attributes:
-      names: of the parts, after the prefix.
-      family: of `FAMILIES`, the default.
-      prefixes: possible prefixes of every key but that of a projection; the
-        first is written.
-      ignore: regular expressions of keys that an encoder does not need.
-      flat: class and position embeddings lack the leading axis of 1.
-      epsilon: of every LayerNorm without a config.json; 0 for the family's.
-    """
-
-    names: Names
-    family: str
+    names: Names  # of the parts, after the prefix
+    family: str  # of `FAMILIES`, the default
+    # Of every key but that of a projection; the first is written.
     prefixes: tuple[str, ...] = ("",)
-    ignore: tuple[str, ...] = ()
-    flat: bool = False
-    epsilon: float = 0.0
+    ignore: tuple[str, ...] = ()  # patterns of keys that it does not need
+    flat: bool = False  # class and positions lack the leading axis of 1
+    epsilon: float = 0.0  # without a config.json; 0 for the family's
 
 
 _VIT_EXTRA = (r"(^|\.)pooler\.", r"^classifier\.", r"embeddings\.mask_token$")

@@ -178,10 +178,7 @@ def describe(
 class _PartShapes(dict[str, tuple[int, ...]]):
     """Part of a layout -> shape of its weight in a file, in the first layer.
 
-    A missing part raises UserError.
-
-    Attributes:
-      prefix: of every key.
+    A missing part raises UserError. `prefix` is that of every key.
     """
 
     def __init__(self, state: StateDict, layout: str):

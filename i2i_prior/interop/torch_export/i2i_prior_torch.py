@@ -109,14 +109,9 @@ class SwiGlu(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask=None) -> Tensor:
-    """Attention softmax(q k^T / sqrt(d)) v.
+    """Attention softmax(q k^T / sqrt(d)) v, (B, N, heads d).
 
-    Args:
-      q, k, v: (B, N, heads, d).
-      mask: bool (B, N) of the keys that count.
-
-    Returns:
-      (B, N, heads d).
+    q, k and v are (B, N, heads, d); mask, bool (B, N), has the keys that count.
     """
     q, k, v = (a.transpose(1, 2) for a in (q, k, v))
     rows = None if mask is None else mask.bool()[:, None, None]
@@ -679,10 +674,7 @@ class Prior(nn.Module):
         """Opens a folder of `i2i-prior export --format torch`.
 
         An AutoencoderKL of diffusers in its folder `autoencoder` decodes the
-        latents.
-
-        Raises:
-          ValueError: the folder has another format.
+        latents. Raises ValueError for a folder of another format.
         """
         folder = Path(folder)
         text = (folder / "config.json").read_text("utf-8")

@@ -11,22 +11,14 @@ import jax
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Training state of a run, as raw arrays.
-
-    Attributes:
-      step: int32 scalar, optimizer updates done.
-      params: name -> float32, the trained parameters.
-      frozen: name -> float32, the parameters that are not trained.
-      ema: name -> exponential moving average of params; may be bfloat16.
-      opt_state: of the optax chain over params; may be bfloat16.
-    """
+    """Training state of a run, as raw arrays by name."""
 
     # Any: the same tree also carries shapes and shardings.
-    step: Any
-    params: dict[str, Any]
-    frozen: dict[str, Any]
-    ema: dict[str, Any]
-    opt_state: Any
+    step: Any  # int32 scalar, optimizer updates done
+    params: dict[str, Any]  # float32, the trained parameters
+    frozen: dict[str, Any]  # float32, the parameters that are not trained
+    ema: dict[str, Any]  # moving average of params; may be bfloat16
+    opt_state: Any  # of the optax chain over params; may be bfloat16
 
     def ema_parameters(self) -> dict[str, Any]:
         """Returns all parameters by name, the trained ones from the EMA."""

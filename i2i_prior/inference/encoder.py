@@ -47,11 +47,9 @@ class Encoder:
         pixels: str = "family",
     ):
         functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
-        self.config = config
+        self.config, self.preprocess, self.pixels = config, preprocess, pixels
         self.parameters = {k: jnp.asarray(v) for k, v in parameters.items()}
-        self.preprocess = preprocess
         self.notes = list(notes)
-        self.pixels = pixels
         self._forward = jax.jit(
             lambda parameters, pixels: functional.merge(parameters)(pixels)
         )

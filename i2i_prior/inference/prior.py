@@ -96,13 +96,11 @@ class Prior:
 
     def views(self, images: Sequence[Image]) -> np.ndarray:
         """Central squares for the encoder, uint8 (B, V, V, 3)."""
-        size = self.task.shapes.view_size
-        if self.config.encoder.pixels == "family":
-            record = PREPROCESSING[self.config.encoder.family]
-            return np.stack(
-                [square(open_image(i), record, size) for i in images]
-            )
-        return np.stack([center_crop(open_image(i), size) for i in images])
+        size, encoder = self.task.shapes.view_size, self.config.encoder
+        if encoder.pixels != "family":
+            return _center_crops(images, size)
+        record = PREPROCESSING[encoder.family]
+        return np.stack([square(open_image(i), record, size) for i in images])
 
     def _given(self, images: Sequence[Image]) -> dict[str, np.ndarray]:
         """Conditions that the model takes from images; UserError for none."""
@@ -110,9 +108,7 @@ class Prior:
         if shapes.conditioner is not None:
             given["view"] = self.views(images)
         if shapes.dit.concat_channels:
-            given["source_image"] = np.stack(
-                [center_crop(open_image(i), shapes.image_size) for i in images]
-            )
+            given["source_image"] = _center_crops(images, shapes.image_size)
         if not given:
             raise UserError(
                 "this model is not conditioned on images; draw from it with "
@@ -304,3 +300,7 @@ class Prior:
         Raises UserError where the model came without its autoencoder.
         """
         return self._generator.decode(self.parameters, jnp.asarray(latents))
+
+
+def _center_crops(images: Sequence[Image], size: int) -> np.ndarray:
+    return np.stack([center_crop(open_image(i), size) for i in images])

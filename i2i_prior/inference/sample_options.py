@@ -15,24 +15,15 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Options of the sampler; hashable, so that each setting compiles once.
+    """Options of the sampler; hashable, so that each setting compiles once."""
 
-    Attributes:
-      solver: a name of `diffusion.solvers.SOLVERS`.
-      guided: runs the null half.
-      interval: path times between which guidance acts.
-      lower_order_final: first-order last step of multistep solvers.
-      clip: bound of every estimate of x0, [-clip, clip]; 0 for none.
-      null_mask: see `tasks.conditions.with_null`.
-    """
-
-    solver: str = "dpmpp_2m"
+    solver: str = "dpmpp_2m"  # a name of `diffusion.solvers.SOLVERS`
     steps: int = 20
-    guided: bool = True
-    interval: tuple[float, float] = (0.0, 1.0)
-    lower_order_final: bool = True
-    clip: float = 0.0
-    null_mask: str = "full"
+    guided: bool = True  # runs the null half
+    interval: tuple[float, float] = (0.0, 1.0)  # times when guidance acts
+    lower_order_final: bool = True  # of multistep solvers
+    clip: float = 0.0  # bound of every estimate of x0; 0 for none
+    null_mask: str = "full"  # see `tasks.conditions.with_null`
 
     @classmethod
     def from_config(cls, section: Any) -> SampleOptions:

@@ -67,7 +67,22 @@ def load(state: StateDict, *, preset: str | None = None) -> Loaded:
             f"{state.path} is one half of a tiny autoencoder "
             f"({layout.name}); give both files, the encoder's first"
         )
-    return _load(state, layout, preset)
+    config, notes = complete(
+        infer(state.shapes, layout), state.config or {}, preset, state.path
+    )
+    prefix = re.escape(layout.prefix) if isinstance(layout, KlLayout) else ""
+    ignore = [f"^{prefix}{pattern}" for pattern in _IGNORE]
+    if prefix:  # the other networks of a whole checkpoint
+        ignore.append(f"^(?!{prefix})")
+    structs = functional_of(config).shapes()
+    parameters = mapping.read(
+        state,
+        layout.rules(config, structs),
+        structs,
+        layout=f"{layout.name} autoencoder",
+        ignore=ignore,
+    )
+    return config, parameters, notes
 
 
 def load_files(weights: str | Path, preset: str | None = None) -> Loaded:
@@ -94,34 +109,11 @@ def load_files(weights: str | Path, preset: str | None = None) -> Loaded:
             )
         both |= {f"{half}.{key}": array for key, array in state.items()}
     pair = StateDict.from_arrays(both, path=" with ".join(map(str, files)))
-    return _load(pair, TINY_LAYOUTS["taesd"], preset)
-
-
-def _load(
-    state: StateDict, layout: KlLayout | TinyLayout, preset: str | None
-) -> Loaded:
-    config, notes = complete(
-        infer(state.shapes, layout), state.config or {}, preset, state.path
-    )
-    prefix = re.escape(layout.prefix) if isinstance(layout, KlLayout) else ""
-    ignore = [f"^{prefix}{pattern}" for pattern in _IGNORE]
-    if prefix:  # the other networks of a whole checkpoint
-        ignore.append(f"^(?!{prefix})")
-    structs = functional_of(config).shapes()
-    parameters = mapping.read(
-        state,
-        layout.rules(config, structs),
-        structs,
-        layout=f"{layout.name} autoencoder",
-        ignore=ignore,
-    )
-    return config, parameters, notes
+    return load(pair, preset=preset)
 
 
 def export(
-    parameters: Mapping[str, Any],
-    config: AutoencoderConfig,
-    layout: str | KlLayout | TinyLayout = "diffusers",
+    parameters: Mapping[str, Any], config: AutoencoderConfig, layout: str
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields (key, tensor) of an autoencoder in a published layout.
 
@@ -133,18 +125,17 @@ def export(
     Raises:
       UserError: no layout has this name.
     """
-    if isinstance(layout, str):
-        names: Mapping[str, KlLayout | TinyLayout] = (
-            KL_LAYOUTS if config.kind == "kl" else TINY_LAYOUTS
+    names: Mapping[str, KlLayout | TinyLayout] = TINY_LAYOUTS
+    if config.kind == "kl":
+        names = KL_LAYOUTS
+    if layout not in names:
+        raise UserError(
+            f"no layout {layout!r} for a {config.kind} autoencoder; use "
+            f"one of {', '.join(names)}"
         )
-        if layout not in names:
-            raise UserError(
-                f"no layout {layout!r} for a {config.kind} autoencoder; use "
-                f"one of {', '.join(names)}"
-            )
-        layout = names[layout]
-    yield from mapping.save(parameters, layout.rules(config, parameters))
-    if isinstance(layout, KlLayout) and config.batch_norm:
+    spec = names[layout]
+    yield from mapping.save(parameters, spec.rules(config, parameters))
+    if isinstance(spec, KlLayout) and config.batch_norm:
         # torch requires the counter of its batch norm, and never uses it.
-        key = f"{layout.prefix}bn.num_batches_tracked"
+        key = f"{spec.prefix}bn.num_batches_tracked"
         yield key, LazyTensor((), lambda: np.zeros((), np.int64))

@@ -25,21 +25,13 @@ from i2i_prior.tasks.network import parameter_shapes
 
 @dataclass
 class Loaded:
-    """A loaded model.
-
-    Attributes:
-      config: of the run, or the one that the weights imply.
-      parameters: our name -> float32 array.
-      step: optimizer updates it has seen, None where unknown.
-      layout: "run", "native", "torch", or a published one, a key of
-        `layouts.LAYOUTS`.
-      notes: sentences on assumptions, and on arrays that were left out.
-    """
+    """A loaded model; the weights may imply its config."""
 
     config: ConfigDict
-    parameters: Flat
-    step: int | None = None
-    layout: str = "run"
+    parameters: Flat  # our name -> float32 array
+    step: int | None = None  # optimizer updates it has seen, if known
+    layout: str = "run"  # or "native", "torch", or a key of `LAYOUTS`
+    # Sentences on assumptions, and on arrays that were left out.
     notes: list[str] = field(default_factory=list)
 
 

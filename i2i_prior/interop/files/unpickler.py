@@ -56,37 +56,29 @@ _STORAGES = {
         "storage.Untyped": "uint8",
     }.items()
 }
+
+
+def _names(modules: str, names: str) -> set[str]:
+    """Returns every name of every module, both given in words."""
+    return {f"{m}.{name}" for m in modules.split() for name in names.split()}
+
+
 # Other objects of training checkpoints: known by name, never built.
-_DICTS = {"collections.OrderedDict", "collections.defaultdict"}
+_DICTS = _names("collections", "OrderedDict defaultdict")
 _INERT = {
     *("argparse.Namespace", "types.SimpleNamespace", "typing.Any"),
-    *("torch.device", "torch.Tensor", "torch.nn.parameter.Parameter"),
+    *_names("torch", "device Tensor nn.parameter.Parameter"),
     *("torch.serialization._get_layout", "_codecs.encode"),
-    *("numpy.dtype", "numpy.ndarray"),
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-    *("copyreg._reconstructor", "copy_reg._reconstructor"),
-    *(
-        f"{module}.{name}"
-        for module in ("builtins", "__builtin__")
-        for name in (
-            *("bool", "bytearray", "bytes", "complex", "dict", "float"),
-            *("frozenset", "int", "list", "long", "object", "range", "set"),
-            *("slice", "str", "tuple", "unicode"),
-        )
-    ),
-    *(f"datetime.{name}" for name in ("date", "datetime", "timedelta")),
-    *(
-        f"{module}.{name}"
-        for module in ("pathlib", "pathlib._local")
-        for name in (
-            *("Path", "PosixPath", "WindowsPath"),
-            *("PurePath", "PurePosixPath", "PureWindowsPath"),
-        )
-    ),
+    *_names("numpy", "dtype ndarray"),
+    *_names("numpy.core.multiarray numpy._core.multiarray", "scalar"),
+    *_names("numpy.core.multiarray numpy._core.multiarray", "_reconstruct"),
+    *_names("copyreg copy_reg", "_reconstructor"),
+    *_names("builtins __builtin__", "bool bytearray bytes complex dict float"),
+    *_names("builtins __builtin__", "frozenset int list long object range"),
+    *_names("builtins __builtin__", "set slice str tuple unicode"),
+    *_names("datetime", "date datetime timedelta"),
+    *_names("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath"),
+    *_names("pathlib pathlib._local", "PurePosixPath PureWindowsPath"),
 }
 _TRAINERS = ("lightning.", "numpy.dtypes.", "omegaconf.", "pytorch_lightning.")
 _SCRIPT = ("__torch__.", "torch.jit._pickle.")

@@ -463,10 +463,10 @@ class Conditioner(nn.Module):
 
     def choose(self, cls: Tensor, patches: Tensor) -> Tensor:
         """Selects and normalises encoder features, float32 (B, M0, C)."""
-        chosen = (
-            cls[:, None] if self.config["tokens_from"] == "cls" else patches
-        )
-        if self.config["tokens_from"] == "pyramid":
+        chosen, kind = patches, self.config["tokens_from"]
+        if kind == "cls":
+            chosen = cls[:, None]
+        elif kind == "pyramid":
             side = round(patches.shape[1] ** 0.5)
             image = patches.mT.unflatten(2, (side, side))
             levels = [F.adaptive_avg_pool2d(image, n) for n in PYRAMID]
@@ -775,11 +775,10 @@ class Prior(nn.Module):
         scale, steps = chosen("guidance", guidance), chosen("steps", steps)
         if lower_order_final is None:
             # The official text-to-image samplers take one below 10 steps.
-            few = (
-                self.config["conditioner.tokens_from"] == "tokens"
-                and steps < 10
+            text = self.config["conditioner.tokens_from"] == "tokens"
+            lower_order_final = chosen("lower_order_final") or (
+                text and steps < 10
             )
-            lower_order_final = chosen("lower_order_final") or few
         low, high = chosen("guidance_low"), chosen("guidance_high")
         inputs = {"tokens": self._project(tokens), **conditions}
         if scale != 1:

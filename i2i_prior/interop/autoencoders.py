@@ -113,14 +113,17 @@ def load_files(weights: str | Path, preset: str | None = None) -> Loaded:
 
 
 def export(
-    parameters: Mapping[str, Any], config: AutoencoderConfig, layout: str
+    parameters: Mapping[str, Any],
+    config: AutoencoderConfig,
+    layout: str | KlLayout | TinyLayout,
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields (key, tensor) of an autoencoder in a published layout.
 
     Args:
       parameters: our name -> array.
       config: of the autoencoder.
-      layout: for kl a name of `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`.
+      layout: for kl a name of `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`,
+        or a layout itself.
 
     Raises:
       UserError: no layout has this name.
@@ -128,12 +131,12 @@ def export(
     names: Mapping[str, KlLayout | TinyLayout] = TINY_LAYOUTS
     if config.kind == "kl":
         names = KL_LAYOUTS
-    if layout not in names:
+    spec = names.get(layout) if isinstance(layout, str) else layout
+    if spec is None:
         raise UserError(
             f"no layout {layout!r} for a {config.kind} autoencoder; use "
             f"one of {', '.join(names)}"
         )
-    spec = names[layout]
     yield from mapping.save(parameters, spec.rules(config, parameters))
     if isinstance(spec, KlLayout) and config.batch_norm:
         # torch requires the counter of its batch norm, and never uses it.

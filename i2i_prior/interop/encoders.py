@@ -10,8 +10,8 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.layouts import mapping
-from i2i_prior.interop.layouts.vit import LAYOUTS, fits, vit_rules
-from i2i_prior.interop.layouts.vit_detection import describe, detect
+from i2i_prior.interop.layouts.vit import LAYOUTS, detect, fits, vit_rules
+from i2i_prior.interop.layouts.vit_detection import describe
 from i2i_prior.models.encoder_families import ViTConfig
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.mapping import Names, Op, Rule, several
 from i2i_prior.models.encoder_families import FAMILIES, ViTConfig
+
+if TYPE_CHECKING:
+    from i2i_prior.interop.files.state_dicts import StateDict
 
 # The official code of DINO (timm's names), MAE, I-JEPA and DINOv2.
 _TIMM: Names = {
@@ -231,3 +234,44 @@ def fits(layout: Layout, config: ViTConfig) -> bool:
             "attention_pool",
         )
     )
+
+
+def detect(state: StateDict) -> str | None:
+    """Returns the layout of a file's keys, None if it is unknown.
+
+    Official DINO, MAE and I-JEPA have the same names: without a CLS token it
+    is I-JEPA, with a decoder MAE, else DINO. Only a config.json distinguishes
+    a bare ViTMAEModel from a ViTModel.
+    """
+    shapes, scale = state.shapes, "encoder.layer.0.layer_scale1.lambda1"
+    if {"visual.conv1.weight", "visual.class_embedding"} <= shapes.keys():
+        return "clip_openai"
+    for name, *marks in (
+        ("siglip", "head.probe"),
+        ("clip", "pre_layrnorm.weight"),
+        ("dinov2_memory", scale, "encoder.layer.0.attention.q_proj.weight"),
+        ("dinov2", scale),
+    ):
+        for prefix in LAYOUTS[name].prefixes:
+            if all(prefix + mark in shapes for mark in marks):
+                return name
+    if "blocks.0.ls1.gamma" in shapes:
+        return "dinov2_hub"
+    for kind, layer in (("hf", "encoder.layer.0."), ("memory", "layers.0.")):
+        for prefix in ("", "vit.", "ijepa."):
+            if f"{prefix}{layer}layernorm_before.weight" in shapes:
+                return f"{_vit_class(state, prefix)}_{kind}"
+    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= shapes.keys():
+        if "cls_token" not in shapes:
+            return "ijepa"
+        return "mae" if "decoder_pos_embed" in shapes else "dino"
+    return None
+
+
+def _vit_class(state: StateDict, prefix: str) -> str:
+    """Distinguishes classes of transformers with the same names."""
+    if f"{prefix}embeddings.cls_token" not in state.shapes:
+        return "ijepa"
+    mae = any(key.startswith("decoder.decoder_") for key in state.shapes)
+    mae |= (state.config or {}).get("model_type") == "vit_mae"
+    return "mae" if mae else "vit"

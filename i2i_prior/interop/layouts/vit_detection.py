@@ -19,6 +19,7 @@ from i2i_prior.interop.layouts.vit import (
     LAYOUTS,
     VIT_EPSILON,
     Layout,
+    detect,
     fits,
     keys_of,
 )
@@ -38,7 +39,6 @@ _ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
 }
 _GEMMA_VOCABULARY = 256_000  # of SigLIP 2; SigLIP has 32,000 tokens
-_SCALE = "encoder.layer.0.layer_scale1.lambda1"
 _SO400M = (14, 27, 384)  # patch, cells, pixels: 384 is no multiple of 14
 
 
@@ -50,47 +50,6 @@ class Described:
     prefix: str  # of every key
     config: ViTConfig  # float32
     notes: list[str]  # sentences on assumptions and on ignored arrays
-
-
-def detect(state: StateDict) -> str | None:
-    """Returns the layout of a file's keys, None if it is unknown.
-
-    Official DINO, MAE and I-JEPA have the same names: without a CLS token it
-    is I-JEPA, with a decoder MAE, else DINO. Only a config.json distinguishes
-    a bare ViTMAEModel from a ViTModel.
-    """
-    shapes = state.shapes
-    if {"visual.conv1.weight", "visual.class_embedding"} <= shapes.keys():
-        return "clip_openai"
-    for name, *marks in (
-        ("siglip", "head.probe"),
-        ("clip", "pre_layrnorm.weight"),
-        ("dinov2_memory", _SCALE, "encoder.layer.0.attention.q_proj.weight"),
-        ("dinov2", _SCALE),
-    ):
-        for prefix in LAYOUTS[name].prefixes:
-            if all(prefix + mark in shapes for mark in marks):
-                return name
-    if "blocks.0.ls1.gamma" in shapes:
-        return "dinov2_hub"
-    for kind, layer in (("hf", "encoder.layer.0."), ("memory", "layers.0.")):
-        for prefix in ("", "vit.", "ijepa."):
-            if f"{prefix}{layer}layernorm_before.weight" in shapes:
-                return f"{_vit_class(state, prefix)}_{kind}"
-    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= shapes.keys():
-        if "cls_token" not in shapes:
-            return "ijepa"
-        return "mae" if "decoder_pos_embed" in shapes else "dino"
-    return None
-
-
-def _vit_class(state: StateDict, prefix: str) -> str:
-    """Distinguishes classes of transformers with the same names."""
-    if f"{prefix}embeddings.cls_token" not in state.shapes:
-        return "ijepa"
-    mae = any(key.startswith("decoder.decoder_") for key in state.shapes)
-    mae |= (state.config or {}).get("model_type") == "vit_mae"
-    return "mae" if mae else "vit"
 
 
 def describe(

@@ -35,7 +35,7 @@ def write(folder: Path, count: int, side: int, width: int) -> None:
     """A prepared data set of random arrays; as `i2i-prior prepare` writes."""
     from i2i_prior.data.examples import Field, Layout
     from i2i_prior.data.manifest import MANIFEST, Plan
-    from i2i_prior.data.prepare.finalize import finish
+    from i2i_prior.data.prepare.folder import finish
     from i2i_prior.data.prepare.shards import write_shard
 
     if (folder / MANIFEST).exists():

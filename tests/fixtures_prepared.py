@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from i2i_prior.data.examples import Field, Layout
 from i2i_prior.data.manifest import Plan
-from i2i_prior.data.prepare.finalize import finish
+from i2i_prior.data.prepare.folder import finish
 from i2i_prior.data.prepare.shards import write_shard
 
 

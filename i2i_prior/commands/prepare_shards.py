@@ -13,14 +13,19 @@ from typing import Any
 from i2i_prior.data.manifest import Plan
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.data.prepare.examples import Maker, Pictures, probe
-from i2i_prior.data.prepare.finalize import Tally, finish, tidy
+from i2i_prior.data.prepare.folder import (
+    Tally,
+    claim,
+    fields_of,
+    finish,
+    tidy,
+)
 from i2i_prior.data.prepare.options import (
     BATCH_SIZE,
     DTYPE,
     check_stored,
     pictures_of,
 )
-from i2i_prior.data.prepare.plan import claim, fields_of
 from i2i_prior.data.prepare.shards import make_shards, read_outcome
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources.registry import open_source

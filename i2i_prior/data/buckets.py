@@ -7,14 +7,21 @@ and images of step k are a pure function of (sizes, seed, k).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from i2i_prior.data import index_cache
 from i2i_prior.data.aspect_ratios import Table
+from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.order import Shuffled, spawned
+from i2i_prior.data.record import Source
 from i2i_prior.errors import UserError
+from i2i_prior.io.threads import map_in_order
+
+_AHEAD = 4096  # records whose headers are read in advance
 
 
 class Buckets:
@@ -91,6 +98,48 @@ class Buckets:
         start = epoch * len(self._members[bucket])
         start += (slot - int(self._starts[bucket])) * self._batch_size
         return bucket, start
+
+
+def image_sizes(
+    source: Source, advance: Callable[[int], None] = lambda done: None
+) -> np.ndarray:
+    """Sizes in pixels of the upright images, cached on disk.
+
+    Each host reads all records, and decodes no pixel. The sizes are kept only
+    if every record could be read.
+
+    Args:
+        source: identified in the cache by its fingerprint.
+        advance: called with the number of records done.
+
+    Returns:
+        int32 (N, 2), height and width; (1, 1) for an image without a
+        readable header, which training will replace.
+    """
+    place = f"sizes:{source.fingerprint()}"
+    kept = index_cache.load("sizes", place, str(len(source)))
+    if kept is not None and kept["sizes"].shape == (len(source), 2):
+        return kept["sizes"]
+    sizes = np.ones((len(source), 2), np.int32)
+
+    def read(index: int) -> bool:
+        try:
+            picture = Picture(source[index])
+        except BrokenImage:
+            return True
+        except OSError:
+            return False  # it may be readable the next time
+        sizes[index] = picture.height, picture.width
+        return True
+
+    whole = True
+    numbers = range(len(source))
+    for done, known in enumerate(map_in_order(read, numbers, _AHEAD), 1):
+        whole &= known
+        advance(done)
+    if whole:
+        index_cache.save("sizes", place, str(len(source)), {"sizes": sizes})
+    return sizes
 
 
 def assign(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from functools import cache
 
 import numpy as np
 
@@ -90,9 +89,11 @@ def _installed(photos: dict[str, tuple[str, str]]) -> list[str]:
     """Paths of the installed photographs; warns of missing ones."""
     paths = []
     for name, (package, folder) in photos.items():
-        root = _package_root(package)
-        path = os.path.join(root, folder, name) if root else ""
-        if root and os.path.isfile(path):
+        # Found without importing the package.
+        spec = importlib.util.find_spec(package)
+        roots = spec.submodule_search_locations if spec else None
+        path = os.path.join(roots[0], folder, name) if roots else ""
+        if os.path.isfile(path):
             paths.append(path)
         else:
             warnings.warn(
@@ -101,12 +102,3 @@ def _installed(photos: dict[str, tuple[str, str]]) -> list[str]:
                 stacklevel=4,
             )
     return paths
-
-
-@cache
-def _package_root(package: str) -> str | None:
-    """Folder of an installed package, found without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return spec.submodule_search_locations[0]

@@ -16,7 +16,7 @@ from i2i_prior.data.broken import MAX_SUBSTITUTES, Batch, with_substitutes
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.manifest import Manifest, read_manifest
 from i2i_prior.data.order import Shuffled
-from i2i_prior.data.prefetch import Batches
+from i2i_prior.data.pipeline import Batches
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources.arrayrecord import ShardReader
 from i2i_prior.errors import UserError

@@ -75,9 +75,8 @@ class Layout:
     def from_json(cls, rows: Any) -> Layout:
         """The inverse of `to_json`; raises ValueError for anything else."""
         try:
-            return cls(
-                [Field(**{**r, "shape": tuple(r["shape"])}) for r in rows]
-            )
+            rows = [{**row, "shape": tuple(row["shape"])} for row in rows]
+            return cls([Field(**row) for row in rows])
         except (TypeError, KeyError) as error:
             raise ValueError(f"{error} in the list of fields") from error
 
@@ -120,8 +119,12 @@ class Layout:
             for f in self._others:
                 (length,) = _LENGTH.unpack_from(data, place)
                 place += _LENGTH.size + length
-                value = data[place - length : place]
-                example[f.name] = _value(f.kind, value)
+                value: Any = data[place - length : place]
+                if f.kind != "bytes":
+                    value = value.decode()
+                example[f.name] = (
+                    json.loads(value) if f.kind == "json" else value
+                )
         except (struct.error, ValueError, RecursionError) as error:
             raise ValueError(f"a damaged example ({error})") from error
         if place != len(data):
@@ -153,9 +156,3 @@ def _is_known(field: Field) -> bool:
         return (field.dtype, field.shape) == ("", ())
     sides = all(type(side) is int and side >= 0 for side in field.shape)
     return field.dtype in _DTYPES and sides
-
-
-def _value(kind: str, data: bytes) -> Any:
-    if kind == "bytes":
-        return data
-    return json.loads(data) if kind == "json" else data.decode()

@@ -1,7 +1,7 @@
 """The batch of a step: a pure function of (source, options, step).
 
-Shuffled, mixed record numbers (`order`), pixels (`transforms`), prefetch in
-threads and processes (`prefetch`). Example number n = step * batch_size + row
+Shuffled, mixed record numbers (`order`), pixels (`transforms`), made ahead in
+threads and processes by Grain. Example number n = step * batch_size + row
 takes all its random numbers from a generator seeded with (seed, n). So there
 is no iterator state: a run resumes at any step, and the global batch is the
 same on any number of hosts, worker processes and threads.
@@ -9,11 +9,14 @@ same on any number of hosts, worker processes and threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import grain
 import numpy as np
+from absl import flags
 
 from i2i_prior.data.broken import (
     MAX_SUBSTITUTES,
@@ -26,7 +29,6 @@ from i2i_prior.data.buckets import Buckets
 from i2i_prior.data.crops import Size
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.order import Order, order_of
-from i2i_prior.data.prefetch import Batches
 from i2i_prior.data.record import Source
 from i2i_prior.data.transforms import (
     OPTIONS,
@@ -89,6 +91,67 @@ class DataOptions:
         drawn = {n: options.pop(n) for n in OPTIONS.keys() & options.keys()}
         transforms = make_transforms(**drawn)
         return cls(image_size, batch_size, transforms=transforms, **options)
+
+
+class Batches:
+    """The batches of a run, `batch(step)` for step 0, 1, ...
+
+    Args:
+        threads: in each process.
+        workers: processes that make batches; 0 for this one, otherwise `self`
+            is picklable.
+        prefetch: batches made ahead.
+    """
+
+    def __init__(
+        self, threads: int = 4, workers: int = 0, prefetch: int = 8
+    ) -> None:
+        self._threads, self._workers = threads, workers
+        self._prefetch = prefetch
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`, or its rows for this host; a pure function.
+
+        Raises:
+            IndexError: the step is negative.
+            UserError: no readable record was found for an example.
+        """
+        raise NotImplementedError
+
+    def batches_from(self, step: int) -> Generator[Batch]:
+        """Endless `batch(step)`, `batch(step + 1)`, ..., made ahead.
+
+        Starts at once at any step. Closing the iterator (`.close()`, or
+        letting go of it) ends its threads and worker processes. Never more
+        than `prefetch` batches wait (with workers, and one more in each).
+        """
+        ahead = -(-self._prefetch // max(1, self._workers))
+        dataset = grain.MapDataset.range(step, sys.maxsize).map(self.batch)
+        stream = dataset.to_iter_dataset(
+            grain.ReadOptions(
+                # Grain warns of more threads than places to fill.
+                num_threads=min(self._threads, ahead),
+                prefetch_buffer_size=ahead,
+            )
+        )
+        if self._workers:
+            # Grain's workers read absl flags, which only absl programs parse.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            stream = stream.mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=1
+                )
+            )
+        iterator = iter(stream)
+        try:
+            for batch in iterator:
+                # Workers hand over views of shared memory: own the arrays.
+                if self._workers:
+                    batch = {name: np.array(a) for name, a in batch.items()}
+                yield batch
+        finally:
+            iterator.close()
 
 
 class Pipeline(Batches):

@@ -19,12 +19,11 @@ from ml_collections import ConfigDict
 from i2i_prior.checkpoint import run_dir
 from i2i_prior.data.aspect_ratios import training_sizes
 from i2i_prior.data.broken import Batch, BrokenTally
-from i2i_prior.data.buckets import Buckets
+from i2i_prior.data.buckets import Buckets, image_sizes
 from i2i_prior.data.cached import CachedPipeline, CachedSource
 from i2i_prior.data.manifest import Manifest
 from i2i_prior.data.pipeline import Pipeline
 from i2i_prior.data.record import Source
-from i2i_prior.data.sizes import image_sizes
 from i2i_prior.data.sources.registry import open_source
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError

@@ -12,7 +12,7 @@ from PIL import Image
 
 from i2i_prior.data.builtin import PhotoSource
 from i2i_prior.data.manifest import Plan, read_manifest
-from i2i_prior.data.prepare.plan import fields_of
+from i2i_prior.data.prepare.folder import fields_of
 
 
 def jpeg(pixels: np.ndarray, **options) -> bytes:

@@ -48,10 +48,8 @@ def without(monkeypatch):
             "find_spec",
             lambda name: None if name in packages else find(name),
         )
-        builtin._package_root.cache_clear()
 
-    yield hide
-    builtin._package_root.cache_clear()
+    return hide
 
 
 def test_a_missing_photo_is_passed_over_with_a_warning(without):

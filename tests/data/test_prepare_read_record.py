@@ -13,7 +13,7 @@ import pytest
 
 from i2i_prior.data.prepare import read_record
 from i2i_prior.data.prepare.examples import Dropped, Maker, Pictures, probe
-from i2i_prior.data.prepare.finalize import Tally
+from i2i_prior.data.prepare.folder import Tally
 from i2i_prior.data.prepare.shards import Outcome
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources.folder import FolderSource

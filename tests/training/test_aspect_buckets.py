@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from i2i_prior.data.aspect_ratios import training_sizes
-from i2i_prior.data.buckets import Buckets
+from i2i_prior.data.buckets import Buckets, image_sizes
 from i2i_prior.data.pipeline import DataOptions, Pipeline
-from i2i_prior.data.sizes import image_sizes
 from i2i_prior.data.sources.registry import open_source
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
@@ -51,7 +50,7 @@ def test_sizes_are_read_once_from_the_headers(shapes, monkeypatch):
     assert sizes[:2].tolist() == [[60, 40], [40, 60]]
     assert sizes[20].tolist() == [60, 40]
     assert sizes[21].tolist() == [1, 1]
-    monkeypatch.setattr("i2i_prior.data.sizes.Picture", None)
+    monkeypatch.setattr("i2i_prior.data.buckets.Picture", None)
     np.testing.assert_array_equal(image_sizes(source), sizes)
 
 

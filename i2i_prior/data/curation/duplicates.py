@@ -160,18 +160,14 @@ def _near_pairs(
     and only those that agree in all of them are compared: C(m, threshold)
     sorts of n, and n / 2^(64 (m - threshold) / m) comparisons a hash in each.
     """
-    found = np.empty((0, 2), np.int64)
-    batch: list[np.ndarray] = []
-    waiting = 0
+    parts, waiting = [np.empty((0, 2), np.int64)], 0
     for mask in _masks(len(hashes), threshold):
         for pairs in _pairs_that_agree(hashes & mask, hashes, threshold):
-            pairs = pairs[similar(pairs)]
-            batch.append(pairs)
-            waiting += len(pairs)
-            if waiting > len(found) + 1_000_000:
-                found, waiting = _merged([found, *batch]), 0
-                batch.clear()
-    return _merged([found, *batch])
+            parts.append(pairs[similar(pairs)])
+            waiting += len(parts[-1])
+            if waiting > len(parts[0]) + 1_000_000:
+                parts, waiting = [_merged(parts)], 0
+    return _merged(parts)
 
 
 def _merged(parts: list[np.ndarray]) -> np.ndarray:
@@ -196,31 +192,21 @@ def _masks(n: int, threshold: int) -> list[np.uint64]:
         # Sorting costs as much as about sixteen comparisons.
         return tables * n * (16 + n / 2.0**agreeing)
 
-    blocks = min(
-        (
-            blocks
-            for blocks in range(max(1, threshold), threshold + 9)
-            if math.comb(blocks, threshold) <= _MAX_TABLES
-        ),
-        key=cost,
-    )
+    choices = range(max(1, threshold), threshold + 9)
+    few = [b for b in choices if math.comb(b, threshold) <= _MAX_TABLES]
+    blocks = min(few, key=cost)
     edges = [64 * block // blocks for block in range(blocks + 1)]
-    parts = [
-        (1 << high) - (1 << low) for low, high in itertools.pairwise(edges)
-    ]
-    return [
-        np.uint64(sum(chosen))
-        for chosen in itertools.combinations(parts, blocks - threshold)
-    ]
+    parts = [(1 << end) - (1 << at) for at, end in itertools.pairwise(edges)]
+    chosen = itertools.combinations(parts, blocks - threshold)
+    return [np.uint64(sum(bits)) for bits in chosen]
 
 
 def _pairs_that_agree(
     keys: np.ndarray, hashes: np.ndarray, threshold: int
 ) -> Iterator[np.ndarray]:
     """Yields pairs (p, 2) of equal keys whose hashes are near."""
-    order = np.argsort(keys)
+    order, step = np.argsort(keys), 1
     keys, hashes = keys[order], hashes[order]
-    step = 1
     first = np.flatnonzero(keys[1:] == keys[:-1])
     while len(first):
         second = first + step

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -104,18 +104,11 @@ def filters_of(
     return filters
 
 
-@dataclass(frozen=True)
-class Plugin:
-    """A user's filter.
+class Plugin(NamedTuple):
+    """A user's filter."""
 
-    Attributes:
-        name: FILE.py:function, the reason class of what it drops.
-        version: 8 hex digits of the file's SHA-256.
-        judge: the filter.
-    """
-
-    name: str
-    version: str
+    name: str  # FILE.py:function, the reason class of what it drops
+    version: str  # 8 hex digits of the file's SHA-256
     judge: Filter
 
 
@@ -155,20 +148,15 @@ def load_plugin(spec: str) -> Plugin:
             f"filter file {path} cannot be read ({error.strerror}): check the "
             "path before the colon"
         ) from error
-    function = _run(path).get(name)
+    try:
+        function = runpy.run_path(str(path), run_name=path.stem).get(name)
+    except Exception as error:  # a user's program may raise anything
+        raise UserError(f"filter file {path}: {_said(error)}") from error
     if not callable(function):
         raise UserError(f"filter file {path} has no function {name!r}")
     short = f"{path.name}:{name}"
     version = hashlib.sha256(source).hexdigest()[:8]
     return Plugin(short, version, partial(_judge, function, short, least))
-
-
-def _run(path: Path) -> dict[str, Any]:
-    """The globals of a file."""
-    try:
-        return runpy.run_path(str(path), run_name=path.stem)
-    except Exception as error:  # a user's program may raise anything
-        raise UserError(f"filter file {path}: {_said(error)}") from error
 
 
 def _said(error: Exception) -> str:

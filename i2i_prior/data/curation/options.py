@@ -34,28 +34,32 @@ class CurateOptions:
     max_broken: float = 0.01
 
     def __post_init__(self) -> None:
-        near, threshold = self.near_duplicates, self.threshold
-        wrong = {
-            f"the least side is {self.min_side}: give 1 or more": (
-                self.min_side < 0
-            ),
-            f"the greatest aspect ratio is {self.max_aspect:g}, longer over "
-            "shorter side: give 1 or more": (
-                self.max_aspect and not self.max_aspect >= 1
-            ),
-            f"the least entropy is {self.min_entropy:g} bits: give 0 to 8": (
-                not 0 <= self.min_entropy < 8
-            ),
-            "the greatest share of broken records is "
-            f"{self.max_broken:g}: give 0 to 1": not 0 <= self.max_broken <= 1,
-            "a threshold is only for near duplicates: give phash or an "
-            "embedding file with it": threshold is not None and not near,
-        }
-        for message, holds in wrong.items():
-            if holds:
-                raise UserError(message)
-        if threshold is not None:
-            (check_distance if near == PHASH else check_cosine)(threshold)
+        if self.min_side < 0:
+            raise UserError(
+                f"the least side is {self.min_side}: give 1 or more"
+            )
+        if self.max_aspect and not self.max_aspect >= 1:
+            raise UserError(
+                f"the greatest aspect ratio is {self.max_aspect:g}, longer "
+                "over shorter side: give 1 or more"
+            )
+        if not 0 <= self.min_entropy < 8:
+            raise UserError(
+                f"the least entropy is {self.min_entropy:g} bits: give 0 to 8"
+            )
+        if not 0 <= self.max_broken <= 1:
+            raise UserError(
+                f"the greatest share of broken records is {self.max_broken:g}: "
+                "give 0 to 1"
+            )
+        if self.threshold is not None and not self.near_duplicates:
+            raise UserError(
+                "a threshold is only for near duplicates: give phash or an "
+                "embedding file with it"
+            )
+        if self.threshold is not None:
+            hashed = self.near_duplicates == PHASH
+            (check_distance if hashed else check_cosine)(self.threshold)
 
     def near_threshold(self) -> float:
         """The threshold of near duplicates, in bits or as a cosine."""

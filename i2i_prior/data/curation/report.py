@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from i2i_prior.data.broken import read_record
 from i2i_prior.data.contact_sheet import STYLE, group, thumbnail, tile, tiles
 from i2i_prior.data.curation.passes import DUPLICATE
 from i2i_prior.data.decode_image import BrokenImage
@@ -19,7 +21,7 @@ from i2i_prior.data.sources.selected import (
     read_selection,
 )
 from i2i_prior.report.charts import bars
-from i2i_prior.report.html import cards, escape, folded, section, write_page
+from i2i_prior.report.html import cards, folded, section, write_page
 
 _SHOWN = 40  # records a reason
 _GROUPS = 40  # kept images whose near duplicates are shown
@@ -78,12 +80,12 @@ def _sampled(
 ) -> dict[str, list[dict[str, Any]]]:
     """Uniform samples of up to `_SHOWN` lines of each reason."""
     rng = np.random.default_rng(0)
-    seen: dict[str, int] = {}
-    samples: dict[str, list[dict[str, Any]]] = {}
+    seen: Counter[str] = Counter()
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in dropped:
         reason = line["reason"]
-        sample = samples.setdefault(reason, [])
-        seen[reason] = seen.get(reason, 0) + 1
+        sample = samples[reason]
+        seen[reason] += 1
         if len(sample) < _SHOWN:
             sample.append(line)
         elif (place := int(rng.integers(seen[reason]))) < _SHOWN:
@@ -101,9 +103,9 @@ def _tiles(lines: list[dict[str, Any]], source: Source) -> str:
 
 def _groups(lines: list[dict[str, Any]], source: Source) -> str:
     """Kept images, each with its dropped near duplicates on its right."""
-    near: dict[int, list[int]] = {}
+    near: dict[int, list[int]] = defaultdict(list)
     for line in lines:
-        near.setdefault(line["instead"], []).append(line["record"])
+        near[line["instead"]].append(line["record"])
     parts = []
     for kept, records in sorted(near.items())[:_GROUPS]:
         figures = [_tile(source, kept, "kept")]
@@ -113,21 +115,18 @@ def _groups(lines: list[dict[str, Any]], source: Source) -> str:
 
 
 def _more(shown: int) -> str:
-    text = f"A random sample of {shown}." if shown == _SHOWN else ""
-    return f'<p class="soft">{escape(text)}</p>' if text else ""
+    text = f'<p class="soft">A random sample of {shown}.</p>'
+    return text if shown == _SHOWN else ""
 
 
 def _tile(source: Source, record: int, note: str) -> str:
     """Thumbnail, number, name and size of a record; text alone if broken."""
+    title = f"record {record}"
     try:
-        found = source[record]
-    except OSError:
-        return tile(None, [f"record {record}", note])
-    lines = [f"{record}: {found.name}"]
-    try:
+        found = read_record(source, record)
+        title = f"{record}: {found.name}"
         picture, small = thumbnail(found, _SIDE)
     except BrokenImage:
-        return tile(None, [*lines, note])
-    stored = found.stored_bytes
-    size = f"{picture.width} x {picture.height}, {stored:,} bytes"
-    return tile(small, [*lines, size, note])
+        return tile(None, [title, note])
+    size = f"{picture.width} x {picture.height}, {found.stored_bytes:,} bytes"
+    return tile(small, [title, size, note])

@@ -60,15 +60,11 @@ def encoded(made: Iterable[Made], encoding: Encoding) -> Iterator[Made]:
 
 def _start(group: list[Made], encoding: Encoding) -> Mapping[str, Any]:
     examples = [item for item in group if not isinstance(item, Dropped)]
-    spare = encoding.batch - len(examples)
     inputs = [example.pop(INPUTS) for example in examples]
+    inputs += inputs[:1] * (encoding.batch - len(inputs))
     return encoding.encode(
-        {name: _filled([s[name] for s in inputs], spare) for name in inputs[0]}
+        {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
     )
-
-
-def _filled(arrays: list[np.ndarray], spare: int) -> np.ndarray:
-    return np.stack(arrays + arrays[:1] * spare)
 
 
 def _arrived(

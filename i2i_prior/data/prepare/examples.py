@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ TOO_SMALL = "is smaller than the least side"
 INPUTS = "inputs"  # key of the networks' inputs, which is no field
 _PROBED = 16  # records examined for further images
 _REASON = 200  # characters
+# Fields that are kept, and their types in JSON.
+_FIELDS: dict[str, Any] = {"captions": list, "label": int, "json": dict}
 
 # Image (H, W, 3) uint8 of any size -> arrays of fixed shapes.
 MakeInputs = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -67,14 +69,14 @@ class Pictures:
         Args:
             stored: True if any image is stored.
         """
-        found: dict[str, Any] = {"size": self.size, "min_side": self.min_side}
-        if self.size:
-            found["crop"] = self.crop
-        if stored:
-            found["encode"] = self.encode
-        if stored and self.encode == "jpeg":
-            found["quality"] = self.quality
-        return found
+        wanted = {
+            "size": True,
+            "min_side": True,
+            "crop": self.size,
+            "encode": stored,
+            "quality": stored and self.encode == "jpeg",
+        }
+        return {name: getattr(self, name) for name in wanted if wanted[name]}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,9 @@ class Maker:
             name = _storable(record.name)
             return self._example(name, record)
         except BrokenImage as broken:
-            return Dropped(name, _repeatable(broken.reason))
+            # Memory addresses differ between runs.
+            reason = re.sub(r"0x[0-9a-fA-F]{4,}", "0x", broken.reason)
+            return Dropped(name, reason[:_REASON])
 
     def _example(self, name: str, record: Record) -> dict[str, Any]:
         pixels = decode(record)
@@ -135,15 +139,18 @@ class Maker:
         example: dict[str, Any] = {
             "name": name,
             "size": np.array(pixels.shape[:2], np.int32),
-            "json": _plain(record.fields),
+            "json": {
+                name: plain(record.fields[name])
+                for name, plain in _FIELDS.items()
+                if name in record.fields
+            },
         }
         if self.image:
             example["image"] = _bytes(record.data, pixels, self.pictures)
         if self.further:
             example["images"] = list(self.further)
-            images = record.fields.get("images", {})
             for number, further in enumerate(self.further):
-                data = _further(images, further, self.pictures)
+                data = _further(record, further, self.pictures)
                 example[f"images/{number}"] = data
         if self.inputs:
             example[INPUTS] = self.inputs(_square(pixels, self.pictures))
@@ -170,9 +177,8 @@ def probe(source: Source) -> tuple[tuple[str, ...], str]:
             continue
         found.add(tuple(sorted(record.fields.get("images", {}))))
     if len(found) > 1:
-        return (), (
-            "further images are left out, since not every example has them"
-        )
+        why = "since not every example has them"
+        return (), f"further images are left out, {why}"
     names = found.pop() if found else ()
     return names, f"further images: {', '.join(names)}" if names else ""
 
@@ -188,22 +194,6 @@ def _storable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _repeatable(reason: str) -> str:
-    """The reason without memory addresses, which differ between runs."""
-    return re.sub(r"0x[0-9a-fA-F]{4,}", "0x", reason)[:_REASON]
-
-
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "captions" in fields:
-        found["captions"] = list(fields["captions"])
-    if "label" in fields:
-        found["label"] = int(fields["label"])
-    if "json" in fields:
-        found["json"] = fields["json"]
-    return found
-
-
 def _square(pixels: np.ndarray, pictures: Pictures) -> np.ndarray:
     """The part of an image that is kept, not resized."""
     if not pictures.size or pictures.crop == "none":
@@ -212,12 +202,10 @@ def _square(pixels: np.ndarray, pictures: Pictures) -> np.ndarray:
     return pixels[top:bottom, left:right]
 
 
-def _further(
-    images: Mapping[str, bytes], name: str, pictures: Pictures
-) -> bytes:
-    if name not in images:
+def _further(record: Record, name: str, pictures: Pictures) -> bytes:
+    data = record.fields.get("images", {}).get(name)
+    if data is None:
         raise BrokenImage(f"has no {name}")
-    data = images[name]
     try:
         return _bytes(data, decode(Record(name, data)), pictures)
     except BrokenImage as broken:
@@ -233,13 +221,12 @@ def _bytes(
     if pictures.size and pictures.crop == "center":
         pixels = center_crop(pixels, pictures.size)
     image = Image.fromarray(pixels)
-    if pictures.size and pictures.crop == "none":
-        share = pictures.size / min(image.size)
-        if share < 1:
-            width, height = (max(1, round(share * n)) for n in image.size)
-            image = image.resize(
-                (width, height), Image.Resampling.BICUBIC, reducing_gap=3.0
-            )
+    share = pictures.size / min(image.size)
+    if pictures.crop == "none" and 0 < share < 1:
+        width, height = (max(1, round(share * n)) for n in image.size)
+        image = image.resize(
+            (width, height), Image.Resampling.BICUBIC, reducing_gap=3.0
+        )
     out = io.BytesIO()
     try:
         if pictures.encode == "jpeg":

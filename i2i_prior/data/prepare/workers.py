@@ -12,6 +12,7 @@ instead of ending them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import signal
 import sys
@@ -62,10 +63,8 @@ def work(
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
-        for job in rest:
+        for job in itertools.islice(rest, count):
             workers.append(_start(context, task, job))
-            if len(workers) == count:
-                break
         while any(worker.job is not None for worker in workers):
             busy = {w.connection: w for w in workers if w.job is not None}
             pieces = 0
@@ -108,9 +107,7 @@ def _receive(worker: _Worker) -> tuple[str, Any]:
     except (EOFError, OSError) as error:
         worker.process.join()
         code = worker.process.exitcode
-        how = f"exit code {code}"
-        if code < 0:
-            how = signal.Signals(-code).name
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         why = ", as for want of memory" * (how == "SIGKILL")
         raise UserError(
             f"worker process {worker.process.pid} died ({how}{why}) while it "

@@ -71,12 +71,12 @@ def find(pattern: str, scheme: str) -> list[str]:
         UserError: there is none, or only a folder.
     """
     if is_url(pattern):
-        files = _find_remote(pattern)
+        files, is_folder = _find_remote(pattern)
     else:
-        exists = os.path.exists(pattern)
+        exists, is_folder = os.path.exists(pattern), os.path.isdir(pattern)
         paths = [pattern] if exists else glob.glob(pattern, recursive=True)
         files = sorted(path for path in paths if os.path.isfile(path))
-    if not files and _is_folder(pattern):
+    if not files and is_folder:
         raise UserError(
             f"{pattern} is a folder: name the files in it, as in "
             f"'{scheme}:{pattern}/*.{scheme}'."
@@ -89,13 +89,15 @@ def find(pattern: str, scheme: str) -> list[str]:
     return files
 
 
-def _find_remote(pattern: str) -> list[str]:
+def _find_remote(pattern: str) -> tuple[list[str], bool]:
+    """The same of a URL, and whether it is a folder."""
     system, path = filesystem(pattern)
     with listing(pattern):
         wild = any(mark in path for mark in "*?[") and not system.exists(path)
         paths = system.glob(path) if wild else [path]
         files = [path for path in paths if system.isfile(path)]
-        return sorted(system.unstrip_protocol(path) for path in files)
+        found = sorted(system.unstrip_protocol(path) for path in files)
+        return found, not found and bool(system.isdir(path))
 
 
 @contextlib.contextmanager
@@ -117,15 +119,6 @@ def _reading() -> Iterator[None]:
         yield
     except Exception as error:
         raise OSError(5, one_line(error)) from error
-
-
-def _is_folder(place: str) -> bool:
-    if not is_url(place):
-        return os.path.isdir(place)
-    system, path = filesystem(place)
-    with contextlib.suppress(Exception):
-        return bool(system.isdir(path))
-    return False
 
 
 def stamp(place: str) -> tuple[int, str, int]:

@@ -96,11 +96,12 @@ def open_selection(path: str, open_source: Callable[[str], Source]) -> Selected:
             opened, is a mixture, or has changed.
     """
     header, kept = read_selection(path)
-    refuse_mixture(header["source"])
+    spec = header["source"]
+    refuse_mixture(spec)
     try:
-        if header["source"] == f"{_SCHEME}{path}":
+        if spec == f"{_SCHEME}{path}":
             raise RecursionError
-        source = open_source(header["source"])
+        source = open_source(spec)
     except RecursionError:
         raise UserError(
             f"selection {path} is one of itself: write the SPEC of its source "

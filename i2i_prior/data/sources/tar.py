@@ -18,7 +18,7 @@ from i2i_prior.data.record import (
 )
 from i2i_prior.data.sources import places
 from i2i_prior.data.sources.names import EXTENSIONS, Names, is_image_name
-from i2i_prior.data.sources.tar_index import TarIndex, index_of
+from i2i_prior.data.sources.tar_index import index_of
 from i2i_prior.errors import UserError
 
 # Open archives per process: a training set of thousands of shards must not
@@ -62,17 +62,20 @@ class TarSource:
     def __init__(self, pattern: str, image: str = "") -> None:
         self._paths = places.find(places.absolute(pattern), "tar")
         indices = [index_of(path) for path in self._paths]
-        self._members = Names.joined([index.names for index in indices])
-        self._offsets = np.concatenate([index.offsets for index in indices])
-        self._sizes = np.concatenate([index.sizes for index in indices])
-        self._examples, self._untils = _examples(indices, image.lower())
+        names = [Names(index["text"], index["ends"]) for index in indices]
+        self._members = Names.joined(names)
+        self._offsets = np.concatenate([index["offsets"] for index in indices])
+        self._sizes = np.concatenate([index["sizes"] for index in indices])
+        starts = [index["starts"] for index in indices]
+        self._examples, self._untils = _examples(names, starts, image.lower())
         if not len(self._examples):
             what = f"no image {image}" if image else "no image"
             raise UserError(
                 f"Archive {pattern} holds {what}: its members should end in "
                 f"{image or ', '.join(EXTENSIONS)}."
             )
-        self.notes = [index.note for index in indices if index.note]
+        notes = [index["note"].tobytes().decode() for index in indices]
+        self.notes = [note for note in notes if note]
         self._archives = ProcessCache(_OPEN_ARCHIVES)
 
     def __len__(self) -> int:
@@ -140,7 +143,7 @@ class TarSource:
 
 
 def _examples(
-    indices: list[TarIndex], image: str
+    names: list[Names], starts: list[np.ndarray], image: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """First member, end and data of each example, and ends of the archives.
 
@@ -149,18 +152,16 @@ def _examples(
         (archives,) int64 into the examples.
     """
     tables, base = [], 0
-    for index in indices:
+    for members, bounds in zip(names, starts, strict=True):
         right = [
             is_image_name(name) and image in ("", split_name(name)[1])
-            for name in index.names
+            for name in members
         ]
         chosen = np.flatnonzero(np.array(right, bool))
-        first, end = index.starts[:-1], index.starts[1:]
+        first, end = bounds[:-1], bounds[1:]
         # The first right member of each example, if it lies within it.
-        place = np.searchsorted(chosen, first)
-        data = np.append(chosen, len(index.names))[place]
-        table = np.stack([first, end, data], 1)[data < end]
-        tables.append(table + base)
-        base += len(index.names)
+        data = np.append(chosen, len(members))[chosen.searchsorted(first)]
+        tables.append(np.stack([first, end, data], 1)[data < end] + base)
+        base += len(members)
     untils = np.cumsum([len(table) for table in tables])
     return np.concatenate(tables), untils

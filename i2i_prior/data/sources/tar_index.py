@@ -5,8 +5,7 @@ from __future__ import annotations
 import tarfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -23,7 +22,7 @@ _DAMAGE = (
 )
 _MAX_HEADER = 1 << 20  # bytes
 _AFTER_END = 1 << 20  # bytes examined, far more than any padding
-_ARRAYS = ("text", "ends", "offsets", "sizes", "starts")
+_ARRAYS = {"text", "ends", "offsets", "sizes", "starts", "note"}
 
 
 class _MoreError(Exception):
@@ -46,27 +45,15 @@ class _Headers:
         return self._file.read(size)
 
 
-@dataclass(frozen=True)
-class TarIndex:
-    """The images and sidecars of one archive.
+def index_of(path: str) -> index_cache.Arrays:
+    """The images and sidecars of the archive at a path or URL.
 
-    Attributes:
-        names: of the members, in archive order.
+    Returns:
+        text, ends: the members' `Names`, in archive order.
         offsets, sizes: int64, of their bytes in the archive.
         starts: int64, the first member of each example, and the number of
             members last.
-        note: faults of the archive, in sentences, or "".
-    """
-
-    names: Names
-    offsets: np.ndarray
-    sizes: np.ndarray
-    starts: np.ndarray
-    note: str
-
-
-def index_of(path: str) -> TarIndex:
-    """The index of the archive at a path or URL.
+        note: uint8, faults of the archive in sentences, or nothing.
 
     Raises:
         UserError: it is no tar, or cut before the end of its first image.
@@ -81,58 +68,36 @@ def index_of(path: str) -> TarIndex:
         ) from error
     # Without a stamp an outdated index could not be recognised.
     kept = index_cache.load("tar", path, stamp) if stamp else None
-    if kept is not None and {*_ARRAYS, "note"} == set(kept):
-        text, ends, offsets, sizes, starts = (kept[name] for name in _ARRAYS)
-        note = kept["note"].tobytes().decode()
-        return TarIndex(Names(text, ends), offsets, sizes, starts, note)
+    if kept is not None and set(kept) == _ARRAYS:
+        return kept
     index = _read(path, size)
     if stamp and index_cache.settled(mtime, before):
-        own = index.names.text, index.names.ends
-        arrays = (*own, index.offsets, index.sizes, index.starts)
-        stored = dict(zip(_ARRAYS, arrays, strict=True))
-        stored["note"] = np.frombuffer(index.note.encode(), np.uint8)
-        index_cache.save("tar", path, stamp, stored)
+        index_cache.save("tar", path, stamp, index)
     return index
 
 
-class _Links:
-    """Targets of hard links among the names so far.
-
-    Attributes:
-        lost: number of links to other targets.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        self._names, self._known = names, 0
-        self._numbers: dict[str, int] = {}
-        self.lost = 0
-
-    def number(self, target: str) -> int | None:
-        # Built only if there are links, since it takes memory.
-        for number in range(self._known, len(self._names)):
-            self._numbers[self._names[number]] = number
-        self._known = len(self._names)
-        found = self._numbers.get(target.removeprefix("./"))
-        self.lost += found is None
-        return found
-
-
-def _read(path: str, size: int) -> TarIndex:
+def _read(path: str, size: int) -> index_cache.Arrays:
     names: list[str] = []
     spans: list[tuple[int, int]] = []
     starts: list[int] = []
-    key, endings = "", set[str]()
-    links, why, goes_on = _Links(names), "", False
+    numbers: dict[str, int] = {}
+    known, lost, key, endings = 0, 0, "", set[str]()
+    why, goes_on = "", False
     try:
         for member in _members(path, size):
             name = member.name.removeprefix("./")
             its_key, ending = split_name(name)
             span = member.offset_data, member.size
             if member.islnk() and _is_wanted(name, ending, 0):
-                number = links.number(member.linkname)
-                if number is None:
+                # Filled only if there are links, since it takes memory.
+                for number in range(known, len(names)):
+                    numbers[names[number]] = number
+                known = len(names)
+                target = member.linkname.removeprefix("./")
+                if target not in numbers:
+                    lost += 1
                     continue
-                span = spans[number]
+                span = spans[numbers[target]]
             if not _is_wanted(name, ending, span[1]):
                 continue
             # Only neighbours are one example, so one pass is enough.
@@ -151,35 +116,35 @@ def _read(path: str, size: int) -> TarIndex:
             f"Archive {path} is not a complete, uncompressed tar ({why}): "
             "unpack .gz or .zst archives first, or fetch it again."
         )
+    packed = Names.of(names)
     table = np.array(spans, np.int64).reshape(-1, 2)
-    bounds = np.array([*starts, len(names)], np.int64)
     offsets, sizes = np.ascontiguousarray(table.T)
-    note = _note(path, len(names), why, goes_on, links.lost)
-    return TarIndex(Names.of(names), offsets, sizes, bounds, note)
+    note = _note(path, len(names), why, goes_on, lost)
+    return {
+        "text": packed.text,
+        "ends": packed.ends,
+        "offsets": offsets,
+        "sizes": sizes,
+        "starts": np.array([*starts, len(names)], np.int64),
+        "note": np.frombuffer(note, np.uint8),
+    }
 
 
-def _note(path: str, count: int, why: str, goes_on: bool, lost: int) -> str:
+def _note(path: str, count: int, why: str, goes_on: bool, lost: int) -> bytes:
     """Faults of an archive, in sentences; `count` members are used."""
-    notes = []
-    if why:
-        notes.append(
-            f"Archive {path} is cut or damaged ({why}): only the whole files "
-            f"before that are used ({count:,} of them), so fetch it again."
-        )
-    if goes_on:
-        notes.append(
-            f"Archive {path} goes on after its end mark: only the files "
-            f"before that are used ({count:,} of them), so join archives "
-            "with tar --concatenate, or give each as a file."
-        )
-    if lost:
-        notes.append(
-            f"Archive {path} has {lost:,} hard links to what does not lie "
-            "before them as an image or sidecar: these are left out, so pack "
-            "it with tar --hard-dereference."
-        )
+    faults = {
+        f"Archive {path} is cut or damaged ({why}): only the whole files "
+        f"before that are used ({count:,} of them), so fetch it again.": why,
+        f"Archive {path} goes on after its end mark: only the files before "
+        f"that are used ({count:,} of them), so join archives with tar "
+        "--concatenate, or give each as a file.": goes_on,
+        f"Archive {path} has {lost:,} hard links to what does not lie before "
+        "them as an image or sidecar: these are left out, so pack it with "
+        "tar --hard-dereference.": lost,
+    }
     # Names need not be UTF-8, the cached and printed text must be.
-    return " ".join(notes).encode("utf-8", "backslashreplace").decode()
+    text = " ".join(sentence for sentence, holds in faults.items() if holds)
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
@@ -190,7 +155,7 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
     last = -1
     with (
         places.open_file(path) as file,
-        _opened(_Headers(file)) as archive,
+        tarfile.open(fileobj=cast(Any, _Headers(file)), mode="r:") as archive,
     ):
         while (member := archive.next()) is not None:
             # tarfile remembers every member; a million would cost 1 GB.
@@ -199,14 +164,11 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("its headers lead backwards")
             last = member.offset
             end = member.offset_data + member.size
-            if member.islnk():
-                yield member
-                continue
-            if not member.isreg() or member.issparse():
-                continue
-            if member.size < 0 or end > size:
+            whole = member.isreg() and not member.issparse()
+            if whole and (member.size < 0 or end > size):
                 raise tarfile.ReadError(f"{member.name} is not whole")
-            yield member
+            if whole or member.islnk():
+                yield member
         # tarfile ends silently at a damaged header.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -215,10 +177,6 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
         file.seek(max(archive.offset, size - tarfile.BLOCKSIZE))
         if (after + file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
             raise _MoreError
-
-
-def _opened(file: Any) -> tarfile.TarFile:
-    return tarfile.open(fileobj=file, mode="r:")
 
 
 def _is_wanted(name: str, ending: str, size: int) -> bool:

@@ -93,9 +93,8 @@ def _front(table: np.ndarray) -> np.ndarray:
 
 def _of_curves(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
     """FLOPs (k,) and log losses (curves, k); infinite outside a curve."""
-    first = min(curve.flops.min() for curve in curves)
-    last = max(curve.flops.max() for curve in curves)
-    grid = np.geomspace(first, last, GRID)
+    flops = np.concatenate([curve.flops for curve in curves])
+    grid = np.geomspace(flops.min(), flops.max(), GRID)
     x, outside = np.log(grid), {"left": np.inf, "right": np.inf}
     table = [
         np.interp(x, np.log(curve.flops), np.log(curve.loss), **outside)
@@ -107,9 +106,10 @@ def _of_curves(curves: list[Curve]) -> tuple[np.ndarray, np.ndarray]:
 def _of_points(points: list[Point]) -> tuple[np.ndarray, np.ndarray]:
     """FLOPs (k,) and log losses (runs, k); infinite in other budgets."""
     budgets = groups(points)
-    place = {p.id: k for k, group in enumerate(budgets) for p in group}
     flops = np.array([mean_flops(group) for group in budgets])
-    table = np.full((len(points), len(budgets)), np.inf)
-    for row, point in enumerate(points):
-        table[row, place[point.id]] = np.log(point.loss)
-    return flops, table
+    ids = [{point.id for point in group} for group in budgets]
+    table = [
+        [np.log(p.loss) if p.id in own else np.inf for own in ids]
+        for p in points
+    ]
+    return flops, np.array(table)

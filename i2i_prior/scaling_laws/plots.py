@@ -16,7 +16,7 @@ from i2i_prior.scaling_laws.figures import (
 )
 from i2i_prior.scaling_laws.fitting import LawFit
 from i2i_prior.scaling_laws.parametric import NAMES
-from i2i_prior.scaling_laws.points import Point, column, groups, mean_flops
+from i2i_prior.scaling_laws.points import column, groups, mean_flops
 from i2i_prior.scaling_laws.power_laws import PowerLaw
 from i2i_prior.scaling_laws.rank_correlation import MetricRank
 from i2i_prior.scaling_laws.rates import Rate, by_series, drift
@@ -105,7 +105,8 @@ def loss_vs_c(figure: Any, fit: LawFit) -> None:
     axes = figure.subplots()
     for curve in fit.table.curves:
         axes.plot(curve.flops, curve.loss, color="0.8", lw=0.8, zorder=1)
-    _runs(axes, fit.points, "o", color="0.6", ms=3)
+    c, loss = (column(fit.points, name) for name in ("c", "loss"))
+    axes.plot(c, loss, "o", color="0.6", ms=3)
     found, law, best, c = fit.isoflop, fit.law, _frontier(fit), _compute(fit)
     if found is not None:
         _power_band(axes, found.loss, found.freedom, c)
@@ -121,7 +122,8 @@ def loss_vs_c(figure: Any, fit: LawFit) -> None:
         style = {"color": "black", "lw": 1, "ls": ":", "label": "envelope"}
         axes.plot(lowest.flops, lowest.loss, **style)
     if held := fit.table.of("holdout"):
-        _runs(axes, held, "D", color="tab:green", ms=5, label="held out")
+        style = {"color": "tab:green", "ms": 5, "label": "held out"}
+        axes.plot(column(held, "c"), column(held, "loss"), "D", **style)
     finish(axes, FLOPS, fit.table.metric)
 
 
@@ -137,9 +139,8 @@ def contour(figure: Any, fit: LawFit) -> None:
     grid = np.exp(log_loss(fit.law.values, *places)).reshape(80, 80)
     lines = axes.contour(n_axis, d_axis, grid, 12, cmap="viridis", zorder=1)
     axes.clabel(lines, fontsize=8, fmt="%.3g")
-    spots = axes.scatter(
-        n, d, c=loss, cmap="viridis", edgecolor="k", lw=0.4, s=22, zorder=3
-    )
+    dots = {"edgecolor": "k", "lw": 0.4, "s": 22, "zorder": 3}
+    spots = axes.scatter(n, d, c=loss, cmap="viridis", **dots)
     if best := _frontier(fit):
         line = [centre for centre, _ in best]
         axes.plot(*line, color="crimson", lw=1.6, label="frontier")
@@ -156,16 +157,15 @@ def residuals(figure: Any, fit: LawFit) -> None:
     held = fit.table.of("holdout")
     sizes = np.log10(column(fit.points + held, "n"))
     ends = {"vmin": sizes.min(), "vmax": sizes.max(), "cmap": "viridis"}
-    parts = (fit.points, "o", "fitted"), (held, "D", "held out")
-    for points, marker, label in parts:
+    for points, marker, label in (
+        (fit.points, "o", "fitted"),
+        (held, "D", "held out"),
+    ):
         if points:
-            spots = axes.scatter(
-                column(points, "c"),
-                100 * np.expm1(fit.residuals(points)),
-                c=np.log10(column(points, "n")),
-                **{"marker": marker, "s": 24, "label": label},
-                **ends,
-            )
+            percent = 100 * np.expm1(fit.residuals(points))
+            shade = np.log10(column(points, "n"))
+            style = {"marker": marker, "s": 24, "label": label, **ends}
+            spots = axes.scatter(column(points, "c"), percent, c=shade, **style)
     for group in groups(fit.points):
         middle = 100 * np.expm1(np.median(fit.residuals(group)))
         c = mean_flops(group)
@@ -210,9 +210,8 @@ def pairs(figure: Any, fit: LawFit) -> None:
                 axes.plot(values[place], values[row], "+", color="crimson")
                 axes.tick_params(labelleft=place == 0)
                 axes.locator_params(nbins=4, axis="y")
-            axes.set_xlim(
-                x.min() - wide[place] / 20, x.max() + wide[place] / 20
-            )
+            margin = wide[place] / 20
+            axes.set_xlim(x.min() - margin, x.max() + margin)
             axes.tick_params(labelsize=7, labelbottom=row == 4)
             axes.locator_params(nbins=3, axis="x")
             if place == 0 and row:
@@ -255,9 +254,8 @@ def metrics(figure: Any, ranks: list[MetricRank], metric: str) -> None:
     shades = np.log10(np.concatenate([rank.flops for rank in shown]))
     ends = {"vmin": shades.min(), "vmax": shades.max()}
     for axes, rank in zip(panels, shown, strict=False):
-        spots = axes.scatter(
-            rank.loss, rank.values, c=np.log10(rank.flops), **ends
-        )
+        shade = np.log10(rank.flops)
+        spots = axes.scatter(rank.loss, rank.values, c=shade, **ends)
         axes.set_xlabel(metric)
         axes.set_ylabel(rank.name)
         equal = np.isnan(rank.spearman)
@@ -281,10 +279,6 @@ def _frontier(fit: LawFit) -> list[tuple[np.ndarray, np.ndarray]] | None:
     if fit.law is None:
         return None
     return frontier(fit.law, fit.cost, _compute(fit))
-
-
-def _runs(axes: Any, points: list[Point], marker: str, **style: Any) -> None:
-    axes.plot(column(points, "c"), column(points, "loss"), marker, **style)
 
 
 def _vertices(axes: Any, fit: LawFit, name: str) -> None:

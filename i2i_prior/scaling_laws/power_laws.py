@@ -21,12 +21,11 @@ Intervals = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient x C^exponent, with draws (b, 2) of (log coefficient,
-    exponent)."""
+    """y = coefficient x C^exponent."""
 
     coefficient: float
     exponent: float
-    draws: np.ndarray
+    draws: np.ndarray  # (b, 2) of (log coefficient, exponent)
 
     def __call__(self, c: np.ndarray | float) -> np.ndarray:
         """y at budgets c."""
@@ -49,13 +48,12 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class OffsetLaw:
-    """loss = offset + coefficient x C^-exponent; draws (b, 3) of
-    (offset, log coefficient, exponent)."""
+    """loss = offset + coefficient x C^-exponent."""
 
     offset: float
     coefficient: float
     exponent: float
-    draws: np.ndarray
+    draws: np.ndarray  # (b, 3) of (offset, log coefficient, exponent)
 
     def __call__(self, c: float) -> float:
         """The loss at a budget."""
@@ -129,21 +127,13 @@ def _lines(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def fit_offset_law(
     c: np.ndarray, log_loss: np.ndarray, drawn: np.ndarray
 ) -> OffsetLaw | None:
-    """Fits the law with an offset to optima at budgets c (k,).
+    """Fits the law with an offset to lowest losses (k,) at budgets c (k,).
 
-    Args:
-      c: budgets.
-      log_loss: (k,) of their lowest losses.
-      drawn: (b, k) redrawn; a row with NaN is left out.
-
-    Returns:
-      None for fewer than `LEAST` budgets, or where less than half of the
-      draws have an optimum at each of them.
+    Of the redrawn ones (b, k) a row with NaN is left out. Returns None for
+    fewer than `LEAST` budgets, or where less than half of the rows are left.
     """
-    if len(c) < LEAST:
-        return None
     whole = drawn[np.isfinite(drawn).all(1)]
-    if len(whole) < len(drawn) / 2:
+    if len(c) < LEAST or len(whole) < len(drawn) / 2:
         return None
     losses = np.exp(np.concatenate([log_loss[None], whole]))
     found = _offset_lines(np.log(c), losses)

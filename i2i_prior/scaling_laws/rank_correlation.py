@@ -30,26 +30,23 @@ class MetricRank:
 
 def all_metrics(table: Table) -> list[MetricRank]:
     """Ranks by every metric of `PREFIX` that `LEAST` runs or more have."""
-    names = sorted(
-        {
-            name
-            for source in table.sources.values()
-            for name in source.metrics
-            if name.startswith(PREFIX)
-            and not name.endswith("_standard_error")
-            and name != table.metric
-        }
-    )
+    measured = {name: own.metrics for name, own in table.sources.items()}
+    names = {
+        name
+        for metrics in measured.values()
+        for name in metrics
+        if name.startswith(PREFIX) and not name.endswith("_standard_error")
+    }
     found = []
-    for name in names:
+    for name in sorted(names - {table.metric}):
         having = [
             p
             for p in table.of("fit") + table.of("holdout")
-            if p.id in table.sources and name in table.sources[p.id].metrics
+            if name in measured.get(p.id, {})
         ]
         if len(having) < LEAST:
             continue
-        values = np.array([table.sources[p.id].metrics[name] for p in having])
+        values = np.array([measured[p.id][name] for p in having])
         loss = column(having, "loss")
         rank, p_value = float("nan"), float("nan")
         if np.ptp(values) > 0 and np.ptp(loss) > 0:

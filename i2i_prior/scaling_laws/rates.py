@@ -12,29 +12,24 @@ from i2i_prior.scaling_laws.points import Point, column
 
 @dataclass(frozen=True)
 class Rate:
-    """Learning rates (k,) of one size, their losses (k,), and the best rate.
-
-    `edge` is True if the best is the lowest or highest tried; `series` names
-    the runs compared. The loss of a rate is the mean over seeds.
-    """
+    """Learning rates of one size, and the best of them."""
 
     n: float
-    rates: np.ndarray
-    loss: np.ndarray
+    rates: np.ndarray  # (k,)
+    loss: np.ndarray  # (k,) means over seeds
     best: float
-    edge: bool
-    series: str = ""
+    edge: bool  # the best is the lowest or highest tried
+    series: str = ""  # of the runs compared
 
 
 @dataclass(frozen=True)
 class RateLaw:
-    """rate = coefficient x N^exponent, fitted to sizes N; spread is the log
-    scatter about it, None for two sizes, which determine the law."""
+    """rate = coefficient x N^exponent."""
 
-    sizes: list[float]
+    sizes: list[float]  # N that it is fitted to
     coefficient: float
     exponent: float
-    spread: float | None
+    spread: float | None  # log scatter about it; None for two sizes
 
     def __call__(self, n: float) -> float:
         """The best learning rate of a size."""

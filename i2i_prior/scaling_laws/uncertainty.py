@@ -20,14 +20,11 @@ from i2i_prior.scaling_laws.points import Point, column
 
 @dataclass(frozen=True)
 class Cost:
-    """C = kappa N^eta D, fitted to the runs: 6 and 1 where C is 6ND.
-
-    `spread` is the largest relative residual.
-    """
+    """C = kappa N^eta D, fitted to the runs: 6 and 1 where C is 6ND."""
 
     kappa: float
     eta: float
-    spread: float
+    spread: float  # the largest relative residual
 
 
 @dataclass(frozen=True)
@@ -112,10 +109,9 @@ def predict_loss(
 def cost_of(points: list[Point]) -> Cost:
     """Fits FLOPs over sizes and tokens."""
     n, d, c = (np.log(column(points, name)) for name in ("n", "d", "c"))
-    if np.ptp(n) < 1e-9:
-        kappa = float(np.exp((c - d - n).mean()))
-        return Cost(kappa, 1.0, float(np.abs(np.expm1(c - d - n)).max()))
-    eta, constant = np.polyfit(n, c - d, 1)
+    eta, constant = 1.0, 0.0  # of one size
+    if np.ptp(n) >= 1e-9:
+        eta, constant = np.polyfit(n, c - d, 1)
     if abs(eta - 1) < 1e-9:  # exactly what C = 6ND means
         eta, constant = 1.0, float((c - d - n).mean())
     gaps = c - d - constant - eta * n

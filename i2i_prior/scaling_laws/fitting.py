@@ -15,27 +15,15 @@ from i2i_prior.scaling_laws import (
     parametric,
     rank_correlation,
     rates,
+    uncertainty,
 )
 from i2i_prior.scaling_laws.envelope import Envelope
-from i2i_prior.scaling_laws.extrapolate import (
-    LEAST_RUNS,
-    Calibration,
-    Prediction,
-)
 from i2i_prior.scaling_laws.isoflop import IsoFlop
 from i2i_prior.scaling_laws.paired import Pair
 from i2i_prior.scaling_laws.parametric import ParametricFit
 from i2i_prior.scaling_laws.points import Point, Table, column
 from i2i_prior.scaling_laws.rank_correlation import MetricRank
 from i2i_prior.scaling_laws.rates import Rate, RateLaw
-from i2i_prior.scaling_laws.uncertainty import (
-    Cost,
-    ParametricLaw,
-    cost_of,
-    log_loss,
-    redraw,
-    uncentre,
-)
 
 
 @dataclass(frozen=True)
@@ -43,17 +31,17 @@ class LawFit:
     """Result of `fit_all`; None where there are too few runs for a part."""
 
     table: Table
-    cost: Cost  # FLOPs over sizes and tokens
+    cost: uncertainty.Cost  # FLOPs over sizes and tokens
     huber: ParametricFit | None
-    law: ParametricLaw | None  # `huber` with draws, not centred
+    law: uncertainty.ParametricLaw | None  # `huber` with draws, not centred
     lad: np.ndarray | None  # (5,) of `NAMES` by least absolute deviations
     squares: np.ndarray | None  # (5,) by least squares in log loss
     isoflop: IsoFlop | None  # laws of the optima of isoFLOP curves
     envelope: Envelope | None  # law of the lowest losses
-    held: list[Prediction]  # of held-out runs
+    held: list[extrapolate.Prediction]  # of held-out runs
     why_held: str  # a phrase that names these
-    held_calibration: Calibration | None  # of their intervals
-    calibration: Calibration | None  # of the intervals of `law`
+    held_calibration: extrapolate.Calibration | None  # of their intervals
+    calibration: extrapolate.Calibration | None  # of the intervals of `law`
     widening: dict[str, float]  # of isoFLOP losses, `extrapolate.widening`
     rates: list[Rate]  # best learning rates
     rate_law: RateLaw | None  # of them over sizes
@@ -75,7 +63,7 @@ class LawFit:
         """Residuals (k,) of runs in log loss: measured less predicted."""
         assert self.law is not None
         n, d, loss = (column(points, name) for name in ("n", "d", "loss"))
-        return np.log(loss) - log_loss(self.law.values, n, d)
+        return np.log(loss) - uncertainty.log_loss(self.law.values, n, d)
 
 
 def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> LawFit:
@@ -92,15 +80,17 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> LawFit:
         n, d, loss = (column(points, name) for name in ("n", "d", "loss"))
         huber = parametric.fit(n, d, loss)
         calibration = extrapolate.calibrate(points, seed)
-        law = redraw(huber, points, seed, draws)
+        law = uncertainty.redraw(huber, points, seed, draws)
         if calibration:
             law = replace(law, inflation=calibration.inflation)
         others = [parametric.fit(n, d, loss, delta) for delta in (1e-6, 1e3)]
-        lad, squares = (uncentre(fit.theta, fit.centre) for fit in others)
+        lad, squares = (
+            uncertainty.uncentre(fit.theta, fit.centre) for fit in others
+        )
     else:
         missing.append(
-            f"the parametric law takes {LEAST_RUNS} runs of 3 sizes and 3 "
-            f"token counts, and there are {len(points)} of "
+            f"the parametric law takes {extrapolate.LEAST_RUNS} runs of 3 "
+            f"sizes and 3 token counts, and there are {len(points)} of "
             f"{len({p.n for p in points})} and {len({p.d for p in points})}"
         )
     made = isoflop.fit(points, rng, draws)
@@ -120,7 +110,7 @@ def fit_all(table: Table, seed: int = 0, draws: int = 1000) -> LawFit:
     best, rate_law = rates.fit(table.of("tune") or points)
     return LawFit(
         table=table,
-        cost=cost_of(points),
+        cost=uncertainty.cost_of(points),
         huber=huber,
         law=law,
         lad=lad,

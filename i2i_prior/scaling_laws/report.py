@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.io.disk import write_errors
-from i2i_prior.report.html import (
-    embedded,
-    escape,
-    figure,
-    section,
-    table,
-    write_page,
-)
+from i2i_prior.report import html
 from i2i_prior.scaling_laws.fitting import LawFit
 from i2i_prior.scaling_laws.laws import OPTIMA, REMEDY
 from i2i_prior.scaling_laws.parametric import NAMES
@@ -161,7 +154,7 @@ def write_report(
     """
     data = values["data"]
     figures = "".join(
-        figure(caption, embedded(file, caption), "plot")
+        html.figure(caption, html.embedded(file, caption), "plot")
         for file, caption in pictures
     )
     subtitle = (
@@ -177,7 +170,7 @@ def write_report(
         "Power laws of the compute-optimal run": _optima(values),
         "Held out": _held_out(values),
         "Neighbours in size": _neighbours(values["neighbours"]),
-        "Other metrics": table(
+        "Other metrics": html.table(
             ["metric", "runs", "Spearman with the loss", "p"],
             [
                 (
@@ -190,20 +183,21 @@ def write_report(
         "Pictures": figures and f'<div class="plots">{figures}</div>',
         "Residuals by budget": _residuals(fit),
         "Data": _list(data["notes"])
-        + table(["left out", "why"], data["excluded"]),
+        + html.table(["left out", "why"], data["excluded"]),
     }
-    body = "".join(section(*each) for each in sections.items())
+    body = "".join(html.section(*each) for each in sections.items())
+    title = f"Scaling laws of {values['metric']}"
     with write_errors(path, REMEDY):
-        write_page(path, f"Scaling laws of {values['metric']}", subtitle, body)
+        html.write_page(path, title, subtitle, body)
 
 
 def _list(texts: list[str]) -> str:
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
     return items and f"<ul>{items}</ul>"
 
 
 def _note(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>'
+    return f'<p class="soft">{html.escape(text)}</p>'
 
 
 def _parametric(law: Values | None) -> str:
@@ -217,7 +211,7 @@ def _parametric(law: Values | None) -> str:
     rows = [[name, *map(form.get, NAMES)] for name, form in forms.items()]
     ends = law["interval_95"]
     rows.insert(1, ["its 95 % interval", *(_span(ends[k]) for k in NAMES)])
-    return table(["fit", *NAMES], rows) + _note(
+    return html.table(["fit", *NAMES], rows) + _note(
         f"{law['starts_agreeing']} of {law['starts']} starts reach the optimum "
         f"(objective {law['objective']:.6g}); noise of a run "
         f"{law['noise']:.2%}; N* goes as C^{law['n_opt_exponent']:.4f} "
@@ -251,7 +245,7 @@ def _optima(values: Values) -> str:
         f"The metric is {values['metric']}; its pure power law holds near "
         "these budgets, the form with an offset further out."
     )
-    return table(head, rows) + note if rows else ""
+    return html.table(head, rows) + note if rows else ""
 
 
 def _held_out(values: Values) -> str:
@@ -274,7 +268,7 @@ def _held_out(values: Values) -> str:
             " The isoFLOP laws' intervals of a loss are widened to hold the "
             f"optima of budgets left out in turns, times: {ratios}."
         )
-    return f"<p>{escape(text)}</p>" + table(head, rows)
+    return f"<p>{html.escape(text)}</p>" + html.table(head, rows)
 
 
 def _recommended(predictions: list[Values]) -> str:
@@ -297,7 +291,7 @@ def _recommended(predictions: list[Values]) -> str:
         if (lines := _recipe(found))
     ]
     head += ["loss with an offset", "learning rate"]
-    return table(head, rows) + _list(recipes)
+    return html.table(head, rows) + _list(recipes)
 
 
 def _neighbours(pairs: list[Values]) -> str:
@@ -319,7 +313,7 @@ def _neighbours(pairs: list[Values]) -> str:
         "Loss of the larger less that of the smaller, over the same images "
         "and noise, and its standard error. What another seed of training "
         "would change is not in it."
-    ) + table([*head, "ratio", "", ""], rows)
+    ) + html.table([*head, "ratio", "", ""], rows)
 
 
 def _residuals(fit: LawFit) -> str:
@@ -332,4 +326,4 @@ def _residuals(fit: LawFit) -> str:
         percent = [f"{gaps.mean():+.2f} %", f"{np.abs(gaps).mean():.2f} %"]
         percent.append(f"{worst:+.2f} %")
         rows.append([mean_flops(group), len(group), *percent])
-    return table(["FLOPs", "runs", "mean", "mean size", "largest"], rows)
+    return html.table(["FLOPs", "runs", "mean", "mean size", "largest"], rows)

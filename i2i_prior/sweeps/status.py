@@ -10,6 +10,7 @@ from i2i_prior.io.files import nan_to_null
 from i2i_prior.sweeps.run.state import (
     STATES,
     RunState,
+    by_count,
     counts,
     seconds_left,
 )
@@ -51,11 +52,6 @@ def cells(state: RunState) -> dict[str, str]:
         "host": state.host if running or state.cause else "",
         "cause": state.cause,
     }
-
-
-def by_count(found: Sequence[RunState]) -> dict[str, int]:
-    """Number of runs in each state."""
-    return {name: sum(one.state == name for one in found) for name in STATES}
 
 
 def by_state(found: Sequence[RunState]) -> list[RunState]:

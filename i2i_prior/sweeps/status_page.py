@@ -14,15 +14,9 @@ import numpy as np
 
 from i2i_prior.io.disk import write_errors
 from i2i_prior.report import html
-from i2i_prior.sweeps.run.state import RunState, seconds_left
+from i2i_prior.sweeps.run.state import RunState, by_count, seconds_left
 from i2i_prior.sweeps.run.store import Sweep
-from i2i_prior.sweeps.status import (
-    by_count,
-    by_state,
-    cells,
-    duration,
-    flops_done,
-)
+from i2i_prior.sweeps.status import by_state, cells, duration, flops_done
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 
 _POINTS = 60  # drawn of a curve

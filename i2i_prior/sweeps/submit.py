@@ -150,10 +150,10 @@ def find_state(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
       UserError: no run is found, or more than one.
     """
     exact = [state for state in found if state.run.name == name]
-    if len(exact) == 1:
-        return exact[0]
-    run = sweep.run(name)
-    return next(state for state in found if state.run.id == run.id)
+    if len(exact) != 1:
+        run = sweep.run(name)
+        exact = [state for state in found if state.run.id == run.id]
+    return exact[0]
 
 
 def _find_states(

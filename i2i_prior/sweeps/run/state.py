@@ -21,8 +21,7 @@ import os
 import re
 import socket
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,10 +182,15 @@ def with_hints(
     ]
 
 
-def counts(found: Iterable[RunState]) -> str:
+def by_count(found: Sequence[RunState]) -> dict[str, int]:
+    """Number of runs in each of `STATES`."""
+    return {name: sum(one.state == name for one in found) for name in STATES}
+
+
+def counts(found: Sequence[RunState]) -> str:
     """Formats the number of runs in each state: "2 failed, 12 done"."""
-    each = Counter(state.state for state in found)
-    return ", ".join(f"{each[s]} {s}" for s in STATES if each[s])
+    each = by_count(found).items()
+    return ", ".join(f"{number} {name}" for name, number in each if number)
 
 
 def result(sweep: Sweep, run: PlannedRun) -> dict[str, Any]:

@@ -14,8 +14,6 @@ workload create` makes the JobSet, and --dry-run prints the commands. It sends
 usage statistics until `xpk config set send-telemetry false`.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from typing import Any

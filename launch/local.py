@@ -8,8 +8,6 @@ TERM all runs save, and the exit code is 75: the same command continues them. A
 second launcher hands its runs to the first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

@@ -11,8 +11,6 @@ need be; all other codes are final. SkyPilot accepts a second job of the same
 name: this file checks for one.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from typing import Any

@@ -11,8 +11,6 @@ With nodes=2 and more a run trains on all of them: one task a node, which has
 all its GPUs, or tasks_per_node.
 """
 
-from __future__ import annotations
-
 import shlex
 from typing import Any
 

@@ -12,8 +12,6 @@ needs the role TPU Admin. A preempted spot slice is created again by another
 `sweep submit`.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

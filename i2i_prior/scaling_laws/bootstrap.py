@@ -9,8 +9,6 @@ about the estimate by the ratio of Student's t and normal quantiles.
 benchmarks/law_coverage.py measures the coverage.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -6,8 +6,6 @@ the change of activations of a fixed batch since the start grows with the
 width in the standard parametrisation and not in muP.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

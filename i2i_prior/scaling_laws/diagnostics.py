@@ -1,7 +1,5 @@
 """Warnings about a fit, one sentence each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -4,8 +4,6 @@ Approach 1 of Hoffmann et al. (arXiv 2203.15556): over training curves where
 there are some, else over the final losses, budget by budget.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of matplotlib without a display: axes, colours, PNG files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Fit of scaling laws by the options of `i2i-prior fit`."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import math

@@ -1,7 +1,5 @@
 """All fits of a table of runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -7,8 +7,6 @@ curve is not symmetric (arXiv 2603.22339), so the minimum of an Akima
 interpolation is given with its vertex.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,10 +1,8 @@
 """Fitted laws on disk: laws.json, draws.npz, and the laws in them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -86,7 +84,7 @@ class Laws:
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Laws:
+    def load(cls, folder: Path) -> Self:
         """Reads what `save` wrote.
 
         Raises:

@@ -6,8 +6,6 @@ common to both and cancels. The variance over training seeds is not in this
 error; it shows in the residuals of the laws.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

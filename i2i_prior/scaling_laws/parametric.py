@@ -12,8 +12,6 @@ and losses divided by their geometric means: so a step in alpha hardly moves
 A', and the problem is well-conditioned.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of a fit: one PNG file for each idea."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

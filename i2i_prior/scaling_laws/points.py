@@ -3,8 +3,6 @@
 Symbols: n parameters, d tokens seen, c training FLOPs, loss the metric.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterable

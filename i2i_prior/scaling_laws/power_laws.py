@@ -4,8 +4,6 @@ A pure power law of a diffusion loss is a local fit: a large part of the loss
 is irreducible, and FID has a positive floor too. `OffsetLaw` has that part.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

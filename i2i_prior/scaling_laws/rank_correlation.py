@@ -4,8 +4,6 @@ A law is fitted to one metric; Spearman's rank correlation measures whether
 FID and others order the runs as the loss does.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The best learning rate of each size, and its power law over sizes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

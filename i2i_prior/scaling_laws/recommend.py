@@ -1,7 +1,5 @@
 """Recommendations for a budget: size, tokens, loss, rate, and a run."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

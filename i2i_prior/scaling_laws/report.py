@@ -1,7 +1,5 @@
 """Fitted laws as text for the terminal, and as report.html."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

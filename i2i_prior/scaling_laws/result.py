@@ -1,7 +1,5 @@
 """Contents of laws.json and draws.npz."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables of run directories: of a sweep, or of any folder of runs."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Bootstrap of the parametric law: intervals of parameters and predictions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -13,8 +13,6 @@ SWEEP/launch.json keeps the backends that runs were submitted to, for status,
 retry and cancel, and the limits of attempts.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

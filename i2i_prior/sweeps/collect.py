@@ -1,7 +1,5 @@
 """`i2i-prior sweep collect`: results of the runs of a sweep, as CSV."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io

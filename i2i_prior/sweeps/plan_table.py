@@ -1,7 +1,5 @@
 """Text report of a plan: table, totals, notes and warnings."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """`i2i-prior sweep plan`: plans a sweep file into a sweep's folder."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import os

@@ -1,7 +1,5 @@
 """State of a sweep as a text table and as JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 from typing import Any

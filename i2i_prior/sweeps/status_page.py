@@ -3,8 +3,6 @@
 One file without network or scripts, in the style of a run's report.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`i2i-prior sweep submit | retry | cancel`: hands runs to engines."""
 
-from __future__ import annotations
-
 import argparse
 import fnmatch
 import sys

@@ -1,7 +1,5 @@
 """`i2i-prior sweep status | logs`: shows a sweep, or the log of a run."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

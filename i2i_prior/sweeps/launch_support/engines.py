@@ -1,7 +1,5 @@
 """Helpers of the launch files: names, commands, rendered files, events."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import re

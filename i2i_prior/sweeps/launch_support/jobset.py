@@ -4,8 +4,6 @@ https://jobset.sigs.k8s.io: one replicated Job named "run", a Job a TPU slice
 (or one for all GPU nodes), a pod a host.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from string import Template

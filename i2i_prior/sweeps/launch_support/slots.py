@@ -1,7 +1,5 @@
 """Processors and GPUs of one machine, divided among parallel runs."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -10,8 +10,6 @@ because Slurm sends them to every process of the step, and the job is requeued
 after the command has ended with 75.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -6,8 +6,6 @@ Causes of ends and the number of attempts are decided here for all engines.
 Only the first process of a run writes events.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import os

@@ -14,8 +14,6 @@ or launcher died; the next attempt writes this end, with no code). A started
 attempt without an end is running, or was lost.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Writes a plan into a sweep's folder: adds its new runs, loses none."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Mapping, Set

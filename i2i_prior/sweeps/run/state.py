@@ -13,8 +13,6 @@ States:
     stopped     started, and no process trains it; submit continues it
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

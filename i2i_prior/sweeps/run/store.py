@@ -10,8 +10,6 @@ All machines of a sweep share the folder's file system. Nothing here imports
 JAX.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import sys

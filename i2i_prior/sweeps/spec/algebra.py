@@ -11,8 +11,6 @@ depends on the whole config (`derived`) is computed when the plan is made, with
 the overrides of the base config.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -48,7 +46,7 @@ class Point:
     labels: Mapping[str, Any] = field(default_factory=dict)
     # or "holdout" (laws must predict it), "tune" (no law is fitted to it)
     role: str = "fit"
-    rules: tuple[Rule, ...] = ()  # of `derived`, in order; later ones win
+    rules: tuple["Rule", ...] = ()  # of `derived`, in order; later ones win
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Draft:
     # To read, not to keep: the next draft reuses it.
     config: ConfigDict
     labels: Mapping[str, Any]  # of the point
-    cost: Cost  # `flops.cost.run_cost` of the config, counted once a shape
+    cost: "Cost"  # `flops.cost.run_cost` of the config, counted once a shape
 
 
 # Overrides that depend on a whole config.

@@ -1,7 +1,5 @@
 """Plan of a sweep: its points as runs, named, hashed, checked, counted."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -189,7 +187,7 @@ class _PlanBuilder:
         self.plan.runs.append(run)
         self.plan.configs[run.id] = flat
 
-    def _apply_rules(self, point: Point) -> tuple[dict[str, Any], Cost]:
+    def _apply_rules(self, point: Point) -> tuple[dict[str, Any], "Cost"]:
         """Overrides that differ from the base, rules applied, and the cost."""
         changed: dict[str, Any] = {}
         base = self._base
@@ -211,7 +209,7 @@ class _PlanBuilder:
         changed |= more
         self._config.update_from_flattened_dict(more)
 
-    def _cost(self, changed: Mapping[str, Any]) -> Cost:
+    def _cost(self, changed: Mapping[str, Any]) -> "Cost":
         from i2i_prior.flops.cost import run_cost
 
         key = frozenset(

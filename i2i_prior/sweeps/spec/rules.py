@@ -5,8 +5,6 @@ long runs alone changed the exponent of published laws by 0.1 (arXiv
 2406.19146), and an EMA longer than a run measures its start.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

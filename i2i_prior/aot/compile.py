@@ -29,7 +29,7 @@ from i2i_prior.aot.topologies import (
 )
 from i2i_prior.config import config_hash, from_flat
 from i2i_prior.errors import UserError
-from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.cost import step_flops
 from i2i_prior.parallel import mesh as meshes
 from i2i_prior.tasks.inputs import example_spec
 from i2i_prior.tasks.resolve import resolve

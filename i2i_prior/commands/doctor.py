@@ -94,7 +94,7 @@ def _photos() -> str:
 def _print_forecast(rate: float) -> None:
     """Prints examples/s of two models, at half the measured matmul rate."""
     from i2i_prior.config import default_config
-    from i2i_prior.flops.step_flops import step_flops
+    from i2i_prior.flops.cost import step_flops
     from i2i_prior.models.presets import preset
 
     print()

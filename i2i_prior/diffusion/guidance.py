@@ -30,10 +30,8 @@ def scale_at(
 ) -> jax.Array:
     """The scale in force at times t (B,): 1 outside the interval.
 
-    Args:
-      t: float (B,) in [0, 1].
-      scale: scalar or (B,), see `classifier_free`; may be traced.
-      interval: (lo, hi), both ends included (arXiv 2404.07724).
+    The interval is of t in [0, 1], both ends included (arXiv 2404.07724); the
+    scale, a scalar or (B,), may be traced.
     """
     low, high = interval
     inside = (t >= low) & (t <= high)

@@ -35,13 +35,9 @@ def draw_times(
     On ddpm paths every time is a table entry (n + 1) / N. On flow times are
     continuous, then shifted (`Path.shift_time`), then held above t_min.
 
-    Args:
-      key: a JAX key.
-      batch_size: B.
-      path: the noise path.
-      distribution: `uniform`, or `logit_normal`: sigmoid of a normal draw
-        (arXiv 2403.03206, Sec. 3.1); larger mean, more noise.
-      mean, std: of that normal draw.
+    The distribution is `uniform`, or `logit_normal`: the sigmoid of a normal
+    draw of this mean and std (arXiv 2403.03206, Sec. 3.1); larger mean, more
+    noise.
 
     Raises:
       UserError: for an unknown distribution.
@@ -123,14 +119,12 @@ def loss(
     Args:
       output: what the network returned, (B, H, W, C); with `learn_sigma`
         (B, H, W, 2C), the prediction first, then the variance channels.
-      x0: data, (B, H, W, C).
-      noise: the eps that made x_t, (B, H, W, C).
+      x0, noise: data and the eps that made x_t, (B, H, W, C).
       t: times, (B,) in [0, 1].
       path, prediction: what x_t is and what the network predicts of it.
       learn_sigma: whether the network also predicts variances.
       vlb_weight: factor of the bound.
-      weighting, min_snr_gamma: see `loss_weight`; they touch the squared
-        error alone.
+      weighting, min_snr_gamma: of the squared error, see `loss_weight`.
 
     Returns:
       loss, float32 (B,), and parts, each (B,): `mse`, the plain mean squared
@@ -198,11 +192,8 @@ def variational_bound(
     variance of p is exp(f log beta + (1 - f) log beta~) with f = (v + 1) / 2
     (arXiv 2102.09672, Eq. 15).
 
-    Args:
-      predicted: prediction of kind `prediction`, (B, H, W, C).
-      variance: v, meant to lie in [-1, 1], (B, H, W, C).
-      x0, x_t: data and noisy data, (B, H, W, C), float32.
-      t: times on the table, (B,).
+    All arrays are float32 (B, H, W, C), `variance` is v, meant to lie in
+    [-1, 1], but for the times t (B,), which are on the table.
 
     Raises:
       UserError: on a path without betas.

@@ -86,16 +86,12 @@ class Path:
     """One noise path; build it with `get_path`.
 
     Hashable, so it can be a static argument of `jax.jit`.
-
-    Attributes:
-      name: one of `PATHS`.
-      num_timesteps: N, the length of the beta table; for `flow` unused.
-      shift: time shift of `flow`, see `shift_time`; 1 means none.
     """
 
-    name: str
+    name: str  # one of `PATHS`
+    # N, the length of the beta table; for `flow` unused
     num_timesteps: int = 1000
-    shift: float = 1.0
+    shift: float = 1.0  # time shift of `flow`, see `shift_time`; 1 means none
 
     @property
     def is_discrete(self) -> bool:
@@ -213,10 +209,8 @@ PATHS = (*BETAS, "flow")
 def get_path(name: str, shift: float = 1.0, num_timesteps: int = 1000) -> Path:
     """The path called `name`.
 
-    Args:
-      name: one of `PATHS`.
-      shift: time shift s > 0 of `flow`; the ddpm paths take only 1.
-      num_timesteps: N >= 2, the length of the ddpm tables.
+    `shift` is the time shift s > 0 of `flow`, the ddpm paths take only 1;
+    `num_timesteps` is N >= 2, the length of the ddpm tables.
 
     Raises:
       UserError: for an unknown name or a value out of range.

@@ -50,8 +50,7 @@ def sample(
         to the (guided) prediction (B, H, W, C). The caller turns t into the
         network's number (`Path.network_time`) and cuts variances off.
       noise: x at t = 1, standard normal, (B, H, W, C).
-      path: the noise path of the training.
-      prediction: what `predict` returns, one of `PREDICTIONS`.
+      path, prediction: what the network was trained with.
       solver: a key of `SOLVERS`.
       steps: number of steps, see `time_grid`.
       key: for the stochastic solvers (`ancestral`, `sde`): one JAX key, or

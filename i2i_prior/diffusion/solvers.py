@@ -75,35 +75,26 @@ def point(path: Path, t: float) -> Point:
 
 
 class Step(NamedTuple):
-    """One step of the grid.
+    """One step of the grid."""
 
-    Attributes:
-      path: the noise path.
-      before: start of the step before, None in the first step.
-      now, after: its start and its end.
-      is_final: whether it is the last one, and that is to be of first order.
-    """
-
-    path: Path
-    before: Point | None
+    path: Path  # the noise path
+    before: Point | None  # start of the step before, None in the first step
+    # now, after: its start and its end
     now: Point
     after: Point
+    # Whether it is the last one, and that is to be of first order
     is_final: bool
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver's table and what a caller must know about it.
+    """A solver's table and what a caller must know about it."""
 
-    Attributes:
-      evaluations: of one step, in order.
-      stochastic: whether it draws noise, so that sampling needs a key.
-      ends_at_t_min: on ddpm paths, whether the grid ends at 1 / N, as
-        DPM-Solver's does, rather than with a jump to x0.
-    """
-
-    evaluations: Callable[[Step], list[Evaluation]]
+    evaluations: Callable[[Step], list[Evaluation]]  # of one step, in order
+    # Whether it draws noise, so that sampling needs a key
     stochastic: bool = False
+    # On ddpm paths, whether the grid ends at 1 / N, as DPM-Solver's does,
+    # rather than with a jump to x0
     ends_at_t_min: bool = False
 
     def build(

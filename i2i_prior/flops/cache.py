@@ -24,13 +24,9 @@ _MEMORY: dict[str, Any] = {}
 def remember(key: tuple[Any, ...], count: Callable[[], Any]) -> Any:
     """Result of `count`, from the cache where it is there.
 
-    A file is found by the key and the source of all networks and tasks, so
-    that a changed network is counted again. The folder may be removed at any
-    time.
-
-    Args:
-      key: all that the result depends on, by its `repr`.
-      count: returns plain values, as JSON has them.
+    A file is found by the `repr` of the key and the source of all networks
+    and tasks, so that a changed network is counted again. The folder may be
+    removed at any time. `count` returns plain values, as JSON has them.
     """
     classes = [c for block in BLOCKS.values() for c in (block.cls, block.final)]
     source = _source((*classes, *TASKS.values()))

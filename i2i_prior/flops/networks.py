@@ -54,16 +54,12 @@ _SAME: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a config.
+    """One network of a config."""
 
-    Attributes:
-      parts: its parts; `macs` are those of a training step's forward pass
-        on one example: none where prepared latents take its place.
-      trained: it has a backward pass.
-    """
-
+    # Its parts; `macs` are those of a training step's forward pass on one
+    # example: none where prepared latents take its place
     parts: Parts
-    trained: bool
+    trained: bool  # it has a backward pass
 
     @property
     def whole(self) -> Part:
@@ -73,17 +69,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Networks:
-    """All networks of a config.
+    """All networks of a config."""
 
-    Attributes:
-      dit: the DiT's shape.
-      condition_tokens: M, as its cross-attention sees them; 0 without one.
-      by_name: "dit", and where there are such "conditioner", "encoder" and
-        "autoencoder".
-    """
-
-    dit: DiTConfig
-    condition_tokens: int
+    dit: DiTConfig  # the DiT's shape
+    condition_tokens: int  # M, as its cross-attention sees them; 0 without one
+    # "dit", and where there are such "conditioner", "encoder" and "autoencoder"
     by_name: dict[str, Network]
 
 
@@ -91,11 +81,8 @@ def networks(config: ConfigDict) -> Networks:
     """The networks of a config; no arrays are made."""
     shapes = resolve(config)
     tokens = shapes.conditioner.tokens if shapes.conditioner else 0
-    parts: dict[str, Parts] = {}
-    if shapes.conditioner is not None:
-        parts["conditioner"] = {}
-    parts["dit"] = {}
-    depths = {"dit": shapes.dit.depth}
+    parts: dict[str, Parts] = {"conditioner": {}} if shapes.conditioner else {}
+    parts["dit"], depths = {}, {"dit": shapes.dit.depth}
     if shapes.encoder is not None:
         parts["encoder"], depths["encoder"] = {}, shapes.encoder.depth
     if config.autoencoder.kind != "pixels":

@@ -7,12 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from i2i_prior.flops.cost import (
-    Cost,
-)
-from i2i_prior.flops.networks import (
-    Networks,
-)
+from i2i_prior.flops.cost import Cost
+from i2i_prior.flops.networks import Networks
 
 _WIDTHS = (27, 15, 18, 10)  # of the columns, characters
 

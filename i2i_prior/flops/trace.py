@@ -26,20 +26,15 @@ from i2i_prior.parallel.mesh import AXES
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a network, on one example.
+    """A part of a network, on one example."""
 
-    Attributes:
-      parameters: numbers in its arrays.
-      macs: multiply-adds of its forward pass, scores of attention included.
-      scores: of `macs`, the products of attention that hold no parameters:
-        scores and weighted sums.
-      frozen: of `parameters`, those that are never trained.
-    """
-
-    parameters: int = 0
+    parameters: int = 0  # numbers in its arrays
+    # Multiply-adds of its forward pass, scores of attention included
     macs: int = 0
+    # Of `macs`, the products of attention that hold no parameters: scores and
+    # weighted sums
     scores: int = 0
-    frozen: int = 0
+    frozen: int = 0  # of `parameters`, those that are never trained
 
     def __add__(self, other: Part) -> Part:
         """Sum of both."""
@@ -70,24 +65,15 @@ def total(parts: Iterable[Part]) -> Part:
 
 @dataclass(frozen=True)
 class Equation:
-    """One equation of a trace.
+    """One equation of a trace."""
 
-    Attributes:
-      scope: `jax.named_scope`s around it, as "dit/blocks/attention/scores".
-      macs: multiply-adds over all its executions; 0 where it is no product.
-    """
-
-    scope: str
-    macs: int
+    scope: str  # `jax.named_scope`s around it, as "dit/blocks/attention/scores"
+    macs: int  # multiply-adds over all its executions; 0 where it is no product
 
 
 def trace(function: Callable[..., Any], *shapes: Any) -> Iterator[Equation]:
-    """Equations of function(*shapes) that its results depend on, in order.
-
-    Args:
-      function: any that JAX traces.
-      shapes: arguments, trees of `jax.ShapeDtypeStruct`.
-    """
+    """Equations of function(*shapes) that its results depend on, in order;
+    shapes are trees of `jax.ShapeDtypeStruct`."""
     # A CPU that is not opened: the forms of attention that hide their
     # products in a kernel are of GPUs and TPUs.
     cpu = AbstractDevice("cpu", num_cores=None, platform="cpu")

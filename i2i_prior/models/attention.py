@@ -13,14 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from i2i_prior.models.attention_kernels import FORMS, choose, per_shard, xla
-from i2i_prior.models.layers import (
-    ATTENTION,
-    Linear,
-    layer_norm,
-    rms_norm,
-    xavier,
-    zeros,
-)
+from i2i_prior.models.layers import ATTENTION, Linear, xavier, zeros
 from i2i_prior.models.positions import rotate
 from i2i_prior.models.precision import FLOAT32, Array, Precision
 from i2i_prior.parallel.constraints import constrain, shards
@@ -69,36 +62,44 @@ def attend(
     return out
 
 
-def _split_heads(x: Array, heads: int) -> Array:
-    """x (B, N, heads * d) -> (B, N, heads, d)."""
-    return rearrange(x, "b n (h d) -> b n h d", h=heads)
+class Attention(nnx.Module):
+    """Heads that self- and cross-attention share; `qk_norm` makes a norm over
+    the d channels of a head, `form` is one of `attend`."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        precision: Precision,
+        qk_norm: Callable[[int], nnx.Module] | None,
+        form: str,
+    ):
+        self.q_norm = qk_norm(width // heads) if qk_norm else None
+        self.k_norm = qk_norm(width // heads) if qk_norm else None
+        self.heads = heads
+        self.precision = precision
+        self.form = form
+
+    def _attend(
+        self,
+        *qkv: Array,
+        mask: Array | None = None,
+        angles: np.ndarray | None = None,
+    ) -> Array:
+        """q (B, N, D), k and v (B, M, D) -> (B, N, D)."""
+        q, k, v = (
+            rearrange(a, "b n (h d) -> b n h d", h=self.heads) for a in qkv
+        )
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q).astype(q.dtype)
+            k = self.k_norm(k).astype(k.dtype)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        out = attend(q, k, v, mask, self.precision, self.form)
+        return rearrange(out, "b n h d -> b n (h d)")
 
 
-class HeadNorm(nnx.Module):
-    """RMSNorm with gain over each head's channels (QK-norm)."""
-
-    def __init__(self, head_width: int):
-        self.gain = nnx.Param(jnp.ones((head_width,)))
-
-    def __call__(self, x: Array) -> Array:
-        """x (B, N, heads, d) -> the same shape and dtype."""
-        return (rms_norm(x) * self.gain[...]).astype(x.dtype)
-
-
-class HeadLayerNorm(nnx.Module):
-    """LayerNorm with gain and bias over each head's channels (SiT, REPA)."""
-
-    def __init__(self, head_width: int):
-        self.gain = nnx.Param(jnp.ones((head_width,)))
-        self.bias = nnx.Param(jnp.zeros((head_width,)))
-
-    def __call__(self, x: Array) -> Array:
-        """x (B, N, heads, d) -> the same shape and dtype."""
-        normed = layer_norm(x, 1e-5) * self.gain[...] + self.bias[...]
-        return normed.astype(x.dtype)
-
-
-class SelfAttention(nnx.Module):
+class SelfAttention(Attention):
     """Multi-head self-attention with a fused qkv kernel, rows [q | k | v]."""
 
     roles: ClassVar = {"qkv": fused(3), "out": ROW}
@@ -108,38 +109,23 @@ class SelfAttention(nnx.Module):
         width: int,
         heads: int,
         *,
-        rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
         qk_norm: Callable[[int], nnx.Module] | None = None,
-        bias: bool = True,
         form: str = "auto",
+        **options: Any,
     ):
-        options: dict[str, Any] = {
-            "rngs": rngs,
-            "precision": precision,
-            "bias": bias,
-        }
+        super().__init__(width, heads, precision, qk_norm, form)
+        options["precision"] = precision
         self.qkv = Linear(width, 3 * width, **options)
         self.out = Linear(width, width, **options)
-        self.q_norm = qk_norm(width // heads) if qk_norm else None
-        self.k_norm = qk_norm(width // heads) if qk_norm else None
-        self.heads = heads
-        self.precision = precision
-        self.form = form
 
     @jax.named_scope("attention")
     def __call__(self, x: Array, angles: np.ndarray | None = None) -> Array:
         """x (B, N, D) -> (B, N, D); angles (N, d // 2) switches RoPE on."""
-        q, k, v = (_split_heads(a, self.heads) for a in self.qkv.split(x, 3))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
-        out = attend(q, k, v, precision=self.precision, form=self.form)
-        return self.out(rearrange(out, "b n h d -> b n (h d)"))
+        return self.out(self._attend(*self.qkv.split(x, 3), angles=angles))
 
 
-class CrossAttention(nnx.Module):
+class CrossAttention(Attention):
     """Queries from the image tokens, keys and values from the condition.
 
     With a single unmasked condition token the softmax over one key is 1, so
@@ -155,20 +141,16 @@ class CrossAttention(nnx.Module):
         width: int,
         heads: int,
         *,
-        rngs: nnx.Rngs,
         precision: Precision = FLOAT32,
         qk_norm: Callable[[int], nnx.Module] | None = None,
-        bias: bool = True,
+        form: str = "auto",
         zero_out: bool = True,
         fast_path: bool = True,
         tie_init: bool = False,
-        form: str = "auto",
+        **options: Any,
     ):
-        options: dict[str, Any] = {
-            "rngs": rngs,
-            "precision": precision,
-            "bias": bias,
-        }
+        super().__init__(width, heads, precision, qk_norm, form)
+        options["precision"] = precision
         self.q = Linear(width, width, **options)
         # Lumos fuses k and v in one kernel of 2D rows: its Xavier fans.
         fused = xavier(width, 2 * width)
@@ -180,33 +162,15 @@ class CrossAttention(nnx.Module):
         self.v = Linear(width, width, init=fused, **options)
         out_init = zeros if zero_out else None
         self.out = Linear(width, width, init=out_init, **options)
-        self.q_norm = qk_norm(width // heads) if qk_norm else None
-        self.k_norm = qk_norm(width // heads) if qk_norm else None
-        self.heads = heads
-        self.precision = precision
-        self.form = form
         self.fast_path = fast_path
 
     @jax.named_scope("cross_attention")
     def __call__(
         self, x: Array, tokens: Array, mask: Array | None = None
     ) -> Array:
-        """Attention of image tokens to the condition.
-
-        Args:
-          x: (B, N, D).
-          tokens: (B, M, D).
-          mask: bool (B, M), true where a token counts.
-
-        Returns:
-          (B, N, D), or (B, 1, D) to be broadcast where M is 1.
-        """
+        """x (B, N, D), tokens (B, M, D), mask bool (B, M), true where a token
+        counts -> (B, N, D), or (B, 1, D) to be broadcast where M is 1."""
         if self.fast_path and tokens.shape[1] == 1 and mask is None:
             return self.out(self.v(tokens))
-        q = _split_heads(self.q(x), self.heads)
-        k = _split_heads(self.k(tokens), self.heads)
-        v = _split_heads(self.v(tokens), self.heads)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        out = attend(q, k, v, mask, self.precision, self.form)
-        return self.out(rearrange(out, "b n h d -> b n (h d)"))
+        q, k, v = self.q(x), self.k(tokens), self.v(tokens)
+        return self.out(self._attend(q, k, v, mask=mask))

@@ -208,13 +208,8 @@ _FUSED = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}  # and their platforms
 def choose(name: str, q: Array, k: Array, mask: Array | None) -> str:
     """Name of the form that runs on the platform that is traced for.
 
-    Args:
-      name: one of CHOICES.
-      q, k: in the dtype of matmul operands.
-      mask: bool (B, M) or None.
-
     Raises:
-      UserError: where the named form cannot run there.
+      UserError: where the named form, one of CHOICES, cannot run there.
     """
     if name == "auto":
         if platform() == "cpu":

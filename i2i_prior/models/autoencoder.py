@@ -1,38 +1,24 @@
-"""Latent spaces: images in [-1, 1] to latents and back."""
+"""Latent spaces by name, and their autoencoders."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import overload
 
 from flax import nnx
 
 from i2i_prior.models.autoencoder_config import AutoencoderConfig, check_config
 from i2i_prior.models.autoencoder_kl import AutoencoderKL
 from i2i_prior.models.autoencoder_tiny import AutoencoderTiny
-from i2i_prior.models.precision import PRECISIONS, Array
+from i2i_prior.models.precision import PRECISIONS
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The identity: the latent is the image.
-
-    Attributes:
-      channels: latent channels.
-      factor: image pixels a latent pixel, a side.
-    """
+    """No autoencoder: the latent is the image, see `AutoencoderConfig`."""
 
     channels: int = 3
     factor: int = 1
-
-    def encode(self, images: Array) -> Array:
-        """images (B, H, W, 3) in [-1, 1] -> the same."""
-        return images
-
-    def decode(self, latents: Array) -> Array:
-        """latents (B, H, W, 3) -> images, not clipped."""
-        return latents
 
 
 _16_CHANNELS = AutoencoderConfig(channels=16, quant_conv=False)
@@ -62,39 +48,14 @@ AUTOENCODERS: dict[str, AutoencoderConfig | Pixels] = {
 }
 
 
-@overload
-def make_autoencoder(
-    config: Pixels, precision: str = "float32", *, rngs: nnx.Rngs
-) -> Pixels: ...
-
-
-@overload
 def make_autoencoder(
     config: AutoencoderConfig, precision: str = "float32", *, rngs: nnx.Rngs
-) -> AutoencoderKL | AutoencoderTiny: ...
-
-
-def make_autoencoder(
-    config: AutoencoderConfig | Pixels,
-    precision: str = "float32",
-    *,
-    rngs: nnx.Rngs,
-) -> AutoencoderKL | AutoencoderTiny | Pixels:
+) -> AutoencoderKL | AutoencoderTiny:
     """The module of a config, with random weights.
-
-    Args:
-      config: a preset of `AUTOENCODERS` or another.
-      precision: a name of `precision.PRECISIONS`.
-      rngs: with the stream `params`.
-
-    Returns:
-      with encode, decode, channels and factor; but for pixels also sample.
 
     Raises:
       UserError: where the shape does not fit together.
     """
-    if isinstance(config, Pixels):
-        return config
     check_config(config)
     module = AutoencoderKL if config.kind == "kl" else AutoencoderTiny
-    return module(config, PRECISIONS[precision], rngs=rngs)
+    return module(config, rngs=rngs, precision=PRECISIONS[precision])

@@ -15,33 +15,27 @@ class AutoencoderConfig:
     """Shape and normalisation of an autoencoder; the defaults are SD 1.x.
 
     A diffusion model sees (latent - shift) * scale, of about unit scale.
-
-    Attributes:
-      kind: "kl", or "tiny" for the TAESD family.
-      channels: of the latent.
-      widths: channels of each level, the level of the image first; one level
-        more halves the latent's sides.
-      decoder_widths: the decoder's where they differ, in the same order.
-      blocks: residual blocks of each encoder level; the decoder of kl has
-        one more in each, the decoder of tiny as many.
-      groups: of every group norm.
-      scale, shift: one number, or one a channel.
-      quant_conv: 1x1 convolutions around the latent (kl).
-      batch_norm: epsilon of the batch norm whose statistics normalise 2x2
-        patches of the latent (kl, FLUX.2); 0 where there is none.
-      pooled: 1x1 branches in the blocks of the innermost level (tiny, TAEF2).
     """
 
-    kind: str = "kl"
-    channels: int = 4
+    kind: str = "kl"  # "kl", or "tiny" for the TAESD family
+    channels: int = 4  # of the latent
+    # Channels of each level, the level of the image first; one level more
+    # halves the latent's sides
     widths: tuple[int, ...] = (128, 256, 512, 512)
+    # The decoder's where they differ, in the same order
     decoder_widths: tuple[int, ...] = ()
+    # Residual blocks of each encoder level; the decoder of kl has one more in
+    # each, the decoder of tiny as many
     blocks: tuple[int, ...] = (2, 2, 2, 2)
-    groups: int = 32
+    groups: int = 32  # of every group norm
+    # scale, shift: one number, or one a channel
     scale: float | tuple[float, ...] = 0.18215
     shift: float | tuple[float, ...] = 0.0
-    quant_conv: bool = True
+    quant_conv: bool = True  # 1x1 convolutions around the latent (kl)
+    # Epsilon of the batch norm whose statistics normalise 2x2 patches of the
+    # latent (kl, FLUX.2); 0 where there is none
     batch_norm: float = 0.0
+    # 1x1 branches in the blocks of the innermost level (tiny, TAEF2)
     pooled: bool = False
 
     @property

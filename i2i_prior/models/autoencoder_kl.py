@@ -5,7 +5,8 @@ Layer for layer what diffusers' AutoencoderKL and AutoencoderKLFlux2 compute.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +14,15 @@ from einops import rearrange
 from flax import nnx
 
 from i2i_prior.models.attention import attend
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.autoencoder_layers import (
+    Autoencoder,
     Conv,
     GroupNorm,
     UpConv,
-    check_images,
 )
 from i2i_prior.models.layers import Linear
 from i2i_prior.models.precision import Array
-
-if TYPE_CHECKING:
-    from i2i_prior.models.autoencoder_config import AutoencoderConfig
-    from i2i_prior.models.precision import Precision
 
 
 class ResidualBlock(nnx.Module):
@@ -102,25 +100,34 @@ class Level(nnx.Module):
         return x if self.resample is None else self.resample(x)
 
 
+def _levels(
+    widths: tuple[int, ...],
+    blocks: Iterable[int],
+    resample: Callable[[int], Conv],
+    groups: int,
+    **options: Any,
+) -> nnx.List:
+    """Levels of these widths, with a resampling behind all but the last."""
+    inputs, levels = widths[0], nnx.List[Level]()
+    for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+        between = resample(width) if i + 1 < len(widths) else None
+        levels.append(Level(inputs, width, count, groups, between, **options))
+        inputs = width
+    return levels
+
+
 class Encoder(nnx.Module):
     """Images to the moments of a Gaussian."""
 
     def __init__(self, config: AutoencoderConfig, **options: Any):
         widths, groups = config.widths, config.groups
+
+        def down(width: int) -> Conv:
+            # Zeros below and to the right only, as in latent diffusion.
+            return Conv(width, width, stride=2, padding=(0, 1), **options)
+
         self.conv_in = Conv(3, widths[0], **options)
-
-        def level(i: int) -> Level:
-            down = None
-            if i + 1 < len(widths):
-                # Zeros below and to the right only, as in latent diffusion.
-                down = Conv(
-                    widths[i], widths[i], stride=2, padding=(0, 1), **options
-                )
-            before = widths[max(i - 1, 0)]
-            blocks = config.blocks[i]
-            return Level(before, widths[i], blocks, groups, down, **options)
-
-        self.levels = nnx.List(level(i) for i in range(len(widths)))
+        self.levels = _levels(widths, config.blocks, down, groups, **options)
         self.mid = Middle(widths[-1], groups, **options)
         self.norm_out = GroupNorm(widths[-1], groups)
         self.conv_out = Conv(widths[-1], 2 * config.channels, **options)
@@ -139,18 +146,14 @@ class Decoder(nnx.Module):
     def __init__(self, config: AutoencoderConfig, **options: Any):
         groups = config.groups
         widths = (config.decoder_widths or config.widths)[::-1]
+        blocks = [count + 1 for count in config.blocks[::-1]]
+
+        def up(width: int) -> Conv:
+            return UpConv(width, width, **options)
+
         self.conv_in = Conv(config.channels, widths[0], **options)
         self.mid = Middle(widths[0], groups, **options)
-
-        def level(i: int) -> Level:
-            up = None
-            if i + 1 < len(widths):
-                up = UpConv(widths[i], widths[i], **options)
-            before = widths[max(i - 1, 0)]
-            blocks = config.blocks[::-1][i] + 1
-            return Level(before, widths[i], blocks, groups, up, **options)
-
-        self.levels = nnx.List(level(i) for i in range(len(widths)))
+        self.levels = _levels(widths, blocks, up, groups, **options)
         self.norm_out = GroupNorm(widths[-1], groups)
         self.conv_out = Conv(widths[-1], 3, **options)
 
@@ -186,57 +189,38 @@ class Statistics(nnx.Module):
         return lay(self.mean[...]), lay(deviation)
 
 
-class AutoencoderKL(nnx.Module):
-    """Images in [-1, 1] to Gaussian latents and back.
+class AutoencoderKL(Autoencoder):
+    """Images in [-1, 1] to Gaussian latents and back."""
 
-    Attributes:
-      config: shape and normalisation.
-      channels: of the latent.
-      factor: image pixels a latent pixel, a side.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderConfig,
-        precision: Precision,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        channels = config.channels
-        self.encoder = Encoder(config, **options)
-        self.decoder = Decoder(config, **options)
+    def __init__(self, config: AutoencoderConfig, **options: Any):
+        encoder = Encoder(config, **options)
+        super().__init__(config, encoder, Decoder(config, **options))
 
         def pointwise(width: int) -> Conv | None:
-            return (
-                Conv(width, width, 1, **options) if config.quant_conv else None
-            )
+            exists = config.quant_conv
+            return Conv(width, width, 1, **options) if exists else None
 
-        self.quant_conv = pointwise(2 * channels)
-        self.post_quant_conv = pointwise(channels)
+        self.quant_conv = pointwise(2 * config.channels)
+        self.post_quant_conv = pointwise(config.channels)
         epsilon = config.batch_norm
-        self.statistics = Statistics(channels, epsilon) if epsilon else None
-        self.config = config
-        self.channels = channels
-        self.factor = config.factor
+        self.statistics = (
+            Statistics(config.channels, epsilon) if epsilon else None
+        )
 
     @jax.named_scope("autoencoder/encoder")
     def moments(self, images: Array) -> tuple[Array, Array]:
-        """The Gaussian of each latent, before any normalisation.
-
-        Args:
-          images: float (B, H, W, 3) in [-1, 1].
+        """images (B, H, W, 3) in [-1, 1] -> the Gaussian of each latent.
 
         Returns:
-          mean and log variance, clipped to [-30, 20]: float32
-          (B, H / f, W / f, channels).
+          mean and log variance, clipped to [-30, 20], before any
+          normalisation: float32 (B, H / f, W / f, channels).
 
         Raises:
           UserError: where a side is not whole latents (2x2 patches of them
             with batch-norm statistics).
         """
         patch = 1 if self.statistics is None else 2
-        check_images(images, self.factor * patch)
+        self._check(images, self.config.factor * patch)
         h = self.encoder(images)
         if self.quant_conv is not None:
             h = self.quant_conv(h)
@@ -251,41 +235,24 @@ class AutoencoderKL(nnx.Module):
         return self._normalise(mean), log_variance + 2 * jnp.log(factor)
 
     def encode(self, images: Array) -> Array:
-        """images (B, H, W, 3) in [-1, 1] -> the mean, normalised.
-
-        Returns:
-          float32 (B, H / f, W / f, channels).
-        """
+        """images (B, H, W, 3) in [-1, 1] -> the mean, normalised, float32
+        (B, H / f, W / f, channels)."""
         return self._normalise(self.moments(images)[0])
 
     def sample(self, images: Array, key: Array) -> Array:
-        """images (B, H, W, 3) -> a draw from their Gaussians, normalised.
-
-        Args:
-          images: float in [-1, 1].
-          key: a random key, or standard normal noise of the latents' shape.
-        """
+        """images (B, H, W, 3) -> a draw from their Gaussians, normalised;
+        `key` may be standard normal noise of the latents' shape."""
         mean, log_variance = self.moments(images)
         noise = key
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             noise = jax.random.normal(key, mean.shape)
         return self._normalise(mean + jnp.exp(0.5 * log_variance) * noise)
 
-    def _statistics(self, z: Array) -> tuple[Array | float, Array | float]:
-        if self.statistics is None:
-            return 0.0, 1.0
-        return self.statistics(*z.shape[1:3])
-
     @jax.named_scope("autoencoder/decoder")
     def decode(self, latents: Array) -> Array:
-        """Normalised latents (B, h, w, channels) -> images, not clipped.
-
-        Returns:
-          float32 (B, f h, f w, 3), about [-1, 1].
-        """
-        config = self.config
-        z = latents.astype(jnp.float32)
-        z = z / jnp.asarray(config.scale) + jnp.asarray(config.shift)
+        """Latents (B, h, w, channels) -> images (B, f h, f w, 3), float32,
+        about [-1, 1], not clipped."""
+        z = self._restore(latents)
         mean, deviation = self._statistics(z)
         z = z * deviation + mean
         if self.post_quant_conv is not None:
@@ -294,6 +261,9 @@ class AutoencoderKL(nnx.Module):
 
     def _normalise(self, z: Array) -> Array:
         mean, deviation = self._statistics(z)
-        z = (z - mean) / deviation
-        config = self.config
-        return (z - jnp.asarray(config.shift)) * jnp.asarray(config.scale)
+        return super()._normalise((z - mean) / deviation)
+
+    def _statistics(self, z: Array) -> tuple[Array | float, Array | float]:
+        if self.statistics is None:
+            return 0.0, 1.0
+        return self.statistics(*z.shape[1:3])

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from i2i_prior.errors import UserError
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.layers import normal
 from i2i_prior.models.precision import Array, Precision
 
 
 class Conv(nnx.Module):
-    """2-D convolution with an odd square kernel.
-
-    Args:
-      inputs, outputs: channels.
-      size: of the kernel, pixels.
-      stride: pixels.
-      padding: zeros (before, after) on both axes; half the kernel on each
-        side when None.
-    """
+    """2-D convolution with an odd square kernel; `padding` is zeros (before,
+    after) on both axes, half the kernel on each side when None."""
 
     def __init__(
         self,
@@ -71,13 +66,8 @@ class UpConv(Conv):
 
 
 class GroupNorm(nnx.Module):
-    """GroupNorm (arXiv 1803.08494) with gain and bias, in float32.
-
-    Args:
-      channels: in equal groups of neighbours.
-      groups: how many.
-      epsilon: added to the variance.
-    """
+    """GroupNorm (arXiv 1803.08494) with gain and bias, in float32, of equal
+    groups of neighbouring channels."""
 
     def __init__(self, channels: int, groups: int, epsilon: float = 1e-6):
         self.gain = nnx.Param(jnp.ones((channels,)))
@@ -96,16 +86,29 @@ class GroupNorm(nnx.Module):
         return normed.reshape(x.shape) * self.gain[...] + self.bias[...]
 
 
-def check_images(images: Array, multiple: int) -> None:
-    """Refuses images (B, H, W, 3) whose sides are not whole latents.
+class Autoencoder(nnx.Module):
+    """What all autoencoders share: sizes of images, scale of latents."""
 
-    Raises:
-      UserError: that names the size.
-    """
-    _, height, width, channels = images.shape
-    if channels != 3 or height % multiple or width % multiple:
-        raise UserError(
-            f"the autoencoder takes (B, H, W, 3) with sides that are "
-            f"multiples of {multiple}, not {tuple(images.shape)}; crop or "
-            "resize the images"
-        )
+    def __init__(self, config: AutoencoderConfig, encoder: Any, decoder: Any):
+        self.encoder = encoder
+        self.decoder = decoder
+        self.config = config
+
+    def _check(self, images: Array, multiple: int) -> None:
+        """Raises UserError for images with sides that are no multiples."""
+        _, height, width, channels = images.shape
+        if channels != 3 or height % multiple or width % multiple:
+            raise UserError(
+                f"the autoencoder takes (B, H, W, 3) with sides that are "
+                f"multiples of {multiple}, not {tuple(images.shape)}; crop or "
+                "resize the images"
+            )
+
+    def _normalise(self, z: Array) -> Array:
+        shift, scale = map(jnp.asarray, (self.config.shift, self.config.scale))
+        return (z - shift) * scale
+
+    def _restore(self, latents: Array) -> Array:
+        """Inverse of `_normalise`, float32."""
+        scale, shift = map(jnp.asarray, (self.config.scale, self.config.shift))
+        return latents.astype(jnp.float32) / scale + shift

@@ -6,23 +6,20 @@ layer what github.com/madebyollin/taesd and diffusers' AutoencoderTiny compute.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from i2i_prior.models.autoencoder_config import AutoencoderConfig
 from i2i_prior.models.autoencoder_layers import (
+    Autoencoder,
     Conv,
     GroupNorm,
     UpConv,
-    check_images,
 )
 from i2i_prior.models.precision import Array
-
-if TYPE_CHECKING:
-    from i2i_prior.models.autoencoder_config import AutoencoderConfig
-    from i2i_prior.models.precision import Precision
 
 
 class Pool(nnx.Module):
@@ -126,43 +123,20 @@ class TinyDecoder(nnx.Module):
         return self.conv_out(h)
 
 
-class AutoencoderTiny(nnx.Module):
-    """Images in [-1, 1] to latents and back, without a Gaussian.
+class AutoencoderTiny(Autoencoder):
+    """Images in [-1, 1] to latents and back, without a Gaussian."""
 
-    Attributes:
-      config: shape and normalisation.
-      channels: of the latent.
-      factor: image pixels a latent pixel, a side.
-    """
-
-    def __init__(
-        self,
-        config: AutoencoderConfig,
-        precision: Precision,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        self.encoder = TinyEncoder(config, **options)
-        self.decoder = TinyDecoder(config, **options)
-        self.config = config
-        self.channels = config.channels
-        self.factor = config.factor
+    def __init__(self, config: AutoencoderConfig, **options: Any):
+        encoder = TinyEncoder(config, **options)
+        super().__init__(config, encoder, TinyDecoder(config, **options))
 
     @jax.named_scope("autoencoder/encoder")
     def encode(self, images: Array) -> Array:
-        """images (B, H, W, 3) in [-1, 1] -> normalised latents.
-
-        Returns:
-          float32 (B, H / f, W / f, channels).
-
-        Raises:
-          UserError: where a side is not whole latents.
-        """
-        check_images(images, self.factor)
+        """images (B, H, W, 3) in [-1, 1] -> normalised latents, float32
+        (B, H / f, W / f, channels); UserError for sides of no whole latents."""
+        self._check(images, self.config.factor)
         z = self.encoder((images + 1) / 2).astype(jnp.float32)
-        config = self.config
-        return (z - jnp.asarray(config.shift)) * jnp.asarray(config.scale)
+        return self._normalise(z)
 
     def sample(self, images: Array, key: Array) -> Array:
         """Latents of `encode`, which are no Gaussian; the key is not used."""
@@ -170,12 +144,7 @@ class AutoencoderTiny(nnx.Module):
 
     @jax.named_scope("autoencoder/decoder")
     def decode(self, latents: Array) -> Array:
-        """Normalised latents (B, h, w, channels) -> images, not clipped.
-
-        Returns:
-          float32 (B, f h, f w, 3), about [-1, 1].
-        """
-        config = self.config
-        z = latents.astype(jnp.float32)
-        z = z / jnp.asarray(config.scale) + jnp.asarray(config.shift)
+        """Latents (B, h, w, channels) -> images (B, f h, f w, 3), float32,
+        about [-1, 1], not clipped."""
+        z = self._restore(latents)
         return self.decoder(z).astype(jnp.float32) * 2 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,51 +24,37 @@ PYRAMID = (1, 2, 4)
 
 @dataclass(frozen=True)
 class ConditionerConfig:
-    """Shape of a conditioner.
+    """Shape of a conditioner."""
 
-    Attributes:
-      embedding_width: C, channels of one embedding.
-      width: D of the DiT.
-      tokens_from: "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2
-        and 4x4 averages of the patch grid: 21), or "tokens" (`length` given
-        by the caller, such as a caption's).
-      patches: N, patch tokens of the encoder.
-      length: M0 of "tokens".
-      expand: tokens made of each embedding by a learned linear map; 1 adds
-        no parameters.
-      null: "random" (a fixed random vector, as Lumos and PixArt), "trained",
-        or "given" (none of its own: the caller embeds an empty caption).
-      normalize: divide each embedding by its L2 norm, as Lumos does.
-      scale: factor after the normalisation; 1 for Lumos, sqrt(C) gives unit
-        variance.
-      grid: side of the DiT's token grid; patch and pyramid tokens then carry
-        the position table of the place they describe, so that image tokens
-        find theirs. 0 adds no positions.
-      mup_base_width: see `DiTConfig`.
-    """
-
-    embedding_width: int = 768
-    width: int = 1152
+    embedding_width: int = 768  # C, channels of one embedding
+    width: int = 1152  # D of the DiT
+    # "cls" (1 embedding), "patches" (N), "pyramid" (the 1x1, 2x2 and 4x4
+    # averages of the patch grid: 21), or "tokens" (`length` given by the
+    # caller, such as a caption's)
     tokens_from: str = "cls"
-    patches: int = 0
-    length: int = 0
+    patches: int = 0  # N, patch tokens of the encoder
+    length: int = 0  # M0 of "tokens"
+    # Tokens made of each embedding by a learned linear map; 1 adds no
+    # parameters
     expand: int = 1
+    # "random" (a fixed random vector, as Lumos and PixArt), "trained", or
+    # "given" (none of its own: the caller embeds an empty caption)
     null: str = "random"
+    # Divide each embedding by its L2 norm, as Lumos does
     normalize: bool = True
+    # Factor after the normalisation; 1 for Lumos, sqrt(C) gives unit variance
     scale: float = 1.0
+    # Side of the DiT's token grid; patch and pyramid tokens then carry the
+    # position table of the place they describe, so that image tokens find
+    # theirs. 0 adds no positions.
     grid: int = 0
-    mup_base_width: int = 0
+    mup_base_width: int = 0  # see `DiTConfig`
 
     @property
     def embeddings(self) -> int:
         """M0, embeddings an image is described by."""
-        if self.tokens_from == "cls":
-            return 1
-        if self.tokens_from == "patches":
-            return self.patches
-        if self.tokens_from == "tokens":
-            return self.length
-        return sum(n * n for n in PYRAMID)
+        known = {"cls": 1, "patches": self.patches, "tokens": self.length}
+        return known.get(self.tokens_from, sum(n * n for n in PYRAMID))
 
     @property
     def tokens(self) -> int:
@@ -103,25 +90,17 @@ class Conditioner(nnx.Module):
                 f"conditioner.null {config.null!r} is unknown; choose random "
                 "or trained"
             )
-        inputs = config.embedding_width
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+        inputs, expand = config.embedding_width, config.expand
         null = normal(inputs**-0.5)(rngs.params(), (config.embeddings, inputs))
         kind = nnx.Param if config.null == "trained" else NullToken
         self.null = None if config.null == "given" else kind(null)
         self.expand = (
-            Linear(
-                inputs, config.expand * inputs, rngs=rngs, precision=precision
-            )
-            if config.expand > 1
-            else None
+            Linear(inputs, expand * inputs, **options) if expand > 1 else None
         )
-        ratio = width_ratio(config.mup_base_width, config.width)
+        options["ratio"] = width_ratio(config.mup_base_width, config.width)
         self.project = embedding_mlp(
-            inputs,
-            config.width,
-            rngs=rngs,
-            precision=precision,
-            ratio=ratio,
-            activation=gelu_tanh,
+            inputs, config.width, activation=gelu_tanh, **options
         )
         self.config = config
 
@@ -143,15 +122,10 @@ class Conditioner(nnx.Module):
 
     @jax.named_scope("conditioner")
     def __call__(self, embeddings: Array, drop: Array | None = None) -> Array:
-        """Embeddings -> condition tokens.
+        """Embeddings (B, M0, C) of `choose` -> condition tokens (B, M, D).
 
-        Args:
-          embeddings: float (B, M0, C), as `choose` gives them.
-          drop: bool (B,); true replaces the embeddings of an example by the
-            null token (classifier-free guidance, arXiv 2207.12598).
-
-        Returns:
-          (B, M, D).
+        Where `drop`, bool (B,), is true, the null token replaces those of an
+        example (classifier-free guidance, arXiv 2207.12598).
         """
         if drop is not None and self.null is not None:
             null = self.null[...][None]
@@ -164,10 +138,8 @@ class Conditioner(nnx.Module):
             )
         with jax.named_scope("project"):
             tokens = self.project(embeddings)
-        if self.config.grid and self.config.tokens_from in (
-            "patches",
-            "pyramid",
-        ):
+        placed = self.config.tokens_from in ("patches", "pyramid")
+        if self.config.grid and placed:
             tokens = tokens + token_positions(self.config)
         return tokens
 
@@ -189,12 +161,8 @@ class Conditioner(nnx.Module):
 
 def token_positions(config: ConditionerConfig) -> np.ndarray:
     """Position table at the centres of patches or cells, float32 (M, D)."""
-    if config.tokens_from == "pyramid":
-        sides: tuple[int, ...] = PYRAMID
-    else:
-        sides = (round(config.patches**0.5),)
-    tables = []
-    for side in sides:
+    tables, whole = [], (round(config.patches**0.5),)
+    for side in PYRAMID if config.tokens_from == "pyramid" else whole:
         centres = (np.arange(side) + 0.5) * config.grid / side - 0.5
         columns, rows = np.meshgrid(centres, centres)
         tables.append(sincos_at(config.width, rows, columns))

@@ -8,18 +8,25 @@ stacked on the noisy latent. The families of blocks are in `models.blocks`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.models.attention_kernels import CHOICES
 from i2i_prior.models.blocks import BLOCKS
 from i2i_prior.models.blocks.modulation import scatter
 from i2i_prior.models.dit_config import DiTConfig, check_inputs, token_count
-from i2i_prior.models.layers import Linear, TimestepEmbedder, xavier, zeros
-from i2i_prior.models.pooled import ClassTable, SizeEmbedder, pooled_mlp
+from i2i_prior.models.layers import (
+    Linear,
+    Mlp,
+    TimestepEmbedder,
+    xavier,
+    zeros,
+)
+from i2i_prior.models.pooled import ClassTable, SizeEmbedder
 from i2i_prior.models.positions import rope_2d, sincos_2d
 from i2i_prior.models.precision import PRECISIONS, Array
 from i2i_prior.models.scan import (
@@ -43,11 +50,7 @@ def check_config(config: DiTConfig) -> None:
         ("remat", config.remat, REMAT_POLICIES),
         ("attention", config.attention, CHOICES),
     ):
-        if value not in known:
-            raise UserError(
-                f"model.{name} {value!r} is unknown; choose one of "
-                f"{', '.join(known)}"
-            )
+        check_known(f"model.{name}", value, known)
     if config.width % config.heads or (config.width // config.heads) % 2:
         raise UserError(
             f"model.width {config.width} does not split into "
@@ -95,38 +98,38 @@ class DiT(nnx.Module):
         divide the input, or a name is unknown.
     """
 
+    pooled_embed: nnx.Module | None = None
+    size_embed: SizeEmbedder | None = None
+    time_modulation: Linear | None = None
+
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         check_config(config)
+        width, ratio, family = config.width, config.ratio, BLOCKS[config.block]
         precision = PRECISIONS[config.precision]
-        width, patch = config.width, config.patch
-        inputs = patch**2 * (config.channels + config.concat_channels)
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+        inputs = config.patch**2 * (config.channels + config.concat_channels)
         # The official patch embedding is a convolution initialised as a
         # linear layer over the flattened patch: the same fans.
-        self.patch_embed = Linear(
-            inputs,
-            width,
-            rngs=rngs,
-            precision=precision,
-            init=xavier(inputs, config.ratio * width),
-        )
-        self.time_embed = TimestepEmbedder(
-            width, rngs=rngs, precision=precision, ratio=config.ratio
-        )
-        self.pooled_embed = _make_pooled(config, rngs)
-        self.size_embed = (
-            SizeEmbedder(
-                width, rngs=rngs, precision=precision, ratio=config.ratio
+        init = xavier(inputs, ratio * width)
+        self.patch_embed = Linear(inputs, width, init=init, **options)
+        self.time_embed = TimestepEmbedder(width, ratio=ratio, **options)
+        if config.classes:
+            self.pooled_embed = ClassTable(config.classes + 1, width, rngs=rngs)
+        elif config.pooled_width:
+            self.pooled_embed = Mlp(
+                config.pooled_width,
+                width,
+                width,
+                init=xavier(config.pooled_width, ratio * width),
+                out_init=xavier(width, width),
+                activation=jax.nn.silu,
+                **options,
             )
-            if config.size_conditions
-            else None
-        )
-        family = BLOCKS[config.block]
-        shared = family.shared_modulations * width
-        self.time_modulation = (
-            Linear(width, shared, rngs=rngs, precision=precision, init=zeros)
-            if shared
-            else None
-        )
+        if config.size_conditions:
+            self.size_embed = SizeEmbedder(width, ratio=ratio, **options)
+        if family.shared_modulations:
+            parts = family.shared_modulations * width
+            self.time_modulation = Linear(width, parts, init=zeros, **options)
         self.blocks = stack_blocks(
             lambda rngs: family.cls(config, rngs=rngs), config.depth, rngs
         )
@@ -166,16 +169,18 @@ class DiT(nnx.Module):
           UserError: for a missing condition, or one that is not taken.
         """
         config = self.config
-        check_inputs(config, tokens, pooled, concat, size, aspect)
+        time_conditions = {"pooled": pooled, "size": size, "aspect": aspect}
+        given = {"tokens": tokens, "concat": concat, **time_conditions}
+        check_inputs(config, given)
         grid = (x.shape[1] // config.patch, x.shape[2] // config.patch)
         h = self.embed_inputs(x, concat)
-        time = self.embed_time(timestep, pooled, size, aspect)
+        time = self.embed_time(timestep, **time_conditions)
         h = scan_blocks(
             self.blocks,
             self.layer(time, tokens, mask, grid),
             h,
-            config.remat,
-            config.scan_unroll,
+            remat=config.remat,
+            unroll=config.scan_unroll,
             name="dit/blocks",
             operands=PRECISIONS[config.precision].operands,
         )
@@ -220,16 +225,8 @@ class DiT(nnx.Module):
         mask: Array | None,
         grid: tuple[int, int],
     ) -> Callable[[Array, nnx.Module], Array]:
-        """One layer as a function.
-
-        Args:
-          time: (B, D), of `embed_time`.
-          tokens, mask: as in a call.
-          grid: tokens a column and a row.
-
-        Returns:
-          body(h (B, N, D), block) -> h.
-        """
+        """One layer as body(h (B, N, D), block) -> h; `time` (B, D) is of
+        `embed_time`, `grid` the tokens a column and a row."""
         config, options = self.config, {}
         if BLOCKS[config.block].rotary:
             # Rotary phases are relative: without the table of `embed_inputs`
@@ -248,29 +245,8 @@ class DiT(nnx.Module):
     def project_out(
         self, h: Array, time: Array, grid: tuple[int, int]
     ) -> Array:
-        """The output of a call.
-
-        Args:
-          h: (B, N, D), after the last block.
-          time: (B, D), of `embed_time`.
-          grid: tokens a column and a row.
-        """
+        """The output of a call, from h (B, N, D) behind the last block."""
         with jax.named_scope("final"):
             h = constrain(self.final(h, time), BATCH)
         out = unpatchify(h, grid, self.config.patch)
         return out.astype(jnp.float32)
-
-
-def _make_pooled(config: DiTConfig, rngs: nnx.Rngs) -> nnx.Module | None:
-    precision = PRECISIONS[config.precision]
-    if config.classes:
-        return ClassTable(config.classes + 1, config.width, rngs=rngs)
-    if config.pooled_width:
-        return pooled_mlp(
-            config.pooled_width,
-            config.width,
-            rngs=rngs,
-            precision=precision,
-            ratio=config.ratio,
-        )
-    return None

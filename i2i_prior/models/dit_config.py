@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from i2i_prior.errors import UserError
 from i2i_prior.models.mup import width_ratio
@@ -12,61 +12,46 @@ from i2i_prior.models.mup import width_ratio
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape and family of a DiT.
+    """Shape and family of a DiT."""
 
-    Attributes:
-      block: a family of `models.blocks`.
-      depth, width, heads: layers, channels D, attention heads.
-      patch: side of a patch in latent pixels.
-      input_size: side of the latent H (= W) that the model is trained on.
-      channels: latent channels C.
-      learn_sigma: output 2C channels, the second half the variance logits.
-      mlp_ratio: hidden width of the MLP over D.
-      cross_attention: blocks take condition tokens.
-      qk_norm: layer-normed queries and keys in self-attention (the modern
-        block always has RMS-normed ones).
-      pooled_width: P, width of a pooled condition; 0 for none.
-      classes: class labels as the pooled condition; label `classes` is the
-        null class. 0 for none.
-      size_conditions: image size and aspect ratio added to the time
-        embedding (multi-scale models).
-      concat_channels: K, channels of the concat condition; 0 for none.
-      base_size: tokens a side that positions are counted in; 0 for
-        input_size / patch.
-      position_scale: a further division of the positions (PixArt's
-        `lewei_scale`).
-      mup_base_width: width whose start and learning rates those of this width
-        follow (`models.mup`); 0 for no muP.
-      one_token: the condition is a single unmasked token (fast path).
-      precision: a name of `precision.PRECISIONS`.
-      remat: a name of `REMAT_POLICIES`.
-      attention: one of `attention_kernels.CHOICES`.
-      scan_unroll: layers per scan iteration; depth unrolls the loop (faster
-        on CPU, longer compilation).
-    """
-
-    block: str = "lumos"
+    block: str = "lumos"  # a family of `models.blocks`
+    # depth, width, heads: layers, channels D, attention heads
     depth: int = 28
     width: int = 1152
     heads: int = 16
-    patch: int = 2
+    patch: int = 2  # side of a patch in latent pixels
+    # Side of the latent H (= W) that the model is trained on
     input_size: int = 32
-    channels: int = 4
+    channels: int = 4  # latent channels C
+    # Output 2C channels, the second half the variance logits
     learn_sigma: bool = True
-    mlp_ratio: float = 4.0
-    cross_attention: bool = True
+    mlp_ratio: float = 4.0  # hidden width of the MLP over D
+    cross_attention: bool = True  # blocks take condition tokens
+    # Layer-normed queries and keys in self-attention (the modern block always
+    # has RMS-normed ones)
     qk_norm: bool = False
-    pooled_width: int = 0
+    pooled_width: int = 0  # P, width of a pooled condition; 0 for none
+    # Class labels as the pooled condition; label `classes` is the null class. 0
+    # for none.
     classes: int = 0
+    # Image size and aspect ratio added to the time embedding (multi-scale
+    # models)
     size_conditions: bool = False
-    concat_channels: int = 0
+    concat_channels: int = 0  # K, channels of the concat condition; 0 for none
+    # Tokens a side that positions are counted in; 0 for input_size / patch
     base_size: int = 0
+    # A further division of the positions (PixArt's `lewei_scale`)
     position_scale: float = 1.0
+    # Width whose start and learning rates those of this width follow
+    # (`models.mup`); 0 for no muP
     mup_base_width: int = 0
+    # The condition is a single unmasked token (fast path)
     one_token: bool = False
-    precision: str = "float32"
-    remat: str = "none"
-    attention: str = "auto"
+    precision: str = "float32"  # a name of `precision.PRECISIONS`
+    remat: str = "none"  # a name of `REMAT_POLICIES`
+    attention: str = "auto"  # one of `attention_kernels.CHOICES`
+    # Layers per scan iteration; depth unrolls the loop (faster on CPU, longer
+    # compilation)
     scan_unroll: int = 1
 
     @property
@@ -85,23 +70,23 @@ class DiTConfig:
         return self.patch**2 * self.out_channels
 
 
-def check_inputs(
-    config: DiTConfig, tokens, pooled, concat, size, aspect
-) -> None:
+def check_inputs(config: DiTConfig, given: Mapping[str, Any]) -> None:
     """Raises UserError for a missing condition, or one that is not taken."""
-    for name, given, door in (
-        ("tokens", tokens, config.cross_attention),
-        ("pooled", pooled, config.pooled_width + config.classes > 0),
-        ("concat", concat, config.concat_channels > 0),
-        ("size", size, config.size_conditions),
-        ("aspect", aspect, config.size_conditions),
-    ):
-        if (given is not None) != door:
+    doors = {
+        "tokens": config.cross_attention,
+        "pooled": config.pooled_width + config.classes > 0,
+        "concat": config.concat_channels > 0,
+        "size": config.size_conditions,
+        "aspect": config.size_conditions,
+    }
+    for name, door in doors.items():
+        missing = given.get(name) is None
+        if missing == door:
             has = "takes" if door else "takes no"
-            got = "none was" if given is None else "one was"
+            got = "none was" if missing else "one was"
             raise UserError(f"this DiT {has} {name} condition, but {got} given")
 
 
 def token_count(config: DiTConfig) -> int:
     """Image tokens N at the training size."""
-    return int(np.prod([config.input_size // config.patch] * 2))
+    return (config.input_size // config.patch) ** 2

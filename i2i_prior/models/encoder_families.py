@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.models.layers import gelu_tanh, quick_gelu
 from i2i_prior.models.precision import Array
 
@@ -25,52 +25,41 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Features(NamedTuple):
-    """Output of an image encoder, float32.
+    """Output of an image encoder, float32."""
 
-    Attributes:
-      cls: (B, D), one vector for the image: the CLS token after the last
-        norm; for SigLIP, which has none, `pooled`; for I-JEPA, which has
-        neither, the mean of `patches`.
-      patches: (B, N, D), row-major, after the last norm. (CLIP norms the CLS
-        token only; its patches are those of the last layer.)
-      pooled: what the family compares images by: CLIP's projected CLS (B, P)
-        or, without a projection, `cls`; the output (B, D) of SigLIP's
-        attention pooling; None elsewhere.
-    """
-
+    # (B, D), one vector for the image: the CLS token after the last norm; for
+    # SigLIP, which has none, `pooled`; for I-JEPA, which has neither, the mean
+    # of `patches`
     cls: Array
+    # (B, N, D), row-major, after the last norm. (CLIP norms the CLS token only;
+    # its patches are those of the last layer.)
     patches: Array
+    # What the family compares images by: CLIP's projected CLS (B, P) or,
+    # without a projection, `cls`; the output (B, D) of SigLIP's attention
+    # pooling; None elsewhere
     pooled: Array | None = None
 
 
 @dataclass(frozen=True)
 class Family:
-    """Options of a family of encoders.
+    """Options of a family of encoders."""
 
-    Attributes:
-      cls: a CLS token comes before the patches.
-      activation: of the MLP, a name of `ACTIVATIONS`.
-      epsilon: of every LayerNorm.
-      layer_scale: a learned gain on each branch (arXiv 2103.17239 Eq. 9).
-      pre_norm: a LayerNorm ahead of the first block.
-      patch_bias: the patch embedding has a bias.
-      norm_patches: the last norm sees patches too, not only the CLS token.
-      attention_pool: SigLIP's pooling head (arXiv 2106.04560 section 3.3).
-      position_offset: cells added to the grid when positions are
-        interpolated: the 0.1 of the official DINO code.
-      partial_patches: pixels at the right and the bottom that fill no patch
-        are left out, as a convolution does (SigLIP so400m: 384 by 14).
-    """
-
-    cls: bool = True
-    activation: str = "gelu"
-    epsilon: float = 1e-6
+    cls: bool = True  # a CLS token comes before the patches
+    activation: str = "gelu"  # of the MLP, a name of `ACTIVATIONS`
+    epsilon: float = 1e-6  # of every LayerNorm
+    # A learned gain on each branch (arXiv 2103.17239 Eq. 9).
     layer_scale: bool = False
-    pre_norm: bool = False
-    patch_bias: bool = True
+    pre_norm: bool = False  # a LayerNorm ahead of the first block
+    patch_bias: bool = True  # the patch embedding has a bias
+    # The last norm sees patches too, not only the CLS token
     norm_patches: bool = True
+    # SigLIP's pooling head (arXiv 2106.04560 section 3.3)
     attention_pool: bool = False
+    # Cells added to the grid when positions are interpolated: the 0.1 of the
+    # official DINO code
     position_offset: float = 0.0
+    # Pixels at the right and the bottom that fill no patch are left out, as a
+    # convolution does (SigLIP so400m: 384 by 14)
     partial_patches: bool = False
 
 
@@ -106,36 +95,27 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Shape of an encoder; the defaults are DINO v1 ViT-B/16.
+    """Shape of an encoder; the defaults are DINO v1 ViT-B/16."""
 
-    Attributes:
-      depth, width, heads: layers, channels D, attention heads.
-      patch, image_size: sides in pixels; the position table has
-        image_size // patch cells a side.
-      mlp_ratio: hidden width of the MLP over D.
-      precision: a name of `precision.PRECISIONS`.
-      family: a key of `FAMILIES`.
-      mlp_width: hidden width of the MLP where the ratio is no round number;
-        0 takes mlp_ratio.
-      registers: register tokens (arXiv 2309.16588) behind the CLS token.
-      swiglu: a gated MLP, as in DINOv2's giant.
-      projection: width P of CLIP's projection, 0 for none.
-      epsilon: of every LayerNorm, 0 for the family's.
-    """
-
+    # depth, width, heads: layers, channels D, attention heads
     depth: int = 12
     width: int = 768
     heads: int = 12
+    # patch, image_size: sides in pixels; the position table has image_size //
+    # patch cells a side
     patch: int = 16
     image_size: int = 224
-    mlp_ratio: float = 4.0
-    precision: str = "float32"
-    family: str = "dino"
+    mlp_ratio: float = 4.0  # hidden width of the MLP over D
+    precision: str = "float32"  # a name of `precision.PRECISIONS`
+    family: str = "dino"  # a key of `FAMILIES`
+    # Hidden width of the MLP where the ratio is no round number; 0 takes
+    # mlp_ratio
     mlp_width: int = 0
+    # Register tokens (arXiv 2309.16588) behind the CLS token
     registers: int = 0
-    swiglu: bool = False
-    projection: int = 0
-    epsilon: float = 0.0
+    swiglu: bool = False  # a gated MLP, as in DINOv2's giant
+    projection: int = 0  # width P of CLIP's projection, 0 for none
+    epsilon: float = 0.0  # of every LayerNorm, 0 for the family's
 
     @property
     def hidden(self) -> int:
@@ -150,11 +130,7 @@ class ViTConfig:
 
 def check(config: ViTConfig) -> None:
     """Raises UserError where no encoder can have this shape."""
-    if config.family not in FAMILIES:
-        raise UserError(
-            f"encoder.family {config.family!r} is unknown; choose one of "
-            f"{', '.join(FAMILIES)}"
-        )
+    check_known("encoder.family", config.family, FAMILIES)
     family = FAMILIES[config.family]
     split = config.image_size % config.patch and not family.partial_patches
     if split or config.width % config.heads:

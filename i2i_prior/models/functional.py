@@ -19,14 +19,10 @@ Flat = dict[str, Any]
 
 @dataclass(frozen=True)
 class Functional:
-    """A module split once into its definition and its named variables.
+    """A module split once into its definition and its named variables."""
 
-    Attributes:
-      graphdef: the static part.
-      variables: path -> variable without a value (nnx keeps its kind).
-    """
-
-    graphdef: Any
+    graphdef: Any  # the static part
+    # Path -> variable without a value (nnx keeps its kind)
     variables: dict[tuple, nnx.Variable]
 
     def merge(self, values: Flat) -> Any:

@@ -5,6 +5,7 @@ Arrays in, arrays out. Kernels are stored 2-D as (in, out).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -24,6 +25,10 @@ from i2i_prior.parallel.roles import COLUMN, ROW, fused
 ATTENTION, HIDDEN, DOT = "attention", "hidden", "dot"
 
 Initializer = Callable[..., Array]  # (key, shape, dtype=float32)
+normal = jax.nn.initializers.normal  # of a standard deviation
+zeros = jax.nn.initializers.zeros
+# GELU in its tanh approximation (arXiv 1606.08415 section 2).
+gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
 
 
 def xavier(fan_in: int, fan_out: float) -> Initializer:
@@ -34,20 +39,6 @@ def xavier(fan_in: int, fan_out: float) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
-
-
-def normal(std: float) -> Initializer:
-    """Gaussian with the given standard deviation."""
-
-    def init(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-        return std * jax.random.normal(key, shape, dtype)
-
-    return init
-
-
-def zeros(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """All zeros, with an initializer's signature."""
-    return jnp.zeros(shape, dtype)
 
 
 class Linear(nnx.Module):
@@ -138,14 +129,21 @@ def rms_norm(x: Array, epsilon: float = 1e-6) -> Array:
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
 
 
+class RmsNorm(nnx.Module):
+    """RMSNorm with gain, in float32."""
+
+    def __init__(self, width: int, epsilon: float = 1e-6):
+        self.gain = nnx.Param(jnp.ones((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        """x (..., width) -> float32 (..., width)."""
+        return rms_norm(x, self.epsilon) * self.gain[...]
+
+
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
     """x (B, N, D) * (1 + scale) + shift, both (B, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]
-
-
-def gelu_tanh(x: Array) -> Array:
-    """GELU in its tanh approximation (arXiv 1606.08415 section 2)."""
-    return jax.nn.gelu(x, approximate=True)
 
 
 def quick_gelu(x: Array) -> Array:
@@ -161,8 +159,9 @@ def _hidden(x: Array) -> Array:
 
 
 class Mlp(nnx.Module):
-    """Linear -> activation -> Linear; `out_init` is of the second, `init` of
-    both where it is None."""
+    """Linear -> activation -> Linear; `out_init` is of the second kernel where
+    it differs. If `gated`, a second half of the first map multiplies the
+    activations. `options` are those of `Linear`."""
 
     roles: ClassVar = {"fc1": COLUMN, "fc2": ROW}
 
@@ -172,21 +171,55 @@ class Mlp(nnx.Module):
         hidden: int,
         outputs: int,
         *,
-        rngs: nnx.Rngs,
-        precision: Precision = FLOAT32,
         init: Initializer | None = None,
         out_init: Initializer | None = None,
         activation: Callable[[Array], Array] = gelu_tanh,
+        gated: bool = False,
+        **options: Any,
     ):
-        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        self.fc1 = Linear(inputs, hidden, init=init, **options)
+        self.fc1 = Linear(inputs, hidden * (1 + gated), init=init, **options)
         self.fc2 = Linear(hidden, outputs, init=out_init or init, **options)
         self.activation = activation
+        self.gated = gated
 
     @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         """x (..., inputs) -> (..., outputs)."""
-        return self.fc2(self.activation(_hidden(self.fc1(x))))
+        h = _hidden(self.fc1(x))
+        if not self.gated:
+            return self.fc2(self.activation(h))
+        h, factors = jnp.split(h, 2, axis=-1)
+        return self.fc2(self.activation(h) * factors)
+
+
+class PreNormBlock(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); with `scale_width`, which
+    is D, each branch has a learned gain."""
+
+    def __init__(
+        self,
+        norm: Callable[[], nnx.Module],
+        attention: nnx.Module,
+        mlp: nnx.Module,
+        scale_width: int = 0,
+    ):
+        self.norm1, self.norm2 = norm(), norm()
+        self.attention, self.mlp = attention, mlp
+        ones = jnp.ones((scale_width,))
+        self.scale1 = nnx.Param(ones) if scale_width else None
+        self.scale2 = nnx.Param(ones) if scale_width else None
+
+    def __call__(self, h: Array, *context: Any) -> Array:
+        """h (B, N, D) -> (B, N, D); `context` is for attention."""
+        branch = self.attention(self.norm1(h).astype(h.dtype), *context)
+        h = h + self._scaled(branch, self.scale1)
+        branch = self.mlp(self.norm2(h).astype(h.dtype))
+        return h + self._scaled(branch, self.scale2)
+
+    def _scaled(self, branch: Array, scale: nnx.Param | None) -> Array:
+        if scale is None:
+            return branch
+        return (branch * scale[...]).astype(branch.dtype)
 
 
 class SwiGlu(nnx.Module):
@@ -195,22 +228,10 @@ class SwiGlu(nnx.Module):
     roles: ClassVar = {"gate_value": fused(2), "out": ROW}
 
     def __init__(
-        self,
-        width: int,
-        hidden: int,
-        *,
-        rngs: nnx.Rngs,
-        precision: Precision = FLOAT32,
-        bias: bool = False,
+        self, width: int, hidden: int, *, bias: bool = False, **options: Any
     ):
-        options: dict[str, Any] = {
-            "rngs": rngs,
-            "precision": precision,
-            "bias": bias,
-        }
-        self.gate_value = Linear(
-            width, 2 * hidden, init=xavier(width, hidden), **options
-        )
+        options["bias"], init = bias, xavier(width, hidden)
+        self.gate_value = Linear(width, 2 * hidden, init=init, **options)
         self.out = Linear(hidden, width, **options)
 
     @jax.named_scope("mlp")
@@ -235,23 +256,15 @@ def embedding_mlp(
     inputs: int,
     width: int,
     *,
-    rngs: nnx.Rngs,
-    precision: Precision = FLOAT32,
     ratio: float = 1.0,
     activation: Callable[[Array], Array] = jax.nn.silu,
+    **options: Any,
 ) -> Mlp:
     """MLP (..., inputs) -> (..., width) with kernels of standard deviation
     0.02; `ratio` is muP's, base width / width (`models.mup`)."""
-    return Mlp(
-        inputs,
-        width,
-        width,
-        rngs=rngs,
-        precision=precision,
-        init=normal(0.02),
-        out_init=normal(0.02 * math.sqrt(ratio)),
-        activation=activation,
-    )
+    out_init = normal(0.02 * math.sqrt(ratio))
+    options |= {"out_init": out_init, "activation": activation}
+    return Mlp(inputs, width, width, init=normal(0.02), **options)
 
 
 class TimestepEmbedder(nnx.Module):

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.layers import (
-    Mlp,
-    embedding_mlp,
-    normal,
-    sinusoid,
-    xavier,
-)
-from i2i_prior.models.precision import Array, Precision
+from i2i_prior.models.layers import embedding_mlp, normal, sinusoid
+from i2i_prior.models.precision import Array
 
 
 class ClassTable(nnx.Module):
@@ -30,28 +23,6 @@ class ClassTable(nnx.Module):
         if jnp.issubdtype(labels.dtype, jnp.integer):
             return table[labels.reshape(-1)]
         return labels @ table
-
-
-def pooled_mlp(
-    inputs: int,
-    width: int,
-    *,
-    rngs: nnx.Rngs,
-    precision: Precision,
-    ratio: float = 1.0,
-) -> Mlp:
-    """MLP of a vector (B, inputs) -> (B, width); `ratio` is muP's,
-    base width / width."""
-    return Mlp(
-        inputs,
-        width,
-        width,
-        rngs=rngs,
-        precision=precision,
-        init=xavier(inputs, ratio * width),
-        out_init=xavier(width, width),
-        activation=jax.nn.silu,
-    )
 
 
 class SizeEmbedder(nnx.Module):

@@ -38,15 +38,8 @@ def sincos_2d(
 
 
 def sincos_at(width: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The table of `sincos_2d` at any positions.
-
-    Args:
-      width: channels, divisible by 4.
-      rows, columns: positions in tokens, of one shape with N elements.
-
-    Returns:
-      float32 (N, width).
-    """
+    """The table of `sincos_2d`, float32 (N, width), at any N positions, whose
+    rows and columns are in tokens; width is divisible by 4."""
     omega = 1.0 / 10_000 ** (np.arange(width // 4) / (width / 4))
 
     def encode(position: np.ndarray) -> np.ndarray:
@@ -66,12 +59,8 @@ def rope_2d(head_width: int, grid: tuple[int, int]) -> np.ndarray:
     """
     pairs = head_width // 4
     omega = 1.0 / 10_000 ** (np.arange(pairs) / max(pairs, 1))
-    rows, columns = np.meshgrid(
-        np.arange(grid[0]), np.arange(grid[1]), indexing="ij"
-    )
-    angles = np.concatenate(
-        [rows.reshape(-1, 1) * omega, columns.reshape(-1, 1) * omega], axis=1
-    )
+    rows, columns = np.indices(grid).reshape(2, -1, 1)
+    angles = np.concatenate([rows * omega, columns * omega], axis=1)
     rest = head_width // 2 - angles.shape[1]
     return np.pad(angles, ((0, 0), (0, rest))).astype(np.float32)
 

@@ -24,14 +24,10 @@ class Precision:
 
     Parameters are always float32; norms, softmax and sums always run in
     float32.
-
-    Attributes:
-      activations: dtype of the residual stream and of layer outputs.
-      operands: dtype of both matmul operands; products are accumulated in
-        float32.
     """
 
-    activations: jnp.dtype
+    activations: jnp.dtype  # dtype of the residual stream and of layer outputs
+    # Dtype of both matmul operands; products are accumulated in float32
     operands: jnp.dtype
 
 

@@ -38,23 +38,18 @@ _LINE = 16
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Steps from an image of any size to a normalised square.
+    """Steps from an image of any size to a normalised square."""
 
-    Attributes:
-      statistics: mean and std of RGB in [0, 1].
-      filter: of the resize, "bilinear" or "bicubic"; Pillow's, so it
-        averages when shrinking.
-      size: side S of the square; 0 for the encoder's own image size.
-      crop_share: S over what the shorter side is resized to before the
-        central S x S is cut out; 0 resizes to S x S and distorts.
-      torchvision: the crop's corner is rounded half to even, as torchvision
-        does, not down, as transformers does.
-    """
-
-    statistics: Statistics = IMAGENET
+    statistics: Statistics = IMAGENET  # mean and std of RGB in [0, 1]
+    # Of the resize, "bilinear" or "bicubic"; Pillow's, so it averages when
+    # shrinking
     filter: str = "bilinear"
-    size: int = 0
+    size: int = 0  # side S of the square; 0 for the encoder's own image size
+    # S over what the shorter side is resized to before the central S x S is cut
+    # out; 0 resizes to S x S and distorts
     crop_share: float = 0.0
+    # The crop's corner is rounded half to even, as torchvision does, not down,
+    # as transformers does
     torchvision: bool = False
 
 
@@ -79,9 +74,6 @@ PREPROCESSING: dict[str, Preprocessing] = {
     "ijepa": Preprocessing(),
     "ijepa_hf": Preprocessing(HALF),
 }
-MEAN_STD: dict[str, Statistics] = {
-    name: record.statistics for name, record in PREPROCESSING.items()
-}
 
 
 def preprocess(
@@ -92,10 +84,7 @@ def preprocess(
     Args:
       images: uint8 (H, W, 3) RGB, each of any size.
       record: of `PREPROCESSING`.
-      size: S; 0 for the record's own.
-
-    Returns:
-      float32 (B, S, S, 3), normalised.
+      size: S of the result, float32 (B, S, S, 3); 0 for the record's own.
 
     Raises:
       UserError: for no images, for another dtype or shape, and where neither
@@ -116,14 +105,15 @@ def normalise(images: Any, family: str) -> Array:
     """RGB in [0, 1] (..., 3) -> (image - mean) / std of the family, float32.
 
     Raises:
-      UserError: for a name that `MEAN_STD` lacks.
+      UserError: for a name that `PREPROCESSING` lacks.
     """
-    if family not in MEAN_STD:
+    if family not in PREPROCESSING:
         raise UserError(
             f"no mean and std are known for {family!r}; choose one of "
-            f"{', '.join(MEAN_STD)}"
+            f"{', '.join(PREPROCESSING)}"
         )
-    mean, std = (jnp.asarray(v, jnp.float32) for v in MEAN_STD[family])
+    statistics = PREPROCESSING[family].statistics
+    mean, std = (jnp.asarray(v, jnp.float32) for v in statistics)
     return (jnp.asarray(images, jnp.float32) - mean) / std
 
 

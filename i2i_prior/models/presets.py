@@ -27,9 +27,8 @@ def preset(name: str) -> dict[str, int | str]:
     Raises:
       UserError: where the name is not family_sizepatch.
     """
-    match = re.fullmatch(
-        rf"({'|'.join(BLOCKS)})_({'|'.join(SIZES)})(\d+)", name
-    )
+    families, sizes = "|".join(BLOCKS), "|".join(SIZES)
+    match = re.fullmatch(rf"({families})_({sizes})(\d+)", name)
     if not match:
         raise UserError(
             f"model preset {name!r} is unknown; it is a family "
@@ -37,11 +36,6 @@ def preset(name: str) -> dict[str, int | str]:
             "as lumos_xl2"
         )
     family, size, patch = match.groups()
-    depth, width, heads = SIZES[size]
-    return {
-        "block": family,
-        "depth": depth,
-        "width": width,
-        "heads": heads,
-        "patch": int(patch),
-    }
+    names = ("depth", "width", "heads")
+    shape = dict(zip(names, SIZES[size], strict=True))
+    return {"block": family, **shape, "patch": int(patch)}

@@ -56,13 +56,8 @@ def patchify(x: Array, patch: int) -> Array:
 
 def unpatchify(tokens: Array, grid: tuple[int, int], patch: int) -> Array:
     """(B, h * w, p * p * C) -> (B, h p, w p, C), inverse of `patchify`."""
-    return rearrange(
-        tokens,
-        "b (h w) (p q c) -> b (h p) (w q) c",
-        h=grid[0],
-        p=patch,
-        q=patch,
-    )
+    pattern = "b (h w) (p q c) -> b (h p) (w q) c"
+    return rearrange(tokens, pattern, h=grid[0], p=patch, q=patch)
 
 
 def stack_blocks(make, depth: int, rngs: nnx.Rngs) -> nnx.Module:

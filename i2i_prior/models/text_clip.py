@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,90 +12,58 @@ import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import LayerNorm, Linear, Mlp, normal
-from i2i_prior.models.precision import PRECISIONS, Array, Precision
+from i2i_prior.models.layers import (
+    LayerNorm,
+    Linear,
+    Mlp,
+    PreNormBlock,
+    normal,
+)
+from i2i_prior.models.precision import PRECISIONS, Array
 from i2i_prior.models.scan import scan_blocks, stack_blocks
-from i2i_prior.models.text import ACTIVATIONS, TextFeatures, text_attention
+from i2i_prior.models.text import (
+    ACTIVATIONS,
+    TextAttention,
+    TextFeatures,
+    check_names,
+)
 
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """Shape of a CLIP text encoder; the defaults are OpenAI's ViT-L/14.
+    """Shape of a CLIP text encoder; the defaults are OpenAI's ViT-L/14."""
 
-    Attributes:
-      vocabulary: rows of the token embedding.
-      length: rows of the position table, the longest text.
-      depth, width, heads: layers, channels D, attention heads.
-      hidden: width of the MLP.
-      projection: width P of the pooled vector; 0 leaves it as it is (P = D).
-      end: id of the token that ends a text. None where it is the largest id
-        of the vocabulary, as in CLIP's own.
-      activation: a name of `text.ACTIVATIONS`.
-      epsilon: of the norms.
-      precision: a name of `precision.PRECISIONS`.
-    """
-
-    vocabulary: int = 49408
-    length: int = 77
+    vocabulary: int = 49408  # rows of the token embedding
+    length: int = 77  # rows of the position table, the longest text
+    # depth, width, heads: layers, channels D, attention heads
     depth: int = 12
     width: int = 768
     heads: int = 12
-    hidden: int = 3072
+    hidden: int = 3072  # width of the MLP
+    # Width P of the pooled vector; 0 leaves it as it is (P = D)
     projection: int = 768
+    # Id of the token that ends a text. None where it is the largest id of the
+    # vocabulary, as in CLIP's own.
     end: int | None = None
-    activation: str = "quick_gelu"
-    epsilon: float = 1e-5
-    precision: str = "float32"
+    activation: str = "quick_gelu"  # a name of `text.ACTIVATIONS`
+    epsilon: float = 1e-5  # of the norms
+    precision: str = "float32"  # a name of `precision.PRECISIONS`
 
 
-class CausalAttention(nnx.Module):
-    """Multi-head self-attention under a mask of visible keys."""
-
-    def __init__(
-        self, config: ClipTextConfig, precision: Precision, *, rngs: nnx.Rngs
-    ):
-        width = config.width
-        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        self.qkv = Linear(width, 3 * width, **options)
-        self.out = Linear(width, width, **options)
-        self.heads = config.heads
-        self.precision = precision
-
-    @jax.named_scope("attention")
-    def __call__(self, x: Array, visible: Array) -> Array:
-        """x (B, L, D), visible (B or 1, 1, L, L) -> (B, L, D)."""
-        out = text_attention(
-            self.qkv(x),
-            self.heads,
-            self.precision,
-            scale=(x.shape[-1] // self.heads) ** -0.5,
-            visible=visible,
-        )
-        return self.out(out)
-
-
-class ClipTextBlock(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(
-        self, config: ClipTextConfig, precision: Precision, *, rngs: nnx.Rngs
-    ):
-        self.norm1 = LayerNorm(config.width, config.epsilon)
-        self.attention = CausalAttention(config, precision, rngs=rngs)
-        self.norm2 = LayerNorm(config.width, config.epsilon)
-        self.mlp = Mlp(
-            config.width,
-            config.hidden,
-            config.width,
-            activation=ACTIVATIONS[config.activation],
-            rngs=rngs,
-            precision=precision,
-        )
-
-    def __call__(self, h: Array, visible: Array) -> Array:
-        """h (B, L, D) -> (B, L, D)."""
-        h = h + self.attention(self.norm1(h).astype(h.dtype), visible)
-        return h + self.mlp(self.norm2(h).astype(h.dtype))
+def _block(config: ClipTextConfig, **options: Any) -> PreNormBlock:
+    head_width = config.width // config.heads
+    attention = TextAttention(
+        config.width,
+        config.heads,
+        head_width,
+        scale=head_width**-0.5,
+        **options,
+    )
+    activation = ACTIVATIONS[config.activation]
+    sizes = config.width, config.hidden, config.width
+    mlp = Mlp(*sizes, activation=activation, **options)
+    norm = functools.partial(LayerNorm, config.width, config.epsilon)
+    return PreNormBlock(norm, attention, mlp)
 
 
 class ClipTextEncoder(nnx.Module):
@@ -106,7 +75,12 @@ class ClipTextEncoder(nnx.Module):
     """
 
     def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
-        _check(config)
+        check_names("CLIP text", config.precision, config.activation)
+        if config.width % config.heads:
+            raise UserError(
+                f"CLIP text: {config.heads} heads do not divide the width "
+                f"{config.width}; give the right number of heads"
+            )
         precision = PRECISIONS[config.precision]
         self.embedding = nnx.Param(
             normal(0.02)(rngs.params(), (config.vocabulary, config.width))
@@ -115,7 +89,7 @@ class ClipTextEncoder(nnx.Module):
             normal(0.01)(rngs.params(), (config.length, config.width))
         )
         self.blocks = stack_blocks(
-            lambda rngs: ClipTextBlock(config, precision, rngs=rngs),
+            lambda rngs: _block(config, precision=precision, rngs=rngs),
             config.depth,
             rngs,
         )
@@ -173,20 +147,3 @@ class ClipTextEncoder(nnx.Module):
             with jax.named_scope("project"):
                 pooled = self.project(pooled).astype(jnp.float32)
         return TextFeatures(tokens=tokens, pooled=pooled)
-
-
-def _check(config: ClipTextConfig) -> None:
-    for name, value, known in (
-        ("precision", config.precision, PRECISIONS),
-        ("activation", config.activation, ACTIVATIONS),
-    ):
-        if value not in known:
-            raise UserError(
-                f"CLIP text {name} {value!r} is unknown; choose one of "
-                f"{', '.join(known)}"
-            )
-    if config.width % config.heads:
-        raise UserError(
-            f"CLIP text: {config.heads} heads do not divide the width "
-            f"{config.width}; give the right number of heads"
-        )

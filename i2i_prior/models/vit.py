@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -19,8 +20,15 @@ from i2i_prior.models.encoder_families import (
     ViTConfig,
     check,
 )
-from i2i_prior.models.layers import LayerNorm, Linear, Mlp, SwiGlu, normal
-from i2i_prior.models.precision import PRECISIONS, Array, Precision
+from i2i_prior.models.layers import (
+    LayerNorm,
+    Linear,
+    Mlp,
+    PreNormBlock,
+    SwiGlu,
+    normal,
+)
+from i2i_prior.models.precision import PRECISIONS, Array
 from i2i_prior.models.resample import bicubic_matrix
 from i2i_prior.models.scan import patchify, scan_blocks, stack_blocks
 
@@ -38,50 +46,24 @@ def _norm(config: ViTConfig) -> LayerNorm:
     return LayerNorm(config.width, epsilon)
 
 
-class EncoderBlock(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), branches scaled."""
-
-    def __init__(
-        self,
-        config: ViTConfig,
-        precision: Precision,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        self.norm1 = _norm(config)
-        self.attention = SelfAttention(config.width, config.heads, **options)
-        self.norm2 = _norm(config)
-        self.mlp = (
-            SwiGlu(config.width, config.hidden, bias=True, **options)
-            if config.swiglu
-            else _mlp(config, **options)
-        )
-        scaled = FAMILIES[config.family].layer_scale
-        ones = jnp.ones((config.width,))
-        self.scale1 = nnx.Param(ones) if scaled else None
-        self.scale2 = nnx.Param(ones) if scaled else None
-
-    def __call__(self, h: Array) -> Array:
-        """h (B, N, D) -> (B, N, D)."""
-        branch = self.attention(self.norm1(h).astype(h.dtype))
-        if self.scale1 is not None:
-            branch = (branch * self.scale1[...]).astype(h.dtype)
-        h = h + branch
-        branch = self.mlp(self.norm2(h).astype(h.dtype))
-        if self.scale2 is not None:
-            branch = (branch * self.scale2[...]).astype(h.dtype)
-        return h + branch
+def _block(config: ViTConfig, **options: Any) -> PreNormBlock:
+    width = config.width
+    attention = SelfAttention(width, config.heads, **options)
+    mlp = (
+        SwiGlu(width, config.hidden, bias=True, **options)
+        if config.swiglu
+        else _mlp(config, **options)
+    )
+    scaled = width if FAMILIES[config.family].layer_scale else 0
+    norm = functools.partial(_norm, config)
+    return PreNormBlock(norm, attention, mlp, scaled)
 
 
 class AttentionPool(nnx.Module):
     """One learned query over all patches, then a residual MLP."""
 
-    def __init__(
-        self, config: ViTConfig, precision: Precision, *, rngs: nnx.Rngs
-    ):
-        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
-        width = config.width
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs, **options: Any):
+        options["rngs"], width = rngs, config.width
         self.probe = nnx.Param(normal(0.02)(rngs.params(), (1, 1, width)))
         self.attention = CrossAttention(
             width, config.heads, zero_out=False, fast_path=False, **options
@@ -108,51 +90,32 @@ class ViT(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         check(config)
-        family = FAMILIES[config.family]
+        family, width = FAMILIES[config.family], config.width
         precision = PRECISIONS[config.precision]
-        width, cells = config.width, config.grid**2
+        options: dict[str, Any] = {"rngs": rngs, "precision": precision}
+
+        def tokens(count: int) -> nnx.Param:
+            shape = (1, count, width)
+            return nnx.Param(normal(0.02)(rngs.params(), shape))
+
         self.patch_embed = Linear(
-            3 * config.patch**2,
-            width,
-            rngs=rngs,
-            precision=precision,
-            bias=family.patch_bias,
+            3 * config.patch**2, width, bias=family.patch_bias, **options
         )
-        small = normal(0.02)
-        self.cls = (
-            nnx.Param(small(rngs.params(), (1, 1, width)))
-            if family.cls
-            else None
-        )
-        self.positions = nnx.Param(
-            small(rngs.params(), (1, cells + family.cls, width))
-        )
+        self.cls = tokens(1) if family.cls else None
+        self.positions = tokens(config.grid**2 + family.cls)
         self.blocks = stack_blocks(
-            lambda rngs: EncoderBlock(config, precision, rngs=rngs),
+            lambda rngs: _block(config, rngs=rngs, precision=precision),
             config.depth,
             rngs,
         )
         self.norm = _norm(config)
-        self.registers = (
-            nnx.Param(small(rngs.params(), (1, config.registers, width)))
-            if config.registers
-            else None
-        )
+        self.registers = tokens(config.registers) if config.registers else None
         self.pre_norm = _norm(config) if family.pre_norm else None
-        self.pool = (
-            AttentionPool(config, precision, rngs=rngs)
-            if family.attention_pool
-            else None
-        )
+        pooled, projection = family.attention_pool, config.projection
+        self.pool = AttentionPool(config, **options) if pooled else None
         self.projection = (
-            Linear(
-                width,
-                config.projection,
-                rngs=rngs,
-                precision=precision,
-                bias=False,
-            )
-            if config.projection
+            Linear(width, projection, bias=False, **options)
+            if projection
             else None
         )
         self.config = config
@@ -190,7 +153,7 @@ class ViT(nnx.Module):
             lambda h, block: block(h),
             h,
             name="encoder/blocks",
-            operands=PRECISIONS[self.config.precision].operands,
+            operands=precision.operands,
         )
         return self._features(h, family)
 

@@ -22,39 +22,27 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Figures of one chip.
+    """Figures of one chip."""
 
-    Attributes:
-      name: as in a topology, "v5e".
-      platform: "tpu" or "cuda".
-      kind: what `jax.Device.device_kind` calls it.
-      flops: dense bf16 peak, FLOP/s.
-      usable_memory: HBM that a program may fill, bytes.
-      memory_bandwidth: of HBM, bytes/s.
-      link_bandwidth: one way, bytes/s: of one ICI link (a TPU has two along
-        each axis), or of a GPU's NVLink ports together.
-      slow_bandwidth: one way and per chip, bytes/s: data-centre network
-        between slices, or InfiniBand between GPU hosts.
-      axes: physical axes of the torus; 0 for GPUs behind a switch.
-      host: chips of one host along each axis; GPUs of one host.
-      wrap_every: an axis of a multiple of this many chips closes to a ring.
-      largest: chips of the largest slice; 0 for no limit.
-      unit: side of the matrix unit, which narrower operands do not fill; 1
-        where tiles are small (TPU: 128, from v6e on 256).
-    """
-
-    name: str
-    platform: str
-    kind: str
-    flops: float
-    usable_memory: int
-    memory_bandwidth: float
+    name: str  # as in a topology, "v5e"
+    platform: str  # "tpu" or "cuda"
+    kind: str  # what `jax.Device.device_kind` calls it
+    flops: float  # dense bf16 peak, FLOP/s
+    usable_memory: int  # HBM that a program may fill, bytes
+    memory_bandwidth: float  # of HBM, bytes/s
+    # One way, bytes/s: of one ICI link (a TPU has two along each axis), or of a
+    # GPU's NVLink ports together
     link_bandwidth: float
+    # One way and per chip, bytes/s: data-centre network between slices, or
+    # InfiniBand between GPU hosts
     slow_bandwidth: float
-    axes: int
-    host: tuple[int, ...]
+    axes: int  # physical axes of the torus; 0 for GPUs behind a switch
+    host: tuple[int, ...]  # chips of one host along each axis; GPUs of one host
+    # An axis of a multiple of this many chips closes to a ring
     wrap_every: int = 0
-    largest: int = 0
+    largest: int = 0  # chips of the largest slice; 0 for no limit
+    # Side of the matrix unit, which narrower operands do not fill; 1 where
+    # tiles are small (TPU: 128, from v6e on 256)
     unit: int = 1
 
 

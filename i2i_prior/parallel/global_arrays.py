@@ -12,29 +12,21 @@ from jax.sharding import NamedSharding, Sharding
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of the global batch.
+    """Rows of the global batch."""
 
-    Attributes:
-      size: of the global batch.
-      here: rows that lie on devices of this process, in order. Where an axis
-        of the mesh other than the batch's crosses processes, several
-        processes have the same row.
-      counted: places in `here` of the rows that no process of a lower number
-        has, so that what is counted over them is counted once.
-    """
-
-    size: int
+    size: int  # of the global batch
+    # Rows that lie on devices of this process, in order. Where an axis of the
+    # mesh other than the batch's crosses processes, several processes have the
+    # same row.
     here: tuple[int, ...]
+    # Places in `here` of the rows that no process of a lower number has, so
+    # that what is counted over them is counted once
     counted: tuple[int, ...]
 
 
 def local_rows(sharding: NamedSharding, size: int) -> Rows:
-    """Rows of the global batch on devices of this process.
-
-    Args:
-      sharding: of the batch; only that of its first axis matters.
-      size: of the global batch.
-    """
+    """Rows of a global batch of this size on devices of this process, from
+    the sharding of its first axis."""
     me = jax.process_index()
     owner: dict[int, int] = {}
     here = set()

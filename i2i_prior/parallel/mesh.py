@@ -57,10 +57,8 @@ def slow_shape(
 ) -> tuple[int, int, int, int]:
     """Number of each axis' shards on different sides of slow links.
 
-    Args:
-      shape: of the mesh.
-      groups: sets of devices with fast links among themselves: TPU slices,
-        or hosts of GPUs.
+    `groups` is the number of sets of devices with fast links among
+    themselves: TPU slices, or hosts of GPUs.
 
     Raises:
       UserError: where context or tensor shards would have to talk over slow
@@ -87,11 +85,8 @@ def make_mesh(
     """A mesh with automatic axes (XLA propagates shardings).
 
     Devices of several TPU slices or GPU hosts are laid out so that replica,
-    then fsdp, crosses the slow links between them.
-
-    Args:
-      replica, fsdp, context, tensor: axis sizes; one may be -1.
-      devices: all devices when None.
+    then fsdp, crosses the slow links between them. One of the axis sizes may
+    be -1; devices are all when None.
 
     Raises:
       UserError: where the sizes do not fit the devices.

@@ -19,25 +19,18 @@ IN, OUT, WHOLE = 0, 1, None  # the last two dimensions of a kernel, or neither
 
 @dataclass(frozen=True)
 class Role:
-    """Role of the parameters of one layer.
+    """Role of the parameters of one layer."""
 
-    Attributes:
-      zero: dimension of the kernel that ZeRO shards, IN, OUT or WHOLE.
-      tensor: dimension on the tensor axis, IN, OUT or WHOLE.
-      gathered: ZeRO's shards are gathered for use.
-      parts: parts of the kernel side by side, [q | k | v], which no
-        contiguous shard splits by heads. At rest the tensor axis helps with
-        their ZeRO shards; in use a tensor shard has its own columns of every
-        part.
-      bias: the bias is sharded like the kernel.
-      hidden: both sides of the kernel grow with the model's width (muP).
-    """
-
+    # Dimension of the kernel that ZeRO shards, IN, OUT or WHOLE
     zero: int | None
-    tensor: int | None = WHOLE
-    gathered: bool = True
+    tensor: int | None = WHOLE  # dimension on the tensor axis, IN, OUT or WHOLE
+    gathered: bool = True  # ZeRO's shards are gathered for use
+    # Parts of the kernel side by side, [q | k | v], which no contiguous shard
+    # splits by heads. At rest the tensor axis helps with their ZeRO shards; in
+    # use a tensor shard has its own columns of every part.
     parts: int = 1
-    bias: bool = False
+    bias: bool = False  # the bias is sharded like the kernel
+    # Both sides of the kernel grow with the model's width (muP)
     hidden: bool = True
 
 
@@ -58,10 +51,7 @@ def fused(parts: int) -> Role:
 
 
 def declare_roles(roles: Mapping[str, Role]) -> None:
-    """Declares layers of a family of blocks.
-
-    Args:
-      roles: path of a layer within a block, as "attention/qkv", -> its role.
+    """Declares layers of a family by path in a block, as "attention/qkv".
 
     Raises:
       UserError: for a layer that another family gives another role.

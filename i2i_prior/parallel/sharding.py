@@ -185,10 +185,7 @@ def parameter_shardings(
 
 
 def check(parameters: dict[str, Any], mesh: Mesh) -> None:
-    """Refuses a mesh that leaves much of the model unsharded.
-
-    Args:
-      parameters: name -> (abstract) array, the trained ones.
+    """Refuses a mesh that leaves much of the trained parameters unsharded.
 
     Raises:
       UserError: where a tenth or more of them, and a mebibyte at least, has

@@ -143,9 +143,6 @@ def flags_for(backend: str) -> Sequence[Flag]:
 def apply(backend: str | None = None) -> Sequence[Flag]:
     """Sets the environment variable; flags that it already has win.
 
-    Args:
-      backend: as `guess_backend` says where None.
-
     Returns:
       the flags that were added; none once JAX is imported.
     """

@@ -18,23 +18,16 @@ from i2i_prior.models.conditioner import draw_keep
 from i2i_prior.models.functional import Flat
 from i2i_prior.models.precision import Array
 from i2i_prior.tasks.denoiser import Denoiser
-from i2i_prior.tasks.inputs import (
-    Inputs,
-    example_spec,
-    read,
-)
+from i2i_prior.tasks.inputs import Inputs, example_spec, read
 
 Draws = dict[str, Array]
 
 
 class Task(Denoiser):
-    """Denoising of latents under conditions; base class of all tasks.
+    """Denoising of latents under conditions; base class of all tasks."""
 
-    Attributes:
-      columns: arrays of a held-out example that a sample grid shows: the
-        condition, left of the samples, and the target where it is another.
-    """
-
+    # Arrays of a held-out example that a sample grid shows: the condition, left
+    # of the samples, and the target where it is another
     columns: ClassVar[tuple[str, ...]] = ("image",)
 
     @staticmethod
@@ -53,11 +46,9 @@ class Task(Denoiser):
     def shape_of(self, batch: dict[str, Array]) -> tuple[int, int, int, int]:
         """(B, H, W, C) of the latents of a batch of images of any shape."""
         latent = self.shapes.latent
-        if "latent" in batch:
-            count, height, width, _ = batch["latent"].shape
-            return count, height, width, latent.channels
-        count, height, width, _ = batch["image"].shape
-        factor = latent.factor
+        cached = "latent" in batch
+        count, height, width, _ = batch["latent" if cached else "image"].shape
+        factor = 1 if cached else latent.factor
         return count, height // factor, width // factor, latent.channels
 
     def draw(self, key: Array, latents: tuple[int, int, int, int]) -> Draws:
@@ -77,28 +68,20 @@ class Task(Denoiser):
         """
         config, batch = self.config, latents[0]
         times, noise, drop, embedding, keep = jax.random.split(key, 5)
+        section, shape = config.conditioner, self.shapes.conditioner
+        time = config.diffusion
+        options = time.time, time.time_mean, time.time_std
         draws = {
-            "t": objectives.draw_times(
-                times,
-                batch,
-                self.path,
-                config.diffusion.time,
-                config.diffusion.time_mean,
-                config.diffusion.time_std,
-            ),
+            "t": objectives.draw_times(times, batch, self.path, *options),
             "noise": jax.random.normal(noise, latents),
-            "drop": jax.random.bernoulli(
-                drop, config.conditioner.drop_rate, (batch,)
-            ),
+            "drop": jax.random.bernoulli(drop, section.drop_rate, (batch,)),
         }
-        shape = self.shapes.conditioner
-        if shape and config.conditioner.noise:
+        if shape and section.noise:
             size = (batch, shape.embeddings, shape.embedding_width)
             draws["embedding_noise"] = jax.random.normal(embedding, size)
-        if shape and config.conditioner.mask_rate:
-            draws["keep"] = draw_keep(
-                keep, batch, shape.tokens, config.conditioner.mask_rate
-            )
+        if shape and section.mask_rate:
+            rate = section.mask_rate
+            draws["keep"] = draw_keep(keep, batch, shape.tokens, rate)
         if self.draws_latents:
             # Of a key of its own, so that the other draws stay what they are.
             posterior = jax.random.fold_in(noise, 1)
@@ -108,15 +91,10 @@ class Task(Denoiser):
     def loss(
         self, parameters: Flat, batch: dict[str, Array], draws: Draws
     ) -> tuple[Array, dict[str, Array]]:
-        """Per-example loss.
+        """Loss of each example, float32 (B,), and its parts, each (B,).
 
-        Args:
-          parameters: all of them, trainable and frozen, by name.
-          batch: see `example_spec`.
-          draws: of `draw`, or a slice of them.
-
-        Returns:
-          loss float32 (B,), and its parts, each (B,).
+        `parameters` are all, trainable and frozen; `draws` those of `draw`,
+        or a slice of them.
         """
         model = self.merged(parameters)
         inputs = self.read(model, batch, draws.get("posterior"))
@@ -138,12 +116,8 @@ class Task(Denoiser):
     ) -> dict[str, Array | None]:
         """The DiT's conditions in training, by keyword.
 
-        Args:
-          model: of `merged`.
-          inputs: of `read`.
-          batch: for labels, sizes and aspects.
-          draws: embedding_noise, drop and keep; without drop nothing is
-            replaced by its null.
+        The batch has labels, sizes and aspects; without drop among the draws
+        nothing is replaced by its null.
         """
         config, embeddings = self.config, inputs.embeddings
         drop, tokens = draws.get("drop"), None
@@ -176,27 +150,17 @@ class Task(Denoiser):
         doors: dict[str, Array | None],
         draws: Draws,
     ) -> tuple[Array, dict[str, Array]]:
-        """The loss of latents under drawn noise, as `loss`.
-
-        Args:
-          model: of `merged`.
-          x0: (B, H, W, C).
-          doors: of `doors`.
-          draws: t and noise.
-        """
-        config = self.config
-        x_t = objectives.add_noise(x0, draws["noise"], draws["t"], self.path)
-        output = self._network(model, x_t, draws["t"], **doors)
+        """The loss of latents x0 (B, H, W, C) under drawn t and noise."""
+        section, noise, t = self.config.diffusion, draws["noise"], draws["t"]
+        x_t = objectives.add_noise(x0, noise, t, self.path)
+        output = self._network(model, x_t, t, **doors)
         return objectives.loss(
             output,
-            x0,
-            draws["noise"],
-            draws["t"],
-            self.path,
-            config.diffusion.prediction,
+            *(x0, noise, t, self.path),
+            section.prediction,
             learn_sigma=self._learns_sigma,
-            vlb_weight=config.diffusion.vlb_weight,
-            weighting=config.diffusion.weighting,
+            vlb_weight=section.vlb_weight,
+            weighting=section.weighting,
         )
 
     @property

@@ -14,11 +14,8 @@ from i2i_prior.models.precision import Array
 
 
 def check_latents(config: DiTConfig, x: Array) -> None:
-    """Checks that x is (B, H, W, C) with H and W multiples of the patch.
-
-    Raises:
-      UserError: if it is not.
-    """
+    """Raises UserError unless x is (B, H, W, C), H and W multiples of the
+    patch."""
     channels, patch = config.channels, config.patch
     fits = x.ndim == 4 and x.shape[-1] == channels
     if not fits or x.shape[1] % patch or x.shape[2] % patch:
@@ -29,11 +26,7 @@ def check_latents(config: DiTConfig, x: Array) -> None:
 
 
 def check_timestep(timestep: Array, batch: int) -> None:
-    """Checks that there is one number for each latent.
-
-    Raises:
-      UserError: if there is not.
-    """
+    """Raises UserError unless there is one number for each latent."""
     if timestep.shape != (batch,):
         raise UserError(
             f"timestep is ({batch},) for {batch} latents, not {timestep.shape}"
@@ -49,20 +42,14 @@ def check_conditions(
 ) -> None:
     """Checks that the DiT takes these conditions, in these shapes.
 
-    Args:
-      config, conditioner: shapes of the model.
-      batch: B, latents.
-      tokens: embeddings (B, M0, C_e).
-      conditions: mask, pooled, concat, size, aspect, null_mask by name, each
-        an array or None.
+    Tokens are embeddings (B, M0, C_e); `conditions` are mask, pooled, concat,
+    size, aspect and null_mask by name, each an array or None.
 
     Raises:
       UserError: at the first that it does not take.
     """
-    names = ("pooled", "concat", "size", "aspect")
-    check_inputs(config, tokens, *(conditions.get(name) for name in names))
-    shapes: dict[str, tuple[int, ...]] = {"size": (batch, 2)}
-    shapes["aspect"] = (batch, 1)
+    check_inputs(config, {**conditions, "tokens": tokens})
+    shapes = {"size": (batch, 2), "aspect": (batch, 1)}
     if tokens is not None and conditioner is not None:
         width = conditioner.embedding_width
         count = tokens.shape[1] if tokens.ndim == 3 else 0
@@ -89,8 +76,7 @@ def check_conditions(
 
 
 def _check_pooled(config: DiTConfig, batch: int, pooled: Array) -> None:
-    whole = jnp.issubdtype(pooled.dtype, jnp.integer)
-    if config.classes and whole:
+    if config.classes and jnp.issubdtype(pooled.dtype, jnp.integer):
         labels = np.asarray(pooled)
         if labels.shape not in ((batch,), (batch, 1)):
             raise UserError(f"labels are ({batch},) here, not {labels.shape}")

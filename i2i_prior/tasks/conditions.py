@@ -12,35 +12,21 @@ from i2i_prior.models.precision import Array
 
 
 class Conditions(NamedTuple):
-    """Conditions other than tokens; None where the model takes none.
+    """Conditions other than tokens; None where the model takes none."""
 
-    Attributes:
-      mask: bool (B, M), true where a token counts.
-      pooled: (B, P), or class labels int (B,).
-      concat: (B, H, W, K).
-      size: (B, 2), image height and width in pixels.
-      aspect: (B, 1), height / width.
-      null_tokens: (M, C) or (B, M, C), in place of the model's own null.
-      null_mask: bool (B, M), the null half's mask.
-    """
-
-    mask: Array | None = None
-    pooled: Array | None = None
-    concat: Array | None = None
-    size: Array | None = None
-    aspect: Array | None = None
+    mask: Array | None = None  # bool (B, M), true where a token counts
+    pooled: Array | None = None  # (B, P), or class labels int (B,)
+    concat: Array | None = None  # (B, H, W, K)
+    size: Array | None = None  # (B, 2), image height and width in pixels
+    aspect: Array | None = None  # (B, 1), height / width
+    # (M, C) or (B, M, C), in place of the model's own null
     null_tokens: Array | None = None
-    null_mask: Array | None = None
+    null_mask: Array | None = None  # bool (B, M), the null half's mask
 
     def doors(self) -> dict[str, Any]:
         """Keyword arguments of the DiT for the conditional half."""
-        return {
-            "mask": self.mask,
-            "pooled": self.pooled,
-            "concat": self.concat,
-            "size": self.size,
-            "aspect": self.aspect,
-        }
+        names = ("mask", "pooled", "concat", "size", "aspect")
+        return {name: getattr(self, name) for name in names}
 
 
 def with_null(
@@ -70,8 +56,8 @@ def with_null(
     """
     doors = conditions.doors()
     for name in ("size", "aspect"):
-        value = doors[name]
-        doors[name] = None if value is None else jnp.concatenate([value] * 2)
+        if (value := doors[name]) is not None:
+            doors[name] = jnp.concatenate([value, value])
     if (concat := conditions.concat) is not None:
         doors["concat"] = jnp.concatenate([concat, jnp.zeros_like(concat)])
     mask = conditions.mask
@@ -107,10 +93,8 @@ def null_tokens(
 ) -> Array | None:
     """The null half's projected tokens, (B, M, D).
 
-    Args:
-      conditioner: of the model, None where it takes no tokens.
-      tokens: embeddings (B, M0, C) of the conditional half.
-      given: (M0, C) or (B, M0, C), in place of the conditioner's null.
+    `tokens` are the embeddings (B, M0, C) of the conditional half; `given`,
+    (M0, C) or (B, M0, C), takes the place of the conditioner's null.
 
     Raises:
       UserError: where there is no null, or one of another length.

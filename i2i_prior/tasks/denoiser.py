@@ -39,16 +39,12 @@ class Denoiser:
             config.diffusion.path, shift=config.diffusion.shift
         )
         self.functional, self._init = make_networks(self.shapes)
-        self.frozen = self._frozen_patterns()
-
-    def _frozen_patterns(self) -> tuple[str, ...]:
-        patterns = list(frozen_names(self.shapes.dit))
-        if self.config.encoder.kind == "frozen":
-            patterns.append(r"^encoder/")
-        patterns.append(r"^autoencoder/")
-        if self.config.conditioner.null == "random":
-            patterns.append(r"^conditioner/null$")
-        return tuple(patterns)
+        frozen = [*frozen_names(self.shapes.dit), r"^autoencoder/"]
+        if config.encoder.kind == "frozen":
+            frozen.append(r"^encoder/")
+        if config.conditioner.null == "random":
+            frozen.append(r"^conditioner/null$")
+        self.frozen = tuple(frozen)
 
     def init(self, key: Array) -> tuple[Flat, Flat]:
         """Fresh (trainable, frozen) parameters, flat, float32."""
@@ -87,11 +83,8 @@ class Denoiser:
         return -output if convention == "sit" else output
 
     def embed(self, parameters: Flat, views: Array) -> Array:
-        """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C).
-
-        Raises:
-          UserError: where the model has no encoder.
-        """
+        """views uint8 (B, V, V, 3) -> embeddings float32 (B, M0, C);
+        UserError where the model has no encoder."""
         embeddings, _ = self.condition(parameters, {"view": views})
         assert embeddings is not None
         return embeddings
@@ -101,10 +94,8 @@ class Denoiser:
     ) -> tuple[Array | None, Conditions]:
         """Encodes what a sample is conditioned on.
 
-        Args:
-          parameters: all of them, by name.
-          given: the conditions among `example_spec`: view, source_image,
-            label, each (B, ...).
+        `given` are the conditions among `example_spec`: view, source_image,
+        label, each (B, ...).
 
         Returns:
           embeddings float32 (B, M0, C_e) or None, and the other doors.
@@ -126,11 +117,8 @@ class Denoiser:
         return embeddings, Conditions(pooled=given.get("label"), concat=concat)
 
     def decode(self, parameters: Flat, latents: Array) -> Array:
-        """latents (B, H, W, C) -> images in about [-1, 1], (B, S, S, 3).
-
-        Raises:
-          UserError: where the model has no autoencoder.
-        """
+        """latents (B, H, W, C) -> images in about [-1, 1], (B, S, S, 3);
+        UserError where the model has no autoencoder."""
         if self.config.autoencoder.kind == "pixels":
             return latents
         model = self.functional.merge(parameters)
@@ -160,8 +148,7 @@ class Denoiser:
           tokens: embeddings (B, M0, C), as `embed` gives them.
           guidance: scale, a number or (B,).
           interval: path times between which guidance acts.
-          conditions: what else the model wants.
-          null_mask: see `conditions.with_null`.
+          conditions, null_mask: see `conditions.with_null`.
 
         Returns:
           predict(x_t (B, H, W, C), t (B,)) -> prediction (B, H, W, C).

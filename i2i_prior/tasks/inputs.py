@@ -21,17 +21,12 @@ from i2i_prior.tasks.resolve import Resolved
 
 
 class Inputs(NamedTuple):
-    """Target latents and their conditions.
+    """Target latents and their conditions."""
 
-    Attributes:
-      x0: latents (B, H, W, C), float32.
-      embeddings: (B, M0, C_e), float32; None without the tokens door.
-      concat: latents (B, H, W, K) of the source image; None without the
-        concat door.
-    """
-
-    x0: Array
+    x0: Array  # latents (B, H, W, C), float32
+    # (B, M0, C_e), float32; None without the tokens door
     embeddings: Array | None = None
+    # Latents (B, H, W, K) of the source image; None without the concat door
     concat: Array | None = None
 
 

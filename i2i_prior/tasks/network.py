@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -31,8 +32,9 @@ class Networks(nnx.Module):
             shapes.conditioner, rngs=rngs, precision=PRECISIONS[precision]
         )
         self.encoder = shapes.encoder and ViT(shapes.encoder, rngs=rngs)
+        latent: Any = shapes.latent
         self.autoencoder = (
-            make_autoencoder(shapes.latent, precision, rngs=rngs)
+            make_autoencoder(latent, precision, rngs=rngs)
             if shapes.has_autoencoder
             else None
         )

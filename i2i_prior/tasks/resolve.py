@@ -21,25 +21,17 @@ from i2i_prior.models.vit import ViTConfig
 
 @dataclass(frozen=True)
 class Resolved:
-    """Shapes of the networks and of what they read.
+    """Shapes of the networks and of what they read."""
 
-    Attributes:
-      dit: of the diffusion transformer.
-      conditioner: None where no tokens reach the DiT.
-      encoder: of the image encoder, None where the model has none.
-      latent: the latent space, with `channels` and `factor`.
-      has_autoencoder: whether the model carries the autoencoder's weights.
-      image_size: side of a training image, pixels.
-      view_size: side of the square that the encoder is shown, pixels.
-    """
-
-    dit: DiTConfig
-    conditioner: ConditionerConfig | None
+    dit: DiTConfig  # of the diffusion transformer
+    conditioner: ConditionerConfig | None  # None where no tokens reach the DiT
+    # Of the image encoder, None where the model has none
     encoder: ViTConfig | None
+    # The latent space, with `channels` and `factor`
     latent: AutoencoderConfig | Pixels
-    has_autoencoder: bool
-    image_size: int
-    view_size: int
+    has_autoencoder: bool  # whether the model carries the autoencoder's weights
+    image_size: int  # side of a training image, pixels
+    view_size: int  # side of the square that the encoder is shown, pixels
 
     @property
     def is_gaussian(self) -> bool:

@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from i2i_prior.config import config_hash
 from i2i_prior.data.record import Source
-from i2i_prior.flops.cost import run_cost
-from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.cost import run_cost, step_flops
 from i2i_prior.version import __version__
 
 PACKAGES = (

@@ -13,8 +13,7 @@ import pytest
 
 from i2i_prior.checkpoint.checkpointer import Checkpoints
 from i2i_prior.config import from_flat, load_config
-from i2i_prior.flops.cost import run_cost
-from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.cost import run_cost, step_flops
 from i2i_prior.flops.trace import count_macs
 from i2i_prior.tasks.registry import make_task
 from i2i_prior.training.optimizer import make_optimizer

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jax
 import pytest
 
-from i2i_prior.flops.cost import training_flops
+from i2i_prior.flops.cost import step_flops, training_flops
 from i2i_prior.flops.networks import recomputed_macs
-from i2i_prior.flops.step_flops import step_flops
 from i2i_prior.flops.trace import count_macs
 from i2i_prior.models.dit import DiT, token_count
 from i2i_prior.models.functional import make_functional

@@ -259,11 +259,9 @@ def test_presets_are_values():
 
 
 def test_pixels_are_their_own_latents():
-    pixels = make_autoencoder(AUTOENCODERS["pixels"], rngs=nnx.Rngs(0))
+    pixels = AUTOENCODERS["pixels"]
     assert isinstance(pixels, Pixels)
     assert (pixels.channels, pixels.factor) == (3, 1)
-    np.testing.assert_array_equal(pixels.encode(images()), images())
-    np.testing.assert_array_equal(pixels.decode(images()), images())
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from i2i_prior.models.attention import CrossAttention, HeadNorm
+from i2i_prior.models.attention import CrossAttention
 from i2i_prior.models.conditioner import (
     Conditioner,
     ConditionerConfig,
     token_positions,
 )
-from i2i_prior.models.layers import rms_norm
+from i2i_prior.models.layers import RmsNorm, rms_norm
 from i2i_prior.models.positions import sincos_2d, sincos_at
 
 
@@ -71,7 +71,7 @@ def test_image_tokens_attend_to_their_own_place_at_the_start():
     width, heads, side = 64, 2, 4
     table = jnp.asarray(sincos_2d(width, (side, side)))
     attention = CrossAttention(
-        width, heads, rngs=nnx.Rngs(params=1), qk_norm=HeadNorm, tie_init=True
+        width, heads, rngs=nnx.Rngs(params=1), qk_norm=RmsNorm, tie_init=True
     )
     x = rms_norm(table + 0.1 * jax.random.normal(jax.random.key(0), (16, 64)))
     q = attention.q_norm(attention.q(x).reshape(1, 16, heads, -1))

@@ -9,7 +9,7 @@ import pytest
 
 from i2i_prior.config import from_flat
 from i2i_prior.errors import UserError
-from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.cost import step_flops
 from i2i_prior.sweeps.planning import load_sweep
 from i2i_prior.sweeps.spec.plan import make_plan
 

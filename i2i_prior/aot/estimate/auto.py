@@ -16,7 +16,7 @@ from i2i_prior.aot.estimate import roofline
 from i2i_prior.aot.topologies import Topology
 from i2i_prior.config import flatten, from_flat
 from i2i_prior.errors import UserError
-from i2i_prior.flops.step_flops import step_flops
+from i2i_prior.flops.cost import step_flops
 from i2i_prior.io.progress import Progress
 from i2i_prior.models.dit_config import token_count
 from i2i_prior.parallel.mesh import AXES

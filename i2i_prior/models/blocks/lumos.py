@@ -9,11 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from i2i_prior.models.attention import (
-    CrossAttention,
-    HeadLayerNorm,
-    SelfAttention,
-)
+from i2i_prior.models.attention import CrossAttention, SelfAttention
 from i2i_prior.models.blocks.modulation import (
     AdaFinalLayer,
     gather,
@@ -23,6 +19,7 @@ from i2i_prior.models.blocks.modulation import (
 from i2i_prior.models.blocks.registry import Block, layer_roles, register
 from i2i_prior.models.dit_config import DiTConfig
 from i2i_prior.models.layers import (
+    LayerNorm,
     Linear,
     Mlp,
     layer_norm,
@@ -46,6 +43,10 @@ class LumosBlock(nnx.Module):
     official source). Without it this is DiT's block.
     """
 
+    table: nnx.Param | None = None
+    modulation: Linear | None = None
+    cross_attention: CrossAttention | None = None
+
     def __init__(
         self, config: DiTConfig, *, rngs: nnx.Rngs, single: bool = False
     ):
@@ -53,32 +54,21 @@ class LumosBlock(nnx.Module):
         precision = PRECISIONS[config.precision]
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         table = normal((config.ratio * width) ** -0.5)
-        self.table = (
-            nnx.Param(table(rngs.params(), (PARTS, width))) if single else None
-        )
-        self.modulation = (
-            None
-            if single
-            else Linear(width, PARTS * width, init=zeros, **options)
-        )
+        if single:
+            self.table = nnx.Param(table(rngs.params(), (PARTS, width)))
+        else:
+            parts = PARTS * width
+            self.modulation = Linear(width, parts, init=zeros, **options)
+        attention = {"form": config.attention, **options}
+        # The epsilon of SiT's norms over heads, and REPA's.
+        norm = functools.partial(LayerNorm, epsilon=1e-5)
         self.attention = SelfAttention(
-            width,
-            heads,
-            qk_norm=HeadLayerNorm if config.qk_norm else None,
-            form=config.attention,
-            **options,
+            width, heads, qk_norm=norm if config.qk_norm else None, **attention
         )
-        self.cross_attention = (
-            CrossAttention(
-                width,
-                heads,
-                fast_path=config.one_token,
-                form=config.attention,
-                **options,
+        if config.cross_attention:
+            self.cross_attention = CrossAttention(
+                width, heads, fast_path=config.one_token, **attention
             )
-            if config.cross_attention
-            else None
-        )
         hidden = int(config.mlp_ratio * width)
         self.mlp = Mlp(width, hidden, width, **options)
         self.precision = precision
@@ -88,11 +78,9 @@ class LumosBlock(nnx.Module):
     ) -> Array:
         """h (B, N, D) -> the same shape; see `registry.Block`."""
         with jax.named_scope("modulation" if self.table is None else "table"):
-            modulation = (
-                time
-                if self.modulation is None
-                else modulations(self.modulation, time)
-            )
+            modulation = time
+            if self.modulation is not None:
+                modulation = modulations(self.modulation, time)
             modulation = modulation.astype(jnp.float32)
             if self.table is not None:
                 modulation = modulation + self.table[...].reshape(-1)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from i2i_prior.models.attention import CrossAttention, HeadNorm, SelfAttention
+from i2i_prior.models.attention import CrossAttention, SelfAttention
 from i2i_prior.models.blocks.modulation import (
     AdaFinalLayer,
     gather,
@@ -19,7 +19,14 @@ from i2i_prior.models.blocks.modulation import (
 )
 from i2i_prior.models.blocks.registry import Block, layer_roles, register
 from i2i_prior.models.dit_config import DiTConfig
-from i2i_prior.models.layers import Linear, SwiGlu, modulate, rms_norm, zeros
+from i2i_prior.models.layers import (
+    Linear,
+    RmsNorm,
+    SwiGlu,
+    modulate,
+    rms_norm,
+    zeros,
+)
 from i2i_prior.models.precision import PRECISIONS, Array
 from i2i_prior.parallel.roles import MODULATION
 
@@ -32,12 +39,14 @@ class ModernBlock(nnx.Module):
     one). The SwiGLU is narrowed to 2/3 to keep the MLP's parameter count.
     """
 
+    cross_attention: CrossAttention | None = None
+
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
         width, heads = config.width, config.heads
         precision = PRECISIONS[config.precision]
         options: dict[str, Any] = {"rngs": rngs, "precision": precision}
         attention: dict[str, Any] = {
-            "qk_norm": HeadNorm,
+            "qk_norm": RmsNorm,
             "bias": False,
             "form": config.attention,
             **options,
@@ -45,19 +54,11 @@ class ModernBlock(nnx.Module):
         parts = 9 if config.cross_attention else 6
         self.modulation = Linear(width, parts * width, init=zeros, **options)
         self.attention = SelfAttention(width, heads, **attention)
-        self.cross_attention = (
+        if config.cross_attention:
+            attention["fast_path"] = config.one_token
             # The gate starts at zero, so the output kernel need not.
-            CrossAttention(
-                width,
-                heads,
-                fast_path=config.one_token,
-                zero_out=False,
-                tie_init=True,
-                **attention,
-            )
-            if config.cross_attention
-            else None
-        )
+            attention |= {"zero_out": False, "tie_init": True}
+            self.cross_attention = CrossAttention(width, heads, **attention)
         hidden = 16 * round(config.mlp_ratio * width * 2 / 3 / 16)
         self.mlp = SwiGlu(width, hidden, **options)
         self.precision = precision

@@ -15,30 +15,26 @@ from i2i_prior.parallel.roles import Role, declare_roles
 
 @dataclass(frozen=True)
 class Block:
-    """A family of blocks.
+    """A family of blocks."""
 
-    Attributes:
-      cls: makes a block, cls(config, rngs=rngs); called as
-        block(h (B, N, D), time, tokens (B, M, D) or None, mask bool (B, M) or
-        None), and with `rotary` also angles float (N, d // 2), it returns h.
-        `time` is the time embedding (B, D), or the shared modulations.
-      final: makes the layer behind the blocks, final(config, rngs=rngs);
-        called as final(h (B, N, D), time (B, D)), it returns (B, N, p * p *
-        output channels).
-      roles: path of a layer within the block, as "attention/qkv", -> role of
-        its parameters.
-      rotary: blocks take the angles of 2-D RoPE.
-      shared_modulations: modulations that one linear map of the time makes
-        for all blocks (adaLN-single); 0 where each block has its own map.
-      idle: regular expression of the parameters within a block that a single
-        unmasked condition token leaves unused.
-    """
-
+    # Makes a block, cls(config, rngs=rngs); called as block(h (B, N, D), time,
+    # tokens (B, M, D) or None, mask bool (B, M) or None), and with `rotary`
+    # also angles float (N, d // 2), it returns h. `time` is the time embedding
+    # (B, D), or the shared modulations.
     cls: Callable[..., Any]
+    # Makes the layer behind the blocks, final(config, rngs=rngs); called as
+    # final(h (B, N, D), time (B, D)), it returns (B, N, p * p * output
+    # channels)
     final: Callable[..., Any]
+    # Path of a layer within the block, as "attention/qkv", -> role of its
+    # parameters
     roles: Mapping[str, Role]
-    rotary: bool = False
+    rotary: bool = False  # blocks take the angles of 2-D RoPE
+    # Modulations that one linear map of the time makes for all blocks (adaLN-
+    # single); 0 where each block has its own map
     shared_modulations: int = 0
+    # Regular expression of the parameters within a block that a single unmasked
+    # condition token leaves unused
     idle: str = r"cross_attention/(q|k|q_norm|k_norm)/"
 
 

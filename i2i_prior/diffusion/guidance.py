@@ -1,7 +1,5 @@
 """Guidance: two predictions in, one out."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -1,7 +1,5 @@
 """Training objective: drawn times, noised data, loss per example."""
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -14,8 +14,6 @@ Methods of time answer in kind: NumPy arrays and Python numbers give float64
 NumPy (the sampler's step tables are computed so), JAX arrays float32 JAX.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

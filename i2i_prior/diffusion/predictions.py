@@ -14,8 +14,6 @@ x0 where alpha = 0, nor `x0` eps where sigma = 0: there the divisor is held at
 1e-6, so the answer is finite, and means nothing.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -1,7 +1,5 @@
 """Sampling: from noise to data with any solver on any path."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -23,8 +23,6 @@ A step that ends at sigma = 0 is always this update: x becomes the estimate
 x0. The network is never evaluated at t = 0.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

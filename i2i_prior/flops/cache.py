@@ -1,7 +1,5 @@
 """Cache of traced counts, in memory and in the user's cache folder."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -4,8 +4,6 @@ One multiply-add is 2 FLOPs. A trained layer costs three forward passes: its
 own, and two products in the backward pass.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The trace is of one example with one layer a network; counts of the blocks are
 multiplied by the depth, so that models of all depths share a trace.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import astuple, dataclass, replace
 from typing import Any

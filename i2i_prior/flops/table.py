@@ -1,7 +1,5 @@
 """Cost of a config as a table and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Activations of a DiT at named places, for inspection."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Self-attention, cross-attention and the product both share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, ClassVar
 

@@ -10,8 +10,6 @@ A form takes q (B, N, heads, d), k and v (B, M, heads, d) and a mask, bool
 counts.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

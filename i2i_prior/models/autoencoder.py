@@ -1,7 +1,5 @@
 """Latent spaces by name, and their autoencoders."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 

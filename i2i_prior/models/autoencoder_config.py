@@ -1,7 +1,5 @@
 """Shape and normalisation of an autoencoder, and its JSON form."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Layer for layer what diffusers' AutoencoderKL and AutoencoderKLFlux2 compute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Convolution, group norm and resampling, channels last."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ Distilled from the large ones into their normalised latent spaces; layer for
 layer what github.com/madebyollin/taesd and diffusers' AutoencoderTiny compute.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Image embedding -> condition tokens for the DiT's cross-attention."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

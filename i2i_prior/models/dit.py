@@ -5,8 +5,6 @@ A condition enters as **tokens** (B, M, D) through cross-attention, as
 stacked on the noisy latent. The families of blocks are in `models.blocks`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Shape of a DiT, and the conditions that it takes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ A family is a row of `FAMILIES`: the options of `models.vit` that its official
 code corresponds to.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

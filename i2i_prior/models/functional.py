@@ -4,8 +4,6 @@ A name is the path of a parameter, as `dit/blocks/attention/qkv/kernel`.
 Optimizer, EMA, shardings, checkpoints and exports all use these names.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Arrays in, arrays out. Kernels are stored 2-D as (in, out).
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

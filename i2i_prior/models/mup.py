@@ -25,8 +25,6 @@ The image encoder is no part of it. Trained along (`encoder.kind=joint`), it
 counts as something of a fixed size: keep its width where the DiT's changes.
 """
 
-from __future__ import annotations
-
 import re
 
 from i2i_prior.parallel.roles import role_of

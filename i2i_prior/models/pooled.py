@@ -1,7 +1,5 @@
 """Embeddings that are added to the time's: classes, vectors, image sizes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

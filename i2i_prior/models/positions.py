@@ -1,7 +1,5 @@
 """Positions of tokens: fixed sin-cos tables and rotary phases, both 2-D."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -4,8 +4,6 @@ Resizing is Pillow's, on 8-bit RGB, as torchvision and transformers do it on
 the host. `normalise` is the part that can run on a device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

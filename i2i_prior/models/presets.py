@@ -1,7 +1,5 @@
 """Named sizes: `lumos_xl2`, `modern_s4`, ... = family, size, patch."""
 
-from __future__ import annotations
-
 import re
 
 from i2i_prior.errors import UserError

@@ -4,8 +4,6 @@ A 2-D table (h, w) becomes A (H, h) @ table @ B (W, w)^T. `jax.image.resize`
 has another cubic (a = -0.5), so published numbers need this one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

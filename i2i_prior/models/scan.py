@@ -1,7 +1,5 @@
 """Patches, and layers stacked on one axis: built by vmap, run by scan."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Output and attention of both text encoders."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

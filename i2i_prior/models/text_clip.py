@@ -1,7 +1,5 @@
 """Text encoder of CLIP: a causal transformer."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from typing import Any

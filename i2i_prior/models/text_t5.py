@@ -1,7 +1,5 @@
 """The T5 encoder: T5 v1.1 (gated GELU), and T5 (ReLU) by configuration."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

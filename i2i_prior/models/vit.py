@@ -1,7 +1,5 @@
 """Image encoders: one vision transformer for all `encoder_families`."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

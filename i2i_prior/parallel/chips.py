@@ -12,8 +12,6 @@ in DGX H100. `usable_memory`: device memory as XLA's own target descriptions
 have it.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 

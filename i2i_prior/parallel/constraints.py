@@ -5,8 +5,6 @@
 and within `data_parallel_only`, it is the identity.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Table of the sharding of each array of a run."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Global arrays from those of each process, on any mesh."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -7,8 +7,6 @@ context   shards of the tokens of one image, and of the parameters too
 tensor    shards of heads and hidden channels, for the fastest links
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -6,8 +6,6 @@ section 3), so that a pair needs one reduction. The families of blocks in
 or used by each device for its own images, and have the role `KERNEL`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

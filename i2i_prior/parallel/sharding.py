@@ -7,8 +7,6 @@ layer at a time, and gradients scattered right after: ZeRO-3 (arXiv 1910.02054
 section 5.3), as explicit constraints and not left to the compiler.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any

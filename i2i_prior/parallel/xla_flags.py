@@ -12,8 +12,6 @@ ahead of time with libtpu 0.0.42.1 for a scanned, rematerialised FSDP network
 on v5e 4x4, and the programs compared.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import importlib.util

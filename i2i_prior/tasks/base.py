@@ -5,8 +5,6 @@ Conditions reach the DiT by three doors that the config opens: tokens
 (`conditioner.concat_from`).
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import jax

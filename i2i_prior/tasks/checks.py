@@ -1,7 +1,5 @@
 """Checks of latents, timesteps and conditions that a person gives."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Conditions of a sample, and the null half of classifier-free guidance."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp

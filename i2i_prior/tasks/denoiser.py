@@ -1,7 +1,5 @@
 """Networks of a config as functions: initialise, encode, predict, decode."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Latents and conditions that the networks read from a batch."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """All networks of a model under one tree of parameter names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

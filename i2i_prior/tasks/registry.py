@@ -1,7 +1,5 @@
 """Tasks by the name that the config field `task` has."""
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from i2i_prior.errors import UserError

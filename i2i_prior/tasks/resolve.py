@@ -1,7 +1,5 @@
 """Config -> shapes of everything that it describes, derived once."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Blocks of Lumos, DiT, SiT and PixArt-alpha: one module, three families."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

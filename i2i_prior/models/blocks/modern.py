@@ -1,7 +1,5 @@
 """The modern block: RMSNorm, SwiGLU, 2-D RoPE and QK-norm."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -4,8 +4,6 @@
 as those of the base width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

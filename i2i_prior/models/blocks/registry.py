@@ -4,8 +4,6 @@ A family is a file of this folder that calls `register`, and an import in
 `__init__.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from i2i_prior.data.record import Record, Source
 from i2i_prior.errors import UserError
 
 Batch = dict[str, np.ndarray]
-Made = TypeVar("Made")
-
-MAX_SUBSTITUTES = 64
 _MIN_SEEN = 100  # examples before a share of broken ones means anything
 _NAMED = 3  # files named in an error
 
@@ -52,39 +48,6 @@ def describe(source: Source, index: int) -> str:
         f"{name} (is smaller than data.min_side, lacks an image of its pair or "
         "a class label, or could not be read)"
     )
-
-
-def with_substitutes(
-    make: Callable[[int, np.random.Generator], Made],
-    first: int,
-    length: int,
-    key: Sequence[int],
-) -> tuple[Made, int] | None:
-    """What is made of a record, or of a substitute if that is broken.
-
-    A broken record takes no draws, wherever it breaks. Its substitute is
-    drawn, not the next in order: damage comes in runs, as when a download
-    broke off.
-
-    Args:
-        make: of a record and a generator; raises BrokenImage.
-        first: the record.
-        length: of the source.
-        key: seed of the generator.
-
-    Returns:
-        the result and its record; None if `MAX_SUBSTITUTES` are broken too.
-    """
-    record = first
-    for substitutes in range(MAX_SUBSTITUTES + 1):
-        rng = np.random.default_rng(key)
-        for _ in range(substitutes):
-            record = int(rng.integers(length))
-        try:
-            return make(record, rng), record
-        except BrokenImage:
-            continue
-    return None
 
 
 class BrokenLimit:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.broken import MAX_SUBSTITUTES, Batch, with_substitutes
+from i2i_prior.data.broken import Batch
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.manifest import Manifest, read_manifest
 from i2i_prior.data.order import Shuffled
-from i2i_prior.data.pipeline import Batches
+from i2i_prior.data.pipeline import MAX_SUBSTITUTES, Batches
 from i2i_prior.data.record import Record
 from i2i_prior.data.sources.arrayrecord import ShardReader
 from i2i_prior.errors import UserError
@@ -95,6 +95,8 @@ class CachedPipeline(Batches):
         prefetching: threads, workers and prefetch, see `Batches`.
     """
 
+    _stream = (4,)
+
     def __init__(
         self,
         source: CachedSource,
@@ -106,51 +108,34 @@ class CachedPipeline(Batches):
         rows: Sequence[int] | None = None,
         **prefetching: int,
     ) -> None:
-        super().__init__(**prefetching)
-        self._source, self._field = source, f"embedding/{embedding}"
-        self._batch_size, self._seed, self._flip = batch_size, seed, flip
-        self._rows = list(range(batch_size) if rows is None else rows)
-        self._order = Shuffled(len(source), seed)
+        order = Shuffled(len(source), seed)
+        super().__init__(source, order, seed, batch_size, rows, **prefetching)
+        self._field, self._flip = f"embedding/{embedding}", flip
 
-    def batch(self, step: int) -> Batch:
-        """See `Batches`; records are read many at a time."""
-        if step < 0:
-            raise IndexError(f"step {step} is negative")
-        start = step * self._batch_size
-        numbers = [self._order[start + row] for row in self._rows]
-        try:
-            examples, shown = self._source.arrays(numbers), numbers
+    def _examples(
+        self, step: int, indices: list[int], records: list[int]
+    ) -> tuple[list[Batch], list[int]]:
+        try:  # many at a time
+            found, shown = self._source.arrays(records), records
         except BrokenImage:
-            examples, shown = zip(
-                *map(self._readable, numbers, (start + r for r in self._rows)),
-                strict=True,
-            )
+            found, shown = super()._examples(step, indices, records)
         # Drawn for the whole batch, so that no row depends on the hosts.
         rng = np.random.default_rng((self._seed, step, 3))
         draws = rng.random(self._batch_size)[self._rows]
         variants = (draws < self._flip).astype(int)
-        fields = {"latent": "latent", "embedding": self._field}
-        batch = {
-            name: np.stack(
-                [e[field][v] for e, v in zip(examples, variants, strict=True)]
-            )
-            for name, field in fields.items()
-        }
-        first, last = np.array(numbers, np.int32), np.array(shown, np.int32)
-        broken = np.where(last == first, -1, first).astype(np.int32)
-        return {**batch, "index": last, "broken": broken}
+        examples = [
+            {"latent": each["latent"][v], "embedding": each[self._field][v]}
+            for each, v in zip(found, variants, strict=True)
+        ]
+        return examples, shown
 
-    def _readable(self, first: int, index: int) -> tuple[dict[str, Any], int]:
-        """Arrays of a record or of a substitute for it, and its number."""
-        made = with_substitutes(
-            lambda number, rng: self._source.arrays([number])[0],
-            first,
-            len(self._source),
-            (self._seed, index, 4),
+    def _example(
+        self, step: int, index: int, record: int, rng: np.random.Generator
+    ) -> Batch:
+        return self._source.arrays([record])[0]
+
+    def _hopeless(self, first: int) -> str:
+        return (
+            f"Example {first} of {self._source.manifest.folder} and "
+            f"{MAX_SUBSTITUTES} substitutes are damaged: prepare it again."
         )
-        if made is None:
-            raise UserError(
-                f"Example {first} of {self._source.manifest.folder} and "
-                f"{MAX_SUBSTITUTES} substitutes are damaged: prepare it again."
-            )
-        return made

@@ -18,15 +18,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from i2i_prior.data.broken import (
-    MAX_SUBSTITUTES,
-    Batch,
-    describe,
-    read_record,
-    with_substitutes,
-)
+from i2i_prior.data.broken import Batch, describe, read_record
 from i2i_prior.data.buckets import Buckets
-from i2i_prior.data.crops import Size
 from i2i_prior.data.decode_image import BrokenImage
 from i2i_prior.data.order import Order, order_of
 from i2i_prior.data.record import Source
@@ -43,6 +36,8 @@ from i2i_prior.data.transforms import (
     require_share,
 )
 from i2i_prior.errors import UserError
+
+MAX_SUBSTITUTES = 64
 
 
 @dataclass(frozen=True)
@@ -97,25 +92,101 @@ class Batches:
     """The batches of a run, `batch(step)` for step 0, 1, ...
 
     Args:
+        source: picklable where `workers` is not 0.
+        order: of its records.
+        seed: of every draw.
+        batch_size: global.
+        rows: of the global batch, in their order; None for all.
         threads: in each process.
-        workers: processes that make batches; 0 for this one, otherwise `self`
-            is picklable.
+        workers: processes that make batches; 0 for this one.
         prefetch: batches made ahead.
     """
 
+    _stream: tuple[int, ...] = ()  # keeps a kind's generators apart
+
     def __init__(
-        self, threads: int = 4, workers: int = 0, prefetch: int = 8
+        self,
+        source: Any,
+        order: Order,
+        seed: int,
+        batch_size: int,
+        rows: Sequence[int] | None,
+        threads: int = 4,
+        workers: int = 0,
+        prefetch: int = 8,
     ) -> None:
+        everything = range(batch_size)
+        self._rows = list(everything if rows is None else rows)
+        if not self._rows or not set(self._rows) <= set(everything):
+            raise ValueError(f"rows {self._rows} are not in {everything}")
+        self._source, self._order = source, order
+        self._seed, self._batch_size = seed, batch_size
         self._threads, self._workers = threads, workers
         self._prefetch = prefetch
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`, or its rows for this host; a pure function.
 
+        Not a chain of Grain maps: each takes about 10 us an example (0.2.18),
+        and its `random_map` and `filter` cannot replace a broken record by
+        one that its own generator draws, at its own place in the batch.
+
         Raises:
             IndexError: the step is negative.
             UserError: no readable record was found for an example.
         """
+        if step < 0:
+            raise IndexError(f"step {step} is negative")
+        indices = [step * self._batch_size + row for row in self._rows]
+        wanted = [self._order[index] for index in indices]
+        examples, shown = self._examples(step, indices, wanted)
+        first, last = np.array(wanted, np.int32), np.array(shown, np.int32)
+        broken = np.where(last == first, -1, first).astype(np.int32)
+        arrays = {
+            name: np.stack([example[name] for example in examples])
+            for name in examples[0]
+        }
+        return {**arrays, "index": last, "broken": broken}
+
+    def _examples(
+        self, step: int, indices: list[int], records: list[int]
+    ) -> tuple[list[Batch], list[int]]:
+        """Examples of a step, and the records that they show."""
+        examples, shown = [], []
+        for index, first in zip(indices, records, strict=True):
+            example, record = self._substituted(step, index, first)
+            examples.append(example)
+            shown.append(record)
+        return examples, shown
+
+    def _substituted(
+        self, step: int, index: int, first: int
+    ) -> tuple[Batch, int]:
+        """Example `index` of record `first`, or of another if that is broken.
+
+        A broken record takes no draws, wherever it breaks. Its substitute is
+        drawn, not the next in order: damage comes in runs, as when a download
+        broke off.
+        """
+        record = first
+        for substitutes in range(MAX_SUBSTITUTES + 1):
+            rng = np.random.default_rng((self._seed, index, *self._stream))
+            for _ in range(substitutes):
+                record = int(rng.integers(len(self._source)))
+            try:
+                return self._example(step, index, record, rng), record
+            except BrokenImage:
+                continue
+        raise UserError(self._hopeless(first))
+
+    def _example(
+        self, step: int, index: int, record: int, rng: np.random.Generator
+    ) -> Batch:
+        """Arrays of one example; raises BrokenImage."""
+        raise NotImplementedError
+
+    def _hopeless(self, first: int) -> str:
+        """Message where a record and all its substitutes are broken."""
         raise NotImplementedError
 
     def batches_from(self, step: int) -> Generator[Batch]:
@@ -172,9 +243,9 @@ class Pipeline(Batches):
             buckets.
 
     Args:
-        source: the images; picklable where `options.workers` is not 0.
+        source: the images.
         options: see `DataOptions`.
-        rows: of the global batch, in their order; None for all.
+        rows: see `Batches`.
         buckets: sizes and records of the batches; None for squares.
     """
 
@@ -185,78 +256,45 @@ class Pipeline(Batches):
         rows: Sequence[int] | None = None,
         buckets: Buckets | None = None,
     ) -> None:
-        everything = range(options.batch_size)
-        rows = tuple(everything if rows is None else rows)
-        if not rows or not set(rows) <= set(everything):
-            raise ValueError(f"rows {rows} are not in {everything}")
-        super().__init__(options.threads, options.workers, options.prefetch)
-        self._source, self._options = source, options
-        self._rows, self._buckets = rows, buckets
-        self._order: Order | None = buckets
-        if self._order is None:
-            self._order = order_of(source, options.seed, options.shuffle)
-
-    def batch(self, step: int) -> Batch:
-        """See `Batches`.
-
-        Not a chain of Grain maps: each takes about 10 us an example (0.2.18),
-        and its `random_map` and `filter` cannot replace a broken record by
-        one that its own generator draws, at its own place in the batch.
-        """
-        if step < 0:
-            raise IndexError(f"step {step} is negative")
-        buckets, options = self._buckets, self._options
-        shape = options.image_size if buckets is None else buckets.shape(step)
-        start = step * options.batch_size
-        examples = [self._example(start + row, shape) for row in self._rows]
-        return {
-            name: np.stack([example[name] for example in examples])
-            for name in examples[0]
-        }
-
-    def _example(self, index: int, shape: Size) -> dict[str, np.ndarray]:
-        """Example `index` of the run, with a substitute if it is broken."""
-        first = self._order[index]  # type: ignore[index]
-        key = self._options.seed, index
-        made = with_substitutes(
-            lambda record, rng: self._arrays(record, key, shape, rng),
-            first,
-            len(self._source),
-            key,
+        order: Order | None = buckets
+        if order is None:
+            order = order_of(source, options.seed, options.shuffle)
+        super().__init__(
+            source,
+            order,
+            options.seed,
+            options.batch_size,
+            rows,
+            options.threads,
+            options.workers,
+            options.prefetch,
         )
-        if made is None:
-            raise UserError(
-                f"There is no readable image: {MAX_SUBSTITUTES} substitutes "
-                f"for {describe(self._source, first)} were broken too, so "
-                "check the image source and data options min_side and pair."
-            )
-        example, record = made
-        example["index"] = np.array(record, np.int32)
-        broken = -1 if record == first else first
-        example["broken"] = np.array(broken, np.int32)
-        return example
+        self._options, self._buckets = options, buckets
 
-    def _arrays(
-        self,
-        number: int,
-        key: tuple[int, int],
-        shape: Size,
-        rng: np.random.Generator,
-    ) -> dict[str, np.ndarray]:
-        """Arrays of record `number`; raises BrokenImage."""
-        options = self._options
-        record = read_record(self._source, number)
-        picture = open_image(record)
+    def _example(
+        self, step: int, index: int, record: int, rng: np.random.Generator
+    ) -> Batch:
+        options, buckets = self._options, self._buckets
+        found = read_record(self._source, record)
+        picture = open_image(found)
         height, width = picture.height, picture.width
         if min(height, width) < options.min_side:
             raise BrokenImage("is smaller than the crop")
+        shape = options.image_size if buckets is None else buckets.shape(step)
         draft = Draft(height, width, shape)
-        apply(options.transforms, draft, rng, key)
-        example = render(draft, record, picture)
+        apply(options.transforms, draft, rng, (options.seed, index))
+        example = render(draft, found, picture)
         if options.labels:
-            example["label"] = label_of(record)
-        if self._buckets is not None:
+            example["label"] = label_of(found)
+        if buckets is not None:
             example["size"] = np.array((height, width), np.float32)
-            ratio = self._buckets.ratio(shape)
+            ratio = buckets.ratio(shape)
             example["aspect"] = np.array([ratio], np.float32)
         return example
+
+    def _hopeless(self, first: int) -> str:
+        return (
+            f"There is no readable image: {MAX_SUBSTITUTES} substitutes for "
+            f"{describe(self._source, first)} were broken too, so check the "
+            "image source and data options min_side and pair."
+        )

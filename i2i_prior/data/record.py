@@ -113,6 +113,8 @@ def locate(ends: np.ndarray, index: int) -> tuple[int, int]:
 
 def sidecar_fields(found: Mapping[str, bytes]) -> dict[str, Any]:
     """`Record.fields` of sidecars, by ending; invalid ones are ignored."""
+    if not found:
+        return {}
     lines = found.get("txt", b"").decode("utf-8", "replace").splitlines()
     captions = [line.strip() for line in lines if line.strip()]
     try:

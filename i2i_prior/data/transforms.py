@@ -312,7 +312,7 @@ def open_image(record: Record, image: str = "") -> Picture:
         data = record.image(image)
     except KeyError:
         raise BrokenImage(f"has no {image} next to it") from None
-    return Picture(Record(record.name, data))
+    return Picture(Record(record.name, data) if image else record)
 
 
 def label_of(record: Record) -> np.ndarray:

@@ -53,20 +53,13 @@ class BrokenImage(Exception):  # noqa: N818 (an event, not a programming error)
 
 @dataclass(frozen=True)
 class Header:
-    """Header of an encoded image.
+    """Header of an encoded image."""
 
-    Attributes:
-        height, width: as stored, in pixels.
-        orientation: EXIF, 1 to 8; 1 if the tag is missing or damaged.
-        jpeg: True if its decoder can scale down.
-        plain: True for a JPEG that simplejpeg decodes (RGB or grey).
-    """
-
-    height: int
+    height: int  # as stored, in pixels
     width: int
-    orientation: int
-    jpeg: bool
-    plain: bool
+    orientation: int  # EXIF, 1 to 8; 1 if the tag is missing or damaged
+    jpeg: bool  # its decoder can scale down
+    plain: bool  # a JPEG that simplejpeg decodes (RGB or grey)
 
 
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:

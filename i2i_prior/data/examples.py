@@ -28,17 +28,11 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Field:
-    """One field of every example.
+    """One field of every example."""
 
-    Attributes:
-        name: such as "image", "latent", "embedding/dino".
-        kind: one of `KINDS`.
-        dtype, shape: of an array; "" and () for other kinds.
-    """
-
-    name: str
-    kind: str
-    dtype: str = ""
+    name: str  # such as "image", "latent", "embedding/dino"
+    kind: str  # one of `KINDS`
+    dtype: str = ""  # of an array, as its shape
     shape: tuple[int, ...] = ()
 
     @property

@@ -51,30 +51,21 @@ class Plan:
     Shard s is a pure function of (source, plan, s), so that a shard of a
     killed run is either complete or made again with the same bytes.
 
-    Attributes:
-        kind: "images" (encoded bytes) or "latents".
-        fields: `Layout.to_json` of an example.
-        source: SPEC; identified by source_fingerprint and records.
-        examples_per_shard: records of the source for each shard.
-        preprocessing: options of the pixels, by name.
-        autoencoder: {"kind", "shape", "sha256"}, None without latents. The
-            shape is empty if the kind is a preset.
-        encoders: name -> {"family", "sha256", "choice", "view_size",
-            "pixels"}, the last as config.encoder.pixels; older manifests
-            lack it.
-        version: of i2i_prior.
+    The autoencoder is {"kind", "shape", "sha256"}, its shape empty if the kind
+    is a preset; an encoder is {"family", "sha256", "choice", "view_size",
+    "pixels"}, the last as config.encoder.pixels; older manifests lack it.
     """
 
-    kind: str
-    fields: list[dict[str, Any]]
-    source: str
+    kind: str  # "images" (encoded bytes) or "latents"
+    fields: list[dict[str, Any]]  # `Layout.to_json` of an example
+    source: str  # SPEC; identified by source_fingerprint and records
     source_fingerprint: str
-    records: int
-    examples_per_shard: int
-    preprocessing: dict[str, Any]
-    autoencoder: dict[str, Any] | None
-    encoders: dict[str, dict[str, Any]]
-    version: str
+    records: int  # of the source
+    examples_per_shard: int  # records of the source for each shard
+    preprocessing: dict[str, Any]  # options of the pixels, by name
+    autoencoder: dict[str, Any] | None  # None without latents
+    encoders: dict[str, dict[str, Any]]  # by name
+    version: str  # of i2i_prior
 
     @property
     def shard_count(self) -> int:
@@ -115,22 +106,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest(Plan):
-    """Description of a prepared folder.
-
-    Attributes:
-        folder: its path.
-        count: examples in all shards; the other `records` were dropped.
-        shards: in the order of the examples.
-        dropped: reason -> number of dropped records, which are named in
-            dropped.jsonl.
-        content_hash: 16 hex digits, different for other contents.
-    """
+    """Description of a prepared folder."""
 
     folder: Path
-    count: int
-    shards: tuple[Shard, ...]
-    dropped: dict[str, int]
-    content_hash: str
+    count: int  # examples in all shards; the other `records` were dropped
+    shards: tuple[Shard, ...]  # in the order of the examples
+    dropped: dict[str, int]  # by reason; dropped.jsonl has the names
+    content_hash: str  # 16 hex digits, different for other contents
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -42,49 +42,31 @@ Adjust = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 -> the same
 
 @dataclass(slots=True)
 class Cut:
-    """A box of an image that becomes one array of an example.
+    """A box of an image that becomes one array of an example."""
 
-    Attributes:
-        box: in pixels of the upright image.
-        size: of the array, pixels.
-        image: which image of the record, see `Record.image`.
-        flipped: mirrored left to right.
-        adjust: applied to the resized pixels, before the flip.
-    """
-
-    box: Box
-    size: Size
-    image: str = ""
-    flipped: bool = False
-    adjust: tuple[Adjust, ...] = ()
+    box: Box  # in pixels of the upright image
+    size: Size  # of the array, pixels
+    image: str = ""  # which one of the record, see `Record.image`
+    flipped: bool = False  # mirrored left to right
+    adjust: tuple[Adjust, ...] = ()  # of the resized pixels, before the flip
 
 
 @dataclass(slots=True)
 class Draft:
-    """An example before its pixels are decoded, changed by transforms.
+    """An example before its pixels are decoded, changed by transforms."""
 
-    Attributes:
-        height, width: of the record's images, pixels.
-        size: of the target, pixels.
-        cuts: array of the batch -> where it is cut out.
-        exact: see `Picture.cut`.
-    """
-
-    height: int
+    height: int  # of the record's images, pixels
     width: int
-    size: Size
-    cuts: dict[str, Cut] = field(default_factory=dict)
-    exact: bool = False
+    size: Size  # of the target, pixels
+    cuts: dict[str, Cut] = field(default_factory=dict)  # by array of the batch
+    exact: bool = False  # see `Picture.cut`
 
 
 class Transform(Protocol):
-    """Function that changes a draft in place.
+    """Function that changes a draft in place."""
 
-    Attributes:
-        stream: 0 to share the example's generator, in the order of the
-            transforms; otherwise the number of a generator of its own.
-    """
-
+    # 0 to share the example's generator, in the order of the transforms;
+    # otherwise the number of a generator of its own.
     stream: ClassVar[int]
 
     def __call__(self, draft: Draft, rng: np.random.Generator) -> None:
@@ -96,15 +78,13 @@ class Transform(Protocol):
 class Crop:
     """Cuts the target `image` out of the record's first image.
 
-    Attributes:
-        crop: "random" (as torchvision's RandomResizedCrop) or "center" (the
-            largest central box).
-        min_scale: least share of the image's area in a random crop.
+    "random" is torchvision's RandomResizedCrop, "center" the largest central
+    box.
     """
 
     stream = 0
     crop: str = "random"
-    min_scale: float = 0.25
+    min_scale: float = 0.25  # least share of the image's area, if random
 
     def __post_init__(self) -> None:
         known = self.crop in ("random", "center")
@@ -177,17 +157,12 @@ class View:
     """Adds `view`, the input of an encoder: a box inside the target's box.
 
     Of a pair it shows the source, otherwise the target.
-
-    Attributes:
-        view_size: side in pixels; 0 for no view.
-        view_min_scale: least share of the target's box.
-        view_flip: probability of mirroring the view alone.
     """
 
     stream = 0
-    view_size: int = 0
-    view_min_scale: float = 1.0
-    view_flip: float = 0.0
+    view_size: int = 0  # side in pixels; 0 for no view
+    view_min_scale: float = 1.0  # least share of the target's box
+    view_flip: float = 0.0  # probability of mirroring the view alone
 
     def __post_init__(self) -> None:
         require(self.view_size >= 0, "view_size", "0 or more")
@@ -210,9 +185,7 @@ class View:
 class Jitter:
     """Changes brightness, contrast and saturation of `view`.
 
-    Attributes:
-        view_jitter: each factor is uniform in [1 - view_jitter, 1 +
-            view_jitter].
+    Each factor is uniform in [1 - view_jitter, 1 + view_jitter].
     """
 
     stream = 0
@@ -265,7 +238,6 @@ def apply(
     """Applies all transforms to a draft.
 
     Args:
-        rng: of the example.
         key: seed and number of the example, for streams of their own.
     """
     for transform in transforms:

@@ -26,20 +26,13 @@ THUMBNAIL = 64  # side of `FilterInput.thumbnail`
 
 @dataclass(frozen=True)
 class FilterInput:
-    """Input of a filter.
-
-    Attributes:
-        record: of the source.
-        height, width: in pixels, upright.
-        thumbnail: the whole image squeezed to (64, 64, 3) uint8.
-        pixels: () -> the image (H, W, 3) uint8, decoded at the call.
-    """
+    """Input of a filter."""
 
     record: Record
-    height: int
+    height: int  # in pixels, upright
     width: int
-    thumbnail: np.ndarray
-    pixels: Callable[[], np.ndarray]
+    thumbnail: np.ndarray  # the whole image squeezed to (64, 64, 3) uint8
+    pixels: Callable[[], np.ndarray]  # decodes it to (H, W, 3) uint8
 
 
 # FilterInput -> reason to drop the record, completing "the image ...", or None.

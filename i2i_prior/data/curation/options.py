@@ -13,25 +13,15 @@ PHASH = "phash"
 
 @dataclass(frozen=True)
 class CurateOptions:
-    """Criteria for dropping records; 0, "" and () drop none.
+    """Criteria for dropping records; 0, "" and () drop none."""
 
-    Attributes:
-        min_side: least side in pixels.
-        max_aspect: greatest longer side over shorter side.
-        min_entropy: least entropy of the levels in bits, below 8.
-        near_duplicates: "phash", or an .npy file of (N, D) embeddings.
-        threshold: of near duplicates; bits (6) or cosine (0.95) if None.
-        filters: FILE.py:function[:LEAST] each, see `load_plugin`.
-        max_broken: greatest share of broken records, see `BrokenLimit`.
-    """
-
-    min_side: int = 0
-    max_aspect: float = 0.0
-    min_entropy: float = 0.0
-    near_duplicates: str = ""
-    threshold: float | None = None
-    filters: tuple[str, ...] = ()
-    max_broken: float = 0.01
+    min_side: int = 0  # least side in pixels
+    max_aspect: float = 0.0  # greatest longer side over shorter side
+    min_entropy: float = 0.0  # of the levels in bits, below 8
+    near_duplicates: str = ""  # "phash", or an .npy of (N, D) embeddings
+    threshold: float | None = None  # 6 bits or a cosine of 0.95 if None
+    filters: tuple[str, ...] = ()  # FILE.py:function[:LEAST], `load_plugin`
+    max_broken: float = 0.01  # greatest share, see `BrokenLimit`
 
     def __post_init__(self) -> None:
         if self.min_side < 0:

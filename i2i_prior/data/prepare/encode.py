@@ -16,20 +16,14 @@ Made = dict[str, Any] | Dropped
 
 @dataclass(frozen=True)
 class Encoding:
-    """Networks that encode examples, as functions.
+    """Networks that encode examples, as functions."""
 
-    Attributes:
-        fields: arrays that are added to each example.
-        inputs: image -> inputs of the networks.
-        encode: inputs (batch, ...) by name -> the fields (batch, ...), arrays
-            that may still be computed on the device.
-        batch: examples encoded at once.
-    """
-
-    fields: tuple[Field, ...]
+    fields: tuple[Field, ...]  # arrays that are added to each example
     inputs: MakeInputs
+    # Inputs (batch, ...) by name -> the fields (batch, ...), arrays that may
+    # still be computed on the device.
     encode: Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
-    batch: int
+    batch: int  # examples encoded at once
 
 
 def encoded(made: Iterable[Made], encoding: Encoding) -> Iterator[Made]:

@@ -34,23 +34,17 @@ MakeInputs = Callable[[np.ndarray], dict[str, np.ndarray]]
 class Pictures:
     """Options of the pixels.
 
-    Attributes:
-        size: side in pixels of the square that is cut out, or of the shorter
-            side (never enlarged) with crop "none"; 0 changes no size.
-        crop: one of `CROPS`; "center" is the largest central square.
-        encode: one of `ENCODINGS`; "keep" stores unencoded pixels as PNG.
-        quality: of a JPEG, 1 to 100; its colours are not subsampled.
-        min_side: smaller images are dropped; 0 keeps all.
-
     Raises:
         UserError: a value is out of its range, or two do not fit together.
     """
 
+    # Side in pixels of the square that is cut out, or of the shorter side
+    # (never enlarged) with crop "none"; 0 changes no size.
     size: int = 0
-    crop: str = "center"
-    encode: str = "keep"
-    quality: int = 95
-    min_side: int = 0
+    crop: str = "center"  # the largest central square; one of `CROPS`
+    encode: str = "keep"  # stores unencoded pixels as PNG; of `ENCODINGS`
+    quality: int = 95  # of a JPEG, 1 to 100; its colours are not subsampled
+    min_side: int = 0  # smaller images are dropped
 
     def __post_init__(self) -> None:
         if self.size < 0 or self.min_side < 0:
@@ -103,22 +97,15 @@ class Maker:
 
     Safe for any thread or process.
 
-    Attributes:
-        source: of the records.
-        pictures: options of the pixels.
-        further: names of the further images that every example has.
-        image: True to store the image.
-        inputs: makes the inputs of the networks, kept as `INPUTS`.
-
     Raises:
         UserError: a failure of the system prevents reading.
     """
 
     source: Source
     pictures: Pictures
-    further: tuple[str, ...] = ()
-    image: bool = True
-    inputs: MakeInputs | None = None
+    further: tuple[str, ...] = ()  # further images that every example has
+    image: bool = True  # is stored
+    inputs: MakeInputs | None = None  # of networks, kept as `INPUTS`
 
     def __call__(self, index: int) -> dict[str, Any] | Dropped:
         name = _name_of(self.source, index)

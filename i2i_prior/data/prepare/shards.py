@@ -30,18 +30,12 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a shard.
+    """Result of a shard."""
 
-    Attributes:
-        count: examples in its file.
-        bytes, sha256: of its file.
-        dropped: records, in the order of the source.
-    """
-
-    count: int
-    bytes: int
+    count: int  # examples in its file
+    bytes: int  # of its file, as the hash
     sha256: str
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[Dropped, ...]  # in the order of the source
 
     @property
     def records(self) -> int:

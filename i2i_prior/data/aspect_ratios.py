@@ -35,11 +35,9 @@ _TRAINING_ONLY = {0.26, 0.27, 2.89, 3.11, 3.62, 3.75, 3.88}
 
 
 def training_sizes(side: int) -> Table:
-    """The 40 sizes around a square of another side.
+    """The 40 sizes around a square of `side`, a multiple of 16 pixels.
 
-    Args:
-        side: a multiple of 16 pixels, so that all sides are multiples of
-            side / 16.
+    All their sides are multiples of side / 16.
     """
     return {
         round(height / width, 2): (height * side // 1024, width * side // 1024)

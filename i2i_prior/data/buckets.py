@@ -109,7 +109,6 @@ def image_sizes(
     if every record could be read.
 
     Args:
-        source: identified in the cache by its fingerprint.
         advance: called with the number of records done.
 
     Returns:

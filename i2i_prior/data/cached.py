@@ -25,14 +25,9 @@ from i2i_prior.errors import UserError
 class CachedSource:
     """The examples of a prepared folder, by number.
 
-    Attributes:
-        manifest: what it says of itself.
-
-    Args:
-        folder: that holds a manifest.json of kind "latents".
-
     Raises:
-        UserError: it is none, or not whole; see `read_manifest`.
+        UserError: its `manifest` is not of "latents", or it is not whole; see
+            `read_manifest`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -86,13 +81,9 @@ class CachedPipeline(Batches):
             substitute is drawn, the same on every run.
 
     Args:
-        source: the examples.
         embedding: name of one of the prepared embeddings.
-        batch_size: global, over all hosts.
-        seed: of order and flips.
         flip: probability of the mirrored variant; 0 where there is none.
-        rows: of the global batch, in their order; None for all.
-        prefetching: threads, workers and prefetch, see `Batches`.
+        prefetching: threads, workers and prefetch; see `Batches`.
     """
 
     _stream = (4,)

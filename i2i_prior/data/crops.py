@@ -108,7 +108,6 @@ def random_box(
     place uniform; after ten boxes that do not fit, the largest central one.
 
     Args:
-        height, width: of the image, in pixels.
         rng: advanced by a number of draws that depends on the image's size.
         scale: least and greatest share of the image's area.
         ratio: least and greatest width / height of the box.
@@ -130,7 +129,6 @@ def view_box(box: Box, rng: np.random.Generator, min_scale: float) -> Box:
     """A random box inside the target's box, for a second view.
 
     Args:
-        box: of the target.
         rng: not used at `min_scale` 1.
         min_scale: the area is uniform in [min_scale, 1] of the box's, the
             aspect within 8/7 of the box's; 1 returns the whole box.
@@ -177,14 +175,10 @@ def flip(image: np.ndarray) -> np.ndarray:
 
 
 def jitter(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Changes brightness, contrast and saturation.
+    """Changes brightness, contrast and saturation of (H, W, 3) uint8.
 
     Args:
-        image: (H, W, 3) uint8.
         factors: (3,), of each; 1 changes nothing.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     brightness, contrast, saturation = factors.astype(np.float32)
     pixels = image.astype(np.float32) * brightness

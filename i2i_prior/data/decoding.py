@@ -65,12 +65,9 @@ class Header:
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Size and kind of an encoded image.
 
-    Args:
-        data: the file's bytes.
-        max_pixels: limit on width times height.
-
     Raises:
-        BrokenImage: empty, of no known format, or too large.
+        BrokenImage: empty, of no known format, or of more than `max_pixels`
+            pixels.
     """
     if not data:
         raise BrokenImage("is empty")
@@ -94,8 +91,6 @@ def decode_stored(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
     16 bits keeps its high byte; colour profiles are ignored.
 
     Args:
-        data: the file's bytes.
-        header: of the same bytes.
         shrink: 1, 2, 4 or 8: a JPEG is decoded at 1 / shrink of its size, by
             a smaller DCT; others take no notice.
 

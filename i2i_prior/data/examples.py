@@ -46,9 +46,6 @@ class Field:
 class Layout:
     """Conversion of examples to bytes and back.
 
-    Args:
-        fields: in the order of the manifest.
-
     Raises:
         ValueError: an unknown kind or dtype, a side that is no int or
             negative, a shape without an array, or two fields of one name.

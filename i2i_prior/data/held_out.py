@@ -30,8 +30,6 @@ def each_example(
     each readable record (to one), record after record.
 
     Args:
-        source: the held-out images.
-        count: number of crops.
         cuts: name -> image of the record (see `Record.image`) and side in
             pixels; all show the same box.
         labels: True to add `label`, int32 ().

@@ -33,8 +33,6 @@ class Shuffled:
     """Numbers below `length`, epoch after epoch.
 
     Args:
-        length: records.
-        seed: of the shuffles.
         shuffle: False for the records' own order.
     """
 

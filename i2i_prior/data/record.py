@@ -130,11 +130,9 @@ def sidecar_fields(found: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def text_fields(captions: Any, label: Any) -> dict[str, Any]:
-    """`Record.fields` of captions and label; those of other types are ignored.
+    """`Record.fields` of captions (a text, or several) and an integer label.
 
-    Args:
-        captions: text, or a list of texts.
-        label: an integer.
+    Those of other types are ignored.
     """
     fields: dict[str, Any] = {}
     captions = [captions] if isinstance(captions, str) else captions

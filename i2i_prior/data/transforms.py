@@ -212,10 +212,7 @@ OPTIONS = {
 
 
 def make_transforms(**options: Any) -> tuple[Transform, ...]:
-    """All transforms, with those of their options that are given.
-
-    Args:
-        options: values by the name of a field of a transform.
+    """All transforms, with those of their options (fields) that are given.
 
     Raises:
         TypeError: no transform has such an option.

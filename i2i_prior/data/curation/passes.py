@@ -107,8 +107,6 @@ def curate(
 
     Args:
         source: opened from `spec`.
-        spec: stored in the selection.
-        options: criteria for dropping records.
         out: the selection, FILE.jsonl, written atomically.
         advance: called with the number of records done.
 

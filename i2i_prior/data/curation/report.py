@@ -37,10 +37,6 @@ def write_curation_report(
     A fixed random sample is shown of each reason; near duplicates next to the
     kept image.
 
-    Args:
-        selection: a file of `curate`.
-        source: of the selection.
-
     Returns:
         The path of the page.
 
@@ -64,10 +60,10 @@ def write_curation_report(
         body += section("Reasons", f'<div class="plots">{plot}</div>')
     for reason in counts:
         lines = samples.get(reason, [])
-        near = reason == DUPLICATE
+        show = _groups if reason == DUPLICATE else _tiles
         body += section(
             f"{reason}: {counts[reason]:,}",
-            _groups(lines, source) if near else _tiles(lines, source),
+            _more(len(lines)) + show(lines, source),
         )
     body += folded("Options", {"source": header["source"], **header["options"]})
     title = f"Curation of {header['source']}"
@@ -96,9 +92,7 @@ def _sampled(
 
 
 def _tiles(lines: list[dict[str, Any]], source: Source) -> str:
-    return _more(len(lines)) + tiles(
-        _tile(source, line["record"], line["detail"]) for line in lines
-    )
+    return tiles(_tile(source, i["record"], i["detail"]) for i in lines)
 
 
 def _groups(lines: list[dict[str, Any]], source: Source) -> str:
@@ -111,7 +105,7 @@ def _groups(lines: list[dict[str, Any]], source: Source) -> str:
         figures = [_tile(source, kept, "kept")]
         figures += [_tile(source, i, "dropped") for i in records[:_NEAR]]
         parts.append(group(figures))
-    return _more(len(lines)) + "".join(parts)
+    return "".join(parts)
 
 
 def _more(shown: int) -> str:

@@ -31,8 +31,7 @@ def fields_of(
 
     Args:
         arrays: of the networks.
-        image: True to store the image's bytes.
-        further: names of further images.
+        image: is stored, as are the `further` images of these names.
     """
     fields = [
         *arrays,
@@ -141,7 +140,6 @@ def finish(
     """Writes dropped.jsonl and manifest.json, the latter last.
 
     Args:
-        folder, plan: of the shards.
         max_broken: greatest share of broken records, in [0, 1].
         notes: on the source, for the manifest.
 

@@ -57,14 +57,9 @@ def pictures_of(options: argparse.Namespace) -> Pictures:
 
 
 def check_stored(options: argparse.Namespace, further: tuple[str, ...]) -> None:
-    """Checks that options of stored images come with stored images.
+    """Raises UserError for options of stored images if none is stored.
 
-    Args:
-      options: of the command.
-      further: names of the further images, which are stored with latents.
-
-    Raises:
-      UserError: names the option.
+    With latents these are the `further` images alone.
     """
     unused = options.latents and not further
     for name in ("encode", "quality"):

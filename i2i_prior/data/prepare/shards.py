@@ -62,7 +62,6 @@ def make_shards(
     Closing the iterator ends its processes.
 
     Args:
-        make: function of a record.
         shards: their numbers.
         workers: processes; with an encoding, threads that decode.
         tick: an exception ends the work.

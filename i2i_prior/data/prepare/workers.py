@@ -49,8 +49,7 @@ def work(
 
     Args:
         task: picklable.
-        jobs: numbers.
-        count: processes.
+        count: of processes.
         tick: called with the number of pieces done since its last call, at
             least every `_POLL_SECONDS`; an exception ends all workers.
 

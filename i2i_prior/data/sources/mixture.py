@@ -13,7 +13,7 @@ class Mixture:
     """The records of all parts, one part after the other.
 
     A weight is a part's share of the drawn examples, whatever its size; see
-    `order.mixed`.
+    `order.Mixed`.
 
     Attributes:
         parts: the sources.

@@ -41,11 +41,7 @@ class Selected:
 
     Costs 1.2 bits a record of the whole source in memory.
 
-    Attributes:
-        notes: of the source, see `TarSource`.
-
     Args:
-        source: of the selection.
         kept: bits as in the file, uint8 (ceil(N / 8),), none set after N.
 
     Raises:
@@ -85,11 +81,7 @@ class Selected:
 
 
 def open_selection(path: str, open_source: Callable[[str], Source]) -> Selected:
-    """Opens `select:PATH`.
-
-    Args:
-        path: of the file.
-        open_source: opens the SPEC of the selection's source.
+    """Opens `select:PATH`; `open_source` opens the SPEC of its source.
 
     Raises:
         UserError: the file is absent or damaged, or its source cannot be
@@ -181,10 +173,9 @@ def write_selection(
     kept: np.ndarray,
     dropped: Iterable[str],
 ) -> None:
-    """Writes a selection atomically.
+    """Writes a selection atomically; makes its folder.
 
     Args:
-        path: of the file; its folder is made where it is missing.
         header: source, fingerprint, options and the like.
         kept: bool (N,).
         dropped: lines of the dropped records.

@@ -25,7 +25,6 @@ def parse(
     """Scheme, place (not empty) and options of a SPEC.
 
     Args:
-        text: the SPEC.
         schemes: known schemes, and the options of each.
 
     Raises:

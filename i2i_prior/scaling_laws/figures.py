@@ -11,11 +11,7 @@ from i2i_prior.io.files import atomic_path
 
 
 def save_figure(path: Path, draw: Callable[..., None], *inputs: Any) -> Path:
-    """Writes a PNG of the figure that `draw(figure, *inputs)` fills.
-
-    Raises:
-      UserError: where it cannot be written.
-    """
+    """Writes a PNG that `draw(figure, *inputs)` fills. Raises UserError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

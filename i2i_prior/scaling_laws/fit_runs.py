@@ -24,11 +24,7 @@ LEAST_DRAWS = 100  # percentiles of fewer are noise
 
 
 def fit(options: argparse.Namespace) -> int:
-    """Writes OUT/laws.json, draws.npz, plots/*.png and report.html.
-
-    Raises:
-      UserError: for options that do not go together, and bad data.
-    """
+    """Writes OUT/laws.json, draws.npz, plots/*.png and report.html."""
     budgets = _budgets(options.predict)
     chips = machine(options.accelerator, options.mfu, options.flops_per_second)
     if chips is not None and not budgets:
@@ -80,11 +76,7 @@ def fit(options: argparse.Namespace) -> int:
 
 
 def _write_rates(out: Path, table: Table) -> None:
-    """Writes OUT/laws.json, in which laws are null, and plots/rates.png.
-
-    Raises:
-      UserError: where no size has three learning rates.
-    """
+    """Writes OUT/laws.json, in which laws are null, and plots/rates.png."""
     found, law = rates.fit(table.of("tune"))
     if not found:
         raise UserError(

@@ -85,11 +85,7 @@ class Laws:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-          UserError: for a folder without laws.
-        """
+        """Reads what `save` wrote. Raises UserError where there are no laws."""
         file = folder / "laws.json"
         if not file.exists():
             raise UserError(
@@ -109,11 +105,7 @@ class Laws:
         return laws
 
     def save(self, folder: Path) -> None:
-        """Writes draws.npz, then laws.json.
-
-        Raises:
-          UserError: where they cannot be written.
-        """
+        """Writes draws.npz, then laws.json. Raises UserError."""
         file = folder / "draws.npz"
         with write_errors(file, REMEDY):
             folder.mkdir(parents=True, exist_ok=True)

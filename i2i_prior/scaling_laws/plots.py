@@ -28,11 +28,7 @@ SHOWN = 400  # draws in a scatter plot
 
 
 def draw(folder: Path, fit: LawFit) -> list[tuple[Path, str]]:
-    """Draws the parts that were fitted: [(file, caption)].
-
-    Raises:
-      UserError: where a picture cannot be written.
-    """
+    """Draws the parts that were fitted: [(file, caption)]. Raises UserError."""
     there = fit.law is not None
     pictures = {
         isoflop: (fit.isoflop, "isoFLOP curves and their parabolas"),

@@ -140,16 +140,9 @@ def _estimate(entry: Values, form: str = ".4g") -> str:
 
 
 def write_report(
-    path: Path,
-    fit: LawFit,
-    values: Values,
-    pictures: list[tuple[Path, str]],
+    path: Path, fit: LawFit, values: Values, pictures: list[tuple[Path, str]]
 ) -> None:
-    """Writes the page with pictures (file, caption) embedded.
-
-    Raises:
-      UserError: where it cannot be written.
-    """
+    """Writes the page with pictures (file, caption). Raises UserError."""
     data = values["data"]
     figures = "".join(
         html.figure(caption, html.embedded(file, caption), "plot")

@@ -18,11 +18,7 @@ _SCALES = ("budget", "size", "width", "learning_rate", "seed", "tokens")
 
 
 def own_metric(folders: list[Path]) -> str:
-    """The metric that the sweeps in the folders were planned for.
-
-    Raises:
-      UserError: where they were planned for different ones.
-    """
+    """The metric that sweeps were planned for. Raises UserError for several."""
     names = {
         str(open_sweep(folder).facts.get("metric") or METRIC)
         for folder in folders

@@ -45,11 +45,7 @@ class Launch:
 
 
 def read_launch(sweep: Sweep) -> Launch:
-    """Reads the settings; the defaults before the first submission.
-
-    Raises:
-      UserError: the file is broken.
-    """
+    """Reads the settings, or the defaults. Raises UserError if broken."""
     file = sweep.path / FILE
     if not file.exists():
         return Launch()

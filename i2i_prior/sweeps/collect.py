@@ -40,11 +40,7 @@ def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
 
 
 def collect(options: argparse.Namespace) -> int:
-    """Runs `i2i-prior sweep collect`: writes SWEEP/results.csv, or --out.
-
-    Raises:
-      UserError: no ended run has the metric, or the file cannot be written.
-    """
+    """Runs `i2i-prior sweep collect`: writes SWEEP/results.csv, or --out."""
     sweep = open_sweep(options.sweep)
     metric = options.metric or sweep.metric
     found = rows(sweep, metric)

@@ -27,11 +27,7 @@ _STYLE = ".runs th,.runs td{white-space:nowrap}"
 
 
 def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
-    """Writes the page atomically; returns its path.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes the page atomically; returns its path. Raises UserError."""
     lines = {s.run.id: read_metrics(sweep.workdir(s.run.id)) for s in found}
     source = sweep.facts.get("source", "")
     stopped = [(s.run.name, s.state, s.cause) for s in found if s.cause]

@@ -142,11 +142,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def find_state(sweep: Sweep, found: Sequence[RunState], name: str) -> RunState:
-    """Finds a run by its name, its id, or a beginning of its id.
-
-    Raises:
-      UserError: no run is found, or more than one.
-    """
+    """Finds a run by its name, or as `Sweep.run` does. Raises UserError."""
     exact = [state for state in found if state.run.name == name]
     if len(exact) != 1:
         run = sweep.run(name)

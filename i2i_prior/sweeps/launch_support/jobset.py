@@ -88,11 +88,7 @@ _ENVIRONMENT = Template("""
 def manifest(
     sweep: Sweep, run: PlannedRun, options: ConfigDict
 ) -> dict[str, Any]:
-    """JobSet of a run by the options of launch/gke.py.
-
-    Raises:
-      UserError: options are missing or contradict each other.
-    """
+    """JobSet of a run. Raises UserError for options that contradict."""
     import yaml
 
     engines.require("gke", image=options.image)

@@ -39,11 +39,7 @@ MAX_INTERRUPTIONS = 100
 
 
 def append(folder: Path, event: str, **facts: Any) -> None:
-    """Appends an event with its facts to a run's `Sweep.attempts`, as one line.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Appends one line to a run's `Sweep.attempts`. Raises UserError."""
     text = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
     with write_errors(folder / FILE, _REMEDY, FullDiskError):
         folder.mkdir(parents=True, exist_ok=True)

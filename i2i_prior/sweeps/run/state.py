@@ -98,10 +98,8 @@ class RunState:
 def states(sweep: Sweep, launch: Launch | None = None) -> list[RunState]:
     """Reads the states of all runs of a sweep, in the order of the plan.
 
-    `launch` are its launch settings, None for those of its launch.json.
-
-    Raises:
-      UserError: launch.json is broken.
+    `launch` are its launch settings, None for those of its launch.json; a
+    broken one raises UserError.
     """
     launch = launch or read_launch(sweep)
     with ThreadPoolExecutor(_READERS) as pool:

@@ -74,11 +74,7 @@ class Sweep:
         return shlex.quote(str(self.path))
 
     def run(self, run_id: str) -> PlannedRun:
-        """Finds a run by its id, or by a beginning that no other id has.
-
-        Raises:
-          UserError: no run is found, or more than one.
-        """
+        """Finds a run by its id or its beginning. Raises UserError."""
         found = [run for run in self.runs if run.id.startswith(run_id)]
         exact = [run for run in found if run.id == run_id]
         if len(exact or found) != 1:
@@ -160,11 +156,7 @@ def open_sweep(path: str | Path) -> Sweep:
 
 
 def save_sweep(sweep: Sweep) -> None:
-    """Writes sweep.json and runs.jsonl, the former last.
-
-    Raises:
-      UserError: they cannot be written.
-    """
+    """Writes sweep.json and runs.jsonl, the former last. Raises UserError."""
     sweep.path.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(vars(run)) for run in sweep.runs]
     file = sweep.path / "runs.jsonl"

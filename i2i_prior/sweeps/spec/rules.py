@@ -29,11 +29,7 @@ class Proportions:
     checkpoints: int = 5
 
     def of(self, steps: int) -> dict[str, Any]:
-        """Overrides of a run of so many steps.
-
-        Raises:
-          LeftOutError: the run is too short.
-        """
+        """Overrides of a run of so many steps. Raises LeftOutError for few."""
         if steps < 10 * self.least_warmup:
             raise LeftOutError(
                 f"{steps} steps are fewer than ten times the least warm-up "

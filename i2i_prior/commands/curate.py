@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Writes a selection of a source, and with --report the dropped records."""
-    from i2i_prior.data.curation.options import CurateOptions
+    from i2i_prior.data.curation.filters import CurateOptions
     from i2i_prior.data.curation.passes import curate
     from i2i_prior.data.curation.report import write_curation_report
     from i2i_prior.data.sources.registry import open_source

@@ -20,8 +20,11 @@ from i2i_prior.data.curation.duplicates import (
     perceptual_hash,
 )
 from i2i_prior.data.curation.embeddings import near_by_embedding
-from i2i_prior.data.curation.filters import FilterInput, load_plugin
-from i2i_prior.data.curation.options import CurateOptions
+from i2i_prior.data.curation.filters import (
+    CurateOptions,
+    FilterInput,
+    load_plugin,
+)
 from i2i_prior.data.curation.passes import curate
 from i2i_prior.data.curation.report import write_curation_report
 from i2i_prior.data.decode_image import Picture, decode

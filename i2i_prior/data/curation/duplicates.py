@@ -59,15 +59,6 @@ def perceptual_hash(thumbnail: np.ndarray) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def check_distance(threshold: float) -> None:
-    """Raises UserError unless `threshold` is a whole number in [0, 16]."""
-    if threshold not in range(MAX_DISTANCE + 1):
-        raise UserError(
-            f"the threshold of perceptual hashes is {threshold:g}: give whole "
-            f"bits from 0 to {MAX_DISTANCE}; 4 is strict, 6 usual, 10 lenient"
-        )
-
-
 def mean_colours(thumbnail: np.ndarray) -> np.ndarray:
     """Mean colours of 4 x 4 areas: (64, 64, 3) uint8 -> (48,) uint8."""
     areas = thumbnail.reshape(4, 16, 4, 16, 3).mean((1, 3))
@@ -92,10 +83,8 @@ def near_by_hash(
         int64 (n,): the kept near duplicate of a record, -1 for a kept one.
 
     Raises:
-        UserError: `threshold` is not in [0, 16], or so many are near that
-            their pairs do not fit into memory.
+        UserError: so many are near that their pairs do not fit into memory.
     """
-    check_distance(threshold)
     # Equal hashes first: a thousand copies would be half a million pairs.
     leader = _leaders(hashes, colours, rank)
     leaders = np.flatnonzero(leader < 0)

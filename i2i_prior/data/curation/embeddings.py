@@ -36,15 +36,6 @@ def open_embeddings(path: str, n: int) -> np.ndarray:
     return found
 
 
-def check_cosine(threshold: float) -> None:
-    """Raises UserError unless `threshold` is in (0, 1]."""
-    if not 0 < threshold <= 1:
-        raise UserError(
-            f"the threshold of embeddings is {threshold:g}: give a cosine "
-            "above 0 and at most 1; 0.95 is usual"
-        )
-
-
 def near_by_embedding(
     embeddings: np.ndarray,
     numbers: np.ndarray,
@@ -67,9 +58,8 @@ def near_by_embedding(
         int64 (n,), see `near_by_hash`: places in `numbers`.
 
     Raises:
-        UserError: `threshold` is not in (0, 1], or a row is not finite.
+        UserError: a row is not finite.
     """
-    check_cosine(threshold)
     threshold -= 1e-6  # in float32 cos(x, x) may be just below 1
     order = np.argsort(rank)
     instead = np.full(len(order), -1, np.int64)

@@ -1,4 +1,4 @@
-"""Filters: functions of a record that give a reason to drop it, or None.
+"""Options, and filters: functions that give a reason to drop a record, or None.
 
 Built in are the least side, the greatest aspect ratio and the least entropy;
 others are functions of a user's file. A filter runs in many threads.
@@ -17,11 +17,70 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from i2i_prior.data.curation.options import CurateOptions
+from i2i_prior.data.curation.duplicates import MAX_DISTANCE
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
 
+PHASH = "phash"
 THUMBNAIL = 64  # side of `FilterInput.thumbnail`
+
+
+@dataclass(frozen=True)
+class CurateOptions:
+    """Criteria for dropping records; 0, "" and () drop none."""
+
+    min_side: int = 0  # least side in pixels
+    max_aspect: float = 0.0  # greatest longer side over shorter side
+    min_entropy: float = 0.0  # of the levels in bits, below 8
+    near_duplicates: str = ""  # "phash", or an .npy of (N, D) embeddings
+    threshold: float | None = None  # 6 bits or a cosine of 0.95 if None
+    filters: tuple[str, ...] = ()  # FILE.py:function[:LEAST], `load_plugin`
+    max_broken: float = 0.01  # greatest share, see `BrokenLimit`
+
+    def __post_init__(self) -> None:
+        if self.min_side < 0:
+            raise UserError(
+                f"the least side is {self.min_side}: give 1 or more"
+            )
+        if self.max_aspect and not self.max_aspect >= 1:
+            raise UserError(
+                f"the greatest aspect ratio is {self.max_aspect:g}, longer "
+                "over shorter side: give 1 or more"
+            )
+        if not 0 <= self.min_entropy < 8:
+            raise UserError(
+                f"the least entropy is {self.min_entropy:g} bits: give 0 to 8"
+            )
+        if not 0 <= self.max_broken <= 1:
+            raise UserError(
+                f"the greatest share of broken records is {self.max_broken:g}: "
+                "give 0 to 1"
+            )
+        if self.threshold is not None and not self.near_duplicates:
+            raise UserError(
+                "a threshold is only for near duplicates: give phash or an "
+                "embedding file with it"
+            )
+        if self.threshold is None:
+            return
+        if self.near_duplicates != PHASH and not 0 < self.threshold <= 1:
+            raise UserError(
+                f"the threshold of embeddings is {self.threshold:g}: give a "
+                "cosine above 0 and at most 1; 0.95 is usual"
+            )
+        bits = range(MAX_DISTANCE + 1)
+        if self.near_duplicates == PHASH and self.threshold not in bits:
+            raise UserError(
+                f"the threshold of perceptual hashes is {self.threshold:g}: "
+                f"give whole bits from 0 to {MAX_DISTANCE}; 4 is strict, 6 "
+                "usual, 10 lenient"
+            )
+
+    def near_threshold(self) -> float:
+        """The threshold of near duplicates, in bits or as a cosine."""
+        if self.threshold is not None:
+            return self.threshold
+        return 6 if self.near_duplicates == PHASH else 0.95
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,14 @@ from i2i_prior.data.curation.embeddings import (
     open_embeddings,
 )
 from i2i_prior.data.curation.filters import (
+    PHASH,
     THUMBNAIL,
+    CurateOptions,
     Filter,
     FilterInput,
     filters_of,
     load_plugin,
 )
-from i2i_prior.data.curation.options import PHASH, CurateOptions
 from i2i_prior.data.decode_image import BrokenImage, Picture
 from i2i_prior.data.record import Source
 from i2i_prior.data.sources.selected import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import fcntl
 import importlib.metadata
 import io
 import os
@@ -145,16 +146,42 @@ def python() -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory) -> Path:
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """once(name, make): the folder that make(folder) filled, for all workers.
+
+    The first that asks makes it, others wait: what is in it is only read.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                unfinished = root / f"{name}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                make(unfinished)
+                unfinished.rename(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(once) -> Path:
     """A folder of 24 small pictures, each of its own colour and texture."""
-    folder = tmp_path_factory.mktemp("photos")
+    return once("photos", _write_photos)
+
+
+def _write_photos(folder: Path) -> None:
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(24):
         colour = rng.integers(0, 256, 3)
         coarse = rng.normal(colour, 40, (4, 4, 3)).clip(0, 255)
         picture = Image.fromarray(coarse.astype(np.uint8)).resize((20, 16))
         picture.save(folder / f"{number:02}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -289,22 +316,24 @@ def batches(tiny) -> list[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def run_directory(command, tiny_spec, tmp_path_factory) -> Path:
+def run_directory(command, tiny_spec, once) -> Path:
     """A finished tiny run of 6 steps with a grid and a score: read only."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    ended = command(
-        "train",
-        "--config",
-        tiny_spec,
-        "--workdir",
-        workdir,
-        "--config.train.sample_every=6",
-        "--config.train.evaluate_every=6",
-        "--config.validation.every=6",
-        "--config.validation.examples=10",
-        "--config.validation.times=4",
-        "--config.validation.batch_size=4",
-        "--config.train.tensorboard=true",
-    )
-    assert ended.code == 0, ended.err
-    return workdir
+
+    def train(folder: Path) -> None:
+        ended = command(
+            "train",
+            "--config",
+            tiny_spec,
+            "--workdir",
+            folder / "tiny",
+            "--config.train.sample_every=6",
+            "--config.train.evaluate_every=6",
+            "--config.validation.every=6",
+            "--config.validation.examples=10",
+            "--config.validation.times=4",
+            "--config.validation.batch_size=4",
+            "--config.train.tensorboard=true",
+        )
+        assert ended.code == 0, ended.err
+
+    return once("runs", train) / "tiny"

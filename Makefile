@@ -8,7 +8,7 @@ RUN := runs/quickstart
 WORKERS ?= 2
 export JAX_PLATFORMS ?=
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test test-all lint bench clean
 
 # Modules are compiled when first imported: most of what is installed is not.
 PIP := $(BIN)/python -m pip install --quiet --no-compile
@@ -29,9 +29,15 @@ $(VENV)/.installed-test: pyproject.toml tests/peers.txt | $(BIN)/python
 quickstart: $(VENV)/.installed
 	BIN=$(BIN) RUN=$(RUN) sh launch/quickstart.sh
 
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder --durations=10
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
-		--no-loadscope-reorder --durations=10
+	$(PYTEST)
+
+# The slow ones too, whose faults others find as well.
+test-all: $(VENV)/.installed-test
+	$(PYTEST) -m 'slow or not slow'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -3,8 +3,6 @@
 from i2i_prior import Prior, load_encoder
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from i2i_prior.version import __version__

@@ -4,8 +4,6 @@ Checkpoint N is the state after N updates. A directory under its final name
 is complete: Orbax writes to a temporary one and renames it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import shutil

@@ -1,7 +1,5 @@
 """Parameters from a checkpoint, another run, a weight file or the seed."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run directory: its config, its JSON files, and checks before it is used."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ part that is cut off, it is unbiased (Gupta et al., arXiv 1502.02551 section
 3). All computation is in float32; only the stored state is bfloat16.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

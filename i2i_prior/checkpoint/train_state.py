@@ -1,7 +1,5 @@
 """Training state: parameters, their average and the optimizer's state."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Import and export of published autoencoders."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterator, Mapping

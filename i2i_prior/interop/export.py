@@ -1,7 +1,5 @@
 """Export of diffusion transformers into published layouts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Import of published diffusion transformers: config and parameters."""
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -5,8 +5,6 @@ without them; `load_frozen` fills a new training state with those of
 `encoder.weights` and `autoencoder.weights`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

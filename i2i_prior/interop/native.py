@@ -4,8 +4,6 @@ Names are those of `models.functional`, layers stacked on the first axis,
 kernels (in, out), float32. Nothing is unpickled.
 """
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

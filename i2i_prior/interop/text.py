@@ -1,7 +1,5 @@
 """Import, use and export of published text encoders."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ networks in torch; model.safetensors has our names in torch's conventions.
 config.json and a model card complete the folder.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

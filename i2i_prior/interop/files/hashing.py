@@ -1,7 +1,5 @@
 """SHA-256 of weights, to compare networks by content."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ Sizes that a file claims are checked against the size of the file before
 anything is allocated.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

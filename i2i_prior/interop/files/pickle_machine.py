@@ -5,8 +5,6 @@ except that no global is imported and no method of an object is called: the
 caller resolves names and calls.
 """
 
-from __future__ import annotations
-
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass

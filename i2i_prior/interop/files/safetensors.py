@@ -5,8 +5,6 @@ tensors are read and written here, since the library maps the whole file, has
 no float8 for numpy, and writes only arrays that are all in memory.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math

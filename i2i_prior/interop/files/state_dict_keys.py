@@ -4,8 +4,6 @@ Trainers wrap a state dict in a dict with an optimizer's and an average's, and
 put prefixes such as `module.` before each key.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from typing import Any

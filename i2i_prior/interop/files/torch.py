@@ -6,8 +6,6 @@ machine, the object, keys of the storages), then the storages with their
 lengths.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import zipfile

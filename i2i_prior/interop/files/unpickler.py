@@ -5,8 +5,6 @@ checkpoints become placeholders if their name is known; any other name is
 refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any

@@ -4,8 +4,6 @@ KL autoencoders differ only in the names of their parts, which a layout lists;
 the tiny ones are numbered layers of an `nn.Sequential`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Detection of an autoencoder's layout and config."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

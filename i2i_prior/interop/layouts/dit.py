@@ -5,8 +5,6 @@ and that of diffusers' PixArtTransformer2DModel. The model's parameters
 determine the parts: classes or tokens, adaLN per block or adaLN-single.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Key names and shapes imply nearly the whole config; the heads and the scale of
 the positions are arguments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

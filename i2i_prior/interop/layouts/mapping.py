@@ -7,8 +7,6 @@ is exact to the bit. `{i}` in a key stands for the layer; our arrays of such a
 rule have a leading layer axis.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

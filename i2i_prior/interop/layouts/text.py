@@ -1,7 +1,5 @@
 """Layouts of text encoders: T5 and CLIP of Hugging Face and OpenAI."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -37,10 +37,7 @@ class CachedSource:
                 f"{folder} holds prepared {self.manifest.kind}, no latents: "
                 "set data.cached=false, or prepare it with --latents."
             )
-        shards = self.manifest.shards
-        self._reader = ShardReader(
-            {str(self.manifest.folder / s.file): s.count for s in shards}
-        )
+        self._reader = ShardReader(self.manifest.counts)
 
     def __len__(self) -> int:
         return self.manifest.count

@@ -114,6 +114,11 @@ class Manifest(Plan):
     dropped: dict[str, int]  # by reason; dropped.jsonl has the names
     content_hash: str  # 16 hex digits, different for other contents
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Path of each shard -> examples in it."""
+        return {str(self.folder / s.file): s.count for s in self.shards}
+
 
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, checked against its files.

@@ -93,10 +93,7 @@ class ArrayRecordSource:
                     "the source that it was made from."
                 )
             self._layout, self._hash = manifest.layout, manifest.content_hash
-            shards = {
-                os.path.join(path, shard.file): shard.count
-                for shard in manifest.shards
-            }
+            shards = manifest.counts
         else:
             # Shards may be numbered.
             pattern = f"{path}/*.array*record*" if os.path.isdir(path) else path
@@ -117,9 +114,8 @@ class ArrayRecordSource:
         shard, place = locate(self._ends, index)
         (data,) = self.reader.read([range(len(self))[index]])
         if self._layout is None:
-            return Record(
-                f"{os.path.basename(self._paths[shard])}/{place}", data
-            )
+            name = os.path.basename(self._paths[shard])
+            return Record(f"{name}/{place}", data)
         try:
             return _record(self._layout.unpack(data))
         except (ValueError, KeyError, TypeError) as error:

@@ -60,9 +60,9 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        index = range(len(self))[index]
         from tensorflow_datasets import decode
 
+        index = range(len(self))[index]
         try:
             example = self._features.deserialize_example_np(
                 self._source[index],

@@ -4,5 +4,3 @@
 augments, `pipeline` makes the batch of a step. Nothing is imported here, so
 that `decode_image` alone stays light.
 """
-
-from __future__ import annotations

@@ -4,5 +4,3 @@
 `passes` runs both, `sources.selected` stores the selection and reads through
 it, `report` shows dropped records. Nothing is imported here.
 """
-
-from __future__ import annotations

@@ -4,5 +4,3 @@
 networks on batches of them, `shards` writes the files in the processes of
 `workers`. Networks are passed in as functions.
 """
-
-from __future__ import annotations

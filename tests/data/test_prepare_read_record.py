@@ -11,7 +11,7 @@ import stat
 import numpy as np
 import pytest
 
-from i2i_prior.data.prepare import read_record
+from i2i_prior.data.prepare import examples
 from i2i_prior.data.prepare.examples import Dropped, Maker, Pictures, probe
 from i2i_prior.data.prepare.folder import Tally
 from i2i_prior.data.prepare.shards import Outcome
@@ -62,7 +62,7 @@ REMOTE = caused(OSError(5, "no answer"), TimeoutError("no answer"))
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr(read_record, "_PAUSES", (0, 0))
+    monkeypatch.setattr(examples, "_PAUSES", (0, 0))
 
 
 @pytest.mark.usefixtures("at_once")

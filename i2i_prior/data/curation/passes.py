@@ -18,7 +18,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -58,18 +58,6 @@ BROKEN, DUPLICATE = "broken", "near_duplicate"
 _AHEAD = 1024  # records examined in advance
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Result of the first pass for one record."""
-
-    name: str
-    reason: str = ""
-    detail: str = ""
-    pixels: int = 0
-    bytes: int = 0
-    hashes: tuple[int, np.ndarray] | None = None  # structure, colours
-
-
 class _Results:
     """Results of the first pass for all records, as arrays."""
 
@@ -80,13 +68,6 @@ class _Results:
         self.pixels, self.bytes = np.zeros((2, n), np.uint32)
         # Zeros take memory only once they are written to.
         self.colours = np.zeros((n, 48), np.uint8)
-
-    def put(self, record: int, result: _Result) -> None:
-        self.kept[record] = not result.reason
-        if result.hashes:
-            self.phash[record], self.colours[record] = result.hashes
-        self.pixels[record] = result.pixels
-        self.bytes[record] = min(result.bytes, 2**32 - 1)
 
     def rank(self, records: np.ndarray) -> np.ndarray:
         """Ranks: the most pixels first, then the most bytes, then by number."""
@@ -139,7 +120,7 @@ def curate(
     )
     filters, hashed = filters_of(options, plugins), kind == PHASH
     examined = map_in_order(
-        partial(_examine, source, filters, hashed),
+        partial(_examine, source, filters, results, hashed),
         range(len(source)),
         ahead=_AHEAD,
     )
@@ -151,19 +132,19 @@ def curate(
             tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent)
         )
         stack.enter_context(contextlib.closing(examined))  # ends its threads
-        for record, result in enumerate(examined):
-            results.put(record, result)
-            if result.reason:
-                counts[result.reason] += 1
+        for record, (name, reason, detail) in enumerate(examined):
+            if reason:
+                results.kept[record] = False
+                counts[reason] += 1
                 line = {
                     "record": record,
-                    "reason": result.reason,
-                    "detail": result.detail,
-                    "name": result.name,
+                    "reason": reason,
+                    "detail": detail,
+                    "name": name,
                 }
                 spool.write(json.dumps(line) + "\n")
-            broken = [f"{result.name} ({result.detail})"]
-            limit.count(1, broken if result.reason == BROKEN else [])
+            broken = [f"{name} ({detail})"] if reason == BROKEN else []
+            limit.count(1, broken)
             limit.check()
             advance(record + 1)
         if not results.kept.any():
@@ -194,9 +175,17 @@ def curate(
 
 
 def _examine(
-    source: Source, filters: dict[str, Filter], hashed: bool, record: int
-) -> _Result:
-    """Decodes one record, applies the filters, and hashes it if `hashed`."""
+    source: Source,
+    filters: dict[str, Filter],
+    results: _Results,
+    hashed: bool,
+    record: int,
+) -> tuple[str, str, str]:
+    """Decodes one record, applies the filters, and hashes it if `hashed`.
+
+    Returns:
+        its name, the reason to drop it, or "", and details.
+    """
     name = f"record {record}"
     try:
         found = read_record(source, record)
@@ -207,17 +196,15 @@ def _examine(
         image = FilterInput(found, height, width, thumbnail, picture.pixels)
         for reason, judge in filters.items():
             if (why_not := judge(image)) is not None:
-                return _Result(name, reason, why_not)
+                return name, reason, why_not
     except BrokenImage as error:
-        return _Result(name, BROKEN, error.reason)
-    phash = perceptual_hash(thumbnail) if hashed else None
-    hashes = (phash, mean_colours(thumbnail)) if phash else None
-    return _Result(
-        found.name,
-        pixels=height * width,
-        bytes=found.stored_bytes,
-        hashes=hashes,
-    )
+        return name, BROKEN, error.reason
+    results.pixels[record] = height * width
+    results.bytes[record] = min(found.stored_bytes, 2**32 - 1)
+    if hashed and (phash := perceptual_hash(thumbnail)):
+        results.phash[record] = phash
+        results.colours[record] = mean_colours(thumbnail)
+    return name, "", ""
 
 
 def _near(

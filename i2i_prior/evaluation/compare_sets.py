@@ -1,7 +1,5 @@
 """`i2i-prior fid`: comparison of two sets of images, or their statistics."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

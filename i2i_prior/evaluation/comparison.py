@@ -1,7 +1,5 @@
 """Sides of a comparison, as the functions of metrics take them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Matching of conditions with their samples while these stream past."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

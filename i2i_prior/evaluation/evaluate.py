@@ -5,8 +5,6 @@ statistics, each group of conditions is matched with its samples, and the best
 and worst conditions are kept for a picture.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The samples are in RUN/evaluations (see `sample_store`): a command that was
 killed goes on where it was, and one with other metrics draws nothing.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import sys

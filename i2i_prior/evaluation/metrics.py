@@ -10,8 +10,6 @@ Over the published Inception weights results are called by their usual names,
 of the result's: "FD-colourtexture", "KID-colourtexture".
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

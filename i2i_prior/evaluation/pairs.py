@@ -1,7 +1,5 @@
 """Metrics of pairs: each image of one set with its own in the other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path

@@ -4,8 +4,6 @@ There is no agreed list of the 30 000 captions, and metrics of one model on two
 draws differ; so a result records the hash of its ids and captions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ RUN/evaluations/STEP-FEATURES.json   the numbers and their provenance
                 STEP-FEATURES.png    the best and the worst conditions
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -10,8 +10,6 @@ on how many samples are drawn at once; so a run that was killed and started
 again leaves the same bytes as one that was not.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import zipfile

@@ -1,7 +1,5 @@
 """Samples of a model for held-out images or prompts, chunk by chunk."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

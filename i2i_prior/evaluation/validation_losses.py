@@ -5,8 +5,6 @@ All runs of the same held-out images see the same noise, so two of them are
 compared example by example. Nothing here imports JAX.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Batches of one size, for which a program is compiled once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Image encoders of exports and of published files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Frozen networks that make latents and embeddings for `i2i-prior prepare`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Generation of images from embeddings and noise, a program a setting."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Interpolation between two embeddings."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -4,8 +4,6 @@ From a run directory, a file or a folder that `i2i-prior export` wrote, or a
 published checkpoint of a known layout.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

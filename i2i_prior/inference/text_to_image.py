@@ -1,7 +1,5 @@
 """Text-to-image sampling of a text-conditioned model, as Lumos does it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

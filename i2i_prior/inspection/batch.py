@@ -1,7 +1,5 @@
 """Pictures and statistics of the batch of one step."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Reports of a survey: text, and inspect.html."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence

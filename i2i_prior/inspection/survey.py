@@ -1,7 +1,5 @@
 """Survey of a source: a random sample, and the speed of reading it."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import io

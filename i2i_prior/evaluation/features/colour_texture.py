@@ -31,8 +31,6 @@ Luminance is 0.299 R + 0.587 G + 0.114 B of the stored (gamma) values / 255.
 image (smaller ones repeat pixels): compare images of one size.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

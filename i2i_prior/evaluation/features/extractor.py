@@ -1,7 +1,5 @@
 """Interface of the feature networks, and the identity of their features."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -11,8 +11,6 @@ convolutions of a block that read its input are one; the average pool, which
 is linear, comes after its convolution, with fewer channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

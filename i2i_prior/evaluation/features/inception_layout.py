@@ -6,8 +6,6 @@ the blocks are mixed (5b), mixed_1 (5c), mixed_2 (5d), mixed_3 (6a), mixed_4
 to mixed_7 (6b to 6e), mixed_8 (7a), mixed_9 (7b) and mixed_10 (7c).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 Shape = tuple[int, ...]

@@ -7,8 +7,6 @@ studies, but their distance is called "FD-inception:" and the first digits of
 their own SHA-256.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

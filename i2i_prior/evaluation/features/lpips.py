@@ -11,8 +11,6 @@ Weights are a file of trunk and heads together:
     torch.save(lpips.LPIPS(net="alex").state_dict(), "lpips_alex.pth")
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -16,8 +16,6 @@ The tools' own loss of digits (several take the mean in float32, which moves
 FID by 1e-6 at 50,000 images) is not reproduced: sums are float64 in all four.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Extractors by their names on the command line."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

@@ -13,8 +13,6 @@ ViT-L/14 at 336 pixels; labels of others have their shape.
                network's size, projected CLS
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -24,8 +24,6 @@ orientation histograms, say) are scaled to weigh the same whatever their size.
 The distance is the Euclidean one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

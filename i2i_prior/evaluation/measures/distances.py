@@ -1,7 +1,5 @@
 """Checks of two feature sets, and their distances, a slab at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

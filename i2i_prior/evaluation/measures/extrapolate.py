@@ -15,8 +15,6 @@ which that of an ordinary fit would not. Where the two distributions are nearly
 equal, the noise falls faster than 1 / n and the standard error is too large.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from i2i_prior.errors import UserError

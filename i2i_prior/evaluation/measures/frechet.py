@@ -23,8 +23,6 @@ nothing but rounding, so the range is exact. It costs O(d^2 n), all
 eigenvectors O(d^3).
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

@@ -13,8 +13,6 @@ Of images sorted by class, ADM's form sees few classes a split, and the score
 falls to a fraction.
 """
 
-from __future__ import annotations
-
 import warnings
 from itertools import pairwise
 

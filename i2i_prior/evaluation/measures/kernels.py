@@ -8,8 +8,6 @@ Both estimate the squared maximum mean discrepancy
 they assume no Gaussian, and KID has no bias in the number of images.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from i2i_prior.errors import UserError

@@ -20,8 +20,6 @@ of it against 50,000 samples, and rounds distances to float16, which moves its
 numbers by some 1e-3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ An .npz holds `arr_0`, uint8 (N, H, W, 3), as ADM's samplers write it. A file
 of 50,000 images does not fit in memory, so images are read one by one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -6,8 +6,6 @@ the format of EDM2's reference statistics, nothing is executed: no name in it
 is imported, and only arrays, numbers, texts and dicts are built.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import zipfile

@@ -8,8 +8,6 @@ Row r of a set belongs to block r modulo their number, and the whole is the
 sum of the blocks: a confidence interval needs no second pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

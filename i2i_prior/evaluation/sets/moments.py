@@ -4,8 +4,6 @@ The join over the processes of a run is to the last bit the same on each: all
 call `join_blocks`, `interleave` and `gather` at the same place of the program.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

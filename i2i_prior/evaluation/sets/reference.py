@@ -7,8 +7,6 @@ never stale. (The factor of the covariance is not kept: to compute it takes
 hardly longer than reading it would.)
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

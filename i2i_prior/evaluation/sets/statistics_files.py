@@ -12,8 +12,6 @@ are taken as they are, and a note in the result says so. Ours are refused
 where anything differs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import zipfile

@@ -14,19 +14,13 @@ FIRST = ""  # stands for an extractor's first tap
 
 @dataclass
 class Comparison:
-    """Reference, generated images, and matches of their conditions.
+    """Reference, generated images, and matches of their conditions."""
 
-    Attributes:
-        reference, generated: with the statistics and features that the
-            metrics need, see `EvalSpec`.
-        extractor: of the features of both.
-        matches: by condition metric, its results of each group of
-            conditions, see `Metric.match`.
-    """
-
+    # Both with the statistics and features that the metrics need, `EvalSpec`.
     reference: Collected
     generated: Collected
     extractor: Extractor
+    # By condition metric, its results of each group, see `Metric.match`.
     matches: Mapping[str, list[Any]] = field(default_factory=dict)
     _factors: dict[str, Factor] = field(default_factory=dict)
 

@@ -29,19 +29,13 @@ Embedder = Callable[[np.ndarray], np.ndarray]  # uint8 (n, H, W, 3) -> (n, d)
 
 @dataclass(frozen=True)
 class ConditionGroup:
-    """Conditions that are compared with each other, and their samples.
+    """Conditions that are compared with each other, and their samples."""
 
-    Attributes:
-      images, views, samples: as in `SampleChunk`.
-      encoder: embeds views, by the run's own encoder.
-      features: embeds images, by the extractor of the distances.
-    """
-
-    images: np.ndarray
+    images: np.ndarray  # these three as in `SampleChunk`
     views: np.ndarray
     samples: np.ndarray
-    encoder: Embedder | None
-    features: Embedder | None
+    encoder: Embedder | None  # of views, by the run's own encoder
+    features: Embedder | None  # of images, by the extractor of the distances
 
 
 def encoder_fidelity(group: ConditionGroup) -> Fidelity:
@@ -73,19 +67,13 @@ class ConditionMatcher:
 
     Conditions beyond the last whole group are left out, unless there is no
     whole one.
-
-    Args:
-      functions: by metric, its function of a group.
-      encoder, features: see `ConditionGroup`.
-
-    Attributes:
-      best_and_worst: cosine, image and samples (K, S, S, 3) of conditions,
-        best first, by the first `Fidelity` among the results.
     """
 
-    functions: Mapping[str, Callable[[ConditionGroup], Any]]
-    encoder: Embedder | None = None
+    functions: Mapping[str, Callable[[ConditionGroup], Any]]  # by metric
+    encoder: Embedder | None = None  # both as in `ConditionGroup`
     features: Embedder | None = None
+    # Cosine, image and samples (K, S, S, 3) of conditions, best first, by the
+    # first `Fidelity` among the results.
     best_and_worst: list[tuple[float, np.ndarray, np.ndarray]] = field(
         default_factory=list
     )

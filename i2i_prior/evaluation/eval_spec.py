@@ -19,17 +19,12 @@ from i2i_prior.evaluation.metrics import METRICS
 class EvalSpec:
     """Metrics, and the features that they are taken over.
 
-    Attributes:
-      extractor: of the features that samples and reference are compared by.
-      metrics: keys of METRICS.
-
-    Raises:
-      UserError: an unknown metric, or one that does not exist over the
-        features of this extractor.
+    UserError for an unknown metric, or one that does not exist over the
+    features of this extractor.
     """
 
-    extractor: Extractor
-    metrics: Sequence[str]
+    extractor: Extractor  # of both sides
+    metrics: Sequence[str]  # keys of METRICS
 
     def __post_init__(self) -> None:
         check_metrics(self.metrics)
@@ -50,12 +45,7 @@ class EvalSpec:
         preset: str,
         weights: str | Path | None,
     ) -> EvalSpec:
-        """Opens the extractor with the taps that the metrics name.
-
-        Args:
-          metrics: see the class.
-          features, preset, weights: see `open_extractor`.
-        """
+        """Opens the extractor, see `open_extractor`, with the metrics' taps."""
         check_metrics(metrics)
         taps = named_taps(metrics)
         extractor = open_extractor(features, preset, weights=weights, taps=taps)

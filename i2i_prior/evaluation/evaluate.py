@@ -46,18 +46,14 @@ def evaluate_samples(
 
     Args:
       chunks: the samples; with their conditions for condition metrics.
-      spec: the metrics.
       reference: collects the other side, with what `spec` needs.
       encoder: embeds for "fidelity", see `encoder_embedder`.
       batch_size: of the extractor, see `collect`.
       captions: embeds those of the samples, for "clip_score".
 
     Returns:
-      the result of `compare`, and a picture of the best and worst conditions
-      where they were matched by an embedding.
-
-    Raises:
-      UserError: where the sides do not compare.
+      the result of `compare`, also for errors, and a picture of the best and
+      worst conditions where they were matched by an embedding.
     """
     if spec.captions and captions is None:
         raise UserError(
@@ -85,10 +81,8 @@ def collect_reference(
 ) -> Collected:
     """Collects evaluate.reference; without one, the crops of the source.
 
-    Images of the reference are brought to `size`, where it is given.
-
-    Raises:
-      UserError: where it is unusable, or lacks what the metrics need.
+    Images of the reference are brought to `size`, where it is given. UserError
+    where it is unusable, or lacks what the metrics need.
     """
     section = config.evaluate
     if section.reference:
@@ -134,11 +128,9 @@ def _collect(
 def process_share(
     chunks: Iterable[SampleChunk], consume: Consumer | None = None
 ) -> Iterator[np.ndarray]:
-    """Calls `consume` with each chunk, and passes samples on.
+    """Calls `consume` with each chunk, and yields samples, uint8 (m, S, S, 3).
 
-    Yields:
-      uint8 (m, S, S, 3): the samples whose number is this process' modulo
-      the number of processes.
+    They are those whose number is this process' modulo that of processes.
     """
     process, processes = jax.process_index(), jax.process_count()
     start = 0
@@ -158,10 +150,8 @@ def compare(
 ) -> dict[str, Any]:
     """Computes metrics of generated images, with provenance and notes.
 
-    Args:
-        spec: the metrics.
-        reference, generated: collected with what `spec` needs.
-        matches: of `ConditionMatcher`, for condition metrics.
+    Both sides are collected with what `spec` needs; condition metrics take
+    the `matches` of `ConditionMatcher`.
 
     Returns:
         "metrics": numbers by name; "intervals": {"low", "high", "level",

@@ -59,19 +59,13 @@ from i2i_prior.tasks.registry import make_task
 
 @dataclass(frozen=True)
 class _Conditions:
-    """Conditions of the samples, and the side that these are compared with.
+    """Conditions of the samples, and the side that these are compared with."""
 
-    Attributes:
-      record: of the conditions, plain values.
-      draw: (generator, parameters, store, report) -> chunks of samples.
-      reference: collects the other side.
-      captions: embeds the conditions, where they are prompts.
-    """
-
-    record: dict[str, Any]
+    record: dict[str, Any]  # plain values
+    # (generator, parameters, store, report) -> chunks of samples
     draw: Callable[..., Iterator[SampleChunk]]
     reference: Callable[[], Collected]
-    captions: Callable[[], np.ndarray] | None = None
+    captions: Callable[[], np.ndarray] | None = None  # embeds prompts
 
 
 def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:

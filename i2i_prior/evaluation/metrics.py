@@ -48,31 +48,19 @@ Results = dict[str, Any]  # numbers by name; `Interval`s where they are known
 
 @dataclass(frozen=True)
 class Metric:
-    """Metric of the registry.
-
-    Attributes:
-        function: computes its results.
-        lower_is_better: by patterns of the results' names, as "FD*"; no
-            direction for results that match none.
-        moments, features: taps of both sides whose statistics, or whose
-            features, it needs.
-        generated: taps of the generated side whose features it needs.
-        captions: needs the captions of the generated images, see CAPTIONS.
-        extractors: names of the extractors that it exists for; () for all.
-        fewest: images that it needs, by the dimension of the features.
-        match: of condition metrics, which compare samples with their
-            conditions, computes what `function` finds in
-            `Comparison.matches` from a group of conditions.
-    """
+    """Metric of the registry, with the taps that it needs."""
 
     function: Callable[[Comparison], Results]
+    # By patterns of the results' names, as "FD*"; others have no direction.
     lower_is_better: Mapping[str, bool]
-    moments: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    generated: tuple[str, ...] = ()
-    captions: bool = False
-    extractors: tuple[str, ...] = ()
-    fewest: Callable[[int], int] = lambda dim: 2
+    moments: tuple[str, ...] = ()  # statistics of both sides
+    features: tuple[str, ...] = ()  # of both sides
+    generated: tuple[str, ...] = ()  # features of the generated side
+    captions: bool = False  # of the generated images, see CAPTIONS
+    extractors: tuple[str, ...] = ()  # that it exists for; () for all
+    fewest: Callable[[int], int] = lambda dim: 2  # images, by the dimension
+    # Of condition metrics, which compare samples with their conditions:
+    # computes of a group what `function` finds in `Comparison.matches`.
     match: Callable[[ConditionGroup], Any] | None = None
 
 

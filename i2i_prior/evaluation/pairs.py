@@ -41,10 +41,7 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     Similarity".) As published: an 11 x 11 Gaussian window of standard
     deviation 1.5, moments divided by the sum of weights, K1 = 0.01,
     K2 = 0.03, and the mean over the places where the window fits, and over the
-    channels.
-
-    Raises:
-        UserError: images smaller than the window.
+    channels. UserError for images smaller than the window.
     """
     from skimage.metrics import structural_similarity
 
@@ -104,17 +101,9 @@ def measure_pairs(
 ) -> dict[str, float]:
     """Means over the pairs, by name.
 
-    Args:
-        reference, generated: uint8 (n, H, W, 3) batches of any n, images in
-            the same order.
-        progress: called with the number of finished pairs.
-
-    Returns:
-        PSNR in decibels, which is infinite where a pair is equal; SSIM, at
-        most 1; LPIPS, 0 for equal pairs.
-
-    Raises:
-        UserError: there are more images on one side, or of another size.
+    Both sides are uint8 (n, H, W, 3) batches of any n, images in the same
+    order; `progress` is called with the number of finished pairs. UserError
+    where there are more images on one side, or of another size.
     """
     found: dict[str, list[float]] = {name: [] for name in functions}
     sides = rebatch(reference, _AT_ONCE), rebatch(generated, _AT_ONCE)

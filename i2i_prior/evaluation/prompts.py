@@ -25,13 +25,10 @@ class Prompt(NamedTuple):
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Reads a list of prompts.
 
-    Args:
-      path: UTF-8 text, a prompt a line, its id the number of the line from 0;
-        or, as *.jsonl, a JSON object {"id": text or number, "caption": text}
-        a line. Empty lines are skipped.
-
-    Raises:
-      UserError: names the first line that is no prompt, or repeats an id.
+    The file is UTF-8 text, a prompt a line, its id the number of the line from
+    0; or, as *.jsonl, a JSON object {"id": text or number, "caption": text} a
+    line. Empty lines are skipped. UserError names the first line that is no
+    prompt, or repeats an id.
     """
     path = Path(path)
     try:

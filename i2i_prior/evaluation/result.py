@@ -118,13 +118,8 @@ def extremes_picture(
     """Grid of the generated images nearest to and farthest from the reference.
 
     Each has its nearest reference image below it: a near copy of it shows
-    memorisation, a far one is a failure, or new.
-
-    Args:
-        reference, generated: with the features of `tap`.
-        tap: its Euclidean distance counts.
-        reference_image, generated_image: row -> uint8 (H, W, 3).
-        columns: images a row.
+    memorisation, a far one is a failure, or new. The distance is the Euclidean
+    one of a tap's features; images are row -> uint8 (H, W, 3).
     """
     distance, nearest = _nearest(
         generated.features[tap], reference.features[tap]

@@ -29,16 +29,12 @@ Report = Callable[[int], Any]
 class SampleChunk:
     """Consecutive conditions and the samples that were drawn for them.
 
-    Attributes:
-      samples: uint8 (n, K, S, S, 3).
-      images: uint8 (n, S, S, 3), the held-out images; None for prompts.
-      views: uint8 (n, V, V, 3), these as the encoder sees them; None where
-        the model has none.
+    Prompts have no images; a model without an encoder has no views.
     """
 
-    samples: np.ndarray
-    images: np.ndarray | None = None
-    views: np.ndarray | None = None
+    samples: np.ndarray  # uint8 (n, K, S, S, 3)
+    images: np.ndarray | None = None  # held out, uint8 (n, S, S, 3)
+    views: np.ndarray | None = None  # of the encoder, uint8 (n, V, V, 3)
 
     @property
     def flat(self) -> np.ndarray:
@@ -56,17 +52,9 @@ def sample_images(
 ) -> Iterator[SampleChunk]:
     """Draws samples for held-out examples, see `held_out_examples`.
 
-    Condition c has the samples c K to c K + K - 1, K = per_condition.
-
-    Args:
-      config: of a run; the `evaluate` and `sample` sections count.
-      source: held-out images.
-      generator, parameters: the model.
-      store: keeps what is drawn.
-      report: called with the number of samples so far.
-
-    Raises:
-      UserError: where the source is unusable.
+    Condition c has the samples c K to c K + K - 1, K = per_condition, and
+    `report` is called with the number of samples so far. UserError where the
+    source is unusable.
     """
     section, start = config.evaluate, 0
     each = section.per_condition
@@ -108,13 +96,10 @@ def held_out_examples(
 ) -> Iterator[Given]:
     """Fixed examples, `size` at a time, see `data.held_out.each_example`.
 
-    Yields:
-      image uint8 (n, S, S, 3), the target, and the conditions of
-      `Task.example_spec`: view, source_image, label, each (n, ...); of a
-      pair also target_view, see `tasks.inputs.cuts`.
-
-    Raises:
-      UserError: where the source is unusable.
+    Yields image uint8 (n, S, S, 3), the target, and the conditions of
+    `Task.example_spec`: view, source_image, label, each (n, ...); of a pair
+    also target_view, see `tasks.inputs.cuts`. UserError where the source is
+    unusable.
     """
     shapes = resolve(config)
     examples = each_example(

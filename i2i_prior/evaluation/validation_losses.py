@@ -23,15 +23,10 @@ KINDS = ("ema", "raw")
 
 @dataclass(frozen=True)
 class Losses:
-    """Validation losses of one checkpoint, raw or EMA.
+    """Validation losses of one checkpoint, raw or EMA."""
 
-    Attributes:
-      loss: training loss, float32 (N, T): N examples, T times.
-      mse: mean squared error of the prediction, float32 (N, T).
-    """
-
-    loss: np.ndarray
-    mse: np.ndarray
+    loss: np.ndarray  # of training, float32 (N, T): N examples, T times
+    mse: np.ndarray  # mean squared error of the prediction, float32 (N, T)
 
     def uniform(self) -> np.ndarray:
         """Mean squared error with all times weighted equally, float64 (N,)."""
@@ -80,14 +75,9 @@ def write(
 ) -> dict[str, float]:
     """Writes STEP.npz, then STEP.json; returns `scalars`.
 
-    Args:
-      workdir, step: of the checkpoint.
-      tables: "ema" and "raw".
-      times, shares: (T,) path times, and probabilities of their strata.
-      about: facts about the images, for STEP.json.
-
-    Raises:
-      UserError: if they cannot be written.
+    Of the tables "ema" and "raw", (T,) path times, and the probabilities of
+    their strata, with facts about the images for STEP.json. UserError if they
+    cannot be written.
     """
     arrays = {
         f"{kind}_{name}": getattr(table, name)

@@ -21,19 +21,15 @@ from i2i_prior.models.preprocess import PREPROCESSING, preprocess
 from i2i_prior.models.vit import Features, ViT, ViTConfig
 from i2i_prior.tasks.resolve import resolve
 
+# uint8 images (H, W, 3) -> float32 (B, S, S, 3)
 Preprocess = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 class Encoder:
     """Image encoder from normalised pixels to `Features`.
 
-    Attributes:
-      config: its shape.
-      parameters: name -> array; they may be replaced by arrays of the same
-        shapes under other shardings (`parallel.sharding`).
-      preprocess: list of uint8 images (H, W, 3) -> float32 (B, S, S, 3).
-      notes: sentences on properties that its file did not state.
-      pixels: scaling by `preprocess`, as config.encoder.pixels.
+    Its `parameters` may be replaced by arrays of the same shapes under other
+    shardings (`parallel.sharding`).
     """
 
     def __init__(
@@ -41,8 +37,8 @@ class Encoder:
         config: ViTConfig,
         parameters: Flat,
         preprocess: Preprocess,
-        notes: Sequence[str] = (),
-        pixels: str = "family",
+        notes: Sequence[str] = (),  # on what its file did not state
+        pixels: str = "family",  # of preprocess, as config.encoder.pixels
     ):
         functional, _ = make_functional(lambda rngs: ViT(config, rngs=rngs))
         self.config, self.preprocess, self.pixels = config, preprocess, pixels
@@ -65,15 +61,8 @@ class Encoder:
     ) -> np.ndarray:
         """Embeds images as `Features.cls` over its L2 norm, as in Lumos.
 
-        Args:
-          images: paths, or uint8 (H, W, 3) arrays.
-          batch_size: images encoded at once.
-
-        Returns:
-          float32 (B, D).
-
-        Raises:
-          UserError: for no images, or one that is unusable.
+        From paths, or uint8 (H, W, 3) arrays, to float32 (B, D). UserError for
+        no images, or one that is unusable.
         """
         if not len(images) or batch_size < 1:
             raise UserError("embed needs an image or more and batch_size >= 1")

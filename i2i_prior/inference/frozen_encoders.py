@@ -48,15 +48,10 @@ def open_autoencoder(kind: str, weights: str, size: int) -> FrozenNetwork:
     """Opens an autoencoder from images to latents in the diffusion's scale.
 
     Its latents are (B, h, w, 2 C), mean and log variance, of an autoencoder
-    with a Gaussian, else (B, h, w, C).
-
-    Args:
-      kind: a name of `AUTOENCODERS`.
-      weights: a file or folder, or `ENCODER,DECODER` of a tiny one.
-      size: side of the square that is encoded, pixels.
-
-    Raises:
-      UserError: the file holds another network, or the size does not fit.
+    with a Gaussian, else (B, h, w, C). The `kind` is a name of `AUTOENCODERS`,
+    `weights` a file or folder, or `ENCODER,DECODER` of a tiny one, `size` the
+    side of the encoded square in pixels. UserError where the file holds
+    another network, or the size does not fit.
     """
     if not isinstance(AUTOENCODERS.get(kind), AutoencoderConfig):
         known = [name for name in AUTOENCODERS if name != "pixels"]
@@ -106,9 +101,7 @@ def open_encoder(text: str) -> FrozenNetwork:
     """Opens an image encoder by NAME=FILE[:cls|patches], `cls` by default.
 
     Its embeddings are (B, M, width): M is 1 for cls, else the patches.
-
-    Raises:
-      UserError: the text is malformed, or the file holds no image encoder.
+    UserError where the text is malformed, or the file holds no image encoder.
     """
     name, equals, path = text.partition("=")
     rest, colon, choice = path.rpartition(":")
@@ -149,13 +142,10 @@ def open_encoder(text: str) -> FrozenNetwork:
 def make_encoding(
     networks: Sequence[FrozenNetwork], batch: int, dtype: str, flip: bool
 ) -> Encoding:
-    """Encoding of images by all networks.
+    """Encoding of images by networks of different names, in field order.
 
-    Args:
-      networks: of different names, in the order of their fields.
-      batch: images at once on each device of this process.
-      dtype: "float16" or "bfloat16", of the results.
-      flip: encodes the mirrored image as well, in the second place.
+    `batch` images at once on each device of this process; results of `dtype`,
+    "float16" or "bfloat16"; `flip` adds the mirrored image in second place.
     """
     rows = _sharding("batch")
 

@@ -28,13 +28,10 @@ _SETTINGS = ("steps", "guidance", "solver", "lower_order_final")
 class Generator:
     """Embeds views and generates images for one task.
 
-    Args:
-      task: of the parameters.
-      mesh: of the parameters, where they are sharded: images are then
-        spread over it. All processes of a run call with the same arguments
-        and get the same whole images.
-      truncate: cuts grey levels off, as ADM's sampler does, half a level
-        darker; otherwise they are rounded.
+    With the `mesh` that the parameters are sharded over, images are spread
+    over it; all processes of a run call with the same arguments and get the
+    same whole images. `truncate` cuts grey levels off, as ADM's sampler does,
+    half a level darker; otherwise they are rounded.
     """
 
     def __init__(
@@ -96,10 +93,8 @@ class Generator:
     ) -> Array:
         """Samples latents of any task from checked inputs.
 
-        Arguments as `Prior.sample`, after the parameters, all by name.
-
-        Raises:
-          UserError: where a condition is missing or the model takes none.
+        Arguments as `Prior.sample`, after the parameters. UserError where a
+        condition is missing or the model takes none.
         """
         mode = null_mask if isinstance(null_mask, str) else None
         if mode not in (None, "full", "caption"):
@@ -134,24 +129,14 @@ class Generator:
     def latents(
         self,
         parameters: Flat,
-        embeddings: Array | None,
-        noise: Array,
-        guidance: float,
+        embeddings: Array | None,  # (B, M0, C)
+        noise: Array,  # (B, H, W, C)
+        guidance: float,  # scale, where options.guided
         options: SampleOptions,
-        key: Array | None = None,
+        key: Array | None = None,  # of stochastic solvers
         conditions: Conditions | None = None,
     ) -> Array:
-        """Runs the sampler: latents float32 (B, H, W, C).
-
-        Args:
-          parameters: all of them, by name.
-          embeddings: (B, M0, C).
-          noise: (B, H, W, C).
-          guidance: scale; only used where options.guided.
-          options: the compiled setting.
-          key: for stochastic solvers.
-          conditions: further inputs of the model.
-        """
+        """Runs the sampler: latents float32 (B, H, W, C)."""
         task = self.task
         with self._on_mesh():
             predict = task.predictor(
@@ -217,15 +202,10 @@ def generate_for(
     first: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """Generates one image for each example, uint8 (N, S, S, 3).
+    """Generates one image for each of N `given` conditions of `Task.condition`.
 
-    Args:
-      generator, parameters: the model.
-      given: conditions of N examples, see `Task.condition`.
-      guidance, options: see `Generator.latents`.
-      seed, first: the image of example i draws from (seed, first + i).
-      batch_size: images at once; the last batch is padded.
-      progress: called with the number of finished images.
+    uint8 (N, S, S, 3); image i draws from (seed, first + i). The last batch is
+    padded; `progress` is called with the number of finished images.
     """
     shape = generator.task.latent_shape(1)[1:]
     out, done = [], 0

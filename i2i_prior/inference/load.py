@@ -114,11 +114,8 @@ def load_run(
 ) -> Loaded:
     """Loads a checkpoint of a run directory; arguments as `load_model`.
 
-    Args:
-      mesh: that the parameters are sharded over; None for the first device.
-
-    Raises:
-      UserError: where there is no such checkpoint.
+    Parameters are sharded over the mesh, or on the first device. UserError
+    where there is no such checkpoint.
     """
     from i2i_prior.checkpoint.restore import load_parameters
 

@@ -37,30 +37,19 @@ __all__ = ["Encoder", "Prior", "load_encoder", "open_image"]
 
 
 class Prior:
-    """Trained prior: variations, interpolations, predictions, samples.
-
-    Args:
-      truncate: see `Generator`.
-
-    Attributes:
-      config: of the run it came from.
-      parameters: name -> float32 array (EMA).
-      step: optimizer updates it has seen, None where unknown.
-      layout: of the file it came from, see `load.Loaded`.
-      notes: sentences on assumptions that were made when it was loaded.
-    """
+    """Trained prior: variations, interpolations, predictions, samples."""
 
     def __init__(
         self,
-        config: ConfigDict,
-        parameters: Flat,
-        step: int | None = None,
-        truncate: bool = False,
+        config: ConfigDict,  # of the run it came from
+        parameters: Flat,  # name -> float32 array (EMA)
+        step: int | None = None,  # optimizer updates, None where unknown
+        truncate: bool = False,  # see `Generator`
     ):
         self.config, self.parameters, self.step = config, parameters, step
         self.task = make_task(config)
-        self.layout = "run"
-        self.notes: list[str] = []
+        self.layout = "run"  # of the file it came from, see `load.Loaded`
+        self.notes: list[str] = []  # on assumptions made when it was loaded
         self._generator = Generator(self.task, truncate=truncate)
         self._predict = jax.jit(self._forward)
 
@@ -80,10 +69,7 @@ class Prior:
             lewei_scale) that shapes do not imply; `layout` to name it;
             `weights` "ema" or "raw"; `encoder` and `autoencoder`, files of
             the frozen networks around it; `precision`. See
-            `load.load_model`.
-
-        Raises:
-          UserError: where there is no such model.
+            `load.load_model`, also for the errors.
         """
         loaded = load_model(path, step=step, **options)
         prior = cls(loaded.config, loaded.parameters, loaded.step)
@@ -135,7 +121,6 @@ class Prior:
           num: variations of each; variation k of image i draws from
             (seed, i * num + k).
           steps, guidance, solver: the run's own where None.
-          batch_size: images generated at once.
           progress: called with the number of finished images.
 
         Raises:

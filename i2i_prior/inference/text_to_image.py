@@ -34,12 +34,10 @@ def draw(
 
     Args:
       generator, parameters: of a model of tokens, with an autoencoder.
-      captions: texts.
       text_encoder: what `load_encoder` makes of a T5, with its tokenizer.
       height, width: wanted, in pixels, None for the model's own square; a
         multi-scale model takes their ratio only.
       seed, first: image k draws from (seed, first + k).
-      clean: cleans captions first.
       **options: steps, guidance, solver, null_mask, ... of `Prior.sample`.
 
     Raises:

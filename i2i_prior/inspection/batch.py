@@ -28,15 +28,12 @@ _IMAGES = {"image": "target", "source_image": "source", "view": "view"}
 
 @dataclass(frozen=True)
 class Shown:
-    """First rows of a step's batch, see `Pipeline`, and their records' names.
-
-    `total` examples are in the whole batch.
-    """
+    """First rows of the batch of one step."""
 
     step: int
-    total: int
-    batch: Batch
-    names: list[str]
+    total: int  # examples in the whole batch
+    batch: Batch  # see `Pipeline`
+    names: list[str]  # of the records
 
 
 def _images(batch: Batch) -> dict[str, str]:
@@ -47,8 +44,7 @@ def _images(batch: Batch) -> dict[str, str]:
 def take(config: ConfigDict, step: int) -> Shown:
     """The first rows of the batch of a step, the same as in training.
 
-    Raises:
-        UserError: `step` is negative, or the data are prepared latents.
+    UserError where `step` is negative, or the data are prepared latents.
     """
     if step < 0:
         raise UserError(f"step {step} is before the first: give 0 or more")
@@ -98,11 +94,7 @@ def as_text(shown: Shown) -> str:
 
 
 def write_batch(shown: Shown, name: str, folder: Path) -> list[Path]:
-    """Writes `folder`/batch.png and `folder`/inspect.html.
-
-    Args:
-        name: of the config, the page's title.
-    """
+    """Writes `folder`/batch.png and `folder`/inspect.html, entitled `name`."""
     picture, page = folder / "batch.png", folder / "inspect.html"
     image_grid.save_png(picture, contact_sheet(shown))
     rows = [

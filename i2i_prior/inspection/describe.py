@@ -46,11 +46,7 @@ def as_text(survey: Survey, speeds: Sequence[Speed]) -> str:
 def write_page(
     survey: Survey, speeds: Sequence[Speed], source: Source, folder: Path
 ) -> Path:
-    """Writes `folder`/inspect.html, with plots and pictures.
-
-    Returns:
-        Its path.
-    """
+    """Writes `folder`/inspect.html, with plots and pictures."""
     body = "<p></p>" + html.table((), _facts(survey, speeds))
     plots = "".join(
         bars(title, ["" if e is None else f"{e:g}" for e in edges], counts)

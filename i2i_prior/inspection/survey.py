@@ -26,57 +26,36 @@ _SECONDS = 2.0  # of decoding, at most about so long in each measurement
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Header of an image; "", 0 and 0 if it is unreadable.
+    """Header of an image; "", 0 and 0 if it is unreadable."""
 
-    Attributes:
-        kind: format and mode, such as "JPEG RGB"; "pixels" for an array.
-        width, height: in pixels, upright.
-    """
-
-    kind: str = ""
-    width: int = 0
+    kind: str = ""  # format and mode, as "JPEG RGB"; "pixels" for an array
+    width: int = 0  # in pixels, upright, as the height
     height: int = 0
 
 
 @dataclass(frozen=True)
 class SampledRecord:
-    """One record of the sample.
+    """One record of the sample."""
 
-    Attributes:
-        record: its number.
-        name: in the source; "" if it cannot be read.
-        bytes: of the stored image.
-        header: header of the image.
-        broken: reason that completes "the image ..."; "" if it is readable.
-        captions: number of captions.
-        fields: names of its fields (captions, label, json, images).
-    """
-
-    record: int
-    name: str = ""
-    bytes: int = 0
+    record: int  # its number
+    name: str = ""  # in the source; "" if it cannot be read
+    bytes: int = 0  # of the stored image
     header: ImageHeader = ImageHeader()
-    broken: str = ""
-    captions: int = 0
-    fields: tuple[str, ...] = ()
+    broken: str = ""  # completes "the image ..."; "" if it is readable
+    captions: int = 0  # their number
+    fields: tuple[str, ...] = ()  # names: captions, label, json, images
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A sample of a source.
-
-    Attributes:
-        spec, records: of the whole source, and their number.
-        seed: of the sample.
-        sample: the sampled records in the source's order; all, if it is small.
-        notes: of the source, see `TarSource`.
-    """
+    """A sample of a source."""
 
     spec: str
-    records: int
-    seed: int
+    records: int  # in the whole source
+    seed: int  # of the sample
+    # In the source's order; all records, if it is small.
     sample: list[SampledRecord] = field(repr=False)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # of the source, see `TarSource`
 
     @property
     def whole(self) -> bool:

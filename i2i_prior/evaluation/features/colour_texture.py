@@ -53,19 +53,12 @@ _CHUNK = 64  # images at once: 64 of 256 x 256 are 50 MB as float32
 
 @dataclass(frozen=True)
 class Features:
-    """Named feature function, uint8 (N, H, W, 3) -> float (N, d).
+    """Named feature function, uint8 (N, H, W, 3) -> float (N, d)."""
 
-    Attributes:
-        name: in results.
-        short: in the names of metrics.
-        function: of at most 64 images.
-        parts: sizes of the blocks that retrieval weighs equally; () for one.
-    """
-
-    name: str
-    short: str
-    function: Callable[[np.ndarray], np.ndarray]
-    parts: tuple[int, ...] = ()
+    name: str  # in results
+    short: str  # in the names of metrics
+    function: Callable[[np.ndarray], np.ndarray]  # of at most 64 images
+    parts: tuple[int, ...] = ()  # blocks of equal weight in retrieval
 
     @property
     def label(self) -> str:

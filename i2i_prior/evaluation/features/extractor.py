@@ -15,33 +15,23 @@ _SHOWN = 12  # characters of a value in an error
 
 @dataclass(frozen=True)
 class Extractor:
-    """Function of images to one or several sets of features, its taps.
+    """Function of images to one or several sets of features, its taps."""
 
-    Attributes:
-        name: in results, as "inception", "dinov2", "colour_texture".
-        label: name of the Frechet distance over its first tap: "FID" for the
-            published Inception weights and for nothing else.
-        taps: names of the features and their dimension d; the Frechet
-            distance is taken over the first.
-        identity: JSON values that must be equal on both sides of a
-            comparison: SHA-256 of the weights, the preset's record, input
-            size, code.
-        prepare: uint8 (n, H, W, 3), all of one size -> (n, ...) that `apply`
-            takes; runs on the host, in any thread.
-        apply: (parameters, prepared) -> {tap: float32 (n, d)}. Traced by
-            `jax.jit`, except where `traced` is False: then it is NumPy.
-        parameters: a tree of arrays, or None.
-        traced: see `apply`.
-    """
-
-    name: str
+    name: str  # in results, as "inception", "dinov2", "colour_texture"
+    # Of the Frechet distance over the first tap: "FID" for the published
+    # Inception weights and for nothing else.
     label: str
-    taps: Mapping[str, int]
+    taps: Mapping[str, int]  # name -> dimension d
+    # JSON values that must be equal on both sides of a comparison: SHA-256 of
+    # the weights, the preset's record, input size, code.
     identity: Mapping[str, Any]
+    # uint8 (n, H, W, 3), all of one size -> (n, ...) that `apply` takes; runs
+    # on the host, in any thread.
     prepare: Callable[[np.ndarray], np.ndarray]
+    # (parameters, prepared) -> {tap: float32 (n, d)}
     apply: Callable[[Any, Any], Mapping[str, Any]]
-    parameters: Any = field(default=None, repr=False)
-    traced: bool = True
+    parameters: Any = field(default=None, repr=False)  # tree of arrays
+    traced: bool = True  # `apply` by `jax.jit`; NumPy otherwise
 
     @property
     def first(self) -> str:

@@ -37,7 +37,6 @@ TAPS = {
 }
 _EPSILON = 1e-3
 
-
 # block -> its 1 x 1 convolutions that read the block's own input.
 _A = ("branch1x1", "branch5x5_1", "branch3x3dbl_1", "branch_pool")
 _C = ("branch1x1", "branch7x7_1", "branch7x7dbl_1", "branch_pool")
@@ -89,12 +88,9 @@ def fold(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def features(p: Parameters, x: Array) -> dict[str, Array]:
     """Computes all taps; under `jax.jit` unused ones are not computed.
 
-    Args:
-      p: of `fold`.
-      x: float32 (N, 299, 299, 3), about [-1, 1]; see `Preset.normalise`.
-
-    Returns:
-      the keys of `TAPS` -> float32 (N, numbers); no logits without fc.
+    From parameters of `fold` and x float32 (N, 299, 299, 3), about [-1, 1],
+    see `Preset.normalise`, to TAPS -> float32 (N, numbers); no logits without
+    fc.
     """
     taps = {}
     x = _unit(p, "Conv2d_1a_3x3", x, stride=2)

@@ -48,18 +48,13 @@ _CODE = 1  # goes up when any feature changes
 
 @dataclass(frozen=True)
 class InceptionWeights:
-    """Arrays of the network and their origin.
+    """Arrays of the network and their origin."""
 
-    Attributes:
-      state: published key -> float32 in torch's layout; without `fc` for
-        pytorch-fid's outer module.
-      sha256: of the arrays, 64 hex digits, whatever their file.
-      file_sha256: of the file that they were first read from.
-    """
-
+    # Published key -> float32 in torch's layout; without `fc` for
+    # pytorch-fid's outer module.
     state: Mapping[str, np.ndarray] = field(repr=False)
-    sha256: str
-    file_sha256: str
+    sha256: str  # of the arrays, 64 hex digits, whatever their file
+    file_sha256: str  # of the file that they were first read from
 
     @property
     def published(self) -> bool:
@@ -77,21 +72,17 @@ def load_inception(
     preset: str = "adm",
     taps: Sequence[str] = ("pool3",),
 ) -> Extractor:
-    """Loads Inception-v3 under one protocol.
+    """Loads Inception-v3 under one protocol, for images of any size.
+
+    Each size is compiled anew, but for the preset `clean`, which resizes on
+    the host. UserError where the weights are missing or unusable, or the
+    preset is unknown.
 
     Args:
       path: see `read_inception`; None for the file of `i2i-prior weights`.
       preset: a key of `PRESETS`.
       taps: of `inception.TAPS`, pool3 first; layers of other taps only are
         not computed.
-
-    Returns:
-      the extractor. Images may have any size; each size is compiled anew,
-      but for the preset `clean`, which resizes on the host.
-
-    Raises:
-      UserError: where the weights are missing or unusable, or the preset is
-        unknown.
     """
     protocol = find_preset(preset)
     weights = read_inception(path or stored_file())
@@ -144,13 +135,10 @@ def inception_extractor(
 def read_inception(path: str | Path) -> InceptionWeights:
     """Reads weights, every key, shape and number checked.
 
-    Args:
-      path: the published .pth; a state dict of pytorch-fid's or
-        torch-fidelity's modules, as .pth or .safetensors, with BatchNorm's
-        counters or without; or a file of `store`.
-
-    Raises:
-      UserError: where it is missing or holds anything else.
+    The file is the published .pth; a state dict of pytorch-fid's or
+    torch-fidelity's modules, as .pth or .safetensors, with BatchNorm's counters
+    or without; or one of `store`. UserError where it is missing or holds
+    anything else.
     """
     path = Path(path)
     if not path.exists():
@@ -174,8 +162,7 @@ def read_inception(path: str | Path) -> InceptionWeights:
 def store(weights: InceptionWeights, path: str | Path) -> int:
     """Writes a .safetensors atomically; returns its bytes.
 
-    Raises:
-      UserError: where the place cannot be written, or has another suffix.
+    UserError where the place cannot be written, or has another suffix.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

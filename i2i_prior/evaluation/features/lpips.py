@@ -72,31 +72,22 @@ _TRUNKS = {
 
 @dataclass(frozen=True)
 class Lpips:
-    """Trunk with its heads.
+    """Trunk with its heads."""
 
-    Attributes:
-      label: "LPIPS-alex" or "LPIPS-vgg".
-      identity: trunk, version and SHA-256 of the file, for results.
-    """
-
-    trunk: str
+    trunk: str  # "alex" or "vgg"
     parameters: Mapping[str, np.ndarray] = field(repr=False)
-    identity: Mapping[str, Any]
+    identity: Mapping[str, Any]  # trunk, version, SHA-256 of the file
 
     @property
     def label(self) -> str:
-        """Name of the distance."""
+        """Name of the distance, "LPIPS-alex" or "LPIPS-vgg"."""
         return f"LPIPS-{self.trunk}"
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Distances of pairs, float32 (N,), 0 for equal images.
 
-        Args:
-          a, b: uint8 (N, H, W, 3), both of one size, 32 pixels a side or
-            more (the trunks downsample 16 times).
-
-        Raises:
-          UserError: for images of other sizes.
+        Of uint8 (N, H, W, 3), both of one size, 32 pixels a side or more (the
+        trunks downsample 16 times); UserError for others.
         """
         if a.shape != b.shape or min(a.shape[1:3]) < 32:
             raise UserError(
@@ -109,8 +100,7 @@ class Lpips:
 def load_lpips(path: str | Path) -> Lpips:
     """Loads a network from a file, see the head of this module.
 
-    Raises:
-      UserError: where it is missing, of another network, or not finite.
+    UserError where it is missing, of another network, or not finite.
     """
     state = read_state_dict(path)
     held = state.shapes.items()

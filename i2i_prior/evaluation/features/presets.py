@@ -29,35 +29,25 @@ from i2i_prior.errors import UserError
 
 @dataclass(frozen=True)
 class Preset:
-    """Protocol of FID and its relatives.
-
-    Attributes:
-      name: its key in `PRESETS`.
-      resize: to the network's input. "tf1_bilinear": corners of pixels
-        aligned, x_in = x_out * in / out, no antialias. "torch_bilinear":
-        centres aligned, no antialias. "pil_bicubic": Pillow's, antialiased,
-        in float32 without rounding, clipped to 0..255.
-      pixels: "(x - 128) / 128" or "2x / 255 - 1", x in 0..255.
-      rounding: samples in [-1, 1] to uint8; "truncate": 127.5 (x + 1) cut
-        off, half a level darker; "round": 127.5 x + 128 cut off.
-      accumulation: of mean and covariance.
-      ddof: the covariance is divided by n - ddof.
-      inception_score: "consecutive", ten splits in the order of the samples,
-        or "shuffled", the same after RandomState(2020); both over logits
-        without bias.
-      spatial: features of sFID, and the order of their numbers.
-      precision_recall_k: neighbours of precision and recall.
-    """
+    """Protocol of FID and its relatives."""
 
     name: str
+    # To the network's input. tf1: corners of pixels aligned, x_in = x_out *
+    # in / out; torch: centres aligned; neither antialiased. PIL: antialiased,
+    # in float32 without rounding, clipped to 0..255.
     resize: Literal["tf1_bilinear", "torch_bilinear", "pil_bicubic"]
-    pixels: Literal["(x - 128) / 128", "2x / 255 - 1"]
+    pixels: Literal["(x - 128) / 128", "2x / 255 - 1"]  # of x in 0..255
+    # Samples in [-1, 1] to uint8: 127.5 (x + 1) cut off, half a level darker,
+    # or 127.5 x + 128 cut off.
     rounding: Literal["truncate", "round"]
+    # Ten splits, in the order of the samples or after RandomState(2020), over
+    # logits without bias.
     inception_score: Literal["consecutive", "shuffled"]
-    accumulation: str = "float64"
-    ddof: int = 1
+    accumulation: str = "float64"  # of mean and covariance
+    ddof: int = 1  # the covariance is divided by n - ddof
+    # Features of sFID, and the order of their numbers.
     spatial: str = "Mixed_6d.branch1x1[:7], order (h, w, c)"
-    precision_recall_k: int = 3
+    precision_recall_k: int = 3  # neighbours
 
     def normalise(self, x: Any) -> Any:
         """Scales pixels in 0..255, NumPy or JAX, to the network's range."""
@@ -104,14 +94,8 @@ def bilinear(images: Any, size: int, rule: str) -> Any:
 
     They mix two pixels along each axis and do not antialias, so shrinking
     drops pixels, as in the published numbers. Written once for NumPy and JAX,
-    so that only uint8 has to reach the device.
-
-    Args:
-      images: (N, H, W, C), of any dtype; the library is that of the array.
-      size: side of the result.
-
-    Returns:
-      float32 (N, size, size, C).
+    so that only uint8 has to reach the device: (N, H, W, C) of any dtype and
+    either library to float32 (N, size, size, C).
     """
     low, high, share = _taps(size, images.shape[1], rule)
     mixed = _mix(images[:, low], images[:, high], share[:, None, None])

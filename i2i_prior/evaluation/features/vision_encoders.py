@@ -101,14 +101,9 @@ def clip_score(images: np.ndarray, texts: np.ndarray, scale: float) -> float:
     """Mean of max(cos, 0) between images and their captions, times `scale`.
 
     Hessel et al., "CLIPScore", EMNLP 2021, with `scale` 2.5; others take 1 or
-    100, and other networks, so both are part of the result's name.
-
-    Args:
-      images: (N, P), tap "image" of `load_clip`.
-      texts: (N, P), of `embed_captions`, row for row.
-
-    Raises:
-      UserError: where the rows are not as many or not as wide, or not finite.
+    100, and other networks, so both are part of the result's name. Images
+    (N, P) are the tap "image" of `load_clip`, texts (N, P) of `embed_captions`,
+    row for row; UserError where they are not of one shape, or not finite.
     """
     images, texts = np.asarray(images, float), np.asarray(texts, float)
     if images.shape != texts.shape or images.ndim != 2 or not len(images):
@@ -128,11 +123,8 @@ def embed_captions(
 ) -> np.ndarray:
     """Embeds texts by CLIP's text half, projected, float32 (N, P).
 
-    Long texts are cut at the network's length.
-
-    Raises:
-      UserError: where the weights have no text half, or there is no tokenizer
-        in their folder.
+    Long texts are cut at the network's length. UserError where the weights
+    have no text half, or there is no tokenizer in their folder.
     """
     encoder = load_encoder(path, part="text")
     length = getattr(encoder.config, "length", None)

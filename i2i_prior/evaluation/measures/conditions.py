@@ -38,6 +38,7 @@ GROUP = 64
 _BLOCKS = 20
 _FEWEST = 10  # conditions for an interval
 
+# uint8 (N, H, W, 3) -> (N, d), see `load_features`
 FeatureFunction = Callable[[np.ndarray], np.ndarray]
 
 
@@ -82,14 +83,9 @@ def concatenate(parts: Sequence[Fidelity]) -> Fidelity:
 
 
 def condition_fidelity(conditions: np.ndarray, samples: np.ndarray) -> Fidelity:
-    """Compares embeddings of one group.
+    """Compares embeddings of one group, (n, d) and samples' (n, K, d).
 
-    Args:
-      conditions: (n, d), of any length but 0.
-      samples: (n, K, d), of the images drawn for each; likewise.
-
-    Raises:
-      UserError: one condition, or an embedding that is 0 or not finite.
+    UserError for one condition, or an embedding that is 0 or not finite.
     """
     if len(conditions) < 2:
         raise UserError(
@@ -144,10 +140,7 @@ def condition_match(
 ) -> dict[str, float]:
     """Ranks the own condition of each sample among all N.
 
-    Args:
-      conditions: uint8 (N, H, W, 3).
-      samples: uint8 (N, K, H', W', 3), K of each condition.
-      features: uint8 (N, H, W, 3) -> (N, d), see `load_features`.
+    Conditions are uint8 (N, H, W, 3), samples uint8 (N, K, H', W', 3).
 
     Returns:
       top1, top5: share of samples whose condition is the nearest, or among

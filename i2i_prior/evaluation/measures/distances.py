@@ -16,8 +16,7 @@ def feature_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks two feature sets (n, d), (m, d) and converts them to float64.
 
-    Raises:
-        UserError: other widths, fewer rows, or a value that is not finite.
+    UserError for other widths, fewer rows, or a value that is not finite.
     """
     pair = np.asarray(first, np.float64), np.asarray(second, np.float64)
     shapes = " and ".join(str(rows.shape) for rows in pair)

@@ -49,10 +49,8 @@ def fd_infinity(
 
     Only the samples' side is extrapolated: the reference stays as it is, with
     the bias of its own count. The value may come out just below 0; the
-    interval is about other samples.
-
-    Raises:
-        UserError: too few images, unusable features, or another dimension.
+    interval is about other samples. UserError for too few images, unusable
+    features, or another dimension.
     """
     counts, distances = prefix_distances(reference, features, seed)
     value, _, error = fit_line(np.array(counts), np.array(distances))
@@ -91,8 +89,7 @@ def fit_line(
 ) -> tuple[float, float, float]:
     """Fits value + slope / n to distances (k,) of nested prefixes, k >= 3.
 
-    Returns:
-        value at 1 / n = 0, slope in 1 / n, standard error of the value.
+    Returns value at 1 / n = 0, slope in 1 / n, standard error of the value.
     """
     t = 1.0 / counts
     design = np.stack([np.ones_like(t), t], axis=1)

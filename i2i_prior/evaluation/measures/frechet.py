@@ -44,19 +44,12 @@ _MORE = 10  # random vectors beyond the rank
 
 @dataclass(frozen=True)
 class Factor:
-    """Moments of a set with a factor of the covariance, S = R R^T.
+    """Moments of a set with a factor of the covariance, S = R R^T."""
 
-    Attributes:
-        mean: (d,) float64.
-        root: R, (d, r) float64, r the numerical rank of S, below count.
-        trace: Tr S.
-        count, features: as in FeatureStatistics.
-    """
-
-    mean: np.ndarray
-    root: np.ndarray
-    trace: float
-    count: int
+    mean: np.ndarray  # (d,) float64
+    root: np.ndarray  # R, (d, r) float64, r < count the numerical rank of S
+    trace: float  # Tr S
+    count: int  # both as in FeatureStatistics
     features: str = ""
 
     @property
@@ -68,9 +61,8 @@ class Factor:
 def reference_factor(statistics: FeatureStatistics) -> Factor:
     """Factors a covariance once, for all the distances to it.
 
-    Raises:
-        UserError: fewer than 2 images, moments that are not finite, or an
-            invalid covariance, see `covariance_root`, which also warns.
+    UserError for fewer than 2 images, moments that are not finite, or an
+    invalid covariance, see `covariance_root`, which also warns.
     """
     _check_count(statistics)
     mean, cov = statistics.mean, statistics.cov
@@ -93,11 +85,10 @@ def frechet_distance(
     for equal sets, which is cut off). Its bias is about proportional to
     1/count, so only equal counts compare.
 
-    Raises:
-        UserError: other dimensions, other features, fewer than 2 images, or
-            moments that are not finite.
-    Warns when a set has no more members than dimensions: its covariance is
-    then singular, and the distance mostly tells how few images there were.
+    UserError for other dimensions, other features, fewer than 2 images, or
+    moments that are not finite. Warns when a set has no more members than
+    dimensions: its covariance is then singular, and the distance mostly tells
+    how few images there were.
     """
     check_pair(reference, other)
     warn_of_rank(reference.dim, reference.count, other.count)
@@ -201,11 +192,9 @@ def covariance_root(cov: np.ndarray, most: int) -> np.ndarray:
     """Root R (d, r) of a covariance (d, d), R R^T = cov.
 
     Cholesky's triangle; where that fails, or `most`, its images less one, is
-    below d, eigenvectors, without those of rounding errors.
-
-    Raises:
-        UserError: an eigenvalue is too negative for a covariance.
-    Warns when one is more negative than rounding in float64.
+    below d, eigenvectors, without those of rounding errors. UserError where an
+    eigenvalue is too negative for a covariance; warns where it is more
+    negative than rounding in float64.
     """
     # eigenvalues below this are rounding errors of zeros
     floor = len(cov) * _EPS * float(np.diag(cov).max())

@@ -30,16 +30,11 @@ def inception_score(
 ) -> tuple[float, float]:
     """Mean and standard deviation (ddof 0) of the score over the splits.
 
-    Args:
-        logits: (n, classes), without the bias of the last layer: both ADM's
-            evaluator and torch-fidelity leave it out.
-        splits: as equal as n allows, split i being rows i n // splits to
-            (i + 1) n // splits.
-        shuffle_seed: None for ADM's form; 2020 for torch-fidelity's.
-
-    Raises:
-        UserError: fewer images than splits, or NaN.
-    Warns, without a shuffle, when the images look sorted by class.
+    Of logits (n, classes) without the bias of the last layer, which both ADM's
+    evaluator and torch-fidelity leave out. Split i is of rows i n // splits to
+    (i + 1) n // splits; `shuffle_seed` is None for ADM's form, 2020 for
+    torch-fidelity's. UserError for fewer images than splits, or NaN; warns,
+    without a shuffle, when the images look sorted by class.
     """
     if not 1 <= splits <= len(logits):
         raise UserError(

@@ -53,20 +53,13 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """Confidence interval of a value.
+    """Confidence interval of a value."""
 
-    Attributes:
-        value: in the middle.
-        low, high: the ends; `low` is not cut off at 0.
-        level: share of such intervals that cover, as 0.95.
-        method: of estimation, with the counts.
-    """
-
-    value: float
-    low: float
+    value: float  # in the middle
+    low: float  # not cut off at 0
     high: float
-    level: float
-    method: str
+    level: float  # share of such intervals that cover, as 0.95
+    method: str  # of estimation, with the counts
 
     @classmethod
     def around(
@@ -102,14 +95,9 @@ def block_interval(
 ) -> Interval:
     """Confidence interval of the Frechet distance to `reference`.
 
-    Args:
-        reference: one side.
-        blocks: statistics of disjoint blocks of about equal counts of the
-            other side; K + 1 distances are computed.
-
-    Raises:
-        UserError: fewer than 2 images a block, or other features.
-    Warns as `frechet_distance` of all samples does.
+    From K + 1 distances, of disjoint blocks of about equal counts. UserError
+    for fewer than 2 images a block, or other features; warns as
+    `frechet_distance` of all samples does.
     """
     for block in blocks:
         check_pair(reference, block)

@@ -34,19 +34,11 @@ def kid(
     features it is KID. It may come out slightly negative for sets of one
     distribution.
 
-    Args:
-        x: (n, d), torch-fidelity's input 1 (the generated images): its
-            subset is drawn first.
-        y: (m, d).
-        seed: of numpy's RandomState, 2020 in torch-fidelity.
-        subsets, subset_size: their number, and the rows of each side in one,
-            without repetition.
-
-    Returns:
-        mean and standard deviation (ddof 0) over the subsets.
-
-    Raises:
-        UserError: fewer rows than a subset, other widths, NaN.
+    Returns mean and standard deviation (ddof 0) over the subsets, of
+    `subset_size` rows of each side without repetition, drawn by numpy's
+    RandomState. That of x (n, d), torch-fidelity's input 1 (the generated
+    images), is drawn before that of y (m, d). UserError for fewer rows than a
+    subset, other widths, NaN.
     """
     x, y = feature_rows(x, y, at_least=2)
     if min(len(x), len(y)) < subset_size:
@@ -75,10 +67,8 @@ def cmmd(x: np.ndarray, y: np.ndarray) -> float:
     numbers are over CLIP ViT-L/14 at 336 pixels.
 
     All kernels are near 1, so 1 is subtracted before they are summed (expm1):
-    without that, about 1e-4 of a float32 result is noise.
-
-    Raises:
-        UserError: other widths, no rows, NaN, or an embedding of zeros.
+    without that, about 1e-4 of a float32 result is noise. UserError for other
+    widths, no rows, NaN, or an embedding of zeros.
     """
     x, y = (_unit(rows) for rows in feature_rows(x, y))
     kernels = _mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)

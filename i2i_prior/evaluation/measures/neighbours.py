@@ -33,15 +33,10 @@ from i2i_prior.evaluation.measures.distances import (
 def precision_recall(
     reference: np.ndarray, generated: np.ndarray, k: int = 3
 ) -> dict[str, float]:
-    """Precision and recall, with closed balls (`<=`).
+    """Precision and recall of features (n, d) and (m, d), closed balls (`<=`).
 
-    Args:
-        reference, generated: features (n, d) and (m, d).
-        k: of the neighbour at a ball's radius; 3 in ADM's evaluator and in
-            torch-fidelity.
-
-    Raises:
-        UserError: k or fewer images a side, other widths, NaN.
+    k = 3, as in ADM's evaluator and in torch-fidelity. UserError for k or
+    fewer images a side, other widths, NaN.
     """
     found = _compare(reference, generated, k, np.less_equal)
     return {name: found[name] for name in ("precision", "recall")}

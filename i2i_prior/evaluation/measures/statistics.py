@@ -93,9 +93,8 @@ class FeatureStatistics:
     def update(self, features: np.ndarray) -> None:
         """Adds a batch (n, dim) of any float type and any n, also 0 or 1.
 
-        Raises:
-            UserError: the width is another one, or a value is not finite,
-                which would make the whole set so.
+        UserError where the width is another one, or a value is not finite,
+        which would make the whole set so.
         """
         batch = np.asarray(features, dtype=np.float64)
         if batch.ndim != 2 or batch.shape[1] != self.dim:

@@ -28,8 +28,7 @@ _LOCAL_HEADER = 30  # bytes before a member's name, in the zip format
 class ZipSource:
     """Images in a zip archive, sorted by name.
 
-    Raises:
-        UserError: it cannot be read, or holds no image.
+    UserError where it cannot be read, or holds no image.
     """
 
     def __init__(self, path: str) -> None:
@@ -70,11 +69,9 @@ class SampleFile:
 
     Grey images, (N, H, W) or (N, H, W, 1), become RGB, and transparent ones,
     (N, H, W, 4), are laid over white, as other sources do it. A compressed
-    file is unpacked into the folder for temporary files.
-
-    Raises:
-        UserError: it is no such file, holds no image, or numbers that are
-            not uint8, for which black and white are not defined.
+    file is unpacked into the folder for temporary files. UserError where it is
+    no such file, holds no image, or numbers that are not uint8, for which black
+    and white are not defined.
     """
 
     def __init__(self, path: str) -> None:

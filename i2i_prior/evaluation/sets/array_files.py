@@ -42,8 +42,7 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Reads the arrays of an .npz with selected names.
 
-    Raises:
-        ERRORS: the file is damaged, holds objects, or more than 1 GiB.
+    Raises ERRORS where it is damaged, holds objects, or more than 1 GiB.
     """
     found = {}
     left = _LARGEST
@@ -70,10 +69,8 @@ def array_header(
     """Shape, column-major order and dtype of an .npy of `size` bytes.
 
     The file stands at its start, and at the first number afterwards.
-
-    Raises:
-        ValueError: it is no .npy, or has more or fewer numbers than its shape
-            implies.
+    ValueError where it is no .npy, or has more or fewer numbers than its shape
+    implies.
     """
     version = np.lib.format.read_magic(file)
     reader = {
@@ -103,9 +100,8 @@ class _Call(Inert):
 def read_pickle(path: Path) -> Any:
     """Reads the value of a pickle.
 
-    Raises:
-        UserError: it cannot be read, is too large, is damaged, or names
-            anything that is not an array.
+    UserError where it cannot be read, is too large, is damaged, or names
+    anything that is not an array.
     """
     try:
         if path.stat().st_size > _LARGEST:

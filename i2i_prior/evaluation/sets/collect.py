@@ -45,25 +45,17 @@ THREADS = min(16, os.cpu_count() or 1)
 
 @dataclass
 class Collected:
-    """Features of a set of images, after one pass.
+    """Features of a set of images, after one pass."""
 
-    Attributes:
-        statistics: by tap, of all images.
-        features: by kept tap, (N, d) float32 in the order of the images.
-        blocks: by tap, the statistics of disjoint parts whose sum is
-            `statistics`; empty where they came from a file.
-        count: number of images; None for a file that does not record it.
-        hash: SHA-256 of the images' own in their order, or of the file.
-        size: height and width of the images; None where it is not known.
-        provenance: origin of the set, as JSON values.
-    """
-
-    statistics: dict[str, FeatureStatistics]
+    statistics: dict[str, FeatureStatistics]  # by tap, of all images
+    # By kept tap, (N, d) float32 in the order of the images.
     features: dict[str, np.ndarray] = field(default_factory=dict)
+    # By tap, of disjoint parts whose sum is `statistics`; none from a file.
     blocks: dict[str, list[FeatureStatistics]] = field(default_factory=dict)
-    count: int | None = None
-    hash: str = ""
-    size: tuple[int, int] | None = None
+    count: int | None = None  # of images; None where a file lacks it
+    hash: str = ""  # SHA-256 of the images' own in order, or of the file
+    size: tuple[int, int] | None = None  # height and width, where known
+    # Origin of the set, as JSON values.
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,9 +88,8 @@ def collect(
             the whole.
         progress: called with the number of images done here.
 
-    Raises:
-        UserError: images of two sizes, no image, or features that are not
-            finite.
+    UserError for images of two sizes, no image, or features that are not
+    finite.
     """
     pipe = _ExtractorPipe(extractor, devices or jax.local_devices(), batch_size)
     moments = (extractor.first,) if moments is None else tuple(moments)
@@ -252,8 +243,7 @@ def _join_processes(
 def rebatch(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Batches of `size` with the same rows; the last one may be shorter.
 
-    Raises:
-        UserError: anything but uint8 (n, H, W, 3), or images of several sizes.
+    UserError for anything but uint8 (n, H, W, 3), or images of several sizes.
     """
     waiting: list[np.ndarray] = []
     for batch in batches:

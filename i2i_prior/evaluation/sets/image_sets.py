@@ -33,25 +33,17 @@ _NAMED = 3  # broken images that a message names
 
 @dataclass
 class ImageSet:
-    """Images to measure.
+    """Images to measure."""
 
-    Attributes:
-        place: as it was given.
-        source: of the images.
-        indices: of the measured images, in order.
-        size: side of the square that each is cropped and resized to, as ADM
-            does it; None to take them as they are.
-        skip_broken: leaves out images that cannot be read.
-        broken: "name (reason)" of these, once `batches` is through.
-        used: indices of the others, in the order of the rows.
-    """
-
-    place: str
+    place: str  # as it was given
     source: Source
-    indices: np.ndarray
+    indices: np.ndarray  # of the measured images, in order
+    # Side of the square that each is cropped and resized to, as ADM does it.
     size: int | None = None
-    skip_broken: bool = False
+    skip_broken: bool = False  # leaves out images that cannot be read
+    # "name (reason)" of these, once `batches` is through.
     broken: list[str] = field(default_factory=list)
+    # Indices of the others, in the order of the rows.
     used: list[int] = field(default_factory=list)
     _shape: tuple[int, int] | None = None
 
@@ -65,9 +57,8 @@ class ImageSet:
     def batches(self) -> Iterator[np.ndarray]:
         """Images uint8 (n, H, W, 3), decoded in threads, in order.
 
-        Raises:
-            UserError: images of several sizes, no readable image, or an image
-                that cannot be read, without `skip_broken`.
+        UserError for images of several sizes, no readable image, or an image
+        that cannot be read, without `skip_broken`.
         """
         self.broken, self.used = [], []
         self.shape()
@@ -196,17 +187,11 @@ def open_images(
     num: int | None = None,
     skip_broken: bool = False,
 ) -> ImageSet:
-    """Opens a set of images.
+    """Opens a set of images, or `num` of them, spread evenly over it.
 
-    Args:
-        place: a folder, a .tar or .zip archive, an .npz with `arr_0` (as
-            ADM's samplers write it), or a SPEC, see `open_source`.
-        size, skip_broken: see `ImageSet`.
-        num: number of images, spread evenly over the set; None for all.
-
-    Raises:
-        UserError: nothing is there, it is no set of images, or it has fewer
-            than `num` images.
+    The place is a folder, a .tar or .zip archive, an .npz with `arr_0` (as
+    ADM's samplers write it), or a SPEC, see `open_source`. UserError where
+    nothing is there, it is no set of images, or it has fewer than `num`.
     """
     source = _open_source(str(place))
     if size is not None and not 1 <= size <= _WIDEST:

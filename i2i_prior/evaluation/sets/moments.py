@@ -26,10 +26,6 @@ class BlockMoments:
     """Statistics of one tap in blocks, while features stream in.
 
     Row r of the whole belongs to block r modulo their number.
-
-    Args:
-        share: (first, stride) of the rows here, see `collect`.
-        rows: sharding of batches on the devices of this process.
     """
 
     def __init__(
@@ -37,8 +33,8 @@ class BlockMoments:
         extractor: Extractor,
         tap: str,
         blocks: int,
-        share: tuple[int, int],
-        rows: NamedSharding,
+        share: tuple[int, int],  # see `collect`
+        rows: NamedSharding,  # of batches on the devices of this process
     ) -> None:
         dim = extractor.taps[tap]
         name = f"{extractor.name}:{tap}"
@@ -97,21 +93,15 @@ class BlockMoments:
 
 @functools.partial(jax.jit, static_argnames="sharding")
 def _moments(
-    window: tuple[jax.Array, ...],
-    taken: jax.Array,
-    mask: jax.Array,
-    sharding: NamedSharding,
+    window: tuple[jax.Array, ...],  # features (n, d)
+    taken: jax.Array,  # (blocks, rows), indices of rows
+    mask: jax.Array,  # (blocks, rows), False for padding
+    sharding: NamedSharding,  # of (blocks, rows, ...)
 ) -> tuple[jax.Array, ...]:
     """Moments of each block of a window, in float32.
 
-    Args:
-        window: features (n, d).
-        taken, mask: (blocks, rows), indices of rows, and False for padding.
-        sharding: of (blocks, rows, ...).
-
-    Returns:
-        counts (blocks,), means (blocks, d), sums of the rows' deviations from
-        them (blocks, d), centred second moments (blocks, d, d).
+    Counts (blocks,), means (blocks, d), sums of the rows' deviations from them
+    (blocks, d), centred second moments (blocks, d, d).
     """
     features = jnp.concatenate(window).astype(jnp.float32)
     rows = jax.lax.with_sharding_constraint(features[taken], sharding)

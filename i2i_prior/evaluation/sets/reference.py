@@ -73,7 +73,6 @@ def open_side(
 
     Args:
         place: of `open_place`, or its argument.
-        extractor: of the features.
         size: see `open_images`, for a place that is not open yet; not used
             for statistics.
         moments, keep, blocks: see `collect`. Features of a statistics file
@@ -82,8 +81,7 @@ def open_side(
             features nor blocks.
         batch_size, progress: see `collect`.
 
-    Raises:
-        UserError: nothing usable is there, or it does not fit the extractor.
+    UserError where nothing usable is there, or it does not fit the extractor.
     """
     moments = (extractor.first,) if moments is None else tuple(moments)
     if not isinstance(place, ImageSet):

@@ -65,9 +65,7 @@ def save_statistics(path: Path, collected: Collected) -> None:
     """Writes our own format atomically.
 
     The first tap is `mu` and `sigma`, which other FID tools read too.
-
-    Raises:
-        UserError: nothing can be written there.
+    UserError where nothing can be written there.
     """
     taps = list(collected.statistics)
     first = collected.statistics[taps[0]]
@@ -94,9 +92,8 @@ def save_statistics(path: Path, collected: Collected) -> None:
 def read_statistics(path: str | Path, extractor: Extractor) -> Collected:
     """Reads any of the formats above, as statistics of an extractor.
 
-    Raises:
-        UserError: the file is damaged, its numbers are no statistics of
-            these features, or its recorded identity is not the extractor's.
+    UserError where the file is damaged, its numbers are no statistics of these
+    features, or its recorded identity is not the extractor's.
     """
     file = Path(path)
     if file.suffix.lower() != ".npz":

@@ -6,8 +6,6 @@ side. The model is also conditioned on the ratio: the number in the table (two
 decimals), not the quotient of the sides.
 """
 
-from __future__ import annotations
-
 from i2i_prior.errors import UserError
 
 # height / width -> (height, width) in pixels, tallest last

@@ -1,7 +1,5 @@
 """Broken images: described, counted, and refused beyond a share."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 

@@ -5,8 +5,6 @@ batch holds images of one size, so that a few programs serve all of them. Size
 and images of step k are a pure function of (sizes, seed, k).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

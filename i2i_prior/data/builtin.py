@@ -5,8 +5,6 @@ run needs no download. Seven are for training, three are held out. Neither
 package is imported, only their files are read.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import warnings

@@ -4,8 +4,6 @@ What `i2i-prior prepare` wrote, read at random. The batch of a step is a pure
 function of (data set, options, step), as in `pipeline`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ quirks included: one pass can leave text that a second pass removes, and they
 make two.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import urllib.parse

@@ -1,7 +1,5 @@
 """Contact sheets: thumbnails with lines of text below, for report pages."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 

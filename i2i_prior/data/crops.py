@@ -5,8 +5,6 @@ alone. Images are (H, W, 3) uint8 RGB in [0, 255]; a box is (left, top, right,
 bottom) in pixels, right and bottom exclusive.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

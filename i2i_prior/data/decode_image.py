@@ -1,7 +1,5 @@
 """Encoded images, decoded upright as a whole or box by box."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

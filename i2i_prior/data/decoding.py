@@ -8,8 +8,6 @@ not installed. Both hold the same library, and their pixels are equal to the
 bit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import struct

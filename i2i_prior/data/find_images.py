@@ -1,7 +1,5 @@
 """Images that a user gives as path, array or SPEC."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

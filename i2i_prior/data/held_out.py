@@ -1,7 +1,5 @@
 """Fixed crops of held-out images, the same for every evaluation."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 

@@ -4,8 +4,6 @@ It is in the user's cache folder, and optional: an index that cannot be
 written is not kept, one that cannot be read is made again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import time

@@ -4,8 +4,6 @@ It is written last, so that a folder with a manifest is complete. All of it is
 validated on reading.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

@@ -8,8 +8,6 @@ Not Grain datasets (0.2.18), whose statistics take 30 us an example, and whose
 `mix` repeats one pattern of parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol

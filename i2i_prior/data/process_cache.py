@@ -1,7 +1,5 @@
 """Open files and decoded data that a process keeps, the last used ones."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections import OrderedDict

@@ -11,8 +11,6 @@ otherwise the first in the archive); `Record.image("labels.jpg")` finds any of
 them. Training on pairs of them is described in `transforms`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping

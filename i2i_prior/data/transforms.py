@@ -22,8 +22,6 @@ The batch then holds `source_image` (b, S, S, 3) uint8, here the labels, next
 to `image`, here the photograph, of the same box and flip.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import partial

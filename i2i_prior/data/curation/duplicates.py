@@ -13,8 +13,6 @@ leaves none (see tests/data/test_curation.py).
 Records are numbers from 0 to n - 1 here, ordered by `rank`, the best first.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator

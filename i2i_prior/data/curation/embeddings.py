@@ -4,8 +4,6 @@ Exact, and so quadratic: a million of 768 numbers are 4e14 multiplications, an
 hour on a few cores. Beyond that hash first, and embed the kept records.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from i2i_prior.errors import UserError

@@ -10,8 +10,6 @@ take 48 more, and 290 in all while they are compared: 55 GB for 190 million
 records, a few hours on one core at 6 bits (a million: 14 seconds, measured).
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """curation.html: dropped records of a selection by reason, as thumbnails."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Encoding of examples in batches, while the next ones are decoded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Conversion of a record to an example, or a reason to drop it."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """Output folder: its plan, stored before the first shard, and its manifest."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Checks of the options of `i2i-prior prepare`."""
 
-from __future__ import annotations
-
 import argparse
 
 from i2i_prior.data.prepare.examples import Pictures

@@ -1,7 +1,5 @@
 """Shards, each renamed when complete; all those of one process."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

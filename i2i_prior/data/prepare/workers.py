@@ -9,8 +9,6 @@ which process died of what during which job, and waits for running jobs
 instead of ending them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import multiprocessing

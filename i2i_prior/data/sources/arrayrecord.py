@@ -1,7 +1,5 @@
 """Images in ArrayRecord files, prepared or encoded images alone."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Mixtures: several sources, drawn from by weight."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images in Parquet files, in the form of the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import os
 from operator import attrgetter
 from typing import Any

@@ -1,7 +1,5 @@
 """Files by path, or by URL through fsspec."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os

@@ -1,7 +1,5 @@
 """Registry of data sources, by the scheme of a SPEC."""
 
-from __future__ import annotations
-
 import pkgutil
 from typing import Any
 

@@ -13,8 +13,6 @@ If a data set has moved, its SPEC in the header may be edited: the fingerprint
 shows if it is still the same.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

@@ -4,8 +4,6 @@ scheme:place#option=value,option=value
 mix:0.7*SPEC + 0.3*SPEC
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

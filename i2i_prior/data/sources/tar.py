@@ -1,7 +1,5 @@
 """Images in tar archives, in the WebDataset convention."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterator

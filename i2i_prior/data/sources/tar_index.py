@@ -1,7 +1,5 @@
 """Index of a tar archive, read once and then cached."""
 
-from __future__ import annotations
-
 import tarfile
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Images of a TensorFlow Datasets data set, read without TensorFlow."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

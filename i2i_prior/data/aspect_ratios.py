@@ -33,10 +33,7 @@ _TRAINING_ONLY = {0.26, 0.27, 2.89, 3.11, 3.62, 3.75, 3.88}
 
 
 def training_sizes(side: int) -> Table:
-    """The 40 sizes around a square of `side`, a multiple of 16 pixels.
-
-    All their sides are multiples of side / 16.
-    """
+    """The 40 sizes around a square of `side`, a multiple of 16 pixels."""
     return {
         round(height / width, 2): (height * side // 1024, width * side // 1024)
         for height, width in _SIZES_1024
@@ -68,18 +65,10 @@ def nearest(
     """The size in a table whose ratio is nearest to height / width.
 
     Follows get_closest_ratio of PixArt-alpha and Lumos: by the difference of
-    the ratios, the lower of two that are equally near. The area of the
-    request does not matter.
-
-    Args:
-      height, width: wanted, in any unit.
-      table: of `TRAINING` or `SAMPLING`.
-
-    Returns:
-      the ratio of the table, and (height, width) in pixels.
-
-    Raises:
-      UserError: where a side is not positive.
+    the ratios, the lower of two that are equally near. The table is one of
+    `TRAINING` or `SAMPLING`; the sides may be in any unit, and the area does
+    not matter. Returns the ratio of the table, and (height, width) in pixels.
+    UserError if a side is not positive.
     """
     if not (height > 0 and width > 0):
         raise UserError(

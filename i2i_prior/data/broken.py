@@ -24,11 +24,8 @@ def read_record(source: Source, index: int) -> Record:
 
 
 def open_picture(source: Source, index: int) -> Picture:
-    """Record `index`, of which no pixel is decoded yet.
-
-    Raises:
-        BrokenImage: it cannot be read, is no image, or too large.
-    """
+    """Record `index`, of which no pixel is decoded yet; BrokenImage if it
+    cannot be read, is no image, or is too large."""
     return Picture(read_record(source, index))
 
 
@@ -54,13 +51,9 @@ class BrokenLimit:
     They count against the whole source, for damage comes in runs: a shard
     with an incomplete download may well be the first.
 
-    Attributes:
-        records, broken: number of records counted, and broken ones of them.
-
-    Args:
-        share: greatest share of broken records, in [0, 1].
-        total: records of the source.
-        advice: end of the message, after a colon.
+    `share` is the greatest share of broken records, in [0, 1], of the `total`
+    of the source; `advice` ends the message, after a colon. `records` have been
+    counted so far, `broken` of them were broken.
     """
 
     def __init__(self, share: float, total: int, advice: str) -> None:
@@ -152,11 +145,9 @@ class BrokenTally:
     def check(self, max_share: float) -> None:
         """Raises UserError if too many of the examples are broken.
 
-        A collective call with the same outcome on all hosts.
-
-        Args:
-            max_share: greatest share of broken examples, in [0, 1]; checked
-                from 100 examples on.
+        A collective call with the same outcome on all hosts. `max_share` is the
+        greatest share of broken examples, in [0, 1], checked from 100 examples
+        on.
         """
         self.share()
         if self.seen < _MIN_SEEN or self.broken <= max_share * self.seen:

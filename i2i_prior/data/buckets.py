@@ -29,17 +29,10 @@ class Buckets:
     rest of a size, below a batch, waits for another epoch's shuffle. Needs 4
     bytes a record.
 
-    Attributes:
-        shapes: (height, width) in pixels of each bucket that has a batch.
-
-    Args:
-        sizes: int (N, 2), height and width of every image, pixels.
-        table: see `aspect_ratios`.
-        batch_size: global.
-        seed: of the shuffles.
-
-    Raises:
-        UserError: no size has images for a whole batch.
+    `sizes`, int (N, 2), are height and width of every image in pixels, `table`
+    is one of `aspect_ratios`; `batch_size` is global, `seed` that of the
+    shuffles. `shapes` has (height, width) in pixels of each bucket that has a
+    batch. UserError if no size has images for a whole batch.
     """
 
     def __init__(
@@ -104,14 +97,11 @@ def image_sizes(
     """Sizes in pixels of the upright images, cached on disk.
 
     Each host reads all records, and decodes no pixel. The sizes are kept only
-    if every record could be read.
+    if every record could be read. `advance` is called with the number of
+    records done.
 
-    Args:
-        advance: called with the number of records done.
-
-    Returns:
-        int32 (N, 2), height and width; (1, 1) for an image without a
-        readable header, which training will replace.
+    Returns int32 (N, 2), height and width; (1, 1) for an image without a
+    readable header, which training will replace.
     """
     place = f"sizes:{source.fingerprint()}"
     kept = index_cache.load("sizes", place, str(len(source)))

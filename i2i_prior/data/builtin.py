@@ -41,11 +41,9 @@ _SETS = {"photos": TRAIN, "photos/heldout": HELD_OUT}
 class PhotoSource:
     """The photographs of one set, decoded once per process and kept.
 
-    Records hold read-only pixels (H, W, 3) uint8, because decoding a
-    megapixel PNG again for each crop would cost more than the crop.
-
-    Raises:
-        UserError: the set is unknown, or no photograph is installed.
+    Records hold read-only pixels (H, W, 3) uint8, because decoding a megapixel
+    PNG again for each crop would cost more than the crop. UserError if the set
+    is unknown, or no photograph is installed.
     """
 
     def __init__(self, name: str) -> None:

@@ -21,12 +21,8 @@ from i2i_prior.errors import UserError
 
 
 class CachedSource:
-    """The examples of a prepared folder, by number.
-
-    Raises:
-        UserError: its `manifest` is not of "latents", or it is not whole; see
-            `read_manifest`.
-    """
+    """The examples of a prepared folder, by number; UserError if its `manifest`
+    is not of "latents", or it is not whole (see `read_manifest`)."""
 
     def __init__(self, folder: str | Path) -> None:
         self.manifest: Manifest = read_manifest(folder)

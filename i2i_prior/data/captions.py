@@ -95,16 +95,12 @@ def clean_caption(text: str) -> str:
     """One pass of the cleaning.
 
     Lower case; URLs, markup, nicknames, Chinese characters, addresses, file
-    names, numbers, product codes, sizes and sales talk go; quotes, dashes
-    and spaces become of one kind. Equal to DeepFloyd's and PixArt's.
-    (diffusers' copy does not strip the text half way and so can keep quotes
-    for the second pass.)
+    names, numbers, product codes, sizes and sales talk go; quotes, dashes and
+    spaces become of one kind. Equal to DeepFloyd's and PixArt's. (diffusers'
+    copy does not strip the text half way and so can keep quotes for the second
+    pass.) The text may have HTML or URL escapes.
 
-    Args:
-      text: a caption, maybe with HTML or URL escapes.
-
-    Raises:
-      UserError: where beautifulsoup4 or ftfy is not installed.
+    UserError if beautifulsoup4 or ftfy is not installed.
     """
     bs4, ftfy = _packages()
     text = urllib.parse.unquote_plus(str(text)).strip().lower()
@@ -121,11 +117,7 @@ def clean_caption(text: str) -> str:
 
 
 def clean_captions(texts: Iterable[str]) -> list[str]:
-    """Captions for the text encoders of PixArt and Lumos: two passes.
-
-    Raises:
-      UserError: see `clean_caption`.
-    """
+    """Captions for PixArt's and Lumos' text encoders: `clean_caption` twice."""
     return [clean_caption(clean_caption(text)) for text in texts]
 
 

@@ -31,11 +31,8 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def thumbnail(record: Record, side: int) -> tuple[Picture, np.ndarray]:
-    """Picture of a record, and its thumbnail of at most `side` pixels.
-
-    Raises:
-        BrokenImage: if it cannot be decoded.
-    """
+    """Picture of a record, and its thumbnail of at most `side` pixels;
+    BrokenImage if it cannot be decoded."""
     picture = Picture(record)
     width, height = picture.width, picture.height
     scale = min(1, side / max(width, height))

@@ -40,18 +40,13 @@ def resize(
 ) -> np.ndarray:
     """Cuts `box` out and resizes it, antialiased bicubic.
 
-    The cut comes first: pixels wholly outside the box do not contribute.
+    The cut comes first: pixels wholly outside the box do not contribute. Its
+    edges are whole numbers, or fractions of a pixel.
 
-    Args:
-        image: (H, W, 3) uint8.
-        box: whole numbers, or fractions of a pixel.
-        size: see `Size`.
-        quick: use OpenCV, in a fifth of the time, for boxes of whole pixels
-            and of at most three times the size; 0.2 to 0.7 of 255 apart from
-            Pillow in the mean of photographs.
-
-    Returns:
-        (height, width, 3) uint8.
+    With `quick` OpenCV is used, in a fifth of the time, for boxes of whole
+    pixels and of at most three times the size; its pixels are 0.2 to 0.7 of 255
+    apart from Pillow's in the mean of photographs. Returns (height, width, 3)
+    uint8.
     """
     height, width = sides(size)
     left, top, right, bottom = box
@@ -102,13 +97,10 @@ def random_box(
 ) -> Box:
     """A random box of an image, as torchvision's RandomResizedCrop.
 
-    Area uniform in `scale` times the image's area, log aspect ratio uniform,
-    place uniform; after ten boxes that do not fit, the largest central one.
-
-    Args:
-        rng: advanced by a number of draws that depends on the image's size.
-        scale: least and greatest share of the image's area.
-        ratio: least and greatest width / height of the box.
+    Area uniform in `scale`, shares of the image's area; log of width / height
+    uniform between those of `ratio`; place uniform. After ten boxes that do not
+    fit, the largest central one. The number of draws from `rng` depends on the
+    image's size.
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_MAX_TRIES):
@@ -126,10 +118,8 @@ def random_box(
 def view_box(box: Box, rng: np.random.Generator, min_scale: float) -> Box:
     """A random box inside the target's box, for a second view.
 
-    Args:
-        rng: not used at `min_scale` 1.
-        min_scale: the area is uniform in [min_scale, 1] of the box's, the
-            aspect within 8/7 of the box's; 1 returns the whole box.
+    Its area is uniform in [min_scale, 1] of the box's, its aspect within 8/7 of
+    the box's. With `min_scale` 1 it is the whole box, and `rng` is not used.
     """
     if min_scale >= 1.0:
         return box
@@ -173,11 +163,8 @@ def flip(image: np.ndarray) -> np.ndarray:
 
 
 def jitter(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Changes brightness, contrast and saturation of (H, W, 3) uint8.
-
-    Args:
-        factors: (3,), of each; 1 changes nothing.
-    """
+    """Changes brightness, contrast and saturation of (H, W, 3) uint8 by
+    `factors`, (3,), of which 1 changes nothing."""
     brightness, contrast, saturation = factors.astype(np.float32)
     pixels = image.astype(np.float32) * brightness
     luma = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601

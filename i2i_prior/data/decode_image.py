@@ -36,16 +36,9 @@ _SPARE = 1.5
 class Picture:
     """An image decoded on demand; only its header is read at first.
 
-    Attributes:
-        height, width: of the upright image, in pixels.
-
-    Args:
-        record: with encoded bytes, or pixels (H, W, 3) uint8.
-        max_pixels: limit on width times height, checked in the header before
-            any pixel is decoded or allocated.
-
-    Raises:
-        BrokenImage: empty, unknown or too large.
+    `height` and `width` are those of the upright image, in pixels. `max_pixels`
+    limits their product, and is checked in the header before any pixel is
+    decoded or allocated. BrokenImage if empty, unknown or too large.
     """
 
     def __init__(self, record: Record, max_pixels: int = MAX_PIXELS) -> None:
@@ -78,18 +71,12 @@ class Picture:
         A JPEG is decoded at the smallest scale that every part allows, which
         saves half of the time and changes a crop by 1 of 255 in the mean.
 
-        Args:
-            parts: boxes of the upright image, and their sizes when resized.
-            exact: True for the same pixels on every machine. False, for
-                random boxes, moves their edges to the nearest pixel of the
-                decoded scale, by a third of a pixel of the result at most,
-                and resizes quickly (see `resize`).
-
-        Returns:
-            (height, width, 3) uint8 of each part.
-
-        Raises:
-            BrokenImage: truncated or corrupt.
+        `parts` are boxes of the upright image, and their sizes when resized;
+        returns (height, width, 3) uint8 of each. `exact` gives the same pixels
+        on every machine. Without it the edges of boxes, random ones, move to
+        the nearest pixel of the decoded scale, by a third of a pixel of the
+        result at most, and resizing is quick (see `resize`). BrokenImage if
+        truncated or corrupt.
         """
         if isinstance(self._data, np.ndarray):
             return [resize(self._data, *part, not exact) for part in parts]
@@ -123,13 +110,8 @@ class Picture:
 def decode(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """All of a record in RGB, upright; see `Picture` and `decode_stored`.
 
-    An orientation stored behind the pixels is ignored.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        BrokenImage: empty, truncated, corrupt, unknown or too large.
+    Returns (H, W, 3) uint8; an orientation stored behind the pixels is ignored.
+    BrokenImage if empty, truncated, corrupt, unknown or too large.
     """
     return Picture(record, max_pixels).pixels()
 

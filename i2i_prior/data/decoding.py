@@ -61,12 +61,8 @@ class Header:
 
 
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
-    """Size and kind of an encoded image.
-
-    Raises:
-        BrokenImage: empty, of no known format, or of more than `max_pixels`
-            pixels.
-    """
+    """Size and kind of an encoded image; BrokenImage if it is empty, of no
+    known format, or of more than `max_pixels` pixels."""
     if not data:
         raise BrokenImage("is empty")
     with _opened(data, max_pixels) as image:
@@ -88,15 +84,9 @@ def decode_stored(data: bytes, header: Header, shrink: int = 1) -> np.ndarray:
     white; grey of 16 bits is scaled to 8 bits by 255 / 65535 and colour of
     16 bits keeps its high byte; colour profiles are ignored.
 
-    Args:
-        shrink: 1, 2, 4 or 8: a JPEG is decoded at 1 / shrink of its size, by
-            a smaller DCT; others take no notice.
-
-    Returns:
-        (ceil(height / shrink), ceil(width / shrink), 3) uint8.
-
-    Raises:
-        BrokenImage: truncated or corrupt.
+    A JPEG is decoded at 1 / `shrink` (1, 2, 4 or 8) of its size, by a smaller
+    DCT; others take no notice. Returns (ceil(height / shrink), ceil(width /
+    shrink), 3) uint8. BrokenImage if truncated or corrupt.
     """
     if header.plain and simplejpeg is not None:
         shape = -(-header.height // shrink), -(-header.width // shrink)

@@ -46,9 +46,8 @@ class Field:
 class Layout:
     """Conversion of examples to bytes and back.
 
-    Raises:
-        ValueError: an unknown kind or dtype, a side that is no int or
-            negative, a shape without an array, or two fields of one name.
+    ValueError for an unknown kind or dtype, a side that is no int or negative,
+    a shape without an array, or two fields of one name.
     """
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -76,11 +75,8 @@ class Layout:
         return [{**asdict(f), "shape": list(f.shape)} for f in self.fields]
 
     def pack(self, example: Mapping[str, Any]) -> bytes:
-        """Bytes of an example with one value a field.
-
-        Raises:
-            ValueError: an array has another shape or dtype.
-        """
+        """Bytes of an example with one value a field; ValueError if an array
+        has another shape or dtype."""
         parts = []
         for f in self._arrays:
             array = np.ascontiguousarray(example[f.name])
@@ -99,11 +95,8 @@ class Layout:
         return b"".join(parts)
 
     def unpack(self, data: bytes) -> dict[str, Any]:
-        """The inverse of `pack`; arrays are read-only views of `data`.
-
-        Raises:
-            ValueError: `data` was not packed by this layout.
-        """
+        """The inverse of `pack`, with arrays as read-only views of `data`;
+        ValueError if that was not packed by this layout."""
         example = self.arrays(data)
         place = self._fixed
         try:
@@ -123,11 +116,7 @@ class Layout:
         return example
 
     def arrays(self, data: bytes) -> dict[str, Any]:
-        """The arrays alone, in microseconds.
-
-        Raises:
-            ValueError: there are too few bytes.
-        """
+        """The arrays alone, in microseconds; ValueError for too few bytes."""
         if len(data) < self._fixed:
             raise ValueError("a damaged example (it ends too early)")
         found: dict[str, Any] = {}

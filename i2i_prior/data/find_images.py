@@ -16,14 +16,9 @@ MOST_IMAGES = 64  # of a SPEC: conditions that fit one grid
 def find_images(text: str) -> list[tuple[str, np.ndarray]]:
     """Finds the images of a path, a SPEC or SPEC#NAME.
 
-    The text after a SPEC's `#` is a record's name unless it is options.
-
-    Returns:
-      name and pixels, uint8 (H, W, 3), of each image.
-
-    Raises:
-      UserError: if there is no image, one is unreadable, or the SPEC holds
-        more than `MOST_IMAGES`.
+    The text after a SPEC's `#` is a record's name unless it is options. Returns
+    name and pixels, uint8 (H, W, 3), of each image. UserError if there is no
+    image, one is unreadable, or the SPEC holds more than `MOST_IMAGES`.
     """
     scheme = text.partition(":")[0]
     if scheme not in SCHEMES or Path(text).exists():
@@ -51,11 +46,8 @@ def find_images(text: str) -> list[tuple[str, np.ndarray]]:
 
 
 def open_image(image: Image) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 of a path or an array.
-
-    Raises:
-      UserError: it cannot be read, or is no uint8 RGB array.
-    """
+    """Pixels (H, W, 3) uint8 of a path or an array; UserError if it cannot be
+    read, or is no uint8 RGB array."""
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(

@@ -27,18 +27,11 @@ def each_example(
     readable ones in a seeded order; otherwise random crops, equally many of
     each readable record (to one), record after record.
 
-    Args:
-        cuts: name -> image of the record (see `Record.image`) and side in
-            pixels; all show the same box.
-        labels: True to add `label`, int32 ().
-        seed: of order and boxes.
-        min_scale: least share of an image's area in a random crop.
-
-    Yields:
-        (size, size, 3) uint8 by the names of the cuts.
-
-    Raises:
-        UserError: too few images are readable.
+    `cuts` are, by name, an image of the record (see `Record.image`) and a side
+    in pixels; examples have (size, size, 3) uint8 by these names, all of the
+    same box. `labels` adds `label`, int32 (). `seed` is that of order and
+    boxes, `min_scale` the least share of an image's area in a random crop.
+    UserError if too few images are readable.
     """
     examples = _readable(source, seed, cuts, labels)
     if len(source) >= count:

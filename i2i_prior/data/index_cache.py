@@ -26,10 +26,8 @@ _STAMP = "stamp"
 def load(kind: str, place: str, stamp: str) -> Arrays | None:
     """The index of `place`, or None if there is no valid one.
 
-    Args:
-        kind: of index, such as "tar".
-        place: absolute path or URL.
-        stamp: given to `save`; another one means that the place has changed.
+    `kind` is such as "tar", `place` an absolute path or URL. A `stamp` other
+    than that given to `save` means that the place has changed.
     """
     try:
         with np.load(_file(kind, place), allow_pickle=False) as stored:
@@ -61,10 +59,8 @@ def save(
 def settled(mtime_ns: int, before_ns: int) -> bool:
     """Returns True if the next change is certain to alter a time of change.
 
-    Args:
-        mtime_ns: the time of change.
-        before_ns: `time.time_ns()` before `mtime_ns` was read. Taken later, it
-            would hide a change soon after the reading.
+    `before_ns` is `time.time_ns()` before `mtime_ns` was read. Taken later, it
+    would hide a change soon after the reading.
     """
     return mtime_ns < before_ns - _SETTLED
 

@@ -121,12 +121,9 @@ class Manifest(Plan):
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder, checked against its files.
 
-    Costs one stat of each shard; none is read.
-
-    Raises:
-        UserError: the folder is missing or unfinished, the manifest is
-            damaged or of another version, or a shard is missing or of
-            another size.
+    Costs one stat of each shard; none is read. UserError if the folder is
+    missing or unfinished, the manifest is damaged or of another version, or a
+    shard is missing or of another size.
     """
     folder = Path(folder)
     try:

@@ -28,11 +28,7 @@ class Order(Protocol):
 
 
 class Shuffled:
-    """Numbers below `length`, epoch after epoch.
-
-    Args:
-        shuffle: False for the records' own order.
-    """
+    """Numbers below `length`, epoch after epoch; in order without `shuffle`."""
 
     def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
         self._length, self._seed, self._shuffle = length, seed, shuffle
@@ -56,11 +52,9 @@ class Shuffled:
 class Mixed:
     """The same for parts that lie one behind the other, mixed by weight.
 
-    Args:
-        lengths: records of each part.
-        weights: of each part, positive, their sum 1; kept to a thousandth.
-        seed, shuffle: see `Shuffled`; the part of an example is drawn in any
-            case.
+    `lengths` are the parts' numbers of records; `weights` are positive, of sum
+    1, and kept to a thousandth. The part of an example is drawn even without
+    `shuffle`.
     """
 
     def __init__(
@@ -103,11 +97,8 @@ def spawned(seed: int, count: int) -> list[int]:
 
 
 def shares(weights: Sequence[float]) -> list[int]:
-    """Examples of each part in `_BLOCK`, at least one.
-
-    Raises:
-        UserError: there are more parts than that.
-    """
+    """Examples of each part in `_BLOCK`, at least one; UserError if there are
+    more parts than that."""
     if len(weights) > _BLOCK:
         raise UserError(
             f"A mixture of {len(weights)} parts is too large: give {_BLOCK} "

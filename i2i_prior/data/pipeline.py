@@ -42,11 +42,8 @@ MAX_SUBSTITUTES = 64
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Options of the batches; sides in pixels, shares in [0, 1].
-
-    Raises:
-        UserError: a value is out of its range.
-    """
+    """Options of the batches, sides in pixels, shares in [0, 1]; UserError if a
+    value is out of its range."""
 
     image_size: int  # side of the target
     batch_size: int  # global, over all hosts
@@ -77,12 +74,8 @@ class DataOptions:
     def of(
         cls, image_size: int, batch_size: int, **options: Any
     ) -> DataOptions:
-        """Options by name, those of the transforms among them.
-
-        Raises:
-            TypeError: an option is unknown.
-            UserError: a value is out of its range.
-        """
+        """Options by name, those of the transforms among them; TypeError if one
+        is unknown, UserError if a value is out of its range."""
         drawn = {n: options.pop(n) for n in OPTIONS.keys() & options.keys()}
         transforms = make_transforms(**drawn)
         return cls(image_size, batch_size, transforms=transforms, **options)
@@ -93,8 +86,6 @@ class Batches:
 
     Args:
         source: picklable where `workers` is not 0.
-        order: of its records.
-        seed: of every draw.
         batch_size: global.
         rows: of the global batch, in their order; None for all.
         threads: in each process.
@@ -131,9 +122,8 @@ class Batches:
         and its `random_map` and `filter` cannot replace a broken record by
         one that its own generator draws, at its own place in the batch.
 
-        Raises:
-            IndexError: the step is negative.
-            UserError: no readable record was found for an example.
+        IndexError if the step is negative, UserError if no readable record was
+        found for an example.
         """
         if step < 0:
             raise IndexError(f"step {step} is negative")
@@ -242,11 +232,8 @@ class Pipeline(Batches):
         aspect: (b, 1) float32, the batch's height / width; both only with
             buckets.
 
-    Args:
-        source: the images.
-        options: see `DataOptions`.
-        rows: see `Batches`.
-        buckets: sizes and records of the batches; None for squares.
+    `buckets` has the sizes and records of the batches; None for squares. For
+    `rows` see `Batches`.
     """
 
     def __init__(

@@ -10,10 +10,9 @@ from typing import Any
 class ProcessCache:
     """Values by key, for many threads; a pickled copy is empty.
 
-    Args:
-        size: of a value; picklable.
-        most: sum of sizes beyond which the value that was used longest ago is
-            dropped, down to one. Nothing is closed: a thread may still use it.
+    `size`, that of a value, is picklable. Beyond `most`, the sum of sizes, the
+    value that was used longest ago is dropped, down to one. Nothing is closed:
+    a thread may still use it.
     """
 
     def __init__(

@@ -55,11 +55,8 @@ class Record:
     def image(self, ending: str = "") -> bytes | np.ndarray:
         """One of the images, by the end of its name after the key.
 
-        Args:
-            ending: in small letters, as "labels.jpg"; "" for `data`.
-
-        Raises:
-            KeyError: there is no such image.
+        `ending` is in small letters, as "labels.jpg", or "" for `data`.
+        KeyError if there is no such image.
         """
         if ending in ("", split_name(self.name)[1]):
             return self.data
@@ -100,9 +97,8 @@ def split_name(name: str) -> tuple[str, str]:
 def locate(ends: np.ndarray, index: int) -> tuple[int, int]:
     """Part of a record, and its place within the part.
 
-    Args:
-        ends: of the parts, which lie one behind the other.
-        index: of the record, in [-n, n); raises IndexError elsewhere.
+    The parts lie one behind the other and end at `ends`. IndexError for an
+    index outside [-n, n).
     """
     index = range(int(ends[-1]))[index]
     part = int(ends.searchsorted(index, side="right"))

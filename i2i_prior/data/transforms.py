@@ -122,10 +122,9 @@ class Flip:
 class Pair:
     """Adds `source_image`, cut and flipped as the target `image` is.
 
-    Attributes:
-        pair: "SOURCE:TARGET" by the ends of their names, as in
-            "labels.jpg:photo.jpg"; "SOURCE" where the target is the record's
-            first image; "" for no pair.
+    `pair` is "SOURCE:TARGET" by the ends of their names, as in
+    "labels.jpg:photo.jpg"; "SOURCE" where the target is the record's first
+    image; "" for no pair.
     """
 
     stream = 0
@@ -212,9 +211,8 @@ OPTIONS = {
 def make_transforms(**options: Any) -> tuple[Transform, ...]:
     """All transforms, with those of their options (fields) that are given.
 
-    Raises:
-        TypeError: no transform has such an option.
-        UserError: a value is out of its range.
+    TypeError if no transform has such an option, UserError if a value is out of
+    its range.
     """
     if unknown := options.keys() - OPTIONS.keys():
         raise TypeError(f"no transform has {', '.join(sorted(unknown))}")
@@ -230,11 +228,8 @@ def apply(
     rng: np.random.Generator,
     key: tuple[int, int],
 ) -> None:
-    """Applies all transforms to a draft.
-
-    Args:
-        key: seed and number of the example, for streams of their own.
-    """
+    """Applies all transforms to a draft; `key`, seed and number of the example,
+    is for streams of their own."""
     for transform in transforms:
         own = transform.stream
         transform(draft, np.random.default_rng((*key, own)) if own else rng)
@@ -243,15 +238,9 @@ def apply(
 def render(draft: Draft, record: Record, first: Picture) -> dict[str, Any]:
     """Pixels of a draft, each image of the record decoded once.
 
-    Args:
-        first: the record's first image.
-
-    Returns:
-        (height, width, 3) uint8 by the names of the cuts.
-
-    Raises:
-        BrokenImage: an image is missing, damaged, or of another size than the
-            first.
+    `first` is the record's first image. Returns (height, width, 3) uint8 by the
+    names of the cuts. BrokenImage if an image is missing, damaged, or of
+    another size than the first.
     """
     arrays: dict[str, Any] = {}
     for image in dict.fromkeys([cut.image for cut in draft.cuts.values()]):
@@ -270,11 +259,8 @@ def render(draft: Draft, record: Record, first: Picture) -> dict[str, Any]:
 
 
 def open_image(record: Record, image: str = "") -> Picture:
-    """One image of a record, of which no pixel is decoded yet.
-
-    Raises:
-        BrokenImage: it is not there, of no known format, or too large.
-    """
+    """One image of a record, of which no pixel is decoded yet; BrokenImage if
+    it is not there, of no known format, or too large."""
     try:
         data = record.image(image)
     except KeyError:
@@ -283,11 +269,7 @@ def open_image(record: Record, image: str = "") -> Picture:
 
 
 def label_of(record: Record) -> np.ndarray:
-    """The class of a record, int32 ().
-
-    Raises:
-        BrokenImage: it has none.
-    """
+    """The class of a record, int32 (); BrokenImage if it has none."""
     label = record.fields.get("label")
     if label is None:
         raise BrokenImage("has no class label")

@@ -39,12 +39,9 @@ _COSINES = np.cos(
 def perceptual_hash(thumbnail: np.ndarray) -> int | None:
     """Hash of 64 bits: the lowest DCT coefficients above their median.
 
-    Args:
-        thumbnail: the whole image squeezed to (64, 64, 3) uint8.
-
-    Returns:
-        A number of 64 bits, not 0; None for an image without coarse
-        structure, which cannot be told from others of its kind.
+    The thumbnail is the whole image squeezed to (64, 64, 3) uint8. The hash is
+    not 0; it is None for an image without coarse structure, which cannot be
+    distinguished from others of its kind.
     """
     grey = thumbnail @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
     grey = grey.reshape(_SIDE, 2, _SIDE, 2).mean((1, 3))
@@ -77,11 +74,8 @@ def near_by_hash(
         rank: (n,), a permutation: of two near images the lower one is kept.
         threshold: greatest number of bits in which near duplicates differ.
 
-    Returns:
-        int64 (n,): the kept near duplicate of a record, -1 for a kept one.
-
-    Raises:
-        UserError: so many are near that their pairs do not fit into memory.
+    Returns int64 (n,): the kept near duplicate of a record, -1 for a kept one.
+    UserError if so many are near that their pairs do not fit into memory.
     """
     # Equal hashes first: a thousand copies would be half a million pairs.
     leader = _leaders(hashes, colours, rank)

@@ -12,11 +12,8 @@ _BLOCK = 4096  # rows compared at once: 64 MiB of products
 
 
 def open_embeddings(path: str, n: int) -> np.ndarray:
-    """Memory map of an .npy file of numbers (n, D).
-
-    Raises:
-        UserError: it is no such file, or has another number of rows.
-    """
+    """Memory map of an .npy file of numbers (n, D); UserError if it is no such
+    file, or has another number of rows."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -52,11 +49,8 @@ def near_by_embedding(
         rank: (n,), see `near_by_hash`.
         threshold: least cosine of near duplicates.
 
-    Returns:
-        int64 (n,), see `near_by_hash`: places in `numbers`.
-
-    Raises:
-        UserError: a row is not finite.
+    Returns int64 (n,), see `near_by_hash`: places in `numbers`. UserError if a
+    row is not finite.
     """
     threshold -= 1e-6  # in float32 cos(x, x) may be just below 1
     order = np.argsort(rank)

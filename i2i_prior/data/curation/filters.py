@@ -172,9 +172,8 @@ def load_plugin(spec: str) -> Plugin:
     LEAST, the lowest that is kept. It is called from many threads. The file is
     run: only give one that you trust.
 
-    Raises:
-        UserError: there is no such file or function, the file fails when run,
-            or LEAST is no number.
+    UserError if there is no such file or function, the file fails when run, or
+    LEAST is no number.
     """
     file_name, _, rest = spec.rpartition(".py:")
     name, _, text = rest.partition(":")

@@ -85,18 +85,13 @@ def curate(
 ) -> dict[str, int]:
     """Applies the filters to all records and writes the selection.
 
-    Args:
-        source: opened from `spec`.
-        out: the selection, FILE.jsonl, written atomically.
-        advance: called with the number of records done.
+    `source` was opened from `spec`. The selection `out`, FILE.jsonl, is written
+    atomically. `advance` is called with the number of records done. Returns the
+    number of dropped records for each reason.
 
-    Returns:
-        The number of dropped records for each reason.
-
-    Raises:
-        UserError: an option, an embedding file or a user's function is bad,
-            `spec` is a mixture or reads `out`, `out` cannot be written, too
-            many records are broken, or none is kept.
+    UserError if an option, an embedding file or a user's function is bad,
+    `spec` is a mixture or reads `out`, `out` cannot be written, too many
+    records are broken, or none is kept.
     """
     target = Path(out).expanduser()
     refuse_mixture(spec)
@@ -179,11 +174,8 @@ def _examine(
     hashed: bool,
     record: int,
 ) -> tuple[str, str, str]:
-    """Decodes one record, applies the filters, and hashes it if `hashed`.
-
-    Returns:
-        its name, the reason to drop it, or "", and details.
-    """
+    """Decodes one record, applies the filters, and hashes it if `hashed`;
+    returns its name, the reason to drop it, or "", and details."""
     name = f"record {record}"
     try:
         found = read_record(source, record)

@@ -33,13 +33,8 @@ def write_curation_report(
     """Writes `folder`/curation.html, with a few hundred thumbnails at most.
 
     A fixed random sample is shown of each reason; near duplicates next to the
-    kept image.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: the selection is damaged, or of another source.
+    kept image. Returns the path of the page. UserError if the selection is
+    damaged, or of another source.
     """
     header, _ = read_selection(selection)
     check_source(selection, header, source)

@@ -50,11 +50,8 @@ MakeInputs = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Options of the pixels.
-
-    Raises:
-        UserError: a value is out of its range, or two do not fit together.
-    """
+    """Options of the pixels; UserError if a value is out of its range, or two
+    do not fit together."""
 
     # Side in pixels of the square that is cut out, or of the shorter side
     # (never enlarged) with crop "none"; 0 changes no size.
@@ -76,11 +73,7 @@ class Pictures:
             )
 
     def to_json(self, stored: bool) -> dict[str, Any]:
-        """Options that shape the result, by name.
-
-        Args:
-            stored: True if any image is stored.
-        """
+        """Options that shape the result, by name; `stored` if any image is."""
         wanted = {
             "size": True,
             "min_side": True,
@@ -113,10 +106,8 @@ class Dropped:
 class Maker:
     """Function of a record's index: its example, or `Dropped`.
 
-    Safe for any thread or process.
-
-    Raises:
-        UserError: a failure of the system prevents reading.
+    Safe for any thread or process. UserError if a failure of the system
+    prevents reading.
     """
 
     source: Source
@@ -167,10 +158,7 @@ def probe(source: Source) -> tuple[tuple[str, ...], str]:
 
     Examines a few records all over the source; if they differ, further images
     are left out. A later record without one is dropped. The note is "" if no
-    record has any.
-
-    Raises:
-        UserError: a failure of the system prevents reading.
+    record has any. UserError if a failure of the system prevents reading.
     """
     count = min(len(source), _PROBED)
     found = set()
@@ -249,12 +237,8 @@ def read(source: Source, index: int, name: str) -> Record:
     Damage is permanent, so such a record is dropped. A disk or a network that
     fails may work again later: the command stops, and no record is lost.
 
-    Args:
-        name: of the record, for the message.
-
-    Raises:
-        BrokenImage: it is damaged or gone.
-        UserError: the disk, the network or a permission is in the way.
+    `name` is for the message. BrokenImage if the record is damaged or gone,
+    UserError if the disk, the network or a permission is in the way.
     """
     for pause in (*_PAUSES, None):
         try:

@@ -25,12 +25,8 @@ from i2i_prior.io import files
 def fields_of(
     arrays: tuple[Field, ...], image: bool, further: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """Fields of an example, in order.
-
-    Args:
-        arrays: of the networks.
-        image: is stored, as are the `further` images of these names.
-    """
+    """Fields of an example in order, with `arrays` of the networks, and with
+    the image and the `further` images of these names if they are stored."""
     fields = [
         *arrays,
         Field("size", "array", "int32", (2,)),
@@ -46,12 +42,8 @@ def fields_of(
 def claim(folder: Path, plan: Plan) -> bool:
     """Starts a folder with a plan, or resumes one with the same plan.
 
-    Returns:
-        True if the folder is complete.
-
-    Raises:
-        UserError: it holds other files, or those of another plan.
-        OSError: of the disk.
+    Returns True if the folder is complete. UserError if it holds other files,
+    or those of another plan; OSError of the disk.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; give a folder")
@@ -137,17 +129,10 @@ def finish(
 ) -> int:
     """Writes dropped.jsonl and manifest.json, the latter last.
 
-    Args:
-        max_broken: greatest share of broken records, in [0, 1].
-        notes: on the source, for the manifest.
-
-    Returns:
-        the number of examples.
-
-    Raises:
-        UserError: too many records are broken, or none is left; the shards
-            are kept.
-        OSError: of the disk.
+    `max_broken` is the greatest share of broken records, in [0, 1]; `notes` on
+    the source are for the manifest. Returns the number of examples. UserError
+    if too many records are broken, or none is left: the shards are kept.
+    OSError of the disk.
     """
     tally = Tally(max_broken, plan.records)
     for outcome in _outcomes(folder, plan):

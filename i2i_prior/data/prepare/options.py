@@ -9,12 +9,8 @@ DTYPE, BATCH_SIZE = "float16", 32  # if the options are left out
 
 
 def pictures_of(options: argparse.Namespace) -> Pictures:
-    """Options of the pixels, checked without files.
-
-    Raises:
-      UserError: an option is out of range, has no effect, or does not fit
-        another.
-    """
+    """Options of the pixels, checked without files; UserError if one is out of
+    range, has no effect, or does not fit another."""
     if bool(options.latents) != bool(options.latent_weights):
         raise UserError("--latents and --latent-weights belong together")
     if options.latents and options.crop == "none":

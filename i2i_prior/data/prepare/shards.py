@@ -57,17 +57,10 @@ def make_shards(
 ) -> Generator[Outcome]:
     """Yields the outcome of each shard when it is finished.
 
-    Closing the iterator ends its processes.
-
-    Args:
-        shards: their numbers.
-        workers: processes; with an encoding, threads that decode.
-        tick: an exception ends the work.
-        encoding: networks, which run in this process.
-
-    Raises:
-        UserError: a worker process died.
-        OSError: of the disk.
+    `workers` processes make `shards`, by their numbers; with `encoding`, whose
+    networks run in this process, as many threads decode. Closing the iterator
+    ends them, as does an exception of `tick`. UserError if a worker process
+    died; OSError of the disk.
     """
     task = partial(_make_shard, folder, plan, make)
     if encoding is None and workers > 1 and len(shards) > 1:
@@ -103,12 +96,9 @@ def write_shard(
 ) -> Outcome:
     """Writes the examples of a shard and its side file.
 
-    Args:
-        made: result of each record of the shard, in order.
-        tick: called for each of them, and before the shard is renamed.
-
-    Raises:
-        OSError: of the disk; no partial file is left.
+    `made` has the result of each record, in order; `tick` is called for each of
+    them, and before the shard is renamed. OSError of the disk; no partial file
+    is left.
     """
     path = folder / plan.file(shard)
     with files.atomic_path(path) as part:

@@ -45,16 +45,11 @@ def work(
 ) -> Iterator[Any]:
     """Yields the results of task(job), in order of completion.
 
-    Args:
-        task: picklable.
-        count: of processes.
-        tick: called with the number of pieces done since its last call, at
-            least every `_POLL_SECONDS`; an exception ends all workers.
-
-    Raises:
-        UserError: a worker died; names it and its job. Running jobs of other
-            workers are abandoned.
-        Exception: of the task.
+    `count` processes run the task, which is picklable. `tick` is called with
+    the number of pieces done since its last call, at least every
+    `_POLL_SECONDS`; an exception of it ends all workers. So does one of the
+    task, which is raised here. UserError, which names worker and job, if a
+    worker died; running jobs of the others are abandoned.
     """
     rest = iter(jobs)
     context = multiprocessing.get_context("spawn")

@@ -22,10 +22,8 @@ _DAMAGE = (RuntimeError, ValueError, IndexError)
 class ShardReader:
     """The records of several ArrayRecord files, one file after the other.
 
-    Picklable, and safe for many threads.
-
-    Args:
-        shards: path -> records in it, more than none in all.
+    Picklable, and safe for many threads. `shards` are path -> records in it, at
+    least one in all.
     """
 
     def __init__(self, shards: Mapping[str, int]) -> None:
@@ -36,11 +34,8 @@ class ShardReader:
         return sum(self.shards.values())
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
-        """Stored bytes of records, in the order of `indices`.
-
-        Raises:
-            OSError: one of them is damaged.
-        """
+        """Stored bytes of records, in the order of `indices`; OSError if one of
+        them is damaged."""
         try:
             # Late, and once a process: a reader holds open files and threads.
             reader = self._reader.get(None, self._open)
@@ -65,12 +60,9 @@ class ArrayRecordSource:
     In a folder of `i2i-prior prepare` an example has fields; elsewhere each
     record is one encoded image.
 
-    Args:
-        place: a folder, file or wildcard on this machine.
-
-    Raises:
-        UserError: there is no such file, one is truncated, or the folder is
-            unfinished or holds latents.
+    `place` is a folder, file or wildcard on this machine. UserError if there is
+    no such file, one is truncated, or the folder is unfinished or holds
+    latents.
     """
 
     def __init__(self, place: str) -> None:

@@ -42,18 +42,14 @@ class FolderSource:
     until files are added or removed. Files overwritten in place are read in
     their present state.
 
-    With `image`, the images of a folder that agree up to the first dot of
-    their names are one record, as in tar archives: `x.photo.jpg` with
-    `image="photo.jpg"` has `x.labels.jpg` among its further images.
+    With `image`, the images of a folder that agree up to the first dot of their
+    names are one record, as in tar archives: `x.photo.jpg` with
+    `image="photo.jpg"` has `x.labels.jpg` among its further images. With ""
+    every image is a record.
 
-    Args:
-        place: path, or a URL that fsspec reads, as `gs://bucket/images`.
-        image: end of the names that are records, after the key; "" for
-            every image by itself.
-
-    Raises:
-        UserError: the folder or one below it is missing or unreadable, or
-            there is no image.
+    `place` is a path, or a URL that fsspec reads, as `gs://bucket/images`.
+    UserError if the folder or one below it is missing or unreadable, or there
+    is no image.
     """
 
     def __init__(self, place: str, image: str = "") -> None:
@@ -113,10 +109,8 @@ class FolderSource:
     def fingerprint(self) -> str:
         """See `Source`; each local file is stated again, in threads.
 
-        So hosts agree, with or without a cached list.
-
-        Raises:
-            UserError: a file cannot be stated.
+        So hosts agree, with or without a cached list. UserError if a file
+        cannot be stated.
         """
         known = self._sizes
         sizes = self._sizes_now() if known is None else known.tolist()

@@ -10,14 +10,10 @@ from i2i_prior.data.record import Record, Source, fingerprint_of, locate
 class Mixture:
     """The records of all parts, one part after the other.
 
-    A weight is a part's share of the drawn examples, whatever its size; see
-    `order.Mixed`.
-
-    Attributes:
-        parts: the sources.
-        weights: of the parts, above 0, of sum 1.
-        starts: index of the first record of each part.
-        notes: of all parts, see `TarSource`.
+    A weight is a part's share of the drawn examples, whatever its size (see
+    `order.Mixed`); `weights` are above 0, their sum is 1. `starts` has the
+    index of each part's first record; `notes` are those of all parts (see
+    `TarSource`).
     """
 
     def __init__(

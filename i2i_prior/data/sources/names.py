@@ -21,10 +21,8 @@ class Names:
     A list of strings would take about 60 bytes more a name, and be copied
     object by object into each worker.
 
-    Args:
-        text: uint8, the names one after the other, in UTF-8 (other bytes are
-            kept unchanged).
-        ends: int64, the end of each name in `text`.
+    `text`, uint8, has the names one after the other, in UTF-8 (other bytes are
+    kept unchanged); `ends`, int64, the end of each name in it.
     """
 
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:

@@ -34,9 +34,8 @@ class ParquetSource:
             `caption`, `captions` and `text` that exists.
         label: column of integers; "" for `label`, if that exists.
 
-    Raises:
-        UserError: pyarrow is not installed, a file is missing or damaged, a
-            column is missing, or there is no row.
+    UserError if pyarrow is not installed, a file is missing or damaged, a
+    column is missing, or there is no row.
     """
 
     def __init__(

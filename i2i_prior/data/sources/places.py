@@ -33,12 +33,8 @@ def absolute(place: str) -> str:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
-
-    Raises:
-        UserError: the protocol is unknown, the package for it is missing, or
-            it refuses.
-    """
+    """The fsspec file system of a URL, and the path in it; UserError if the
+    protocol is unknown, its package is missing, or it refuses."""
     protocol = url.partition("://")[0]
     try:
         import fsspec.core
@@ -60,13 +56,9 @@ def filesystem(url: str) -> tuple[Any, str]:
 def find(pattern: str, scheme: str) -> list[str]:
     """The files of a path, URL or wildcard, sorted.
 
-    Args:
-        pattern: absolute path or URL; an existing one is no wildcard, so that
-            brackets in a real name work.
-        scheme: of the SPEC, for the message.
-
-    Raises:
-        UserError: there is none, or only a folder.
+    The pattern is an absolute path or URL; an existing one is no wildcard, so
+    that brackets in a real name work. `scheme` is that of the SPEC, for the
+    message. UserError if there is no file, or only a folder.
     """
     if is_url(pattern):
         files, is_folder = _find_remote(pattern)

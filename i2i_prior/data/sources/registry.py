@@ -45,13 +45,9 @@ def open_source(spec: str) -> Source:
             `#sample=N`: N records at random, always the same ones, and
             among them those of every smaller N.
 
-    Returns:
-        A source of at least one record, in an order that depends only on
-        the names.
-
-    Raises:
-        UserError: the scheme is unknown, nothing readable is there, or there
-            are fewer records than the sample.
+    The source has at least one record, in an order that depends only on the
+    names. UserError if the scheme is unknown, nothing readable is there, or
+    there are fewer records than the sample.
     """
     if spec.startswith("mix:"):
         weights, parts = zip(*parse_mix(spec.removeprefix("mix:")), strict=True)

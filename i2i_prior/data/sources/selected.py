@@ -37,13 +37,9 @@ _LONGEST = 1 << 20  # bytes of a line
 class Selected:
     """The kept records of a source, in its order.
 
-    Costs 1.2 bits a record of the whole source in memory.
-
-    Args:
-        kept: bits as in the file, uint8 (ceil(N / 8),), none set after N.
-
-    Raises:
-        UserError: no record is kept.
+    Costs 1.2 bits a record of the whole source in memory. `kept` has bits as in
+    the file, uint8 (ceil(N / 8),), none set after N. UserError if no record is
+    kept.
     """
 
     def __init__(self, source: Source, kept: np.ndarray) -> None:
@@ -81,9 +77,8 @@ class Selected:
 def open_selection(path: str, open_source: Callable[[str], Source]) -> Selected:
     """Opens `select:PATH`; `open_source` opens the SPEC of its source.
 
-    Raises:
-        UserError: the file is absent or damaged, or its source cannot be
-            opened, is a mixture, or has changed.
+    UserError if the file is absent or damaged, or its source cannot be opened,
+    is a mixture, or has changed.
     """
     header, kept = read_selection(path)
     spec = header["source"]
@@ -136,11 +131,8 @@ def check_source(path: str, header: Mapping[str, Any], source: Source) -> None:
 
 
 def read_selection(path: str) -> tuple[dict[str, Any], np.ndarray]:
-    """The header of a selection, and its bits for `Selected`.
-
-    Raises:
-        UserError: the file is absent, damaged or no selection.
-    """
+    """The header of a selection, and its bits for `Selected`; UserError if the
+    file is absent, damaged or no selection."""
     try:
         with open(os.path.expanduser(path), "rb") as file:
             header = _header(file)
@@ -173,13 +165,9 @@ def write_selection(
 ) -> None:
     """Writes a selection atomically; makes its folder.
 
-    Args:
-        header: source, fingerprint, options and the like.
-        kept: bool (N,).
-        dropped: lines of the dropped records.
-
-    Raises:
-        UserError: the disk is full, or nothing may be written there.
+    The header has source, fingerprint, options and the like, `kept` is bool
+    (N,), `dropped` has the lines of the dropped records. UserError if the disk
+    is full, or nothing may be written there.
     """
     target = Path(path).expanduser()
     counts = {"records": len(kept), "kept": int(kept.sum())}

@@ -22,12 +22,9 @@ def parse(
 ) -> tuple[str, str, dict[str, str]]:
     """Scheme, place (not empty) and options of a SPEC.
 
-    Args:
-        schemes: known schemes, and the options of each.
-
-    Raises:
-        UserError: the scheme or an option is unknown, one is given twice, or
-            nothing follows the colon.
+    `schemes` are the known schemes, and the options of each. UserError if the
+    scheme or an option is unknown, one is given twice, or nothing follows the
+    colon.
     """
     scheme, colon, place = text.partition(":")
     if not colon or scheme not in schemes:
@@ -61,9 +58,8 @@ def parse(
 def parse_mix(text: str) -> list[tuple[float, str]]:
     """Weights and SPECs of the text after `mix:`.
 
-    Raises:
-        UserError: a weight is missing or not above 0, a part is a mixture
-            itself, or there is one part only.
+    UserError if a weight is missing or not above 0, a part is a mixture itself,
+    or there is one part only.
     """
     parts = []
     for part in _PLUS.split(text):

@@ -41,20 +41,13 @@ class TarSource:
     `os.pread`, without lock or seek. Nothing is unpacked, so that absolute or
     `..` member names do no harm.
 
-    Attributes:
-        notes: one text for each archive that is not used completely: it is
-            cut, damaged, goes on after its end mark, or has links to other
-            places.
+    `notes` has a text for each archive that is not used completely: it is cut,
+    damaged, goes on after its end mark, or has links to other places.
 
-    Args:
-        pattern: path, wildcard, or URL that fsspec reads.
-        image: end of the name, after the key, of the image that is the data,
-            as "labels.jpg"; "" for the first. Examples without it are
-            skipped.
-
-    Raises:
-        UserError: an archive is missing or holds no complete file, or there
-            is no image.
+    `pattern` is a path, wildcard, or URL that fsspec reads. `image` is the end
+    of the name, after the key, of the image that is the data, as "labels.jpg",
+    or "" for the first; examples without it are skipped. UserError if an
+    archive is missing or holds no complete file, or there is no image.
     """
 
     def __init__(self, pattern: str, image: str = "") -> None:
@@ -145,9 +138,8 @@ def _examples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """First member, end and data of each example, and ends of the archives.
 
-    Returns:
-        (examples, 3) int64 into the members of all archives, and
-        (archives,) int64 into the examples.
+    They are (examples, 3) int64 into the members of all archives, and
+    (archives,) int64 into the examples.
     """
     tables, base = [], 0
     for members, bounds in zip(names, starts, strict=True):

@@ -53,8 +53,7 @@ def index_of(path: str) -> index_cache.Arrays:
             members last.
         note: uint8, faults of the archive in sentences, or nothing.
 
-    Raises:
-        UserError: it is no tar, or cut before the end of its first image.
+    UserError if this is no tar, or cut before the end of its first image.
     """
     before = time.time_ns()
     try:

@@ -20,15 +20,11 @@ class TfdsSource:
     Images stay encoded. An integer `label` and text in `caption`, `captions`
     or `text` become fields.
 
-    Args:
-        name: NAME/SPLIT; NAME may be name/config:version, and SPLIT a part,
-            as in `flowers/train[:80%]`.
-        data_dir: folder of the data sets; "" for TFDS' own folder.
-        image: the feature that holds the image.
-
-    Raises:
-        UserError: the data set is missing, not in array_record, or has no
-            such split or image.
+    `name` is NAME/SPLIT, where NAME may be name/config:version, and SPLIT a
+    part, as in `flowers/train[:80%]`; `data_dir` is the folder of the data
+    sets, "" for TFDS' own; `image` is the feature that holds the image.
+    UserError if the data set is missing, not in array_record, or has no such
+    split or image.
     """
 
     def __init__(

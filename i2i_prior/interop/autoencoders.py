@@ -47,17 +47,11 @@ def functional_of(
 def load(state: StateDict, *, preset: str | None = None) -> Loaded:
     """Reads an autoencoder of any known layout, from a file of both halves.
 
-    Args:
-      state: an opened file or folder.
-      preset: a name of `AUTOENCODERS` for scale, shift and groups, which
-        neither shapes nor a config.json may contain.
-
-    Returns:
-      config; our name -> float32 array; and a sentence for each assumption.
-
-    Raises:
-      UserError: the weights are of no known layout, do not fit together or
-        do not fit the preset; nothing is read then.
+    `preset` is a name of `AUTOENCODERS` for scale, shift and groups, which
+    neither shapes nor a config.json may contain. Returns config; our name ->
+    float32 array; and a sentence for each assumption. UserError where the
+    weights are of no known layout, do not fit together or do not fit the
+    preset; nothing is read then.
     """
     layout = detect(state.shapes, state.path)
     if isinstance(layout, TinyLayout) and None in layout.prefixes:
@@ -86,12 +80,8 @@ def load(state: StateDict, *, preset: str | None = None) -> Loaded:
 def load_files(weights: str | Path, preset: str | None = None) -> Loaded:
     """Reads an autoencoder from a file or folder, or a pair as TAESD's.
 
-    Args:
-      weights: the path, or both as `ENCODER,DECODER`.
-      preset: as for `load`.
-
-    Raises:
-      UserError: as `load`; or a file is not the half it should be.
+    `weights` is the path, or both as `ENCODER,DECODER`; `preset` is as for
+    `load`. UserError as there, or where a file is not the half it should be.
     """
     files = files_of(weights)
     if len(files) == 1:
@@ -117,14 +107,9 @@ def export(
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Yields (key, tensor) of an autoencoder in a published layout.
 
-    Args:
-      parameters: our name -> array.
-      config: of the autoencoder.
-      layout: for kl a name of `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`,
-        or a layout itself.
-
-    Raises:
-      UserError: no layout has this name.
+    The parameters are arrays by our names. The layout is for kl a name of
+    `KL_LAYOUTS`, for tiny one of `TINY_LAYOUTS`, or a layout itself; UserError
+    where none has this name.
     """
     names: Mapping[str, KlLayout | TinyLayout] = TINY_LAYOUTS
     if config.kind == "kl":

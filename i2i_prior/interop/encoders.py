@@ -31,12 +31,9 @@ def load(
 ) -> tuple[ViTConfig, dict[str, np.ndarray], list[str]]:
     """Reads an encoder; the arguments are those of `describe`.
 
-    Returns:
-      its config, its parameters by the names of `ViT` (float32), and notes.
-
-    Raises:
-      UserError: as `describe`; or a key is missing, unexpected or misshapen,
-        or a weight is not finite.
+    Returns its config, its parameters by the names of `ViT` (float32), and
+    notes. UserError as `describe`; or where a key is missing, unexpected or
+    misshapen, or a weight is not finite.
     """
     found = describe(state, layout=layout, heads=heads, family=family)
     spec = LAYOUTS[found.layout]
@@ -58,10 +55,8 @@ def export(
     """Yields parameters under another library's names, one at a time.
 
     What `load` ignores is not written: heads, poolers, mask tokens, MAE's
-    decoder, the text half of CLIP and SigLIP, position ids.
-
-    Raises:
-      UserError: the layout is not in `LAYOUTS` or has no names for a part.
+    decoder, the text half of CLIP and SigLIP, position ids. UserError where the
+    layout is not in `LAYOUTS` or has no names for a part.
     """
     if layout not in LAYOUTS:
         raise UserError(

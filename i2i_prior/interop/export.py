@@ -67,19 +67,11 @@ def export_file(
 
     Encoder and autoencoder are not part of these layouts and stay out.
 
-    Args:
-      path: FILE.safetensors, or FILE.pth / FILE.pt (needs torch).
-      parameters: our names -> arrays.
-      config: of the run.
-      layout: a key of `layouts.LAYOUTS`.
-      dtype: float32, float16 or bfloat16.
-      metadata: provenance, for the header of a safetensors file.
-
-    Returns:
-      bytes written.
-
-    Raises:
-      UserError: the layout cannot express the model.
+    The path is FILE.safetensors, or FILE.pth / FILE.pt (needs torch), `layout`
+    a key of `layouts.LAYOUTS`, `dtype` float32, float16 or bfloat16. The
+    parameters are arrays by our names; `metadata` is provenance, for the header
+    of a safetensors file. Returns the bytes written. UserError where the layout
+    cannot express the model.
     """
     check_format(config, layout)
     state = tensors(parameters, config, layout)

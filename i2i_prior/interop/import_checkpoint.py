@@ -44,15 +44,11 @@ def import_file(
 ) -> Loaded:
     """Reads a diffusion transformer of any known layout.
 
-    Args:
-      path: safetensors, a torch file, or a folder with either.
-      layout: a key of `layouts.LAYOUTS`; detected when None.
-      weights: "ema" or "raw", where a file holds both.
-      heads, base_size, position_scale: see `dit_detection.implied_config`.
-
-    Raises:
-      UserError: the layout is unknown, keys are missing, or a weight is not
-        finite; then nothing was loaded.
+    The path is that of safetensors, a torch file, or a folder with either. The
+    layout is a key of `layouts.LAYOUTS`, detected when None; `weights` is "ema"
+    or "raw", where a file holds both; for the others see
+    `dit_detection.implied_config`. UserError where the layout is unknown, keys
+    are missing, or a weight is not finite; then nothing was loaded.
     """
     state = read_state_dict(path, weights=weights)
     layout = layout or detect_layout(state)

@@ -30,17 +30,10 @@ def add_encoder(
 ) -> tuple[Flat, list[str]]:
     """Adds a published image encoder to a config, changed in place.
 
-    Args:
-      config: of the run.
-      path: weights of a layout of `interop.encoders`.
-      heads, family: as for `encoders.load`.
-
-    Returns:
-      encoder/... -> float32 array, and notes.
-
-    Raises:
-      UserError: the model has one, the file is no encoder, or its embeddings
-        do not have the width of the model's conditions.
+    The weights are of a layout of `interop.encoders`; `heads` and `family` are
+    as for `encoders.load`. Returns encoder/... -> float32 array, and notes.
+    UserError where the model has one, the file is no encoder, or its embeddings
+    do not have the width of the model's conditions.
     """
     section = config.encoder
     if section.kind != "none":
@@ -71,17 +64,11 @@ def add_autoencoder(
 ) -> tuple[Flat, list[str]]:
     """Adds a published autoencoder to a config, changed in place.
 
-    Args:
-      config: of the run.
-      path: a file or folder; both files of a tiny pair as `ENCODER,DECODER`.
-      preset: a name of `AUTOENCODERS`; see `autoencoders.load`.
-
-    Returns:
-      autoencoder/... -> float32 array, and notes.
-
-    Raises:
-      UserError: the model has one, the file is no autoencoder, or its latents
-        do not have the model's shape.
+    The path is a file or folder, or both files of a tiny pair as
+    `ENCODER,DECODER`; `preset` is a name of `AUTOENCODERS` (see
+    `autoencoders.load`). Returns autoencoder/... -> float32 array, and notes.
+    UserError where the model has one, the file is no autoencoder, or its
+    latents do not have the model's shape.
     """
     section = config.autoencoder
     if section.weights:
@@ -121,12 +108,9 @@ def _read_autoencoder(path: str | Path, preset: str | None):
 def load_frozen(frozen: dict[str, Any], config: ConfigDict) -> dict[str, Any]:
     """Replaces a new state's frozen networks by those of their files.
 
-    Args:
-      frozen: frozen parameters by name, sharded.
-      config: of the run, with `encoder.weights` and `autoencoder.weights`.
-
-    Raises:
-      UserError: a file does not hold the network of the config.
+    The files are `encoder.weights` and `autoencoder.weights` of the run's
+    config; `frozen` has the frozen parameters by name, sharded. UserError where
+    a file does not hold the network of the config.
     """
     encoder, autoencoder = config.encoder, config.autoencoder
     if encoder.kind == "frozen" and encoder.weights != "random":

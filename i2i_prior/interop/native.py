@@ -28,14 +28,9 @@ def write(
 ) -> int:
     """Writes a file that appears when it is complete; returns its bytes.
 
-    Args:
-      path: ending in .safetensors.
-      parameters: name -> array.
-      config: of the run, kept in the header.
-      provenance: for the header, such as step, hash and fingerprint.
-
-    Raises:
-      UserError: the file cannot be written.
+    The path ends in .safetensors; the parameters are arrays by name. The header
+    keeps the config of the run, and provenance such as step, hash and
+    fingerprint. UserError where the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -65,11 +60,8 @@ def is_native(path: Path) -> bool:
 
 
 def open_file(path: Path) -> tuple[dict[str, LazyTensor], ConfigDict]:
-    """Opens a file that `write` wrote: name -> tensor, and its run's config.
-
-    Raises:
-      UserError: it is missing, no safetensors file, or of another format.
-    """
+    """Opens a file that `write` wrote: name -> tensor, and its run's config;
+    UserError where it is missing, no safetensors file, or of another format."""
     tensors, header = safetensors.read(Path(path))
     if header.get("format") != FORMAT:
         raise UserError(

@@ -65,16 +65,11 @@ class TextEncoder:
     def __call__(self, ids: Any, mask: Any | None = None) -> TextFeatures:
         """Encodes tokens.
 
-        Args:
-          ids: int (B, L), below the size of the vocabulary.
-          mask: bool (B, L), true where a token counts; all do if None.
-
-        Returns:
-          tokens float32 (B, L, D), and pooled float32 (B, P) from CLIP.
-
-        Raises:
-          UserError: an id is not in the vocabulary, or the text is longer
-            than CLIP's positions.
+        The ids are int (B, L), below the size of the vocabulary; the mask is
+        bool (B, L), true where a token counts; all do if None. Returns tokens
+        float32 (B, L, D), and pooled float32 (B, P) from CLIP. UserError where
+        an id is not in the vocabulary, or the text is longer than CLIP's
+        positions.
         """
         ids = np.asarray(ids, np.int32)
         if ids.min() < 0 or ids.max() >= self.config.vocabulary:
@@ -113,14 +108,9 @@ class TextEncoder:
         """Encodes captions.
 
         Padding is masked for T5. It is not for CLIP, as in Stable Diffusion:
-        its attention is causal.
-
-        Args:
-          captions: B texts.
-          length: in tokens; if None, 120 for T5 and all positions for CLIP.
-
-        Returns:
-          tokens float32 (B, length, D), and mask bool (B, length).
+        its attention is causal. `length` is in tokens; if None, 120 for T5 and
+        all positions for CLIP. Returns tokens float32 (B, length, D), and mask
+        bool (B, length).
         """
         if isinstance(self.config, T5Config):
             ids, mask = self.tokenize(captions, length or T5_LENGTH)
@@ -143,20 +133,17 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Opens a T5 or CLIP text encoder of a Hugging Face or OpenAI file.
 
-    Args:
-      state_or_path: an opened `StateDict`, or the path of a weight file or
-        of a folder with it, its config.json and possibly its tokenizer.
-      heads, activation: see `layouts.text.config_of`. (OpenCLIP's own models
-        need the activation "gelu".)
-      precision: a name of `models.precision.PRECISIONS`. Kernels are stored
-        in the dtype of their product: in bfloat16 T5-XXL takes 10 GB, not 19.
-      tokenizer: folder with the tokenizer's files; if None the folder of the
-        weights, or the tokenizer's in a diffusers pipeline.
+    The path is that of a weight file, or of a folder with it, its config.json
+    and possibly its tokenizer. For `heads` and `activation` see
+    `layouts.text.config_of`. (OpenCLIP's own models need the activation
+    "gelu".) `precision` is a name of `models.precision.PRECISIONS`; kernels are
+    stored in the dtype of their product: in bfloat16 T5-XXL takes 10 GB, not
+    19. `tokenizer` is the folder with the tokenizer's files; if None that of
+    the weights, or the tokenizer's in a diffusers pipeline.
 
-    Raises:
-      UserError: the file is not readable or holds no text encoder of a known
-        layout; a weight is missing, misshapen or not finite; or two tied
-        embeddings differ.
+    UserError where the file is not readable or holds no text encoder of a known
+    layout; a weight is missing, misshapen or not finite; or two tied embeddings
+    differ.
     """
     state = state_or_path
     if isinstance(state, str | Path):
@@ -273,16 +260,11 @@ def export(
     """Yields (key, tensor) of an encoder in a published layout.
 
     T5's decoder, CLIP's image half, logit_scale and buffers are not written.
-
-    Args:
-      parameters: name -> array; from a bfloat16 encoder, rounded kernels.
-      config: of the encoder.
-      layout: of `detect`; CLIP's two hold the same weights.
-      tied: repeat T5's embedding as encoder.embed_tokens.weight, as in
-        torch's own files but not in safetensors.
-
-    Raises:
-      UserError: the layout is not one of this kind of encoder.
+    The parameters are arrays by name; from a bfloat16 encoder, rounded kernels.
+    The layout is of `detect`; CLIP's two hold the same weights. `tied` repeats
+    T5's embedding as encoder.embed_tokens.weight, as in torch's own files but
+    not in safetensors. UserError where the layout is not one of this kind of
+    encoder.
     """
     fitting = ["clip_text", "clip_text_openai"]
     if isinstance(config, T5Config):

@@ -67,15 +67,11 @@ def write_torch_folder(
 ) -> int:
     """Writes a folder that appears when it is complete; returns its bytes.
 
-    Args:
-      out: the folder; it may exist if it is empty.
-      parameters: our name -> array, all of the config's model.
-      config: of the run.
-      provenance: for the model card and config.json: step, weights ("ema" or
-        "raw"), config_hash, data_source, data_fingerprint, as far as known.
-
-    Raises:
-      UserError: the folder exists or cannot be written.
+    The folder may exist if it is empty. The parameters are arrays by our names,
+    all of the config's model. `provenance`, for the model card and config.json,
+    has step, weights ("ema" or "raw"), config_hash, data_source and
+    data_fingerprint, as far as known. UserError where the folder holds anything
+    or cannot be written.
     """
     out = Path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -131,12 +127,9 @@ def write_torch_folder(
 def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
     """Reads a folder that `write_torch_folder` wrote.
 
-    Returns:
-      our name -> float32 array, bit for bit what was exported, and the
-      config of the run.
-
-    Raises:
-      UserError: it is no such folder, or its weights do not fit its config.
+    Returns our name -> float32 array, bit for bit what was exported, and the
+    config of the run. UserError where it is no such folder, or its weights do
+    not fit its config.
     """
     path = Path(path)
     try:

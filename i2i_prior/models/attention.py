@@ -29,18 +29,11 @@ def attend(
 ) -> Array:
     """softmax(q k^T / sqrt(d)) v, named `ATTENTION` for remat policies.
 
-    Args:
-      q: (B, N, heads, d).
-      k, v: (B, M, heads, d).
-      mask: bool (B, M), true where a key counts; None counts all.
-      precision: of the two products and of the result.
-      form: one of `attention_kernels.CHOICES`.
-
-    Returns:
-      (B, N, heads, d) in the activation dtype.
-
-    Raises:
-      UserError: where the form cannot run on the platform traced for.
+    q is (B, N, heads, d), k and v (B, M, heads, d), the mask bool (B, M), true
+    where a key counts; None counts all. `precision` is that of the two products
+    and of the result, `form` one of `attention_kernels.CHOICES`. Returns (B, N,
+    heads, d) in the activation dtype. UserError where the form cannot run on
+    the platform traced for.
     """
     # Queries keep their tokens apart and meet all keys; heads lie apart.
     q = constrain(q, BATCH, CONTEXT, TENSOR)

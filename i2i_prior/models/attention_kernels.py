@@ -204,11 +204,8 @@ _FUSED = {"cudnn": ("gpu", "cuda"), "splash": ("tpu",)}  # and their platforms
 
 
 def choose(name: str, q: Array, k: Array, mask: Array | None) -> str:
-    """Name of the form that runs on the platform that is traced for.
-
-    Raises:
-      UserError: where the named form, one of CHOICES, cannot run there.
-    """
+    """Name of the form that runs on the platform that is traced for; UserError
+    where the named form, one of CHOICES, cannot run there."""
     if name == "auto":
         if platform() == "cpu":
             return "batched"

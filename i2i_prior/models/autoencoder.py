@@ -49,11 +49,8 @@ AUTOENCODERS: dict[str, AutoencoderConfig | Pixels] = {
 def make_autoencoder(
     config: AutoencoderConfig, precision: str = "float32", *, rngs: nnx.Rngs
 ) -> AutoencoderKL | AutoencoderTiny:
-    """The module of a config, with random weights.
-
-    Raises:
-      UserError: where the shape does not fit together.
-    """
+    """The module of a config, with random weights; UserError where the shape
+    does not fit together."""
     check_config(config)
     module = AutoencoderKL if config.kind == "kl" else AutoencoderTiny
     return module(config, rngs=rngs, precision=PRECISIONS[precision])

@@ -47,11 +47,8 @@ class AutoencoderConfig:
 
 
 def config_from_json(text: str) -> AutoencoderConfig:
-    """Config of `AutoencoderConfig.to_json`; missing fields have defaults.
-
-    Raises:
-      UserError: where the text is no such object.
-    """
+    """Config of `AutoencoderConfig.to_json`, with defaults of missing fields;
+    UserError where the text is no such object."""
     try:
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -68,11 +65,7 @@ def config_from_json(text: str) -> AutoencoderConfig:
 
 
 def check_config(config: AutoencoderConfig) -> None:
-    """Checks that a network of this shape exists.
-
-    Raises:
-      UserError: where it does not.
-    """
+    """Raises UserError where no network of this shape exists."""
     defaults: dict[str, Any] = dataclasses.asdict(AutoencoderConfig())
     for name, default in defaults.items():
         value = getattr(config, name)

@@ -209,13 +209,10 @@ class AutoencoderKL(Autoencoder):
     def moments(self, images: Array) -> tuple[Array, Array]:
         """images (B, H, W, 3) in [-1, 1] -> the Gaussian of each latent.
 
-        Returns:
-          mean and log variance, clipped to [-30, 20], before any
-          normalisation: float32 (B, H / f, W / f, channels).
-
-        Raises:
-          UserError: where a side is not whole latents (2x2 patches of them
-            with batch-norm statistics).
+        Its mean and log variance, clipped to [-30, 20], before any
+        normalisation, are float32 (B, H / f, W / f, channels). UserError where
+        a side is not whole latents (2x2 patches of them with batch-norm
+        statistics).
         """
         patch = 1 if self.statistics is None else 2
         self._check(images, self.config.factor * patch)

@@ -65,11 +65,8 @@ class NullToken(nnx.Variable):
 
 
 class Conditioner(nnx.Module):
-    """Chooses, normalises, drops, expands and projects image embeddings.
-
-    Raises:
-      UserError: for an unknown choice or null token.
-    """
+    """Chooses, normalises, drops, expands and projects image embeddings;
+    UserError for an unknown choice or null token."""
 
     def __init__(
         self,
@@ -142,11 +139,8 @@ class Conditioner(nnx.Module):
         return tokens
 
     def null_embeddings(self, batch: int) -> Array:
-        """The unconditional input, float32 (B, M0, C).
-
-        Raises:
-          UserError: where the null is given by the caller.
-        """
+        """The unconditional input, float32 (B, M0, C); UserError where the null
+        is given by the caller."""
         if self.null is None:
             raise UserError(
                 "this model's weights hold no null tokens (a diffusers "

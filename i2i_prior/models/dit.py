@@ -89,11 +89,9 @@ class DiT(nnx.Module):
     """Predicts noise, data or velocity from a noisy latent.
 
     The block decides the family: Lumos (arXiv 2412.07767), DiT (arXiv
-    2212.09748) and SiT, PixArt-alpha (arXiv 2310.00426), or modern.
-
-    Raises:
-      UserError: where heads do not divide the width, the patch does not
-        divide the input, or a name is unknown.
+    2212.09748) and SiT, PixArt-alpha (arXiv 2310.00426), or modern. UserError
+    where heads do not divide the width, the patch does not divide the input, or
+    a name is unknown.
     """
 
     pooled_embed: nnx.Module | None = None
@@ -148,6 +146,9 @@ class DiT(nnx.Module):
     ) -> Array:
         """The raw network output.
 
+        It is float32 (B, H, W, C), or (B, H, W, 2C) with learned sigma.
+        UserError for a missing condition, or one that is not taken.
+
         Args:
           x: noisy latent, float (B, H, W, C).
           timestep: float (B,), 0..1000 (`Path.network_time`), or what the
@@ -159,12 +160,6 @@ class DiT(nnx.Module):
           concat: (B, H, W, K).
           size: float (B, 2), height and width of the image in pixels.
           aspect: float (B, 1), height / width.
-
-        Returns:
-          float32 (B, H, W, C), or (B, H, W, 2C) with learned sigma.
-
-        Raises:
-          UserError: for a missing condition, or one that is not taken.
         """
         config = self.config
         time_conditions = {"pooled": pooled, "size": size, "aspect": aspect}

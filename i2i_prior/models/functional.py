@@ -59,12 +59,9 @@ def make_functional(
 ) -> tuple[Functional, Callable[[jax.Array], Flat]]:
     """Splits a module without allocating it.
 
-    Args:
-      build: makes the module from its random streams.
-
-    Returns:
-      the `Functional`, and init(key) -> flat dict of fresh float32 values
-      (to be jitted with output shardings).
+    `build` makes the module from its random streams. Returns the `Functional`,
+    and init(key) -> flat dict of fresh float32 values (to be jitted with output
+    shardings).
     """
 
     def make(key: jax.Array) -> nnx.Module:

@@ -40,12 +40,8 @@ def xavier(fan_in: int, fan_out: float) -> Initializer:
 
 
 class Linear(nnx.Module):
-    """y = x @ kernel + bias over the last axis.
-
-    Args:
-      inputs, outputs: feature counts.
-      init: kernel initializer; Xavier-uniform when None.
-    """
+    """y = x @ kernel + bias over the last axis; `init` is that of the kernel,
+    Xavier-uniform when None."""
 
     def __init__(
         self,

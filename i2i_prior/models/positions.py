@@ -20,12 +20,10 @@ def sincos_2d(
     [sin | cos] with frequencies 1 / 10000^(k / (width / 4)). Positions are
     arange(n) / (n / base_size) / scale.
 
-    Args:
-      width: channels, divisible by 4.
-      grid: (h, w) in tokens.
-      base_size: tokens a side the model was designed for; the row count when
-        None, which leaves integer positions on a square grid.
-      scale: PixArt's `lewei_scale`, a further division of the positions.
+    `width` is divisible by 4, `grid` is (h, w) in tokens. `base_size` is the
+    number of tokens a side the model was designed for; the row count when None,
+    which leaves integer positions on a square grid. `scale` is PixArt's
+    `lewei_scale`, a further division of the positions.
     """
     base = base_size or grid[0]
     # float32 positions under float64 frequencies, as in the official code.
@@ -64,11 +62,8 @@ def rope_2d(head_width: int, grid: tuple[int, int]) -> np.ndarray:
 
 
 def rotate(x: Array, angles: np.ndarray) -> Array:
-    """Turns channel pairs (i, i + d/2) of x (B, N, heads, d) by the angles.
-
-    Args:
-      angles: (N, d // 2) from `rope_2d`.
-    """
+    """Turns channel pairs (i, i + d/2) of x (B, N, heads, d) by the angles of
+    `rope_2d`, (N, d // 2)."""
     cos = jnp.cos(angles)[None, :, None]
     sin = jnp.sin(angles)[None, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

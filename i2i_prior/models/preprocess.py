@@ -79,14 +79,10 @@ def preprocess(
 ) -> np.ndarray:
     """Images as the encoder reads them.
 
-    Args:
-      images: uint8 (H, W, 3) RGB, each of any size.
-      record: of `PREPROCESSING`.
-      size: S of the result, float32 (B, S, S, 3); 0 for the record's own.
-
-    Raises:
-      UserError: for no images, for another dtype or shape, and where neither
-        the record nor the call gives a size.
+    Each image is uint8 (H, W, 3) RGB, of any size; the record is one of
+    `PREPROCESSING`. Returns float32 (B, S, S, 3), where S is `size`, or the
+    record's own if that is 0. UserError for no images, for another dtype or
+    shape, and where neither gives a size.
     """
     side = size or record.size
     if side < 1 or not len(images):
@@ -100,11 +96,8 @@ def preprocess(
 
 
 def normalise(images: Any, family: str) -> Array:
-    """RGB in [0, 1] (..., 3) -> (image - mean) / std of the family, float32.
-
-    Raises:
-      UserError: for a name that `PREPROCESSING` lacks.
-    """
+    """RGB in [0, 1] (..., 3) -> (image - mean) / std of the family, float32;
+    UserError for a name that `PREPROCESSING` lacks."""
     if family not in PREPROCESSING:
         raise UserError(
             f"no mean and std are known for {family!r}; choose one of "
@@ -116,11 +109,8 @@ def normalise(images: Any, family: str) -> Array:
 
 
 def square(image: np.ndarray, record: Preprocessing, side: int) -> np.ndarray:
-    """The record's square of one image, uint8 (side, side, 3).
-
-    Raises:
-      UserError: for another dtype or shape than uint8 (H, W, 3).
-    """
+    """The record's square of one image, uint8 (side, side, 3); UserError for
+    another dtype or shape than uint8 (H, W, 3)."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UserError(
             f"an image array is uint8 (H, W, 3), not {image.dtype} "

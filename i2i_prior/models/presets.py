@@ -20,11 +20,8 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 def preset(name: str) -> dict[str, int | str]:
-    """`lumos_xl2` -> {"block", "depth", "width", "heads", "patch"}.
-
-    Raises:
-      UserError: where the name is not family_sizepatch.
-    """
+    """`lumos_xl2` -> {"block", "depth", "width", "heads", "patch"}; UserError
+    where the name is not family_sizepatch."""
     families, sizes = "|".join(BLOCKS), "|".join(SIZES)
     match = re.fullmatch(rf"({families})_({sizes})(\d+)", name)
     if not match:

@@ -28,14 +28,9 @@ def bicubic_matrix(
     is repeated; with antialias a is -0.5, the kernel widens when shrinking,
     and the weights inside the border are brought to sum 1.
 
-    Args:
-      outputs, inputs: lengths.
-      scale: torch's `scale_factor`, which then takes the place of outputs /
-        inputs in the coordinates; 0 where `size` is given.
-      antialias: torch's option of that name.
-
-    Returns:
-      float32 (outputs, inputs), rows of sum 1.
+    `scale` is torch's `scale_factor`, which then takes the place of outputs /
+    inputs in the coordinates; 0 where `size` is given. Returns float32
+    (outputs, inputs), rows of sum 1.
     """
     step = 1 / scale if scale else inputs / outputs
     centres = (np.arange(outputs) + 0.5) * step - 0.5

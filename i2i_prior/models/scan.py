@@ -80,15 +80,11 @@ def scan_blocks(
 ) -> Array:
     """Runs x through stacked layers: body(x, block) -> x, one scan.
 
-    Args:
-      blocks: of `stack_blocks`.
-      body: one layer.
-      x: what flows through.
-      remat: a name of REMAT_POLICIES.
-      unroll: layers per iteration.
-      name: the stack's, as "dit/blocks"; sharded parameters are gathered by
-        it, each layer's inside its own iteration. "" leaves them as they are.
-      operands: dtype that the layers' matmuls round to.
+    `blocks` are of `stack_blocks`, `remat` is a name of REMAT_POLICIES,
+    `unroll` the number of layers per iteration. By the stack's `name`, as
+    "dit/blocks", sharded parameters are gathered, each layer's inside its own
+    iteration; "" leaves them as they are. Matmuls of the layers round to the
+    dtype `operands`.
     """
 
     def step(carry, block):

@@ -67,9 +67,8 @@ def _block(config: ClipTextConfig, **options: Any) -> PreNormBlock:
 class ClipTextEncoder(nnx.Module):
     """The text tower of CLIP (arXiv 2103.00020 section 2.4).
 
-    Raises:
-      UserError: where the heads do not divide the width, or the precision
-        or the activation is unknown.
+    UserError where the heads do not divide the width, or the precision or the
+    activation is unknown.
     """
 
     def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
@@ -108,18 +107,14 @@ class ClipTextEncoder(nnx.Module):
     def __call__(self, ids: Array, mask: Array | None = None) -> TextFeatures:
         """Encodes captions.
 
-        Args:
-          ids: int (B, L), L at most `length`.
-          mask: bool (B, L), true where a token counts; None counts all. A
-            token never sees those behind it, so padding after a text changes
-            only the outputs at the padding; Stable Diffusion gives none.
+        The ids are int (B, L), L at most `length`; the mask is bool (B, L),
+        true where a token counts; None counts all. A token never sees those
+        behind it, so padding after a text changes only the outputs at the
+        padding; Stable Diffusion gives none.
 
-        Returns:
-          `TextFeatures`; pooled is the output at the first end token (at the
-          first token, where a text holds none), projected.
-
-        Raises:
-          UserError: where the text is longer than the position table.
+        The pooled vector is the output at the first end token (at the first
+        token, where a text holds none), projected. UserError where the text is
+        longer than the position table.
         """
         config = self.config
         length = ids.shape[1]

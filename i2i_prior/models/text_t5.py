@@ -50,10 +50,8 @@ def relative_buckets(
 
     Half of the buckets are for keys behind the query. Of each half, half are
     for one distance each, the other half grow logarithmically; the last one
-    takes every distance from max_distance on.
-
-    Returns:
-      int32 (length queries, length keys), values in 0..buckets - 1.
+    takes every distance from max_distance on. Returns int32 (length queries,
+    length keys), in 0..buckets - 1.
     """
     positions = np.arange(length)
     offset = positions[None, :] - positions[:, None]  # key - query
@@ -86,11 +84,8 @@ def _block(config: T5Config, **options: Any) -> PreNormBlock:
 
 
 class T5Encoder(nnx.Module):
-    """The encoder of T5 (arXiv 1910.10683), numbers as in transformers.
-
-    Raises:
-      UserError: where the precision or the activation is unknown.
-    """
+    """The encoder of T5 (arXiv 1910.10683), numbers as in transformers;
+    UserError where the precision or the activation is unknown."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         check_names("T5", config.precision, config.activation)

@@ -81,9 +81,8 @@ class AttentionPool(nnx.Module):
 class ViT(nnx.Module):
     """Vision transformer (arXiv 2010.11929) of one of the `FAMILIES`.
 
-    Raises:
-      UserError: where the family is unknown, the patch does not divide the
-        image, or the heads do not divide the width.
+    UserError where the family is unknown, the patch does not divide the image,
+    or the heads do not divide the width.
     """
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
@@ -122,13 +121,10 @@ class ViT(nnx.Module):
     def __call__(self, pixels: Array) -> Features:
         """Features of images of any size.
 
-        Args:
-          pixels: float (B, H, W, 3), normalised as the family wants it
-            (`models.preprocess`). Where the grid is not the one of the
-            position table, the table is interpolated.
-
-        Raises:
-          UserError: where the patch does not divide the image.
+        The pixels are float (B, H, W, 3), normalised as the family wants them
+        (`models.preprocess`). Where the grid is not the one of the position
+        table, the table is interpolated. UserError where the patch does not
+        divide the image.
         """
         family = FAMILIES[self.config.family]
         precision = PRECISIONS[self.config.precision]

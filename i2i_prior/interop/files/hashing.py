@@ -19,9 +19,7 @@ def hash_of(weights: str | Path) -> str:
     """Returns 64 hex digits of a file, a folder, or `ENCODER,DECODER`.
 
     A folder counts as the files right in it, an `.index.json` as its folder.
-
-    Raises:
-      UserError: a file cannot be read.
+    UserError where a file cannot be read.
     """
     try:
         hashes = [_hash_path(part) for part in files_of(weights)]

@@ -61,10 +61,8 @@ def is_natural(*values: Any) -> bool:
 
 
 def file_size(path: Path) -> int:
-    """Returns the bytes of a regular file, or of a link's target.
-
-    Raises UserError if there is none, or it is empty.
-    """
+    """Returns the bytes of a regular file, or of a link's target; UserError if
+    there is none, or it is empty."""
     # A pipe is none: opening it would wait. os.path never raises.
     if not os.path.isfile(path):
         raise UserError(f"no weight file {path}")
@@ -78,10 +76,8 @@ def file_size(path: Path) -> int:
 
 
 def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
-    """Reads `count` bytes of a file into a fresh (count,) uint8 array.
-
-    Raises UserError if the file ends before, or cannot be read.
-    """
+    """Reads `count` bytes of a file into a fresh (count,) uint8 array;
+    UserError if the file ends before, or cannot be read."""
     array = np.empty(count, np.uint8)
     try:
         with path.open("rb") as file:
@@ -98,9 +94,8 @@ def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
 def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file for writing that appears only when it is complete.
 
-    Raises:
-      UserError: it cannot be written. On any exception, an older file of the
-        name is unchanged.
+    UserError where it cannot be written. On any exception, an older file of the
+    name is unchanged.
     """
     with disk.write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,9 +37,8 @@ def run(
       call: (function, arguments) -> result.
       persistent: persistent id -> object.
 
-    Raises:
-      ValueError, LookupError or TypeError: it is no pickle, is cut short, or
-        holds an opcode that no state dict needs.
+    ValueError, LookupError or TypeError where it is no pickle, is cut short, or
+    holds an opcode that no state dict needs.
     """
     stack: list[Any] = []
     marks: list[int] = []

@@ -46,11 +46,8 @@ _damaged = functools.partial(damaged_file, "safetensors")
 def read(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Opens a .safetensors file; reads no tensor yet.
 
-    Returns:
-      name -> tensor in the order of the file, and the header's metadata.
-
-    Raises:
-      UserError: the file is missing, damaged, or has an unknown dtype.
+    Returns name -> tensor in the order of the file, and the header's metadata.
+    UserError where the file is missing, damaged, or has an unknown dtype.
     """
     file_size(path)
     tensors: dict[str, LazyTensor] = {}
@@ -88,14 +85,9 @@ def write(
 ) -> int:
     """Writes a .safetensors file, a tensor at a time; returns its bytes.
 
-    Args:
-      path: the file.
-      tensors: name -> tensor; `read` is called once, just before it is
-        written, and has to return the shape and dtype of the tensor.
-      metadata: for the header.
-
-    Raises:
-      UserError: the file cannot be written.
+    `read` of each tensor, by its name, is called once, just before it is
+    written, and has to return the shape and dtype of the tensor. `metadata` is
+    for the header. UserError where the file cannot be written.
     """
     # Wide numbers first keeps every tensor aligned, as the library does.
     names = sorted(

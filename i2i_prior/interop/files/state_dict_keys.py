@@ -40,13 +40,9 @@ Tensors = dict[str, TorchTensor]
 def find_state_dict(root: Any, weights: str) -> tuple[Tensors, str]:
     """Finds the state dict in an unpickled torch file.
 
-    Args:
-      root: the unpickled object.
-      weights: "ema" or "raw", the copy to take of two.
-
-    Returns:
-      key -> tensor, empty if there is none, and the path of the dict that
-      held them, such as `ema.module`; empty for a flat file.
+    `weights` is "ema" or "raw", the copy to take of two. Returns key -> tensor,
+    empty if there is none, and the path of the dict that held them, such as
+    `ema.module`; empty for a flat file.
     """
     names = (*_EMA, *_RAW) if weights == "ema" else (*_RAW, *_EMA)
     path: list[str] = []
@@ -81,14 +77,11 @@ def script_state_dict(root: Any) -> Tensors:
 
 
 def strip_prefixes(keys: Collection[str]) -> dict[str, str]:
-    """Removes the prefixes of wrapper modules.
+    """Removes the prefixes of wrapper modules; returns stripped key -> key.
 
     `module.` (data parallel) and `_orig_mod.` (torch.compile), in any order
     and as often as all keys carry them; then `backbone.`, which DINO's
     trainers put before all keys but those of heads.
-
-    Returns:
-      stripped key -> key.
     """
     names = {key: key for key in keys}
     prefix: str | None = ""

@@ -69,10 +69,8 @@ class StateDict(Mapping[str, np.ndarray]):
         self.wrapper = wrapper
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """Reads an array, in the file's dtype.
-
-        Raises UserError if the file was removed or cut short meanwhile.
-        """
+        """Reads an array, in the file's dtype; UserError if the file was
+        removed or cut short meanwhile."""
         return self._tensors[key].read()
 
     def __iter__(self) -> Iterator[str]:
@@ -105,16 +103,11 @@ class StateDict(Mapping[str, np.ndarray]):
 def read_state_dict(path: Path | str, weights: str = "ema") -> StateDict:
     """Opens weights: reads their names and shapes, no array yet.
 
-    Wrapping dicts and prefixes are removed, see `state_dict_keys`.
-
-    Args:
-      path: a .safetensors, .pth, .pt, .bin or .ckpt file, an `.index.json`
-        of shards, or a folder of Hugging Face.
-      weights: copy to take of a training checkpoint with two: "ema", the
-        moving average, or "raw".
-
-    Raises:
-      UserError: there are no readable weights.
+    Wrapping dicts and prefixes are removed, see `state_dict_keys`. The path is
+    a .safetensors, .pth, .pt, .bin or .ckpt file, an `.index.json` of shards,
+    or a folder of Hugging Face. `weights` is the copy to take of a training
+    checkpoint with two: "ema", the moving average, or "raw". UserError where
+    there are no readable weights.
     """
     path = Path(path)
     if weights not in ("ema", "raw"):
@@ -143,19 +136,13 @@ def write_state_dict(
 ) -> int:
     """Writes a state dict to a file that appears when it is complete.
 
-    Args:
-      path: .safetensors needs the memory of one tensor, .pth and .pt need
-        torch and the memory of all.
-      tensors: (key, tensor), read in any float dtype.
-      dtype: of the file: "float32", "float16" or "bfloat16".
-      metadata: for the header of .safetensors; not written to .pth.
+    A .safetensors needs the memory of one tensor, .pth and .pt need torch and
+    the memory of all. The tensors, each with its key, are read in any float
+    dtype; `dtype`, that of the file, is "float32", "float16" or "bfloat16".
+    `metadata` is for the header of .safetensors; it is not written to .pth.
 
-    Returns:
-      bytes written.
-
-    Raises:
-      UserError: the file cannot be written, torch is missing, or a number
-        is too large for the dtype.
+    Returns the bytes written. UserError where the file cannot be written, torch
+    is missing, or a number is too large for the dtype.
     """
     path = Path(path)
     if dtype not in _DTYPES:

@@ -43,15 +43,10 @@ Reader = Callable[[Storage, int, int], np.ndarray]
 def read(path: Path, weights: str) -> tuple[dict[str, LazyTensor], str]:
     """Opens the weights in a file of torch.save, of either format.
 
-    Args:
-      weights: "ema" or "raw"; see `state_dict_keys.find_state_dict`.
-
-    Returns:
-      key -> tensor, and the path of the dict in the file that held them.
-
-    Raises:
-      UserError: the file is missing, damaged, no torch file, holds no
-        tensors, or names an object that has no place in a state dict.
+    `weights` is "ema" or "raw"; see `state_dict_keys.find_state_dict`. Returns
+    key -> tensor, and the path of the dict in the file that held them.
+    UserError where the file is missing, damaged, no torch file, holds no
+    tensors, or names an object that has no place in a state dict.
     """
     size, archive = file_size(path), None
     start = read_bytes(path, 0, min(size, 4)).tobytes()

@@ -24,11 +24,8 @@ _ASSUMED = {4: ("sd", "sdxl"), 16: ("flux", "sd3"), 32: ("flux2", None)}
 
 
 def detect(shapes: Shapes, path: Any = "this file") -> KlLayout | TinyLayout:
-    """Returns the layout of a file's keys.
-
-    Raises:
-      UserError: it is unknown; `path` is for the message.
-    """
+    """Returns the layout of a file's keys; UserError, which names `path`, where
+    it is unknown."""
 
     for name, *keys in (
         ("diffusers", "encoder.layers.0.weight"),
@@ -124,18 +121,11 @@ def complete(
 ) -> tuple[AutoencoderConfig, list[str]]:
     """Adds groups, scale and shift, which shapes do not imply.
 
-    Args:
-      config: from `infer`.
-      known: content of the config.json of diffusers, empty without one. It
-        overrides the preset.
-      preset: a name of `AUTOENCODERS`.
-      path: for messages.
-
-    Returns:
-      the whole config, and a sentence for each assumption.
-
-    Raises:
-      UserError: preset, config.json and weights contradict each other.
+    `config` is from `infer`; `known` is the content of the config.json of
+    diffusers, empty without one, and overrides the preset, a name of
+    `AUTOENCODERS`; `path` is for messages. Returns the whole config, and a
+    sentence for each assumption. UserError where preset, config.json and
+    weights contradict each other.
     """
     notes: list[str] = []
     base = config
@@ -185,10 +175,8 @@ def complete(
 
 
 def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """Returns the config.json of an export in the layout `diffusers`.
-
-    Raises UserError where diffusers has no class of this shape.
-    """
+    """Returns the config.json of an export in the layout `diffusers`; UserError
+    where diffusers has no class of this shape."""
     blocks = list(config.blocks)
     per_channel = isinstance(config.scale, tuple)
     if config.kind == "tiny" and not (config.pooled or per_channel):

@@ -68,16 +68,11 @@ def implied_config(
 ) -> ConfigDict:
     """Returns the run config of a model of these shapes.
 
-    Args:
-      state: a `files.state_dicts.StateDict`.
-      layout: a key of `LAYOUTS`.
-      heads: attention heads; if None those of the published model of this
-        width, else width / 72.
-      base_size, position_scale: of the position table; if None they are
-        found from the stored table, or are 1 x the grid.
-
-    Raises:
-      UserError: keys are missing, or the number of heads is unknown.
+    The state is a `files.state_dicts.StateDict`, the layout a key of `LAYOUTS`.
+    Without `heads` they are those of the published model of this width, else
+    width / 72. `base_size` and `position_scale` are those of the position
+    table; if None they are found from the stored table, or are 1 x the grid.
+    UserError where keys are missing, or the number of heads is unknown.
     """
     if layout not in LAYOUTS:
         raise UserError(

@@ -131,10 +131,8 @@ def prefixed(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
 
 
 def depth(shapes: Iterable[str], stem: str) -> int:
-    """Returns the number of layers, whose keys are the stem and a number.
-
-    Raises ValueError if there is none.
-    """
+    """Returns the number of layers, whose keys are the stem and a number;
+    ValueError if there is none."""
     layer = re.compile(rf"{re.escape(stem)}(\d+)\.")
     return 1 + max(int(m[1]) for key in shapes if (m := layer.match(key)))
 
@@ -197,19 +195,14 @@ def read(
 ) -> dict[str, Any]:
     """Reads a state dict as our parameters, one layer at a time.
 
-    Keys and shapes are compared before a number is read.
+    Keys and shapes are compared before a number is read. The file may have any
+    float dtypes. `structs` has a struct with a shape for each of our
+    parameters; `layout` is the name, for messages; `ignore` has regular
+    expressions of further keys that are allowed; `cast` makes the array to keep
+    of a name and a float32 array.
 
-    Args:
-      state: an opened file, of any float dtypes.
-      rules: of the layout.
-      structs: our name -> struct with a shape, for each of our parameters.
-      layout: its name, for messages.
-      ignore: regular expressions of further keys that are allowed.
-      cast: (name, float32 array) -> array to keep.
-
-    Raises:
-      UserError: keys are missing, unexpected or misshapen, with their counts
-        and the first few of each; or a weight is an integer or not finite.
+    UserError where keys are missing, unexpected or misshapen, with their counts
+    and the first few of each; or a weight is an integer or not finite.
     """
     _check(state, expected_shapes(rules, structs), layout, ignore)
     parameters = {}

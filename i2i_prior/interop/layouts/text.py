@@ -123,19 +123,14 @@ def config_of(
 ) -> TextConfig:
     """Returns the encoder's config, from its shapes and its config.json.
 
-    Args:
-      layout: of `detect`.
-      shapes: key -> shape.
-      settings: content of config.json; empty where there is none.
-      path: for the message.
-      heads, activation: override the settings. Without either, T5's heads
-        are those of its bias table and CLIP's have 64 channels; the
-        activation is gelu_new in T5 v1.1, relu in the first T5, quick_gelu
-        in CLIP.
-      precision: a name of `models.precision.PRECISIONS`.
+    `shapes` are by key; `settings` is the content of config.json, empty where
+    there is none; `path` is for the message; `precision` is a name of
+    `models.precision.PRECISIONS`.
 
-    Raises:
-      UserError: a key that the config needs is missing.
+    `heads` and `activation` override the settings. Without either, T5's heads
+    are those of its bias table and CLIP's have 64 channels; the activation is
+    gelu_new in T5 v1.1, relu in the first T5, quick_gelu in CLIP. UserError
+    where a key that the config needs is missing.
     """
     settings = settings.get("text_config") or settings
     read = _t5_config if layout == "t5" else _clip_config
@@ -208,11 +203,9 @@ def rules_of(
 ) -> list[Rule]:
     """Returns the rules between a layout's keys and the parameters.
 
-    Args:
-      layout, config: of `detect` and `config_of`.
-      arrays: our name -> array or struct with a shape.
-      embedding: the key of T5's embedding.
-      prefix: of the keys of "clip_text".
+    `arrays` has an array or struct with a shape by each of our names.
+    `embedding` is the key of T5's embedding, `prefix` that of the keys of
+    "clip_text".
     """
     names = _names(layout, prefix)
     if isinstance(config, T5Config):

@@ -193,10 +193,8 @@ def vit_rules(
 ) -> list[Rule]:
     """Returns the rules of a layout, for an encoder of this config.
 
-    Args:
-      layout: a value of `LAYOUTS`; `prefix` is one of its prefixes.
-      config: of the encoder.
-      arrays: name of `ViT` -> array or struct with a shape.
+    The layout is a value of `LAYOUTS`, `prefix` one of its prefixes; `arrays`
+    has an array or struct with a shape by each name of `ViT`.
     """
     ops: dict[str, Op] = {
         "patch_embed/kernel": mapping.patch_conv(config.patch),

@@ -61,18 +61,12 @@ def describe(
 ) -> Described:
     """Describes the encoder in a file, from shapes and config.json.
 
-    Args:
-      state: an opened file.
-      layout: a key of `LAYOUTS`; detected if None.
-      heads: attention heads; if None those of config.json, else the
-        published ones.
-      family: a key of `FAMILIES` instead of the layout's default: mae for
-        MAE without its decoder, openclip for OpenCLIP without a config.json,
-        siglip2 for its vision half alone, dino_hf, dinov2 or dinov2_hub for
-        another interpolation of positions.
-
-    Raises:
-      UserError: the layout is unknown, or keys that it needs are missing.
+    The layout is a key of `LAYOUTS`, detected if None. Without `heads` they are
+    those of config.json, else the published ones. `family` is a key of
+    `FAMILIES` instead of the layout's default: mae for MAE without its decoder,
+    openclip for OpenCLIP without a config.json, siglip2 for its vision half
+    alone, dino_hf, dinov2 or dinov2_hub for another interpolation of positions.
+    UserError where the layout is unknown, or keys that it needs are missing.
     """
     name = layout or detect(state)
     if name not in LAYOUTS:

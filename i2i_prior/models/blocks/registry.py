@@ -46,11 +46,7 @@ def register(name: str, block: Block) -> None:
 
 
 def layer_roles(**layers: Any) -> dict[str, Role]:
-    """Roles of layers that declare their own.
-
-    Args:
-      layers: name within the block -> class with `roles`.
-    """
+    """Roles of layers, by name within the block, whose classes have `roles`."""
     return {
         f"{name}/{part}": role
         for name, layer in layers.items()

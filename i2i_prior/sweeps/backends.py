@@ -96,8 +96,7 @@ class Backend:
 def load_backend(spec: str) -> Backend:
     """Loads NAME[:key=value,...]; NAME is of launch/, or a path FILE.py.
 
-    Raises:
-      UserError: there is no such launch file, or an option is unknown.
+    UserError where there is no such launch file, or an option is unknown.
     """
     path, dot, arg = spec.partition(".py:")
     if dot or spec.endswith(".py"):

@@ -24,6 +24,7 @@ def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
     """Results of a sweep: one row a run, in the order of the plan.
 
     The metric is a key of result.json's metrics, else the sweep's own.
+    UserError where a frozen config cannot be read.
 
     Returns:
       id, name, role, state (see `state`), labels (a dict), parameters,
@@ -31,9 +32,6 @@ def rows(sweep: Sweep, metric: str | None = None) -> list[dict[str, Any]]:
       step (reached), learning_rate, batch_size, value and standard_error of
       the metric, and metrics (a dict of all). The last three are None, None
       and empty before a run has ended; a diverged run's value is NaN.
-
-    Raises:
-      UserError: a frozen config cannot be read.
     """
     name = metric or sweep.metric
     return [_row(sweep, state, name) for state in states(sweep)]

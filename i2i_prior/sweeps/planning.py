@@ -61,18 +61,14 @@ def plan_folder(
 ) -> Sweep:
     """Plans a sweep file into a folder, or adds runs to its earlier plan.
 
-    Args:
-      config: FILE.py or FILE.py:ARGS.
-      out: the sweep's folder. The same plan changes nothing, a larger one
-        adds its runs.
-      overrides: `field=value` of the base config.
-      replace: drop planned runs that the plan no longer has, if none of them
-        was ever submitted.
-      show: print the plan, unless it is the earlier one.
+    `config` is FILE.py or FILE.py:ARGS, `overrides` are `field=value` of the
+    base config. In the sweep's folder `out` the same plan changes nothing, a
+    larger one adds its runs. `replace` drops planned runs that the plan no
+    longer has, if none of them was ever submitted; `show` prints the plan,
+    unless it is the earlier one.
 
-    Raises:
-      UserError: for a mistake of the file or of a run, or where the folder
-        holds something else, or would lose a run.
+    UserError for a mistake of the file or of a run, or where the folder holds
+    something else, or would lose a run.
     """
     made = _make_plan(config, overrides, None, 1)
     facts = _facts(config, overrides, made)
@@ -85,9 +81,8 @@ def plan_folder(
 def load_sweep(config: str, overrides: Sequence[str] = ()) -> SweepSpec:
     """Runs a sweep file and applies overrides to its base config.
 
-    Raises:
-      UserError: the file is missing, has no `get_sweep` or an error, or a
-        field is unknown.
+    UserError where the file is missing, has no `get_sweep` or an error, or a
+    field is unknown.
     """
     path, _, arg = config.partition(".py:")
     file = Path(path if path.endswith(".py") else path + ".py")

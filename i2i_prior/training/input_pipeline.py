@@ -224,11 +224,8 @@ class TrainingData:
 
 
 def open_data(config: ConfigDict, workdir: Path, mesh: Mesh) -> TrainingData:
-    """Opens the source, and makes a batch to see that it can be read.
-
-    Raises:
-      UserError: if not, or if the run in the workdir has learnt from another.
-    """
+    """Opens the source, and makes a batch to see that it can be read; UserError
+    if not, or if the run in the workdir has learnt from another."""
     source = open_training(config)
     run_dir.check_data(workdir, source.fingerprint())
     for note in getattr(source, "notes", ()):
@@ -250,10 +247,9 @@ def prefetch(
     is, after it has dispatched its step: transfers overlap with the step
     without a thread (as `flax.jax_utils.prefetch_to_device`).
 
-    Args:
-      batches: of this host; closed with this generator.
-      put: starts the transfer of a batch.
-      depth: batches on the devices besides the one in use, at least 1.
+    The batches, of this host, are closed with this generator; `put` starts the
+    transfer of one. `depth`, at least 1, counts batches on the devices besides
+    the one in use.
     """
     ready: deque[tuple[Batch, Any]] = deque()
     try:

@@ -71,18 +71,13 @@ def make_train_step(
     ema_limit: float,
     accumulate: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Makes the pure step, not yet jitted.
+    """Makes the pure step(state, batch) -> (state, metrics), not yet jitted.
 
-    Args:
-      task: draws and loss.
-      transform: the optimizer; a state kept in bfloat16 is rounded by `key`.
-      run_key: step k draws from fold_in(run_key, k), and from nothing else.
-      ema_limit: EMA decay after its warm-up.
-      accumulate: micro-batches; the result equals that of the full batch up
-        to summation order, since everything random is drawn before the split.
-
-    Returns:
-      step(state, batch) -> (state, metrics), metrics float32 scalars.
+    Step k draws from fold_in(run_key, k), and from nothing else. A state that
+    the optimizer `transform` keeps in bfloat16 is rounded by `key`. `ema_limit`
+    is the EMA decay after its warm-up. `accumulate` counts micro-batches; the
+    result equals that of the full batch up to summation order, since everything
+    random is drawn before the split. Metrics are float32 scalars.
     """
 
     def mean_loss(params, frozen, batch, draws):

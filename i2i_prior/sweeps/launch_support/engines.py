@@ -105,14 +105,9 @@ def call(
 ) -> str:
     """Runs an engine's command line; returns its stdout.
 
-    Args:
-      command: argv.
-      install: how to get the program, for the message where it is absent.
-      harmless: texts of stderr that make a failure no error, as "already
-        exists".
-
-    Raises:
-      UserError: the program is absent or fails otherwise.
+    `install` says how to get the program, for the message where it is absent;
+    `harmless` has texts of stderr that make a failure no error, as "already
+    exists". UserError where the program is absent or fails otherwise.
     """
     try:
         done = subprocess.run(

@@ -29,10 +29,8 @@ class Slot:
 def make_slots(count: int, gpus: list[str]) -> list[Slot]:
     """Divides this machine evenly into slots; 0 for one a GPU, or one.
 
-    GPUs are named as in CUDA_VISIBLE_DEVICES.
-
-    Raises:
-      UserError: the count is negative.
+    GPUs are named as in CUDA_VISIBLE_DEVICES. UserError where the count is
+    negative.
     """
     if count < 0:
         raise UserError(f"slots is {count}; give 1 or more, or 0 for one a GPU")

@@ -52,18 +52,10 @@ def attempt(
 ) -> int:
     """Runs one attempt as the first or only process of a run.
 
-    Args:
-      sweep: the sweep.
-      planned: the run.
-      several: the run has more processes, which `follow`.
-      lock_timeout: seconds to wait for another process to leave the run.
-      hung_grace: seconds that a run which hangs has to save.
-
-    Returns:
-      the exit code for the engine.
-
-    Raises:
-      UserError: another process trains the run.
+    `several` if the run has more processes, which `follow`. `lock_timeout` is
+    in seconds, to wait for another process to leave the run, as is
+    `hung_grace`, which a run that hangs has to save. Returns the exit code for
+    the engine. UserError where another process trains the run.
     """
     folder, lock = sweep.attempts(planned.id), sweep.run_lock(planned.id)
     held = locks.acquire(lock)

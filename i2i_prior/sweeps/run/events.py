@@ -90,11 +90,9 @@ def classify(
 ) -> tuple[str, str]:
     """Outcome of an attempt, and its cause in one line, empty for "done".
 
-    Args:
-      ended: exit of the trainer.
-      log: its output.
-      several: the run has other processes. Exit code 1 is then no proof of a
-        mistake: a process that could not join the others exits with it, too.
+    `ended` is the exit of the trainer, `log` its output. With `several` the run
+    has other processes: exit code 1 is then no proof of a mistake, since a
+    process that could not join the others exits with it, too.
     """
     code, asked = ended.code, ended.signalled
     if code == DONE:
@@ -122,9 +120,8 @@ def classify(
 def verdict(events: Sequence[Mapping[str, Any]], max_attempts: int) -> int:
     """Exit code for the engine, after the events of a run so far.
 
-    Returns:
-      0 done, 65 diverged, 75 start it (again), 1 for good: a mistake,
-      cancelled, or failed `max_attempts` times.
+    It is 0 done, 65 diverged, 75 start it (again), 1 for good: a mistake,
+    cancelled, or failed `max_attempts` times.
     """
     recent = since_retry(events)
     ends = [e.get("outcome") for e in recent if e["event"] == "ended"]

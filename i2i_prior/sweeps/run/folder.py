@@ -28,19 +28,11 @@ def write_plan(
 ) -> tuple[Sweep, str]:
     """Writes the new runs of a plan; runs/ and attempts/ stay as they are.
 
-    Args:
-      made: the plan.
-      out: the sweep's folder, made if absent.
-      facts: of sweep.json.
-      replace: drop planned runs that the plan no longer has, if none of them
-        was ever submitted.
-
-    Returns:
-      the sweep, and a description of the changes, or `UNCHANGED`.
-
-    Raises:
-      UserError: the folder holds something else, would lose a run, or cannot
-        be written.
+    `out`, the sweep's folder, is made if absent; `facts` are those of
+    sweep.json. `replace` drops planned runs that the plan no longer has, if
+    none of them was ever submitted. Returns the sweep, and a description of the
+    changes, or `UNCHANGED`. UserError where the folder holds something else,
+    would lose a run, or cannot be written.
     """
     _refuse_other_folder(out)
     with exclusive(out):

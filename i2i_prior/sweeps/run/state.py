@@ -139,8 +139,7 @@ def poll_states(
 ) -> tuple[list[RunState], list[str]]:
     """Reads the states of all runs from files, and asks their engines.
 
-    Returns:
-      the states, and a message for each engine that did not answer.
+    Returns the states, and a message for each engine that did not answer.
     """
     launch = launch or read_launch(sweep)
     found = states(sweep, launch)
@@ -197,11 +196,8 @@ def result(sweep: Sweep, run: PlannedRun) -> dict[str, Any]:
 
 
 def seconds_left(found: Sequence[RunState]) -> float | None:
-    """Estimated seconds to the end of all runs, at the present speed.
-
-    Returns:
-      None where no run is running.
-    """
+    """Estimated seconds to the end of all runs, at the present speed; None
+    where no run is running."""
     rate = sum(state.flops_per_second for state in found)
     if not rate:
         return None

@@ -119,12 +119,8 @@ class Sweep:
 
 
 def open_sweep(path: str | Path) -> Sweep:
-    """Reads a sweep's folder.
-
-    Raises:
-      UserError: it is no sweep, or of a newer version.
-      BrokenSweepError: its files cannot be read.
-    """
+    """Reads a sweep's folder; UserError where it is no sweep, or of a newer
+    version, BrokenSweepError where its files cannot be read."""
     folder = Path(path).absolute()
     if not (folder / "sweep.json").exists():
         raise UserError(

@@ -72,15 +72,10 @@ def axis(
 ) -> list[Point]:
     """Makes a point for each value.
 
-    Args:
-      name: a config field for plain values; any text for a mapping.
-      values: of the field; or label -> overrides.
-      label: of the axis, else the last part of `name`.
-      role: of its points.
-
-    Raises:
-      UserError: there is no value, one is there twice or of another type than
-        the field, or the field or role is unknown.
+    `name` is a config field for plain values, any text for a mapping, label ->
+    overrides. `label` is that of the axis, else the last part of `name`; `role`
+    is that of its points. UserError where there is no value, one is there twice
+    or of another type than the field, or the field or role is unknown.
     """
     if role not in ROLES:
         raise UserError(
@@ -107,8 +102,7 @@ def axis(
 def product(*axes: list[Point]) -> list[Point]:
     """Combines each point of an axis with all of the others, last axis first.
 
-    Raises:
-      UserError: two axes set one field, or one label, differently.
+    UserError where two axes set one field, or one label, differently.
     """
     return [_merged(points) for points in itertools.product(*axes)]
 
@@ -116,8 +110,7 @@ def product(*axes: list[Point]) -> list[Point]:
 def zip_(*axes: list[Point]) -> list[Point]:
     """Combines the first points of all axes, then the second ones, ...
 
-    Raises:
-      UserError: lengths differ, or as `product`.
+    UserError where lengths differ, or as `product`.
     """
     lengths = [len(points) for points in axes]
     if len(set(lengths)) > 1:
@@ -142,9 +135,7 @@ def where(
     """Adds overrides to points of which the predicate is true.
 
     They win over those of the point. `then` may be a function of the point.
-
-    Raises:
-      UserError: a field is unknown or a value of another type.
+    UserError where a field is unknown or a value of another type.
     """
 
     def changed(point: Point) -> Point:
@@ -164,11 +155,8 @@ def only(
 def subsample(points: list[Point], n: int, seed: int = 0) -> list[Point]:
     """Draws at most n of the points, by a hash of their content.
 
-    A larger n keeps the points of a smaller one, so a sweep can grow. The
-    order stays.
-
-    Raises:
-      UserError: n is below 1.
+    A larger n keeps the points of a smaller one, so a sweep can grow. The order
+    stays. UserError where n is below 1.
     """
     if not isinstance(n, int) or n < 1:
         raise UserError(f"subsample of a sweep takes 1 or more, not {n}")
@@ -195,8 +183,7 @@ def derived(points: list[Point], rule: Rule) -> list[Point]:
 def listed(text: str, kind: Callable[[str], Any] = str) -> list[Any]:
     """Splits an argument as `1e12+2e12`; `none` is the empty list.
 
-    Raises:
-      UserError: a part is not of this kind.
+    UserError where a part is not of this kind.
     """
     try:
         return [kind(p) for p in text.split("+")] if text != "none" else []
@@ -208,11 +195,8 @@ def listed(text: str, kind: Callable[[str], Any] = str) -> list[Any]:
 
 
 def typed(name: str, value: Any) -> Any:
-    """Converts a value to the type of its field, as 1 to 1.0.
-
-    Raises:
-      UserError: the field is unknown, the type wrong, or a number not finite.
-    """
+    """Converts a value to the type of its field, as 1 to 1.0; UserError where
+    the field is unknown, the type wrong, or a number not finite."""
     default = _DEFAULTS.get(name)
     if isinstance(default, str) and not isinstance(value, str):
         raise UserError(f"config field {name} takes text, not {value!r}")

@@ -71,14 +71,10 @@ def make_plan(
 ) -> Plan:
     """Applies the rules of a sweep's points, checks and counts its runs.
 
-    Args:
-      spec: the sweep.
-      images: unique images of a SPEC of training data, for epochs, if known.
-      devices: of the machine, for `validate`.
-
-    Raises:
-      UserError: for a mistake of a run, which is named; for two runs of one
-        name or config; and if no run is left.
+    `images` has the number of unique images of a SPEC of training data, for
+    epochs, if known; `devices` are those of the machine, for `validate`.
+    UserError for a mistake of a run, which is named; for two runs of one name
+    or config; and if no run is left.
     """
     builder = _PlanBuilder(spec, images)
     for point in spec.points:

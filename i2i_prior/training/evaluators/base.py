@@ -90,12 +90,9 @@ class Evaluator(abc.ABC):
     def run(self, state: TrainState, step: int) -> tuple[Scalars, Images]:
         """Measures a state and writes the result.
 
-        Returns:
-          scalars for metrics.jsonl, and images uint8 (H, W, 3) for
-          TensorBoard, by name.
-
-        Raises:
-          Interrupted: if a signal came; nothing is written then.
+        Returns scalars for metrics.jsonl, and images uint8 (H, W, 3) for
+        TensorBoard, by name. Interrupted if a signal came; nothing is written
+        then.
         """
 
     def stored(self, step: int) -> Scalars:

@@ -72,11 +72,9 @@ class BestCheckpoint(Evaluator):
     ) -> None:
         """Keeps the checkpoint of a result if it is the best so far.
 
-        A result (step, metrics and settings, the same on all processes) that
-        is considered twice makes no difference; `save` saves its state.
-
-        Raises:
-          UserError: if the result has no such metric.
+        A result (step, metrics and settings, the same on all processes) that is
+        considered twice makes no difference; `save` saves its state. UserError
+        if the result has no such metric.
         """
         metrics = result["metrics"]
         if self.metric not in metrics:

@@ -37,11 +37,8 @@ def run_due(
     done is not measured again. The buffer is drained first, so that no state
     of a bad loss is measured.
 
-    Returns:
-      False if a signal came; a run that resumes here makes up for the rest.
-
-    Raises:
-      LossSpike: if a loss up to this step is bad.
+    Returns False if a signal came; a run that resumes here makes up for the
+    rest. LossSpike if a loss up to this step is bad.
     """
     for evaluator in evaluators:
         if not evaluator.due(step):

@@ -154,15 +154,10 @@ def losses(
 ) -> tuple[Array, Array]:
     """Loss and mean squared error of each example at each time, float32 (B, T).
 
-    No condition is dropped or masked. The noise of an example is a function
-    of its number, the index of the time and the shape of the latent alone.
-
-    Args:
-      task: of the run.
-      parameters: all of them, by name.
-      batch: see `Task.example_spec`.
-      numbers: int32 (B,), the examples' numbers.
-      times: (T,), path times.
+    No condition is dropped or masked. The noise of an example is a function of
+    its number, the index of the time and the shape of the latent alone. The
+    batch is one of `Task.example_spec`, `numbers`, int32 (B,), are the
+    examples' numbers, and `times`, (T,), are path times.
     """
     shape = task.shape_of(batch)
     key = jax.random.key(_SEED)

@@ -34,9 +34,8 @@ def cache_directory() -> Path:
 def use_cache() -> Path | None:
     """Turns the cache on, before JAX is imported.
 
-    Returns:
-      the folder; None if JAX's environment decides, or if it cannot be
-      written: then programs are compiled without a cache.
+    Returns the folder; None if JAX's environment decides, or if it cannot be
+    written: then programs are compiled without a cache.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None

@@ -22,9 +22,7 @@ def keep_memory(backend: str | None = None) -> bool:
 
     The process then never shrinks. Only on the CPU are steps computed in this
     memory: `backend` is tpu, gpu or cpu, None for that of `guess_backend`.
-
-    Returns:
-      True if it was done: on the CPU, with glibc.
+    Returns True if it was done: on the CPU, with glibc.
     """
     cpu = (backend or guess_backend()) == "cpu"
     if not cpu or platform.libc_ver()[0] != "glibc":

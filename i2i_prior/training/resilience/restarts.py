@@ -32,14 +32,9 @@ def supervise(
     not started again. Two crashes without a new checkpoint between them end
     the run: a third would follow.
 
-    Args:
-      command: trains in `workdir`, and resumes there.
-      workdir: run directory.
-      restarts: maximum number of restarts.
-      first_wait: seconds before the first restart; doubled by each crash.
-
-    Returns:
-      the child's last exit code; 128 + its number after a signal.
+    The command trains in `workdir`, and resumes there. `first_wait` is in
+    seconds, before the first restart; each crash doubles it. Returns the
+    child's last exit code; 128 + its number after a signal.
     """
     before: int | None = None  # the newest checkpoint at the crash before
     for attempt in range(restarts + 1):

@@ -30,10 +30,9 @@ _WINDOW = 50  # logged losses that the median is of
 
 
 class LossSpike(Exception):  # noqa: N818 - a rollback can recover from it
-    """Loss or gradient norm of a step is not finite, or the loss too large.
+    """Loss or gradient norm of `step` is not finite, or the loss too large.
 
-    Attributes:
-      step: the update, from 1.
+    Updates count from 1.
     """
 
     def __init__(self, step: int, reason: str) -> None:

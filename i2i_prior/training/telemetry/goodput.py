@@ -35,9 +35,7 @@ class GoodputTimer:
     are those of the callers: compile, checkpoint, eval, profile. Time in a
     `timed` within another one is booked on the outer one.
 
-    Args:
-      path: file that it is kept in; None for none (other hosts).
-      clock: Unix seconds.
+    The file is kept at `path`, None on other hosts; `clock` has Unix seconds.
     """
 
     def __init__(

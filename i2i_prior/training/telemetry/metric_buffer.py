@@ -69,12 +69,9 @@ class MetricBuffer:
     ) -> None:
         """Adds a step that was dispatched; reads that of two steps before.
 
-        A LossSpike is raised if that one is bad.
-
-        Args:
-          step: the update, from 1.
-          metrics: its scalars, on the devices.
-          counts: of what went wrong so far; zeros are not logged.
+        A LossSpike is raised if that one is bad. `step` is the update, from 1,
+        `metrics` are its scalars, on the devices, and `counts` those of what
+        went wrong so far; zeros are not logged.
         """
         if self._is_logged(step):
             # Dispatched here: read later, it would wait for the newer steps.

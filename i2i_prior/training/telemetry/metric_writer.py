@@ -37,9 +37,8 @@ class MetricWriter:
     def open(self, last_step: int | None = None) -> None:
         """Opens the files, and cuts off a line that a killed run left torn.
 
-        Args:
-          last_step: of the checkpoint that the run goes on from: what was
-            logged after it is dropped, since it comes again. None keeps all.
+        `last_step` is that of the checkpoint that the run goes on from: what
+        was logged after it is dropped, since it comes again. None keeps all.
         """
         if not self._write:
             return

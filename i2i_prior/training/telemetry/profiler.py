@@ -200,12 +200,8 @@ def describe(devices: list[list[Operation]], top: int) -> str:
 
 
 def kind_of(name: str, category: str = "", path: str = "") -> str:
-    """Kind of an operation: a key of KINDS, or elementwise.
-
-    Args:
-      name: of the operation or kernel.
-      category, path: `hlo_category` and `tf_op` of XLA, if the trace has them.
-    """
+    """Kind of an operation: a key of KINDS, or elementwise; `category` and
+    `path` are `hlo_category` and `tf_op` of XLA, if the trace has them."""
     for kind, pattern in KINDS:
         if any(re.search(pattern, text, re.I) for text in (name, category)):
             return kind

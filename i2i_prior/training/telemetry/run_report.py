@@ -50,9 +50,7 @@ _LINEAR = tuple(key for key, _ in _CURVES if key not in ("loss", "grad_norm"))
 def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir`/report.html from the files of the run so far; its path.
 
-    Raises:
-      UserError: if `workdir` is no folder.
-      OSError: if the page cannot be written.
+    UserError if `workdir` is no folder, OSError if the page cannot be written.
     """
     run = Path(workdir)
     if not run.is_dir():

@@ -198,6 +198,7 @@ def test_files_without_a_text_encoder_are_refused():
         ("encoder.final_layer_norm.weight", None, "keys 1 missing"),
         ("encoder.final_layer_norm.weight", np.ones(7, "f4"), "1 misshapen"),
         ("encoder.extra.weight", np.ones(7, "f4"), "1 unexpected"),
+        ("encoder.block.99999999.a", np.ones(7, "f4"), "1 unexpected"),
         ("shared.weight", np.full((60, 24), np.nan, "f4"), "NaN or infinite"),
         ("shared.weight", np.ones((60, 24), "f4"), "two different embeddings"),
     ],

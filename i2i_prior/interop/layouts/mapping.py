@@ -131,10 +131,16 @@ def prefixed(names: Names, prefix: str, but: tuple[str, ...] = ()) -> Names:
 
 
 def depth(shapes: Iterable[str], stem: str) -> int:
-    """Returns the number of layers, whose keys are the stem and a number;
-    ValueError if there is none."""
+    """Returns the number of layers, whose keys are the stem and a number.
+
+    They are counted, not read from the highest number: a damaged file may name
+    layer 99999999. ValueError if there is none.
+    """
     layer = re.compile(rf"{re.escape(stem)}(\d+)\.")
-    return 1 + max(int(m[1]) for key in shapes if (m := layer.match(key)))
+    found = {m[1] for key in shapes if (m := layer.match(key))}
+    if not found:
+        raise ValueError(f"no keys begin with {stem}0")
+    return len(found)
 
 
 def _rule(

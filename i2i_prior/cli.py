@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     if unknown or (overrides and options.command == "doctor"):
         parser.error(f"unrecognised: {' '.join(unknown or overrides)}")
     _quiet_libraries()
-    command = command_module(options.command)
     try:
+        command = command_module(options.command)
         if not hasattr(command, "OVERRIDES"):
             common.refuse_overrides(overrides)
         code = command.run(options, overrides)

@@ -54,7 +54,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{options.file}: {other}")
         return 0
     workdir = Path(options.workdir) if options.workdir else None
-    if workdir and (workdir.is_file() or any(workdir.glob("*"))):
+    taken = workdir and workdir.exists()
+    if taken and (not workdir.is_dir() or any(workdir.iterdir())):
         raise UserError(f"--workdir {workdir} is not empty; choose a new one")
     loaded = load_model(
         options.file,

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,7 +116,7 @@ def _renamed(file: Path) -> str:
     return "".join(
         f"; {old} is called {new} now"
         for old, new in RENAMED.items()
-        if f"config.{old}" in text
+        if re.search(r"\b{}\W+{}\b".format(*old.split(".")), text)
     )
 
 

@@ -18,7 +18,7 @@ class RunSection:
     """Fields of a run beside its sections."""
 
     name = resumable("run", "what the run is called in reports")
-    task = option("i2i", "what is learned, see tasks.TASKS", added=True)
+    task = option("i2i", "what is learned, see tasks.registry", added=True)
     seed = option(0, "seed of parameters, data order and every random draw", 0)
 
 
@@ -226,11 +226,9 @@ class EvaluateSection:
     num_samples = option(256, "generated images", 2)
     batch_size = option(64, "images generated at once", 1)
     per_condition = option(1, "samples for each held-out image", 1)
-    metrics = option("fd,match,fidelity", "see evaluation.evaluate")
-    features = option(
-        "colour_texture", "feature set, see evaluation.networks.features"
-    )
-    preset = option("adm", "protocol, see evaluation.networks.presets")
+    metrics = option("fd,match,fidelity", "see evaluation.metrics")
+    features = option("colour_texture", "feature set, see evaluation.features")
+    preset = option("adm", "protocol, see evaluation.features.presets")
     weights = option("", "file of the features' network")
     reference = option("", "statistics file instead of held-out images")
     best_metric = option("", "keeps the best checkpoint by this metric")

@@ -49,8 +49,9 @@ def save(
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob("*.part"):  # by processes that were killed
-            if left.stat().st_mtime < time.time() - _LEFT_OVER:
-                left.unlink()
+            with contextlib.suppress(OSError):  # another may remove it as well
+                if left.stat().st_mtime < time.time() - _LEFT_OVER:
+                    left.unlink()
         with atomic_path(path) as part, part.open("wb") as file:
             stored = {_STAMP: _text(f"{_VERSION} {place} {stamp}")}
             np.savez(file, **stored, **arrays)  # type: ignore[arg-type]

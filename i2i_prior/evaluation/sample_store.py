@@ -27,9 +27,7 @@ from i2i_prior.io.files import atomic_path, remove_partial, write_json
 
 # Samples a file: lost by a kill at most, and in memory at once.
 CHUNK = 512
-_REMEDY = (
-    "free space or choose another place, then run the same command to go on"
-)
+_REMEDY = "choose another place, then run the same command to go on"
 
 
 @dataclass(frozen=True)

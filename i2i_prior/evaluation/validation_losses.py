@@ -87,7 +87,7 @@ def write(
     content = io.BytesIO()
     np.savez(content, times=times, shares=shares, **arrays)
     file = document(workdir, step).with_suffix(".npz")
-    remedy = "free space and run the same command again"
+    remedy = "make the run directory writable"
     with write_errors(file, remedy, FullDiskError):
         write_bytes(file, content.getvalue())
     levels = []

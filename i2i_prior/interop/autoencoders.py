@@ -59,9 +59,9 @@ def load(state: StateDict, *, preset: str | None = None) -> Loaded:
             f"{state.path} is one half of a tiny autoencoder "
             f"({layout.name}); give both files, the encoder's first"
         )
-    config, notes = complete(
-        infer(state.shapes, layout), state.config or {}, preset, state.path
-    )
+    with mapping.implied_shapes(state.path, "an autoencoder"):
+        found = infer(state.shapes, layout)
+    config, notes = complete(found, state.config or {}, preset, state.path)
     prefix = re.escape(layout.prefix) if isinstance(layout, KlLayout) else ""
     ignore = [f"^{prefix}{pattern}" for pattern in _IGNORE]
     if prefix:  # the other networks of a whole checkpoint

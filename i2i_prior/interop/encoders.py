@@ -35,7 +35,8 @@ def load(
     notes. UserError as `describe`; or where a key is missing, unexpected or
     misshapen, or a weight is not finite.
     """
-    found = describe(state, layout=layout, heads=heads, family=family)
+    with mapping.implied_shapes(state.path, "an image encoder"):
+        found = describe(state, layout=layout, heads=heads, family=family)
     spec = LAYOUTS[found.layout]
     functional, _ = make_functional(lambda rngs: ViT(found.config, rngs=rngs))
     structs = functional.shapes()

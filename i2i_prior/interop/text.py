@@ -154,15 +154,16 @@ def load_text_encoder(
             f"{state.path} holds no text encoder of a known layout (T5 or "
             "CLIP, as Hugging Face or OpenAI save them)"
         )
-    config = text.config_of(
-        layout,
-        state.shapes,
-        state.config or {},
-        path=state.path,
-        heads=heads,
-        activation=activation,
-        precision=precision,
-    )
+    with mapping.implied_shapes(state.path, "a text encoder"):
+        config = text.config_of(
+            layout,
+            state.shapes,
+            state.config or {},
+            path=state.path,
+            heads=heads,
+            activation=activation,
+            precision=precision,
+        )
     parameters = _parameters(state, layout, config)
     if tokenizer is None:
         tokenizer = _find_tokenizer(Path(state.path))

@@ -51,23 +51,26 @@ def check_output(path: str | os.PathLike[str], ending: str = "") -> None:
 @contextlib.contextmanager
 def write_errors(
     path: str | os.PathLike[str],
-    remedy: str = "free some space, or give another place",
+    remedy: str = "give another place",
     full: type[UserError] = UserError,
 ) -> Iterator[None]:
     """Turns an OSError of the code inside into a UserError of one sentence.
 
     Args:
       path: of the file, or of its folder.
-      remedy: the second half of the sentence, as "choose another --out".
+      remedy: the second half of the sentence, as "choose another --out"; on a
+        full disk freeing space is offered as well.
       full: raised where the disk is full; FullDiskError where whoever started
         this is to start it again.
     """
     try:
         yield
     except OSError as error:
-        kind = full if error.errno in DISK_FULL else UserError
+        kind, advice = UserError, remedy
+        if error.errno in DISK_FULL:
+            kind, advice = full, f"free some space, or {remedy}"
         why = error.strerror or error
-        raise kind(f"cannot write {path} ({why}); {remedy}") from error
+        raise kind(f"cannot write {path} ({why}); {advice}") from error
 
 
 @contextlib.contextmanager

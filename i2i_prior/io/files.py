@@ -7,6 +7,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def nan_to_null(value: Any) -> Any:
         return {key: nan_to_null(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [nan_to_null(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    real = isinstance(value, Real) and not isinstance(value, Integral)
+    if real and not math.isfinite(value):  # also of NumPy
         return None
     return value
 

@@ -36,7 +36,7 @@ def acquire(path: Path, timeout: float = 0.0) -> int | None:
     """
     deadline = time.monotonic() + timeout
     while True:
-        remedy = "free space or make the folder writable"
+        remedy = "make the folder writable"
         with write_errors(path, remedy, FullDiskError):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -16,7 +16,7 @@ from i2i_prior.scaling_laws.rates import RateLaw
 from i2i_prior.scaling_laws.uncertainty import Cost, ParametricLaw
 
 OPTIMA = ("n_opt", "d_opt", "loss")
-REMEDY = "free space or choose another --out"
+REMEDY = "choose another --out"
 
 
 @dataclass(frozen=True)

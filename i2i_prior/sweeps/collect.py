@@ -50,7 +50,7 @@ def collect(options: argparse.Namespace) -> int:
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(flat)
-    with write_errors(out, "free space or choose another --out"):
+    with write_errors(out, "choose another --out"):
         write_bytes(out, text.getvalue().encode())
     counts = Counter(row["state"] for row in found)
     each = ", ".join(f"{count} {state}" for state, count in counts.items())

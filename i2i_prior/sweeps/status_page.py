@@ -50,7 +50,7 @@ def write_page(sweep: Sweep, found: Sequence[RunState]) -> Path:
         html.section("Runs", html.table(_COLUMNS, rows, css_class="runs")),
     ]
     path = sweep.path / "status.html"
-    with write_errors(path, "free space or make the sweep's folder writable"):
+    with write_errors(path, "make the sweep's folder writable"):
         return html.write_page(
             path,
             sweep.name,

@@ -144,6 +144,12 @@ def test_files_that_are_not_what_they_seem():
         ({norm.replace("1", "99999999"): state[norm]}, "missing ("),
         ({norm: state[norm][1:]}, f"1 misshapen ({norm} (31,), not (32,))"),
         ({norm: state[norm] + np.nan}, "holds NaN or infinite"),
+        (
+            {"embeddings.cls_token": np.float32(0)},
+            "1 misshapen (embeddings.cls_",
+        ),
+        ({table: np.zeros(17, "f4")}, "(a tensor has too few axes)"),
+        ({first: np.float32(0)}, "(a tensor has too few axes)"),
         ({table: state[table][:, 1:]}, "15 positions are not a square"),
         ({patches: state[patches][:, :1]}, "patches of RGB pixels"),
     ):

@@ -69,7 +69,7 @@ def test_a_full_disk(python, tiny_spec, tmp_path):
     assert "Traceback" not in err
     *full, free = err.split("===\n")[1:]
     endings = (
-        "config.json (No space left on device); free space or choose another",
+        "config.json (No space left on device); free some space, or choose",
         "run the same command again: it resumes from the start",
         "run the same command again: it resumes from step 2",
     )

@@ -200,7 +200,9 @@ def load_plugin(spec: str) -> Plugin:
             "path before the colon"
         ) from error
     try:
-        function = runpy.run_path(str(path), run_name=path.stem).get(name)
+        function = runpy.run_path(
+            str(path), run_name=f"filter_{path.stem}"
+        ).get(name)
     except Exception as error:  # a user's program may raise anything
         raise UserError(f"filter file {path}: {_said(error)}") from error
     if not callable(function):

@@ -53,9 +53,9 @@ def detect(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def _has_variance(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    _, channels, patch, _ = shapes["x_embedder.proj.weight"]
-    rows = shapes.get("final_layer.linear.weight", (0,))[0]
-    return rows == 2 * channels * patch**2
+    patches = shapes["x_embedder.proj.weight"]
+    rows = shapes.get("final_layer.linear.weight", ())[:1]
+    return len(patches) == 4 and rows == (2 * patches[1] * patches[2] ** 2,)
 
 
 def implied_config(
@@ -86,13 +86,8 @@ def implied_config(
         number = isinstance(value, int | float) and value > 0
         if value is not None and not number:
             raise UserError(f"{name} is {value!r}; give a number above 0")
-    try:
+    with mapping.implied_shapes(state.path, LAYOUTS[layout]):
         return _implied(state, layout, heads, base_size, position_scale)
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{state.path} looks like {LAYOUTS[layout]}, but its keys do not "
-            f"imply the network's shape ({error}); nothing was loaded"
-        ) from error
 
 
 def _implied(

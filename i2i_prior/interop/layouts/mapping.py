@@ -7,6 +7,7 @@ is exact to the bit. `{i}` in a key stands for the layer; our arrays of such a
 rule have a leading layer axis.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.interop.files.lazy_tensor import LazyTensor, Shape
+from i2i_prior.interop.files.lazy_tensor import LazyTensor, Shape, one_line
 from i2i_prior.interop.files.state_dicts import StateDict
 
 Arrays = tuple[np.ndarray, ...]
@@ -141,6 +142,21 @@ def depth(shapes: Iterable[str], stem: str) -> int:
     if not found:
         raise ValueError(f"no keys begin with {stem}0")
     return len(found)
+
+
+@contextlib.contextmanager
+def implied_shapes(path: Any, layout: str) -> Iterator[None]:
+    """Turns what a missing or misshapen tensor raises while a config is read
+    from shapes into one sentence."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        few = isinstance(error, IndexError)
+        reason = "a tensor has too few axes" if few else one_line(str(error))
+        raise UserError(
+            f"{path} looks like {layout}, but its keys do not imply the "
+            f"network's shape ({reason}); nothing was loaded"
+        ) from error
 
 
 def _rule(

@@ -145,8 +145,9 @@ class _PartShapes(dict[str, tuple[int, ...]]):
             key = (keys if isinstance(keys, str) else keys[0]).format(i=0)
             weight = f"{key}.weight"
             self._keys[part] = key if part == "positions" else weight
-            if key in state.shapes or weight in state.shapes:
-                self[str(part)] = state.shapes.get(key) or state.shapes[weight]
+            for name in (key, weight):
+                if name in state.shapes:
+                    self.setdefault(str(part), state.shapes[name])
 
     def __missing__(self, part: str) -> tuple[int, ...]:
         raise UserError(

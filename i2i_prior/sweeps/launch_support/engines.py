@@ -79,7 +79,7 @@ def read_setup(options: ConfigDict) -> str:
 def render(sweep: Sweep, engine: str, name: str, text: str) -> Path:
     """Writes SWEEP/rendered/ENGINE/NAME atomically. Raises UserError."""
     file = sweep.path / "rendered" / engine / name
-    with write_errors(file, "free space, or make the sweep's folder writable"):
+    with write_errors(file, "make the sweep's folder writable"):
         write_bytes(file, text.encode())
     return file
 

@@ -29,7 +29,7 @@ from i2i_prior.io.disk import write_errors
 from i2i_prior.io.log_tail import tail_cause
 
 FILE = "events.jsonl"
-_REMEDY = "free space or make the sweep's folder writable"
+_REMEDY = "make the sweep's folder writable"
 # Exit codes: the trainer's own, and those of an attempt.
 DONE, MISTAKE, DIVERGED, FULL_DISK, AGAIN = 0, 1, 65, 74, 75
 FAILURES = ("crashed", "hung", "disk_full")  # counted, and retried

@@ -20,7 +20,7 @@ from i2i_prior.sweeps.run.store import (
 from i2i_prior.sweeps.spec.plan import Plan
 
 UNCHANGED = "all as before"
-_REMEDY = "free space or choose another --out"
+_REMEDY = "choose another --out"
 
 
 def write_plan(

@@ -156,6 +156,6 @@ def save_sweep(sweep: Sweep) -> None:
     sweep.path.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(vars(run)) for run in sweep.runs]
     file = sweep.path / "runs.jsonl"
-    with write_errors(file, "free space or choose another --out"):
+    with write_errors(file, "choose another --out"):
         write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
     write_json(sweep.path / "sweep.json", {"schema": SCHEMA, **sweep.facts})

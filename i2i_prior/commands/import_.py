@@ -54,8 +54,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{options.file}: {other}")
         return 0
     workdir = Path(options.workdir) if options.workdir else None
-    taken = workdir and workdir.exists()
-    if taken and (not workdir.is_dir() or any(workdir.iterdir())):
+    file = workdir and workdir.exists() and not workdir.is_dir()
+    if workdir and (file or any(workdir.glob("*"))):
         raise UserError(f"--workdir {workdir} is not empty; choose a new one")
     loaded = load_model(
         options.file,

@@ -11,6 +11,7 @@ otherwise the first in the archive); `Record.image("labels.jpg")` finds any of
 them. Training on pairs of them is described in `transforms`.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -107,19 +108,16 @@ def locate(ends: np.ndarray, index: int) -> tuple[int, int]:
 
 def sidecar_fields(found: Mapping[str, bytes]) -> dict[str, Any]:
     """`Record.fields` of sidecars, by ending; invalid ones are ignored."""
-    if not found:
-        return {}
-    lines = found.get("txt", b"").decode("utf-8", "replace").splitlines()
-    captions = [line.strip() for line in lines if line.strip()]
-    try:
+    captions: list[str] = []
+    label = value = None
+    if "txt" in found:
+        lines = found["txt"].decode("utf-8", "replace").splitlines()
+        captions = [line.strip() for line in lines if line.strip()]
+    with contextlib.suppress(ValueError):
         label = int(found["cls"]) if "cls" in found else None
-    except ValueError:
-        label = None
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(found["json"]) if "json" in found else None
     fields = text_fields(captions, label)
-    try:
-        value = json.loads(found.get("json", b"null"))
-    except (ValueError, RecursionError):
-        value = None
     return fields | {"json": value} if isinstance(value, dict) else fields
 
 

@@ -109,6 +109,8 @@ class TarSource:
         """The bytes of the members in [first, end)."""
         sizes = self._sizes[first:end].tolist()
         offsets = self._offsets[first:end].tolist()
+        if len(sizes) == 1:
+            return [self._bytes(number, *offsets, *sizes)]
         # Hard links may refer to any earlier place.
         start = min(offsets)
         extent = max(map(sum, zip(offsets, sizes, strict=True))) - start

@@ -19,8 +19,7 @@ def write_json(path: Path, value: Any) -> None:
 
     Raises UserError where the disk is full or the folder is not writable.
     """
-    remedy = "choose another workdir"
-    with disk.write_errors(path, remedy, FullDiskError):
+    with disk.write_errors(path, "choose another workdir", FullDiskError):
         files.write_json(path, value)
 
 

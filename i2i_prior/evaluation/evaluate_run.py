@@ -172,7 +172,9 @@ def _prompts(
         partial(sample_prompts, config, prompts, encoder),
         partial(
             collect_reference,
-            *(config, None, spec),
+            config,
+            None,
+            spec,
             size=config.data.image_size,
         ),
         lambda: embed_captions(

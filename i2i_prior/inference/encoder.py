@@ -11,7 +11,7 @@ import numpy as np
 
 from i2i_prior.data.crops import center_crop
 from i2i_prior.data.find_images import open_image
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.inference.batches import padded_batches
 from i2i_prior.interop import encoders, native, text
 from i2i_prior.interop.files.state_dicts import read_state_dict
@@ -107,11 +107,8 @@ def load_encoder(
         argument does not fit it.
     """
     path = Path(path)
-    if precision is not None and precision not in PRECISIONS:
-        raise UserError(
-            f"precision {precision!r} is unknown; choose one of "
-            f"{', '.join(PRECISIONS)}"
-        )
+    if precision is not None:
+        check_known("precision", precision, PRECISIONS)
     if part not in ("vision", "text"):
         raise UserError(f"part {part!r} is unknown; choose vision or text")
     if native.is_native(path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.vit import LAYOUTS, detect, fits, vit_rules
@@ -59,11 +59,7 @@ def export(
     decoder, the text half of CLIP and SigLIP, position ids. UserError where the
     layout is not in `LAYOUTS` or has no names for a part.
     """
-    if layout not in LAYOUTS:
-        raise UserError(
-            f"the encoder layout {layout!r} is unknown; choose one of "
-            f"{', '.join(LAYOUTS)}"
-        )
+    check_known("the encoder layout", layout, LAYOUTS)
     spec = LAYOUTS[layout]
     if not fits(spec, config):
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.interop import autoencoders, encoders, native
 from i2i_prior.interop.files.state_dicts import read_state_dict
 from i2i_prior.models.autoencoder import AUTOENCODERS
@@ -97,11 +97,8 @@ def _has_own(network: str, option: str) -> UserError:
 
 
 def _read_autoencoder(path: str | Path, preset: str | None):
-    if preset is not None and preset not in AUTOENCODERS:
-        raise UserError(
-            f"autoencoder kind {preset!r} is unknown; choose one of "
-            f"{', '.join(AUTOENCODERS)}"
-        )
+    if preset is not None:
+        check_known("autoencoder kind", preset, AUTOENCODERS)
     return autoencoders.load_files(path, preset)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from i2i_prior.errors import FullDiskError, UserError
 from i2i_prior.io.disk import write_errors
-from i2i_prior.io.files import read_json
+from i2i_prior.io.files import read_json_or_empty
 
 _FOLDER_LOCK = ".lock"
 _RETRY = 0.5  # seconds
@@ -36,8 +36,7 @@ def acquire(path: Path, timeout: float = 0.0) -> int | None:
     """
     deadline = time.monotonic() + timeout
     while True:
-        remedy = "make the folder writable"
-        with write_errors(path, remedy, FullDiskError):
+        with write_errors(path, "make the folder writable", FullDiskError):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         locked = _lock(file, fcntl.LOCK_EX)
@@ -72,7 +71,7 @@ def is_held(path: Path) -> bool | None:
 
 def holder(path: Path) -> str:
     """Last holder of a lock, as "process 12 on n1"."""
-    found = read_json(path)
+    found = read_json_or_empty(path)
     if "pid" not in found or "host" not in found:
         return "another process"
     return f"process {found['pid']} on {found['host']}"
@@ -80,14 +79,14 @@ def holder(path: Path) -> str:
 
 def announce_leaving(path: Path) -> None:
     """Notes in a lock that its holder accepts no further work."""
-    if found := read_json(path):
+    if found := read_json_or_empty(path):
         with contextlib.suppress(OSError):
             path.write_text(json.dumps({**found, "leaving": True}))
 
 
 def is_leaving(path: Path) -> bool:
     """Returns True once the holder has called `announce_leaving`."""
-    return bool(read_json(path).get("leaving"))
+    return bool(read_json_or_empty(path).get("leaving"))
 
 
 @contextlib.contextmanager

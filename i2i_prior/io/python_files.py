@@ -29,7 +29,9 @@ def running(what: str, file: Path) -> Iterator[ModuleType]:
     except UserError:
         raise
     except Exception as error:
-        first = " ".join(str(error).split())
-        raise UserError(
-            f"{what} {file}: {type(error).__name__}: {first[:300]}"
-        ) from error
+        raise UserError(f"{what} {file}: {described(error)}") from error
+
+
+def described(error: Exception) -> str:
+    """Type and message of an error in a user's code, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

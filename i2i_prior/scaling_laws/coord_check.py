@@ -93,8 +93,11 @@ def check(
     fitted = {name: slopes(rows, name) for name in LABELS}
     return {
         "config_hash": config_hash(config),
-        **{"widths": widths, "base_width": base, "head_width": head},
-        **{"steps": steps, "seeds": seeds},
+        "widths": widths,
+        "base_width": base,
+        "head_width": head,
+        "steps": steps,
+        "seeds": seeds,
         "learning_rate": config.optim.learning_rate,
         "slopes": fitted,
         "flat": {

@@ -70,7 +70,9 @@ def fit(
         line = np.polyfit(np.log(flops), np.log(winner), 1)
         size_exponent = float(line[0])
     return Envelope(
-        *(flops, np.exp(lowest), winner),
+        flops=flops,
+        loss=np.exp(lowest),
+        n=winner,
         coefficient=float(np.exp(constant)),
         exponent=float(slope),
         interval=ends,

@@ -113,7 +113,11 @@ def fit(
     )
     c = np.array([curve.c for curve in curves])
     return IsoFlop(
-        *(curves, n_opt, d_opt, loss, akima),
+        curves=curves,
+        n_opt=n_opt,
+        d_opt=d_opt,
+        loss=loss,
+        akima=akima,
         offset=fit_offset_law(c, estimate[:, 2], drawn[..., 2]),
         freedom=freedom,
         noise=noise,
@@ -179,7 +183,11 @@ def curve_of(group: list[Point]) -> IsoCurve | str:
         return "the optimum lies far beyond its sizes"
     lowest = akima_optima(n, loss[None])[0]
     return IsoCurve(
-        *(mean_flops(group), n, d, loss, parabola),
+        c=mean_flops(group),
+        n=n,
+        d=d,
+        loss=loss,
+        parabola=parabola,
         n_opt=float(np.exp(x_opt + np.log(n).mean())),
         d_opt=float(np.exp(log_tokens(n, d, x_opt))),
         loss_opt=float(loss_opt),

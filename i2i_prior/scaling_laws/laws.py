@@ -68,8 +68,10 @@ class Laws:
         """Law of the loss with an offset; None for too few budgets."""
         form = (self.values["isoflop"] or {}).get("loss_with_offset")
         return form and OffsetLaw(
-            *(form["offset"], form["coefficient"], -form["exponent"]),
-            self.draws["offset"],
+            offset=form["offset"],
+            coefficient=form["coefficient"],
+            exponent=-form["exponent"],
+            draws=self.draws["offset"],
         )
 
     @property

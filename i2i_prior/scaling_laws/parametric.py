@@ -54,7 +54,10 @@ def fit(
     _, slopes = predict_with_slopes(theta[None], x, y)
     pulls = np.clip(residuals, -delta, delta)[:, None] * slopes[0]
     return ParametricFit(
-        *(theta, centre, objective, residuals),
+        theta=theta,
+        centre=centre,
+        objective=objective,
+        residuals=residuals,
         starts=len(begin),
         agreeing=int(np.sum(values <= objective * 1.0001 + 1e-12)),
         gradient=float(

@@ -238,7 +238,12 @@ def _point(place: str, name: str, row: dict) -> Point:
     elif "params" not in row:
         n = c / (6 * d)
     return Point(
-        *(texts.get("id") or name, n, d, c, loss, role),
+        id=texts.get("id") or name,
+        n=n,
+        d=d,
+        c=c,
+        loss=loss,
+        role=role,
         budget=texts.get("budget") or texts.get("group") or None,
         standard_error=numbers["standard_error"],
         learning_rate=numbers["learning_rate"],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import read_json
+from i2i_prior.io.files import read_json_or_empty
 from i2i_prior.scaling_laws.points import Curve, Point, Source, Table
 from i2i_prior.sweeps.run.store import METRIC, PlannedRun, open_sweep
 from i2i_prior.training.telemetry.metric_writer import read_metrics
@@ -49,7 +49,7 @@ def read_runs(folders: list[Path], metric: str = METRIC) -> Table:
     sources: dict[str, Source] = {}
     for folder in dict.fromkeys(path.resolve() for path in folders):
         for run, plan in _run_folders(folder):
-            result = read_json(run / "result.json")
+            result = read_json_or_empty(run / "result.json")
             measured = result.get("metrics") or {}
             known |= set(measured)
             draft = _draft(run, plan, result)
@@ -111,7 +111,7 @@ def _draft(
     run: Path, plan: PlannedRun | None, result: dict[str, Any]
 ) -> tuple[Point, float, Source] | str:
     """The point without its loss, steps and source; or a reason for none."""
-    config = read_json(run / "config.json").get("config") or {}
+    config = read_json_or_empty(run / "config.json").get("config") or {}
     rate = _number(config.get("optim.learning_rate"))
     sizes: dict[str, Any] = {}
     if plan is not None:
@@ -122,7 +122,11 @@ def _draft(
             if name not in _SCALES
         ]
         point = Point(
-            *(plan.id, plan.parameters, plan.tokens, plan.flops, math.nan),
+            id=plan.id,
+            n=plan.parameters,
+            d=plan.tokens,
+            c=plan.flops,
+            loss=math.nan,
             role=plan.role,
             budget=None if budget is None else str(budget),
             learning_rate=rate,
@@ -137,7 +141,7 @@ def _draft(
         ratio = plan.model_flops / plan.flops
         steps, examples = float(plan.steps), float(plan.examples)
     else:
-        cost = read_json(run / "metadata.json").get("cost") or {}
+        cost = read_json_or_empty(run / "metadata.json").get("cost") or {}
         batch = _number(config.get("data.batch_size")) or 0.0
         steps = _number(result.get("steps") or config.get("train.steps")) or 0.0
         examples = _number(result.get("examples")) or batch * steps
@@ -146,7 +150,11 @@ def _draft(
         if not (examples and steps and n and tokens and flops):
             return "its metadata.json has no cost: an older version trained it"
         point = Point(
-            *(run.name, n, tokens * examples, flops * examples, math.nan),
+            id=run.name,
+            n=n,
+            d=tokens * examples,
+            c=flops * examples,
+            loss=math.nan,
             learning_rate=rate,
         )
         ratio = (_number(cost.get("model_flops")) or flops) / flops

@@ -78,7 +78,9 @@ def _row(sweep: Sweep, state: RunState, metric: str) -> dict[str, Any]:
             "again into the same folder"
         ) from error
     return {
-        **{"id": run.id, "name": run.name, "role": run.role},
+        "id": run.id,
+        "name": run.name,
+        "role": run.role,
         "state": state.state,
         "labels": run.labels,
         "parameters": run.parameters,

@@ -154,7 +154,10 @@ class Task(Denoiser):
         output = self._network(model, x_t, t, **doors)
         return objectives.loss(
             output,
-            *(x0, noise, t, self.path),
+            x0,
+            noise,
+            t,
+            self.path,
             section.prediction,
             learn_sigma=self._learns_sigma,
             vlb_weight=section.vlb_weight,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import runpy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ import numpy as np
 from i2i_prior.data.curation.duplicates import MAX_DISTANCE
 from i2i_prior.data.record import Record
 from i2i_prior.errors import UserError
+from i2i_prior.io.python_files import described, running
 
 PHASH = "phash"
 THUMBNAIL = 64  # side of `FilterInput.thumbnail`
@@ -199,21 +199,13 @@ def load_plugin(spec: str) -> Plugin:
             f"filter file {path} cannot be read ({error.strerror}): check the "
             "path before the colon"
         ) from error
-    try:
-        function = runpy.run_path(
-            str(path), run_name=f"filter_{path.stem}"
-        ).get(name)
-    except Exception as error:  # a user's program may raise anything
-        raise UserError(f"filter file {path}: {_said(error)}") from error
+    with running("filter file", path) as module:
+        function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"filter file {path} has no function {name!r}")
     short = f"{path.name}:{name}"
     version = hashlib.sha256(source).hexdigest()[:8]
     return Plugin(short, version, partial(_judge, function, short, least))
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _judge(
@@ -229,8 +221,8 @@ def _judge(
         result = function(pixels, image.record)
     except Exception as error:
         raise UserError(
-            f"filter {name} failed on {image.record.name} ({_said(error)}): "
-            "correct the function"
+            f"filter {name} failed on {image.record.name} "
+            f"({described(error)}): correct the function"
         ) from error
     if isinstance(result, tuple) and len(result) == 2:
         return None if result[0] else str(result[1])

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from i2i_prior.config import default_config
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.interop.layouts import LAYOUTS, mapping
 from i2i_prior.interop.layouts.dit import names_of, position_table
 from i2i_prior.models.autoencoder_config import AutoencoderConfig
@@ -74,10 +74,7 @@ def implied_config(
     table; if None they are found from the stored table, or are 1 x the grid.
     UserError where keys are missing, or the number of heads is unknown.
     """
-    if layout not in LAYOUTS:
-        raise UserError(
-            f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}"
-        )
+    check_known("layout", layout, LAYOUTS)
     for name, value in (
         ("heads", heads),
         ("base_size", base_size),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 from i2i_prior.interop.layouts import mapping
 from i2i_prior.interop.layouts.vit import (
     LAYOUTS,
@@ -75,11 +75,8 @@ def describe(
             f"{layout or 'of any family known here'}; known are "
             f"{', '.join(LAYOUTS)}"
         )
-    if family is not None and family not in FAMILIES:
-        raise UserError(
-            f"the encoder family {family!r} is unknown; choose one of "
-            f"{', '.join(FAMILIES)}"
-        )
+    if family is not None:
+        check_known("the encoder family", family, FAMILIES)
     spec, settings = LAYOUTS[name], _settings(state)
     notes = [f"{state.path} is read as {name}"]
     family = family or _family(state, spec, settings, notes)

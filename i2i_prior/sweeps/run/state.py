@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.io import locks
-from i2i_prior.io.files import read_json
+from i2i_prior.io.files import read_json_or_empty
 from i2i_prior.sweeps.backends import Launch, load_backend, read_launch
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep
@@ -190,7 +190,7 @@ def counts(found: Sequence[RunState]) -> str:
 
 def result(sweep: Sweep, run: PlannedRun) -> dict[str, Any]:
     """Reads the trainer's result.json; empty unless the run has ended."""
-    found = read_json(sweep.workdir(run.id) / "result.json")
+    found = read_json_or_empty(sweep.workdir(run.id) / "result.json")
     ended = found.get("outcome") in ENDED and found.get("steps") == run.steps
     return found if ended else {}
 

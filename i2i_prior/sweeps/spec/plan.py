@@ -159,7 +159,10 @@ class _PlanBuilder:
         examples = flat["train.steps"] * flat["data.batch_size"]
         unique = self._images(flat["data.source"])
         run = PlannedRun(
-            *(f"{name}-{digest}", name, digest, point.role),
+            id=f"{name}-{digest}",
+            name=name,
+            config_hash=digest,
+            role=point.role,
             labels=dict(point.labels),
             overrides=overrides,
             parameters=cost.parameters,

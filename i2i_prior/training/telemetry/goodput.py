@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.checkpoint.run_dir import write_json
-from i2i_prior.io.files import read_json
+from i2i_prior.io.files import read_json_or_empty
 from i2i_prior.parallel.chips import PEAK_FLOPS
 
 STEP, DATA_WAIT, START, DOWN, LOST = KINDS = (
@@ -137,7 +137,7 @@ def merge_kinds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def _read(path: Path | None) -> dict[str, Any]:
     """Reads the file of an earlier process; empty if there is none to read."""
-    stored = read_json(path) if path else {}
+    stored = read_json_or_empty(path) if path else {}
     if not {"began", "written", "seconds"} <= set(stored):
         return {}
     try:

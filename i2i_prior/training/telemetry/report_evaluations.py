@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_prior.evaluation.validation_losses import FOLDER, KINDS
-from i2i_prior.io.files import read_json
+from i2i_prior.io.files import read_json_or_empty
 from i2i_prior.report.charts import plots
 from i2i_prior.report.html import escape, section, short, table
 
@@ -33,7 +33,7 @@ _SETTINGS = (
 def losses_section(run: Path) -> str:
     """Curves of the validation losses with 95 % intervals, and a table of the
     mean squared error at each time of the newest step."""
-    found = [read_json(file) for file in (run / FOLDER).glob("*.json")]
+    found = [read_json_or_empty(file) for file in (run / FOLDER).glob("*.json")]
     found = [f for f in found if isinstance(f.get("losses"), dict)]
     found.sort(key=lambda document: document.get("step", 0))
     if not found:
@@ -70,7 +70,7 @@ def _loss_line(document: dict[str, Any]) -> dict[str, Any]:
 
 def metrics_section(folder: Path) -> str:
     """Table of all results in a folder, and each metric over the steps."""
-    read = map(read_json, sorted(folder.glob("*.json")))
+    read = map(read_json_or_empty, sorted(folder.glob("*.json")))
     scored = (r for r in read if isinstance(r.get("metrics"), dict))
     results = [_with_intervals(result) for result in scored]
     results.sort(key=lambda result: _number(result.get("step")))

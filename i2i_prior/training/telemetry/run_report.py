@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.io.files import read_json
+from i2i_prior.io.files import read_json_or_empty
 from i2i_prior.report.charts import plots
 from i2i_prior.report.html import (
     cards,
@@ -55,9 +55,9 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     run = Path(workdir)
     if not run.is_dir():
         raise UserError(f"there is no run directory {run}")
-    saved = read_json(run / "config.json")
+    saved = read_json_or_empty(run / "config.json")
     config = saved.get("config", saved)
-    metadata = read_json(run / "metadata.json")
+    metadata = read_json_or_empty(run / "metadata.json")
     modules = metadata.pop("modules", None)
     lines = [line for line in read_metrics(run) if "step" in line]
     walks = [
@@ -74,7 +74,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
         _pictures("Interpolations", sorted(walks)[:12]),
         metrics_section(run / "evaluations"),
         _pictures("Best and worst conditions", extremes(run / "evaluations")),
-        _goodput(read_json(run / "goodput.json")),
+        _goodput(read_json_or_empty(run / "goodput.json")),
         _profile(run / "profile" / "summary.txt"),
         _parameters(modules),
         folded("Configuration", config),

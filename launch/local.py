@@ -12,20 +12,19 @@ import contextlib
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from i2i_prior.errors import UserError
 from i2i_prior.io import locks
 from i2i_prior.io.child_process import ChildProcess, forwarded_signals
 from i2i_prior.io.log_tail import tail_cause
 from i2i_prior.sweeps.launch_support import engines
+from i2i_prior.sweeps.launch_support.pool_display import PoolDisplay
 from i2i_prior.sweeps.launch_support.slots import Slot, find_gpus, make_slots
 from i2i_prior.sweeps.run import events
 from i2i_prior.sweeps.run.state import (
@@ -34,12 +33,10 @@ from i2i_prior.sweeps.run.state import (
     RunState,
     counts,
     read_progress,
-    seconds_left,
     state_of,
     states,
 )
 from i2i_prior.sweeps.run.store import PlannedRun, Sweep, open_sweep
-from i2i_prior.sweeps.status import duration
 
 OPTIONS = {
     "slots": 0,  # runs at once; 0: one a GPU, else one
@@ -48,7 +45,6 @@ OPTIONS = {
 LOCK = "local.lock"
 _LONGEST = 300.0  # seconds of backoff
 _TICK, _REFRESH = 0.2, 2.0  # seconds between checks, between displays
-_LINES = 60.0  # seconds between displays that are lines
 # Ends of attempts without an exit code of `sweep run` until a run is given up.
 _MAX_UNKNOWN = 3
 # Exit codes of `sweep run` that say how an attempt ended.
@@ -117,7 +113,7 @@ class Pool:
         self._unknown: Counter[str] = Counter()  # see `_MAX_UNKNOWN`
         self._retries: dict[str, int] = {}  # at the start of an attempt
         self._request = self._request_time()
-        self._display = _Display(len(runs))
+        self._display = PoolDisplay(len(runs))
 
     def work(self) -> int:
         """Runs all of them; returns the exit code of `submit`."""
@@ -256,54 +252,6 @@ class Pool:
             for run, _ in self._active.values()
         ]
         return [*running, *(RunState(run, "queued") for _, run in self._queue)]
-
-
-class _Display:
-    """Progress bar on a terminal; elsewhere a line a minute.
-
-    Attributes:
-      total: runs of the pool.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self._last = time.monotonic()
-        self._bar = tqdm(
-            total=total,
-            file=sys.stderr,
-            disable=None,  # where stderr is no terminal
-            dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} runs |{bar}| [{elapsed}{postfix}]",
-        )
-
-    def update(self, unended: list[RunState], stopping: bool) -> None:
-        """Shows running runs, their steps, and the time left."""
-        parts = [
-            f"{state.run.name} {state.progress.step:,}/{state.run.steps:,}"
-            for state in unended
-            if state.state == "running"
-        ]
-        left = seconds_left(unended)
-        if stopping:
-            parts.append("stopping: they save")
-        elif left is not None:
-            parts.append(f"ETA {duration(left)}")
-        text, done = ", ".join(parts), self.total - len(unended)
-        if not self._bar.disable:
-            self._bar.total, self._bar.n = self.total, done
-            self._bar.set_postfix_str(text)
-        elif time.monotonic() - self._last > _LINES:
-            self._last = time.monotonic()
-            self.write(f"{done} of {self.total} runs; {text}")
-
-    def write(self, text: str) -> None:
-        """Writes a line above the bar."""
-        self._bar.write(text, file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        """Ends the bar's line."""
-        self._bar.close()
 
 
 def _errors_file(sweep: Sweep, run: PlannedRun) -> Path:

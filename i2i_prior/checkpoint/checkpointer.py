@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from i2i_prior.checkpoint.leaves import (
+    ITEMS,
+    check_leaves,
+    dotted,
+    items_of,
+    place_of,
+)
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.io import disk
-
-_ITEMS = ("ema", "training")
-
 
 # Orbax logs every clean-up, and a traceback of each error that it raises.
 logging.get_absl_logger().addFilter(
@@ -78,8 +81,8 @@ class Checkpoints:
         return ocp.CheckpointManager(
             self.directory,
             options=self._options,
-            item_names=_ITEMS,
-            item_handlers={n: ocp.StandardCheckpointHandler() for n in _ITEMS},
+            item_names=ITEMS,
+            item_handlers={n: ocp.StandardCheckpointHandler() for n in ITEMS},
         )
 
     def protect(self, step: int | None) -> None:
@@ -113,7 +116,7 @@ class Checkpoints:
             disk.require_space(self.directory, needed)
             items = {
                 item: ocp.args.StandardSave(leaves)
-                for item, leaves in _items(state).items()
+                for item, leaves in items_of(state).items()
             }
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -133,10 +136,10 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint does not hold this state, or is damaged.
         """
-        items = self._read(step, _items(abstract))
+        items = self._read(step, items_of(abstract))
 
         def restored(path: tuple[Any, ...], _: Any) -> jax.Array:
-            item, name = _place(path)
+            item, name = place_of(path)
             return items[item][name]
 
         return jax.tree_util.tree_map_with_path(restored, abstract)
@@ -158,7 +161,7 @@ class Checkpoints:
           UserError: the checkpoint does not hold these parameters, is damaged,
             or has no raw ones.
         """
-        stored = {name: ("ema", _dotted(name)) for name in abstract}
+        stored = {name: ("ema", dotted(name)) for name in abstract}
         if weights == "raw":
             training = self._manager.item_metadata(step)["training"] or {}
             trained = {
@@ -190,14 +193,14 @@ class Checkpoints:
     ) -> dict[str, dict[str, jax.Array]]:
         """Reads leaves of Orbax items: item -> leaf -> shape, dtype, sharding.
 
-        `widen` and `partial` are those of `_compare`.
+        `widen` and `partial` are those of `check_leaves`.
         """
         folder = self.directory / str(step)
         items = {}
         try:
             stored = self._manager.item_metadata(step)
             for item, target in targets.items():
-                _compare(stored[item], target, folder, widen, partial)
+                check_leaves(stored[item], target, folder, widen, partial)
             with ocp.PyTreeCheckpointer() as reader:
                 for item, target in targets.items():
                     how = ocp.checkpoint_utils.construct_restore_args(target)
@@ -236,71 +239,3 @@ class Checkpoints:
     def full_disk_errors(self) -> contextlib.AbstractContextManager[None]:
         """Turns any error of a full disk into a FullDiskError."""
         return disk.full_disk_errors(self.directory.parent, self.latest)
-
-
-def _items(state: TrainState) -> dict[str, dict[str, Any]]:
-    """Arranges a state as item -> leaf -> array.
-
-    Two items, so that readers of the EMA read only that. Leaves have dotted
-    names on one level: Orbax takes the slashes of our names for folders.
-    """
-    items: dict[str, dict[str, Any]] = {name: {} for name in _ITEMS}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        item, name = _place(path)
-        items[item][name] = leaf
-    return items
-
-
-def _place(path: tuple[Any, ...]) -> tuple[str, str]:
-    """Returns the item and leaf name of a path into a TrainState."""
-    name = _dotted(jax.tree_util.keystr(path, simple=True, separator="."))
-    part, _, rest = name.partition(".")
-    return ("ema", rest) if part in ("ema", "frozen") else ("training", name)
-
-
-def _dotted(name: str) -> str:
-    return name.replace("/", ".")
-
-
-def _compare(
-    stored: Any,
-    target: dict[str, Any],
-    folder: Path,
-    widen: bool,
-    partial: bool,
-) -> None:
-    """Refuses other names, shapes and dtypes (Orbax would cast those).
-
-    Args:
-      stored, target: leaf -> array metadata; and shape and dtype.
-      folder: of the checkpoint, for the message.
-      widen: accept stored bfloat16 as float32, which is exact.
-      partial: accept more stored leaves than those of `target`.
-    """
-
-    def describe(tree: Any) -> dict[str, str]:
-        return {
-            name: f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}"
-            for name, leaf in tree.items()
-        }
-
-    there, here = describe(stored), describe(target)
-
-    def fits(name: str) -> bool:
-        found, wanted = there.get(name, ""), here.get(name, "")
-        wide = found.replace("bfloat16", "float32") if widen else found
-        return wanted in (found, wide)
-
-    differing = [
-        f"{name} is {there.get(name, 'absent')} there, "
-        f"{here.get(name, 'absent')} here"
-        for name in (here if partial else here | there)
-        if not fits(name)
-    ]
-    if differing:
-        more = f" and {len(differing) - 1} more" * (len(differing) > 1)
-        raise UserError(
-            f"checkpoint {folder} does not hold the state of this config "
-            f"({differing[0]}{more}); use a new workdir or the config it was "
-            "made with"
-        )

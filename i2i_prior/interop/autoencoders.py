@@ -12,7 +12,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.interop.files.hashing import files_of
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import conversion, mapping
 from i2i_prior.interop.layouts.autoencoder import (
     KL_LAYOUTS,
     TINY_LAYOUTS,
@@ -67,7 +67,7 @@ def load(state: StateDict, *, preset: str | None = None) -> Loaded:
     if prefix:  # the other networks of a whole checkpoint
         ignore.append(f"^(?!{prefix})")
     structs = functional_of(config).shapes()
-    parameters = mapping.read(
+    parameters = conversion.read(
         state,
         layout.rules(config, structs),
         structs,
@@ -120,7 +120,7 @@ def export(
             f"no layout {layout!r} for a {config.kind} autoencoder; use "
             f"one of {', '.join(names)}"
         )
-    yield from mapping.save(parameters, spec.rules(config, parameters))
+    yield from conversion.save(parameters, spec.rules(config, parameters))
     if isinstance(spec, KlLayout) and config.batch_norm:
         # torch requires the counter of its batch norm, and never uses it.
         key = f"{spec.prefix}bn.num_batches_tracked"

@@ -9,7 +9,7 @@ import numpy as np
 
 from i2i_prior.errors import UserError, check_known
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import conversion, mapping
 from i2i_prior.interop.layouts.vit import LAYOUTS, detect, fits, vit_rules
 from i2i_prior.interop.layouts.vit_detection import describe
 from i2i_prior.models.encoder_families import ViTConfig
@@ -40,7 +40,7 @@ def load(
     spec = LAYOUTS[found.layout]
     functional, _ = make_functional(lambda rngs: ViT(found.config, rngs=rngs))
     structs = functional.shapes()
-    parameters = mapping.read(
+    parameters = conversion.read(
         state,
         vit_rules(spec, found.config, found.prefix, structs),
         structs,
@@ -67,4 +67,4 @@ def export(
             f"parts of the layout {layout}; choose another"
         )
     rules = vit_rules(spec, config, spec.prefixes[0], parameters)
-    return mapping.save(parameters, rules)
+    return conversion.save(parameters, rules)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import write_state_dict
-from i2i_prior.interop.layouts import LAYOUTS, mapping
+from i2i_prior.interop.layouts import LAYOUTS, conversion
 from i2i_prior.interop.layouts.dit import dit_rules, position_table
 from i2i_prior.interop.layouts.dit_detection import BLOCKS
 
@@ -86,7 +86,7 @@ def tensors(
         table = position_table(config)
         yield "pos_embed", LazyTensor(table.shape, lambda: table)
     rules = dit_rules(config, layout, parameters)
-    yield from mapping.save(parameters, rules)
+    yield from conversion.save(parameters, rules)
 
 
 def caveats(config: ConfigDict, layout: str) -> list[str]:

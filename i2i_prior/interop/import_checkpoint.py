@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from i2i_prior.errors import UserError
 from i2i_prior.interop import autoencoders, encoders, text
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
-from i2i_prior.interop.layouts import LAYOUTS, mapping
+from i2i_prior.interop.layouts import LAYOUTS, conversion
 from i2i_prior.interop.layouts.dit import dit_rules
 from i2i_prior.interop.layouts.dit_detection import (
     IGNORED,
@@ -60,7 +60,7 @@ def import_file(
         position_scale=position_scale,
     )
     structs = parameter_shapes(config)
-    parameters = mapping.read(
+    parameters = conversion.read(
         state,
         dit_rules(config, layout, structs),
         structs,

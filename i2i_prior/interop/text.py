@@ -12,7 +12,7 @@ import numpy as np
 from i2i_prior.errors import UserError
 from i2i_prior.interop.files.lazy_tensor import LazyTensor
 from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict
-from i2i_prior.interop.layouts import mapping, text
+from i2i_prior.interop.layouts import conversion, mapping, text
 from i2i_prior.interop.layouts.text import SHARED, TIED, TextConfig, detect
 from i2i_prior.models.functional import Flat, Functional, make_functional
 from i2i_prior.models.precision import PRECISIONS
@@ -185,7 +185,7 @@ def _parameters(state: StateDict, layout: str, config: TextConfig) -> Flat:
         return jnp.asarray(array, operands if kernel else jnp.float32)
 
     structs = functional_of(config).shapes()
-    return mapping.read(
+    return conversion.read(
         state,
         text.rules_of(
             layout,
@@ -278,4 +278,4 @@ def export(
     rules = text.rules_of(layout, config, parameters)
     if tied and layout == "t5":
         rules += mapping.rules_of({"embedding": TIED}, parameters)
-    return mapping.save(parameters, rules)
+    return conversion.save(parameters, rules)

@@ -26,7 +26,7 @@ from i2i_prior.interop.files.state_dicts import (
     read_state_dict,
     write_state_dict,
 )
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import conversion, mapping
 from i2i_prior.interop.layouts.autoencoder_detection import diffusers_config
 from i2i_prior.io import files
 from i2i_prior.models.autoencoder import Pixels
@@ -98,7 +98,7 @@ def write_torch_folder(
         partial.mkdir(parents=True)
         write_state_dict(
             partial / "model.safetensors",
-            mapping.save(main, torch_rules(main)),
+            conversion.save(main, torch_rules(main)),
             metadata={"format": "pt"},  # required by transformers
         )
         files.write_json(partial / "config.json", description)
@@ -157,7 +157,7 @@ def read_torch_folder(path: Path) -> tuple[dict[str, np.ndarray], ConfigDict]:
         _, loaded, _ = autoencoders.load(folder)
         parts = {_PREFIX + name: array for name, array in loaded.items()}
         structs = {k: v for k, v in structs.items() if k not in parts}
-    loaded = mapping.read(
+    loaded = conversion.read(
         read_state_dict(path / "model.safetensors"),
         torch_rules(structs),
         structs,

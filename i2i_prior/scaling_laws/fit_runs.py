@@ -10,7 +10,7 @@ from typing import Any
 from i2i_prior.aot.machine import machine
 from i2i_prior.checkpoint.run_dir import write_json
 from i2i_prior.errors import UserError
-from i2i_prior.scaling_laws import plots, rates, report
+from i2i_prior.scaling_laws import plots, rates, report, summary
 from i2i_prior.scaling_laws.diagnostics import diagnose
 from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.fitting import fit_all
@@ -38,7 +38,7 @@ def fit(options: argparse.Namespace) -> int:
         laws = Laws.load(Path(options.laws))
         for c in budgets:
             entry = recommend(laws, c, options.seed, chips)
-            print(report.recommendation(entry))
+            print(summary.recommendation(entry))
         return 0
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; give 0 or more")
@@ -70,7 +70,7 @@ def fit(options: argparse.Namespace) -> int:
     laws.save(out)
     pictures = plots.draw(out / "plots", found)
     report.write_report(out / "report.html", found, laws.values, pictures)
-    print(report.summary(laws.values))
+    print(summary.summary(laws.values))
     print(out / "report.html")
     return 0
 

@@ -1,142 +1,23 @@
-"""Fitted laws as text for the terminal, and as report.html."""
+"""Fitted laws as report.html."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from i2i_prior.io.disk import write_errors
 from i2i_prior.report import html
 from i2i_prior.scaling_laws.fitting import LawFit
-from i2i_prior.scaling_laws.laws import OPTIMA, REMEDY
+from i2i_prior.scaling_laws.laws import REMEDY
 from i2i_prior.scaling_laws.parametric import NAMES
 from i2i_prior.scaling_laws.points import groups, mean_flops
-
-Values = dict[str, Any]
-
-
-def summary(values: Values) -> str:
-    """The contents of laws.json as lines of text."""
-    data, law = values["data"], values["parametric"]
-    optima, pairs = values["isoflop"], values["neighbours"]
-    lines = [f"{_counts(data)}; metric {values['metric']}"]
-    lines += [f"note: {note}" for note in data["notes"]]
-    lines += [f"left out: {name}: {why}" for name, why in data["excluded"]]
-    if law:
-        lines.append("L = E + A / N^alpha + B / D^beta, 95 % intervals:")
-        lines += [
-            f"  {name:6} {law[name]:<10.4g} {_span(law['interval_95'][name])}"
-            for name in NAMES
-        ]
-        agreeing = f"{law['starts_agreeing']} of {law['starts']}"
-        lines.append(f"  {agreeing} starts agree")
-    if optima:
-        lines.append("isoFLOP optima, coefficient x C^exponent:")
-        lines += [
-            f"  {name:6} {optima[name]['coefficient']:<10.4g} "
-            f"C^{optima[name]['exponent']:.4f} "
-            f"{_span(optima[name]['interval_95']['exponent'])}"
-            for name in OPTIMA
-        ]
-    if pairs:
-        apart = sum(pair["resolved"] for pair in pairs)
-        least = min(pairs, key=lambda pair: pair["ratio"])
-        lines.append(
-            f"neighbours in size: {apart} of {len(pairs)} are told apart; the "
-            f"closest, {least['smaller']} and {least['larger']}, differ by "
-            f"{least['difference']:+.4g} +- {least['standard_error']:.2g}"
-            f"{'' if least['paired'] else ' (not paired)'}"
-        )
-    lines += [
-        f"{other['metric']} ranks {other['runs']} runs as the loss does by "
-        f"{other['spearman']:.2f} (Spearman)"
-        for other in values["other_metrics"]
-        if math.isfinite(other["spearman"])
-    ]
-    lines.append(f"held out: {values['held_out']['which']}")
-    lines += [
-        f"  {row['id']} ({row['law']}): predicted {row['predicted']:.4f}, "
-        f"actual {row['actual']:.4f}, {row['error']:+.2%}, 95 % "
-        f"{_span((row['low'], row['high']))}: "
-        f"{'inside' if row['inside'] else 'OUTSIDE'}"
-        for row in values["held_out"]["predictions"]
-    ]
-    if coverage := _coverage(values):
-        lines.append(f"coverage {coverage}")
-    lines += [recommendation(found) for found in values["predictions"]]
-    lines += [f"warning: {warning}" for warning in values["warnings"]]
-    return "\n".join(lines)
-
-
-def _counts(data: Values) -> str:
-    return (
-        f"{data['runs']} runs fitted, {data['held_out']} held out, "
-        f"{len(data['excluded'])} left out"
-    )
-
-
-def _coverage(values: Values) -> str:
-    """Calibration of the parametric law in words; "" for none."""
-    found = (values["parametric"] or {}).get("calibration")
-    if not found:
-        return ""
-    return (
-        f"on budgets left out in turns: {found['covered']:.0%} of "
-        f"{found['runs']} runs as drawn, {found['covered_after']:.0%} after "
-        f"widening {found['inflation']:.2f} times"
-    )
-
-
-def recommendation(found: Values) -> str:
-    """A recommendation as lines of text."""
-    lines = [
-        f"with {found['flops']:.4g} FLOPs ({found['extrapolation']:.3g} times "
-        "the largest run):"
-    ]
-    if not found.get("parametric") and not found.get("isoflop"):
-        lines.append("  no law has an optimum to recommend")
-    for law in ("parametric", "isoflop"):
-        lines += [
-            f"  {law:10} {name:16} {_estimate(entry, '<10.4g')}"
-            for name, entry in found.get(law, {}).items()
-        ]
-    if rate := found.get("learning_rate"):
-        lines.append(f"  {'learning rate':27} {_estimate(rate, '<10.3g')}")
-    lines += [f"  {line}" for line in _recipe(found)]
-    return "\n".join(lines)
-
-
-def _recipe(found: Values) -> list[str]:
-    """The run to start by a recommendation, in sentences."""
-    recipe = found.get("recipe", {})
-    lines = []
-    if near := recipe.get("nearest"):
-        fields = "".join(f" {k}={v}" for k, v in near["overrides"].items())
-        lines += [
-            f"{recipe['steps']:,} steps of batch {recipe['batch_size']}",
-            f"nearest config that ran: {near['id']}, {near['params']:.4g} "
-            f"parameters, {near['steps']:,} steps{':' if fields else ''}"
-            f"{fields}",
-        ]
-    if "hours" in recipe:
-        lines.append(
-            f"{recipe['hours']:.3g} hours of {recipe['machine']}, "
-            f"{recipe['chip_hours']:.3g} chip-hours; {recipe['assumption']}"
-        )
-    return lines
-
-
-def _span(ends: Any) -> str:
-    """An interval as [low, high]; empty where it is not finite."""
-    if not ends or None in ends or not all(map(math.isfinite, ends)):
-        return ""
-    return f"[{ends[0]:.4g}, {ends[1]:.4g}]"
-
-
-def _estimate(entry: Values, form: str = ".4g") -> str:
-    """A value with its interval."""
-    return f"{entry['value']:{form}} {_span(entry['interval_95'])}"
+from i2i_prior.scaling_laws.summary import (
+    Values,
+    counts_text,
+    coverage_text,
+    estimate_text,
+    recipe_lines,
+    span,
+)
 
 
 def write_report(
@@ -149,7 +30,7 @@ def write_report(
         for file, caption in pictures
     )
     subtitle = (
-        f"{_counts(data)}; intervals are 95 %, of refits to redrawn noise "
+        f"{counts_text(data)}; intervals are 95 %, of refits to redrawn noise "
         f"(seed {values['seed']})"
     )
     sections = {
@@ -201,12 +82,12 @@ def _parametric(law: Values | None) -> str:
     }
     rows = [[name, *map(form.get, NAMES)] for name, form in forms.items()]
     ends = law["interval_95"]
-    rows.insert(1, ["its 95 % interval", *(_span(ends[k]) for k in NAMES)])
+    rows.insert(1, ["its 95 % interval", *(span(ends[k]) for k in NAMES)])
     return html.table(["fit", *NAMES], rows) + _note(
         f"{law['starts_agreeing']} of {law['starts']} starts reach the optimum "
         f"(objective {law['objective']:.6g}); noise of a run "
         f"{law['noise']:.2%}; N* goes as C^{law['n_opt_exponent']:.4f} "
-        f"{_span(law['n_opt_exponent_interval_95'])}."
+        f"{span(law['n_opt_exponent_interval_95'])}."
     )
 
 
@@ -226,10 +107,14 @@ def _optima(values: Values) -> str:
     for name, law in laws.items():
         if law:
             ends = law["interval_95"]
-            row = [name, law["coefficient"], _span(ends.get("coefficient"))]
-            row += [law["exponent"], _span(ends["exponent"]), None]
+            row = [
+                name,
+                law["coefficient"],
+                span(ends.get("coefficient")),
+            ]
+            row += [law["exponent"], span(ends["exponent"]), None]
             if "offset" in law:
-                row[-1] = f"{law['offset']:.4g} {_span(ends['offset'])}"
+                row[-1] = f"{law['offset']:.4g} {span(ends['offset'])}"
             rows.append(row)
     head = ["law", "coefficient", "95 %", "exponent of C", "95 %", "offset"]
     note = _note(
@@ -242,13 +127,13 @@ def _optima(values: Values) -> str:
 def _held_out(values: Values) -> str:
     rows = [
         [row[key] for key in ("id", "law", "c", "predicted", "actual")]
-        + [f"{row['error']:+.2%}", _span((row["low"], row["high"]))]
+        + [f"{row['error']:+.2%}", span((row["low"], row["high"]))]
         + ["inside" if row["inside"] else "outside"]
         for row in values["held_out"]["predictions"]
     ]
     head = ["run", "law", "FLOPs", "predicted", "actual", "error", "95 %", ""]
     text = f"Held out: {values['held_out']['which']}."
-    if coverage := _coverage(values):
+    if coverage := coverage_text(values):
         text += (
             f" Coverage {coverage}, which the parametric law's intervals of a "
             "loss are."
@@ -272,14 +157,14 @@ def _recommended(predictions: list[Values]) -> str:
                 entries = map(found[law].get, names)
                 rows.append(
                     [found["flops"], f"{found['extrapolation']:.3g} x", law]
-                    + [entry and _estimate(entry) for entry in entries]
-                    + [rate and _estimate(rate, ".3g")]
+                    + [entry and estimate_text(entry) for entry in entries]
+                    + [rate and estimate_text(rate, ".3g")]
                 )
     head = ["FLOPs", "of the largest", "law", "N*", "D*", "D/N", "loss"]
     recipes = [
         f"{found['flops']:.4g} FLOPs: {'; '.join(lines)}."
         for found in predictions
-        if (lines := _recipe(found))
+        if (lines := recipe_lines(found))
     ]
     head += ["loss with an offset", "learning rate"]
     return html.table(head, rows) + _list(recipes)

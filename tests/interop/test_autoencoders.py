@@ -21,7 +21,7 @@ from i2i_prior.interop.files.state_dicts import (
     read_state_dict,
     write_state_dict,
 )
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import conversion
 from i2i_prior.interop.layouts.autoencoder import KL_LAYOUTS, TINY_LAYOUTS
 from i2i_prior.interop.layouts.autoencoder_detection import (
     complete,
@@ -123,7 +123,7 @@ def test_presets_have_the_entries_of_diffusers(name):
     assert found == preset
     structs = functional_of(preset).shapes()
     rules = layout.rules(preset, structs)
-    expected = mapping.expected_shapes(rules, structs)
+    expected = conversion.expected_shapes(rules, structs)
     shapes.pop("bn.num_batches_tracked", None)
     assert expected == shapes
     assert len(expected) == len(structs)

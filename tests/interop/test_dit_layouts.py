@@ -378,9 +378,9 @@ def test_inputs_that_do_not_fit(tmp_path):
 
 def test_xl_sizes():
     """XL/2: names, shapes and counts, from shapes alone."""
+    from i2i_prior.interop.layouts.conversion import expected_shapes
     from i2i_prior.interop.layouts.dit import dit_rules
     from i2i_prior.interop.layouts.dit_detection import implied_config
-    from i2i_prior.interop.layouts.mapping import expected_shapes
     from i2i_prior.tasks.network import parameter_shapes
 
     def counted(model, layout, **config):

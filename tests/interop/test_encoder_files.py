@@ -11,7 +11,7 @@ import pytest
 from i2i_prior.errors import UserError
 from i2i_prior.interop import encoders
 from i2i_prior.interop.files.state_dicts import StateDict
-from i2i_prior.interop.layouts import mapping
+from i2i_prior.interop.layouts import conversion
 from i2i_prior.interop.layouts.vit import LAYOUTS, vit_rules
 from i2i_prior.models.functional import make_functional
 from i2i_prior.models.vit import ViT, ViTConfig
@@ -35,7 +35,7 @@ def stand_in(
     spec = LAYOUTS[layout]
     structs = parameter_structs(config)
     rules = vit_rules(spec, config, spec.prefixes[0], structs)
-    keys = mapping.expected_shapes(rules, structs)
+    keys = conversion.expected_shapes(rules, structs)
     zero = np.float32(0)
     return StateDict.from_arrays(
         {

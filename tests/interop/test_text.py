@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from i2i_prior.errors import UserError  # noqa: E402
 from i2i_prior.interop.files.state_dicts import StateDict  # noqa: E402
-from i2i_prior.interop.layouts import mapping  # noqa: E402
+from i2i_prior.interop.layouts import conversion, mapping  # noqa: E402
 from i2i_prior.interop.layouts import text as text_layouts  # noqa: E402
 from i2i_prior.interop.text import (  # noqa: E402
     TextEncoder,
@@ -103,7 +103,7 @@ def test_t5_xxl_has_the_published_entries_and_size():
     assert sum(a.size for a in structs.values()) == 4_762_310_656
     rules = text_layouts.rules_of("t5", config, structs)
     rules += mapping.rules_of({"embedding": text_layouts.TIED}, structs)
-    entries = mapping.expected_shapes(rules, structs)
+    entries = conversion.expected_shapes(rules, structs)
     assert len(entries) == 220
     with torch.device("meta"):
         official = transformers.T5EncoderModel(

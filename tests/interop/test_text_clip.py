@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from i2i_prior.interop.files.state_dicts import StateDict  # noqa: E402
-from i2i_prior.interop.layouts import mapping, text  # noqa: E402
+from i2i_prior.interop.layouts import conversion, text  # noqa: E402
 from i2i_prior.interop.text import (  # noqa: E402
     detect,
     export,
@@ -186,7 +186,7 @@ def test_clip_l14_has_the_published_entries():
     config = ClipTextConfig()
     structs = functional_of(config).shapes()
     rules = text.rules_of("clip_text", config, structs)
-    entries = mapping.expected_shapes(rules, structs)
+    entries = conversion.expected_shapes(rules, structs)
     assert len(entries) == 197
     with torch.device("meta"):
         official = transformers.CLIPTextModelWithProjection(

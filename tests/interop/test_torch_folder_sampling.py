@@ -14,7 +14,7 @@ import jax  # noqa: E402
 from i2i_prior.diffusion import samplers, solvers  # noqa: E402
 from i2i_prior.diffusion.paths import get_path  # noqa: E402
 from i2i_prior.interop import torch_folder  # noqa: E402
-from i2i_prior.interop.layouts import mapping  # noqa: E402
+from i2i_prior.interop.layouts import conversion  # noqa: E402
 from i2i_prior.models.dit import DiT, DiTConfig  # noqa: E402
 from i2i_prior.models.functional import make_functional  # noqa: E402
 from tests.interop.fixtures_torch_folder import (  # noqa: E402
@@ -116,7 +116,7 @@ def test_doors_of_the_dit(name, pairs):
     )
     theirs = open_module(pairs["lumos"][2]).DiT(vars(config))
     named = {f"dit/{key}": value for key, value in parameters.items()}
-    written = mapping.save(named, torch_folder.torch_rules(named))
+    written = conversion.save(named, torch_folder.torch_rules(named))
     theirs.load_state_dict(
         {
             key.removeprefix("dit."): torch.from_numpy(tensor.read())

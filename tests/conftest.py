@@ -34,6 +34,8 @@ def _prepare_jax() -> None:
         return
     flags = [
         "--xla_force_host_platform_device_count=4",
+        # Many workers compile at once: threads of one would only wait.
+        "--xla_cpu_parallel_codegen_split_count=1",
         # Compiling is most of the time: 3x faster so, 8x with the next.
         "--xla_backend_optimization_level=0",
     ]

@@ -42,6 +42,7 @@ def script(tmp_path):
     return run
 
 
+@pytest.mark.slow  # its parts are tested below; no run of a user is in it
 def test_the_accelerators_harness_at_small_size(script):
     arguments = "--platform cpu --sizes tiny --batch 2 --batches 3"
     arguments += " --rounds 2 --steps 1 --matmul 128 --peers eager"

@@ -22,6 +22,7 @@ from i2i_prior.training.setup import to_device
 from i2i_prior.training.telemetry.metric_buffer import MetricBuffer
 from i2i_prior.training.telemetry.metric_writer import read_metrics
 from tests.conftest import TINY
+from tests.forked import Forked
 
 
 def losses(workdir) -> dict[int, tuple[float, float]]:
@@ -60,13 +61,13 @@ cli.main(sys.argv[1:])
 
 
 def test_resume_after_sigkill_is_bit_exact(
-    train, python, restore, run_directory, tiny_spec, tmp_path
+    train, restore, run_directory, tiny_spec, tmp_path
 ):
     workdir = tmp_path / "run"
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     arguments = "train", "--config", tiny_spec, "--workdir", workdir
-    process = python(script, *arguments)
+    process = Forked(*arguments, script=script)
     _, err = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, err
     assert not (workdir / "checkpoints" / "6").exists()
@@ -98,13 +99,9 @@ def test_resume_on_another_mesh_goes_on_alike(train, run_directory, tmp_path):
         assert found[step] == pytest.approx(pair, rel=1e-5)
 
 
-def test_sigterm_saves_and_asks_to_be_queued_again(
-    train, python, tiny_spec, tmp_path
-):
+def test_sigterm_saves_and_asks_to_be_queued_again(train, tiny_spec, tmp_path):
     workdir = tmp_path / "run"
-    process = python(
-        "-m",
-        "i2i_prior.cli",
+    process = Forked(
         "train",
         "--config",
         tiny_spec,

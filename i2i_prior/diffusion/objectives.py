@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.diffusion.paths import Path, check_name
+from i2i_prior.diffusion.paths import Path
 from i2i_prior.diffusion.predictions import (
     PREDICTIONS,
     expand,
     from_x0_eps,
     to_x0_eps,
 )
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 
 DISTRIBUTIONS = ("uniform", "logit_normal")
 WEIGHTINGS = ("none", "min_snr")
@@ -40,7 +40,7 @@ def draw_times(
     Raises:
       UserError: for an unknown distribution.
     """
-    check_name("time distribution", distribution, DISTRIBUTIONS)
+    check_known("time distribution", distribution, DISTRIBUTIONS)
     steps = path.num_timesteps
     if distribution == "uniform" and path.is_discrete:
         index = jax.random.randint(key, (batch_size,), 0, steps)
@@ -79,8 +79,8 @@ def loss_weight(
     Raises:
       UserError: for an unknown weighting or prediction.
     """
-    check_name("prediction", prediction, PREDICTIONS)
-    check_name("loss weighting", weighting, WEIGHTINGS)
+    check_known("prediction", prediction, PREDICTIONS)
+    check_known("loss weighting", weighting, WEIGHTINGS)
     if weighting == "none":
         return jnp.ones_like(t, jnp.float32)
     log_snr = path.log_snr(t)

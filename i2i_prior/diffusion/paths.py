@@ -15,7 +15,7 @@ NumPy (the sampler's step tables are computed so), JAX arrays float32 JAX.
 """
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,20 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 
 # JAX in, JAX out; NumPy in, NumPy out.
 Times = TypeVar("Times", jax.Array, np.ndarray, float)
 
 FLOW_T_MIN = 1e-3
-
-
-def check_name(kind: str, name: str, known: Collection[str]) -> None:
-    """Raises UserError unless `name` is one of the known ones of its kind."""
-    if name not in known:
-        raise UserError(
-            f"Unknown {kind} {name!r}: choose one of {', '.join(known)}."
-        )
 
 
 def linear_betas(num_timesteps: int) -> np.ndarray:
@@ -213,7 +205,7 @@ def get_path(name: str, shift: float = 1.0, num_timesteps: int = 1000) -> Path:
     Raises:
       UserError: for an unknown name or a value out of range.
     """
-    check_name("path", name, PATHS)
+    check_known("path", name, PATHS)
     if num_timesteps < 2:
         raise UserError(
             f"num_timesteps is {num_timesteps}: give 2 or more, as in 1000."

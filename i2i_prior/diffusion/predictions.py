@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from i2i_prior.diffusion.paths import check_name
+from i2i_prior.errors import check_known
 
 PREDICTIONS = ("eps", "x0", "v", "velocity")
 
@@ -54,7 +54,7 @@ def to_x0_eps(
     Raises:
       UserError: for an unknown kind.
     """
-    check_name("prediction", source, PREDICTIONS)
+    check_known("prediction", source, PREDICTIONS)
     value, x_t = value.astype(jnp.float32), x_t.astype(jnp.float32)
     alpha, sigma = expand(alpha, x_t), expand(sigma, x_t)
     if source == "x0":
@@ -78,7 +78,7 @@ def from_x0_eps(
     target: str,
 ) -> jax.Array:
     """The prediction of kind `target` for this data and noise, (B, ...)."""
-    check_name("prediction", target, PREDICTIONS)
+    check_known("prediction", target, PREDICTIONS)
     alpha, sigma = expand(alpha, x0), expand(sigma, x0)
     if target == "x0":
         return x0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from i2i_prior.diffusion.paths import Path, check_name
+from i2i_prior.diffusion.paths import Path
 from i2i_prior.diffusion.predictions import PREDICTIONS, to_x0_eps
 from i2i_prior.diffusion.solvers import (
     SOLVERS,
@@ -15,7 +15,7 @@ from i2i_prior.diffusion.solvers import (
     point,
     time_grid,
 )
-from i2i_prior.errors import UserError
+from i2i_prior.errors import UserError, check_known
 
 # An eps prediction says nothing about x0 where alpha is 0. So sampling with
 # one begins at lambda = -5.1, DPM-Solver's clip for such schedules (the
@@ -66,8 +66,8 @@ def sample(
     Raises:
       UserError: for an unknown word, steps < 1, or a missing key.
     """
-    check_name("prediction", prediction, PREDICTIONS)
-    check_name("solver", solver, SOLVERS)
+    check_known("prediction", prediction, PREDICTIONS)
+    check_known("solver", solver, SOLVERS)
     chosen = SOLVERS[solver]
     if chosen.stochastic and key is None:
         raise UserError(

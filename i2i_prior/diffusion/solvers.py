@@ -30,8 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from i2i_prior.diffusion.paths import Path, check_name
-from i2i_prior.errors import UserError
+from i2i_prior.diffusion.paths import Path
+from i2i_prior.errors import UserError, check_known
 
 
 class Evaluation(NamedTuple):
@@ -127,7 +127,7 @@ def time_grid(
     Raises:
       UserError: for an unknown solver or steps < 1.
     """
-    check_name("solver", solver, SOLVERS)
+    check_known("solver", solver, SOLVERS)
     if steps < 1:
         raise UserError(f"steps is {steps}: sample with 1 step or more.")
     start = path.t_max if t_start is None else t_start

@@ -92,7 +92,8 @@ def compare_sets(options: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     try:
         if options.json:
-            write_result(options.json, result)
+            with write_errors(options.json):
+                write_result(options.json, result)
         save()
     finally:  # a full disk does not take the number away
         print(format_line(result))

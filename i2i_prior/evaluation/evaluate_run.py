@@ -51,7 +51,7 @@ from i2i_prior.inference.encoder import load_encoder
 from i2i_prior.inference.generator import Generator
 from i2i_prior.inference.load import load_run
 from i2i_prior.interop.files.hashing import hash_of
-from i2i_prior.io.disk import check_output
+from i2i_prior.io.disk import check_output, write_errors
 from i2i_prior.io.progress import Progress
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.tasks.registry import make_task
@@ -127,7 +127,8 @@ def evaluate_run(options: argparse.Namespace, overrides: list[str]) -> int:
     result["samples"] = folder.name
     digest = folder.name.partition("-")[2]
     path = result_path(workdir, step, spec.extractor, digest)
-    write_evaluation(path, result, picture)
+    with write_errors(path.parent):
+        write_evaluation(path, result, picture)
     for note in result["notes"]:
         print(f"note: {note}", file=sys.stderr)
     print(

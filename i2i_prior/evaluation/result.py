@@ -20,7 +20,6 @@ from i2i_prior.evaluation.measures.distances import (
 )
 from i2i_prior.evaluation.measures.intervals import Interval
 from i2i_prior.evaluation.sets.collect import Collected
-from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import nan_to_null, write_bytes
 from i2i_prior.report import image_grid
 
@@ -30,14 +29,10 @@ _SIDE = 96  # pixels, about, of an image in it
 
 
 def write_result(path: str | Path, result: Mapping[str, Any]) -> None:
-    """Writes a result as JSON, atomically, or raises UserError.
-
-    Numbers that are not finite become null.
-    """
+    """Writes a result as JSON, atomically; not finite numbers become null."""
     plain = nan_to_null(dict(result))
     text = json.dumps(plain, indent=1, allow_nan=False, default=np.generic.item)
-    with write_errors(path):
-        write_bytes(path, f"{text}\n".encode())
+    write_bytes(path, f"{text}\n".encode())
 
 
 def result_path(

@@ -16,6 +16,7 @@ from i2i_prior.flops.trace import Part, Parts, group_parts, total, trace
 from i2i_prior.models.dit_config import DiTConfig
 from i2i_prior.models.functional import partition
 from i2i_prior.tasks.base import Task
+from i2i_prior.tasks.inputs import example_spec
 from i2i_prior.tasks.registry import make_task
 from i2i_prior.tasks.resolve import Resolved, resolve
 
@@ -154,7 +155,13 @@ def _step_parts(config: ConfigDict) -> dict[str, tuple[int, ...]]:
 
 
 def _recomputed_macs(config: ConfigDict) -> int:
-    task, inputs = _traced(config, config.model.remat)
+    remat = config.model.remat
+    # Only the DiT is counted: where its inputs can be prepared ones, the
+    # frozen networks need not be traced.
+    if set(example_spec(config, resolve(config))) <= {"image", "view"}:
+        config = config.copy_and_resolve_references()
+        config.data.cached = True
+    task, inputs = _traced(config, remat)
     trained, frozen = partition(task.functional.shapes(), task.frozen)
 
     def loss(trained: Any, frozen: Any, *inputs: Any) -> jax.Array:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -223,14 +221,15 @@ def test_a_search_ends_with_its_best(tiny, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("topology", [_needs("v5e:2x2"), _needs("h100x4")])
-def test_a_real_program(topology, tiny_spec, tmp_path):
+def test_a_real_program(command, topology, tiny_spec, tmp_path):
     """The whole command, for four chips that are not here."""
     out = tmp_path / "out.json"
-    ended = run_compile(
+    ended = command(
+        "compile",
         *("--config", tiny_spec, "--topology", topology, "--quick"),
         *("--mesh", "fsdp=2,tensor=2", "--json", out),
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.code == 0, ended.err
     result = json.loads(out.read_text())
     assert result["compiled"]
     assert result["fits"]
@@ -249,39 +248,26 @@ def test_a_real_program(topology, tiny_spec, tmp_path):
     assert result["step_seconds_estimate"] > 0
     assert 0 < result["mfu_estimate"] < 1
     assert any("dense bf16 peak" in text for text in result["assumptions"])
-    assert f"compiles and fits: tiny on {topology}" in ended.stdout
+    assert f"compiles and fits: tiny on {topology}" in ended.out
 
 
 @pytest.mark.parametrize("topology", [_needs("v5e:2x2")])
-def test_a_program_that_is_too_large(topology, tiny_spec, tmp_path):
+def test_a_program_that_is_too_large(command, topology, tiny_spec, tmp_path):
     """The real compiler's refusal, as a result and one sentence."""
     out = tmp_path / "out.json"
-    ended = run_compile(
+    ended = command(
+        "compile",
         *("--config", tiny_spec, "--topology", topology, "--quick"),
         *("--json", out, "--config.data.batch_size=8000000"),
     )
-    assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
     result = json.loads(out.read_text())
     assert not result["compiled"]
     assert not result["fits"]
     assert result["reason"].startswith("out of memory: needs ")
     assert result["peak_bytes_per_chip"] is None
-    assert f"does not compile for {topology}" in ended.stdout
-
-
-def run_compile(*arguments: str | Path):
-    """`i2i-prior compile` in a process of its own."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "i2i_prior.cli", "compile"),
-            *map(str, arguments),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=Path(__file__).resolve().parents[1],
-    )
+    assert f"does not compile for {topology}" in ended.out
 
 
 def test_the_table_of_candidates():

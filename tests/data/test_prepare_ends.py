@@ -15,6 +15,7 @@ import pytest
 from i2i_prior.data.prepare.workers import work
 from i2i_prior.errors import UserError
 from tests.data.fixtures_prepared import contents, examples, write_photos
+from tests.forked import Forked
 from tests.io.test_disk import UNSHARE, mount_refused
 
 PHOTOS, PER_SHARD = 72, 3
@@ -62,14 +63,12 @@ def wait_for_shards(process, out, count: int) -> None:
         time.sleep(0.002)
 
 
-def test_killed_five_times_and_stopped_once(
-    python, options, undisturbed, tmp_path
-):
+def test_killed_five_times_and_stopped_once(options, undisturbed, tmp_path):
     out = tmp_path / "out"
-    arguments = ["-m", "i2i_prior.cli", *options(out), "--workers=2"]
+    arguments = [*options(out), "--workers=2"]
     rng = random.Random(0)
     for kill in [signal.SIGKILL] * 5 + [signal.SIGTERM]:
-        process = python(*arguments)
+        process = Forked(*arguments)
         there = len(list(out.glob("data-*.json"))) if out.exists() else 0
         wait_for_shards(process, out, there + rng.randint(1, 2))
         time.sleep(rng.random() * 0.05)
@@ -83,22 +82,18 @@ def test_killed_five_times_and_stopped_once(
         else:
             assert process.returncode == -signal.SIGKILL
         assert not (out / "manifest.json").exists()
-    process = python(*arguments)
+    process = Forked(*arguments)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert contents(out) == undisturbed
 
 
-def test_two_hosts_of_two_workers_make_the_same(
-    python, options, undisturbed, tmp_path
-):
+def test_two_hosts_of_two_workers_make_the_same(options, undisturbed, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     out = tmp_path / "out"
     hosts = [
-        python(
-            "-m",
-            "i2i_prior.cli",
+        Forked(
             *options(out),
             "--workers=2",
             f"--coordinator=127.0.0.1:{port}",

@@ -253,8 +253,8 @@ def test_bad_requests_are_refused() -> None:
     path, noise = get_path("flow"), noise_of(1)
     predict = denoiser(path, "velocity")
     for change, words in [
-        ({"solver": "plms"}, "Unknown solver"),
-        ({"prediction": "noise"}, "Unknown prediction"),
+        ({"solver": "plms"}, "solver 'plms' is unknown"),
+        ({"prediction": "noise"}, "prediction 'noise' is unknown"),
         ({"steps": 0}, "1 step or more"),
     ]:
         options = {"solver": "heun", "prediction": "velocity", "steps": 3}

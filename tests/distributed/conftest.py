@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forked import Forked
+
 LIMIT = 240.0  # seconds; a process that hangs fails its test, and is killed
 
 
@@ -24,7 +23,7 @@ LIMIT = 240.0  # seconds; a process that hangs fails its test, and is killed
 class Process:
     """Process of a run, with its lines of stderr."""
 
-    popen: subprocess.Popen
+    popen: Forked
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,12 +60,7 @@ def _environment(devices: int) -> dict[str, str]:
         rf"\1={devices}",
         os.environ["XLA_FLAGS"],
     )
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "PYTHONPATH": path,
-    }
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +82,11 @@ def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
     ) -> list[Process]:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        program = [script] if script else ["-m", "i2i_prior.cli"]
         new = []
         for number in range(processes):
             if number in missing:
                 continue
             arguments = [
-                sys.executable,
-                *program,
                 "train",
                 f"--config={tiny_spec}",
                 f"--workdir={workdir}",
@@ -105,12 +96,8 @@ def launch(tiny_spec) -> Iterator[Callable[..., list[Process]]]:
                 *options,
                 *(f"--config.{override}" for override in overrides),
             ]
-            popen = subprocess.Popen(
-                list(map(str, arguments)),
-                stderr=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                text=True,
-                env=_environment(devices),
+            popen = Forked(
+                *arguments, script=script, environment=_environment(devices)
             )
             new.append(Process(popen))
         started.extend(new)

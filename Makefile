@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
-# Processes that run tests; each compiles into the same cache.
-WORKERS ?= 2
+# Processes that run tests, one more than two cores since some wait for others;
+# each compiles into the same cache.
+WORKERS ?= 3
 export JAX_PLATFORMS ?=
 
 .PHONY: quickstart test test-all lint bench clean

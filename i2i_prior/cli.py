@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     _quiet_libraries()
     try:
         command = command_module(options.command)
+        common.make_local(options)
         if not hasattr(command, "OVERRIDES"):
             common.refuse_overrides(overrides)
         code = command.run(options, overrides)

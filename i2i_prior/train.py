@@ -15,6 +15,7 @@ from i2i_prior.checkpoint import run_dir
 from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.config import HOST_LOCAL, flatten
 from i2i_prior.distributed import runtime
+from i2i_prior.io.files import local_path
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.training import metadata
 from i2i_prior.training.evaluators.base import is_due
@@ -49,7 +50,7 @@ def train(
     Raises:
       UserError: for a mistake in config, data or workdir, or a full disk.
     """
-    workdir, writes = Path(directory), runtime.is_primary()
+    workdir, writes = local_path(directory), runtime.is_primary()
     timer = GoodputTimer(workdir / "goodput.json" if writes else None)
     validate(config, jax.device_count())
     run_dir.check(workdir, config)

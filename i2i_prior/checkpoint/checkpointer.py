@@ -27,6 +27,7 @@ from i2i_prior.checkpoint.train_state import TrainState
 from i2i_prior.distributed import runtime
 from i2i_prior.errors import UserError
 from i2i_prior.io import disk
+from i2i_prior.io.files import local_path
 
 # Orbax logs every clean-up, and a traceback of each error that it raises.
 logging.get_absl_logger().addFilter(
@@ -64,7 +65,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int = 3, read_only: bool = False):
-        self.directory = Path(workdir).resolve() / "checkpoints"
+        self.directory = local_path(workdir).resolve() / "checkpoints"
         self._policy = _KeepNewest(keep)
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self._policy,

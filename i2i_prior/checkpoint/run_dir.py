@@ -110,7 +110,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 
 def load_config(workdir: Path) -> ConfigDict:
     """Reads the config of a run directory; UserError if there is none."""
-    document = read_json(Path(workdir) / "config.json")
+    document = read_json(files.local_path(workdir) / "config.json")
     try:
         return from_flat(document["config"])
     except (KeyError, TypeError, AttributeError, UserError) as error:

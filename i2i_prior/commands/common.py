@@ -5,6 +5,13 @@ import contextlib
 from typing import Any
 
 from i2i_prior.errors import UserError
+from i2i_prior.io.files import local_path
+
+# Options of all commands that name files and folders of this machine.
+_LOCAL = (
+    *("workdir", "out", "json", "hlo", "npz", "picture", "report"),
+    *("save_features", "save_statistics", "sweep", "runs", "laws"),
+)
 
 
 def add_command(
@@ -117,6 +124,21 @@ def before_jax() -> None:
     use_cache()
     xla_flags.apply()
     keep_memory()
+
+
+def make_local(options: argparse.Namespace) -> None:
+    """Makes paths of `file://` URLs; UserError for a bucket's or server's."""
+
+    def local(given: Any) -> Any:
+        if isinstance(given, list):
+            return [local(one) for one in given]
+        # Others stay as they are written, for messages.
+        is_url = isinstance(given, str) and ":/" in given
+        return str(local_path(given)) if is_url else given
+
+    for name in _LOCAL:
+        if hasattr(options, name):
+            setattr(options, name, local(getattr(options, name)))
 
 
 def refuse_overrides(overrides: list[str]) -> None:

@@ -18,6 +18,7 @@ from i2i_prior.interop import native
 from i2i_prior.interop.import_checkpoint import Loaded, import_file
 from i2i_prior.interop.load_frozen import add_autoencoder, add_encoder
 from i2i_prior.interop.torch_folder import read_torch_folder
+from i2i_prior.io.files import local_path
 from i2i_prior.models.functional import Flat
 from i2i_prior.parallel.sharding import parameter_shardings
 from i2i_prior.tasks.network import parameter_shapes
@@ -59,7 +60,7 @@ def load_model(
     Raises:
       UserError: where there is no model, or it does not fit together.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise UserError(f"no file or folder {path}; give a run or weights")
     if weights not in ("ema", "raw"):

@@ -73,7 +73,7 @@ def write_torch_folder(
     data_fingerprint, as far as known. UserError where the folder holds anything
     or cannot be written.
     """
-    out = Path(out)
+    out = files.local_path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists already; name a new folder")
     partial = out.with_name(f".{out.name}.{os.getpid()}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.io.files import local_path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
@@ -26,10 +27,10 @@ def check_output(path: str | os.PathLike[str], ending: str = "") -> None:
     Nothing is made: a missing folder is made by whoever writes the file.
 
     Raises:
-      UserError: it has another ending (as ".npz"), is a folder, or lies where
-        nothing can be written.
+      UserError: it has another ending (as ".npz"), is a folder or a URL, or
+        lies where nothing can be written.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.name.lower().endswith(ending):
         raise UserError(f"{path} should end in {ending}; name it so.")
     if path.is_dir():

@@ -1,17 +1,38 @@
-"""Atomic files, whole or absent after any kill, and the cache folder."""
+"""Local paths, atomic files (whole or absent after any kill), the cache."""
 
 import contextlib
 import errno
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from i2i_prior.errors import UserError
+
 _SUFFIX = ".part"
+# One slash where `Path` has been at it; one letter is a drive of Windows.
+_URL = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/")
+
+
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Path on this machine's disks, also of a `file://` URL.
+
+    Raises:
+      UserError: for the URL of a bucket or server. `Path` would make a folder
+        `s3:` of it, which ends with the machine.
+    """
+    text = re.sub(r"^(file|local):(//)?", "", os.fspath(place))
+    if _URL.match(text):
+        raise UserError(
+            f"{place} is a URL, and runs and results are written to a local "
+            "folder: give a path, and copy it there afterwards"
+        )
+    return Path(text)
 
 
 @contextlib.contextmanager
@@ -21,6 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary name is unique: a process whose parent was killed may still
     be at the same file. On an exception it is removed.
     """
+    path = local_path(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         yield beside
@@ -35,7 +57,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file atomically; makes its folder. Raises OSError."""
-    target = Path(path)
+    target = local_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as beside:
         beside.write_bytes(content)

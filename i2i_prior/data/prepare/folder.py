@@ -45,6 +45,7 @@ def claim(folder: Path, plan: Plan) -> bool:
     Returns True if the folder is complete. UserError if it holds other files,
     or those of another plan; OSError of the disk.
     """
+    folder = files.local_path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; give a folder")
     done = (folder / MANIFEST).exists()

@@ -28,6 +28,10 @@ from i2i_prior.training.resilience.exit_status import (
     end_preempted,
 )
 from i2i_prior.training.resilience.rollback import LossSpike
+from i2i_prior.training.resilience.run_lock import (
+    announce_leaving,
+    run_lock,
+)
 from i2i_prior.training.setup import build
 from i2i_prior.training.telemetry.goodput import DATA_WAIT, GoodputTimer
 from i2i_prior.training.validate import validate
@@ -50,10 +54,21 @@ def train(
     Raises:
       UserError: for a mistake in config, data or workdir, or a full disk.
     """
-    workdir, writes = local_path(directory), runtime.is_primary()
-    timer = GoodputTimer(workdir / "goodput.json" if writes else None)
+    workdir = local_path(directory)
     validate(config, jax.device_count())
     run_dir.check(workdir, config)
+    with run_lock(workdir):
+        return _train_alone(config, workdir, profile_steps)
+
+
+def _train_alone(
+    config: ConfigDict,
+    workdir: Path,
+    profile_steps: tuple[int, int] | None,
+) -> int:
+    """Trains in a workdir that is this run's; returns the exit code."""
+    goodput = workdir / "goodput.json" if runtime.is_primary() else None
+    timer = GoodputTimer(goodput)
     shared = {n: v for n, v in flatten(config).items() if n not in HOST_LOCAL}
     runtime.assert_equal("config", shared)
 
@@ -73,7 +88,7 @@ def train(
     with loop.opened():
         state, origin = loop.restore()
         # Claimed only now, so that a start that fails leaves nothing behind.
-        if writes:
+        if runtime.is_primary():
             run_dir.claim(workdir, config)
             run_dir.write_json(workdir / "metadata.json", facts)
         loop.writer.open(last_step=int(state.step))
@@ -121,6 +136,7 @@ def _run_steps(loop: LoopState, state: TrainState) -> tuple[TrainState, str]:
                 return state, ""
             stop, save = loop.preemption.poll(loop.checkpoint_overdue)
             if stop:
+                announce_leaving(loop.workdir)
                 _save(loop, state, step)
                 return state, stop
             with loop.timer.timed(DATA_WAIT):

@@ -47,7 +47,8 @@ def acquire(path: Path, timeout: float = 0.0) -> int | None:
             if time.monotonic() >= deadline:
                 return None
             time.sleep(_RETRY)
-    holder = {"host": socket.gethostname(), "pid": os.getpid()}
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
     with contextlib.suppress(OSError):  # on a full disk it stays unnamed
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(holder).encode(), 0)
@@ -70,11 +71,12 @@ def is_held(path: Path) -> bool | None:
 
 
 def holder(path: Path) -> str:
-    """Last holder of a lock, as "process 12 on n1"."""
+    """Last holder, as "process 12 on n1 (since 2026-11-30 21:07:44)"."""
     found = read_json_or_empty(path)
     if "pid" not in found or "host" not in found:
         return "another process"
-    return f"process {found['pid']} on {found['host']}"
+    since = f" (since {found['since']})" if "since" in found else ""
+    return f"process {found['pid']} on {found['host']}{since}"
 
 
 def announce_leaving(path: Path) -> None:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from i2i_prior.distributed import runtime
-from i2i_prior.distributed.cluster import Settings, detect, expand_nodes
+from i2i_prior.distributed.cluster import Settings, detect
+from i2i_prior.distributed.launchers import expand_nodes
 from i2i_prior.errors import UserError
 
 SLURM = {
@@ -185,6 +186,158 @@ def test_mpi_says_ranks_and_sometimes_the_first_host():
     one_node = intel | {"MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1"}
     assert detect(one_node).coordinator.startswith("127.0.0.1:")
     assert detect({"PMI_SIZE": "1", "PMI_RANK": "0"}) is None
+
+
+# The step of 1 task that carries an MPI daemon, or a shell.
+STEP = SLURM | {
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_NODEID": "0",
+}
+
+
+def open_mpi(rank, count, local=0, on_node=2):
+    return {
+        "OMPI_COMM_WORLD_SIZE": str(count),
+        "OMPI_COMM_WORLD_RANK": str(rank),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(local),
+        "OMPI_COMM_WORLD_LOCAL_SIZE": str(on_node),
+        "OMPI_MCA_orte_hnp_uri": OPEN_MPI["OMPI_MCA_orte_hnp_uri"],
+    }
+
+
+def test_mpi_inside_a_slurm_step_counts_its_own_ranks():
+    for rank in range(2):
+        found = detect(STEP | open_mpi(rank, 2, rank))
+        assert (found.process_id, found.processes) == (rank, 2)
+        assert found.coordinator.startswith("127.0.0.1:")
+    found = detect(STEP | {"SLURM_STEP_NODELIST": "n2"} | open_mpi(2, 4))
+    assert (found.process_id, found.processes) == (2, 4)
+    assert found.coordinator.startswith("10.96.0.1:")
+    # Three nodes, two daemons by one srun: all ranks agree.
+    two = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n[2-3]"}
+    ranks = [
+        {"SLURM_JOB_ID": "4242"} | open_mpi(0, 6),
+        STEP | two | open_mpi(2, 6),
+        STEP | two | open_mpi(3, 6, 1),
+        STEP | two | {"SLURM_PROCID": "1"} | open_mpi(4, 6),
+    ]
+    found = [detect(environ) for environ in ranks]
+    assert [one.process_id for one in found] == [0, 2, 3, 4]
+    assert {one.processes for one in found} == {6}
+    assert len({one.coordinator for one in found}) == 1
+    # MPICH's proxies likewise; srun's own PMI says what SLURM says.
+    hydra = {"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2"}
+    assert detect(STEP | hydra).process_id == 1
+    same = detect(SLURM | {"PMI_SIZE": "2", "PMI_RANK": "1"})
+    assert same == detect(SLURM)
+
+
+@pytest.mark.parametrize(
+    ("environ", "coordinator", "number", "count"),
+    [
+        (
+            {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+            | {"LOCAL_WORLD_SIZE": "2"}
+            | {"MASTER_ADDR": "n1", "MASTER_PORT": "29500"},
+            f"n1:{61440 + 29500 % 4096}",
+            1,
+            4,
+        ),
+        (
+            {"COORDINATOR_ADDRESS": "j-0", "COORDINATOR_PORT": "1234"}
+            | {"NUM_PROCESSES": "2", "PROCESS_ID": "1"},
+            "j-0:1234",
+            1,
+            2,
+        ),
+        (
+            {"JAX_COORDINATOR_IP": "10.0.0.1", "NNODES": "2"}
+            | {"NODE_RANK": "1", "JAX_COORDINATOR_PORT": "1234"},
+            "10.0.0.1:1234",
+            1,
+            2,
+        ),
+        (
+            {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"}
+            | {"MV2_COMM_WORLD_LOCAL_SIZE": "2"},
+            "127.0.0.1:61440",
+            1,
+            2,
+        ),
+        (
+            {"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"}
+            | {"FLUX_JOB_NNODES": "1"},
+            "127.0.0.1:61440",
+            1,
+            2,
+        ),
+        (
+            {"PALS_RANKID": "1", "PMI_RANK": "1", "PMI_SIZE": "2"}
+            | {"PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "2"},
+            "127.0.0.1:61440",
+            1,
+            2,
+        ),
+    ],
+    ids=["torchrun", "JAXJob", "NNODES", "MVAPICH", "Flux", "PALS"],
+)
+def test_other_launchers_are_understood(environ, coordinator, number, count):
+    found = detect(environ)
+    assert found.coordinator == coordinator
+    assert (found.process_id, found.processes) == (number, count)
+    assert detect(environ, processes=1) is None
+    explicit = detect(environ, "h:1", 8, 3)
+    assert (explicit.coordinator, explicit.processes) == ("h:1", 8)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "announced, but RANK is not set"),
+        ({"NUM_PROCESSES": "2"}, "PROCESS_ID is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "this torchrun does not name"),
+        (
+            {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"},
+            "this MVAPICH does not name the host",
+        ),
+        ({"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "1"}, "this Flux does not"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_RANK": "x"}, "WORLD_RANK is 'x'"),
+        (SLURM | {"SLURM_STEP_NODELIST": ""}, "names no node"),
+        (SLURM | {"SLURM_STEP_NODELIST": "n[a-b]"}, "a node is 'a'"),
+        (SLURM | {"SLURM_JOB_ID": "x"}, "SLURM_JOB_ID is 'x'"),
+        (SLURM | {"SLURM_NODEID": "x"}, "SLURM_NODEID is 'x'"),
+        (SLURM | {"JAX_COORDINATOR_PORT": "abc"}, "PORT is 'abc'"),
+        (GKE | {"JAX_COORDINATOR_PORT": "abc"}, "PORT is 'abc'"),
+        (GKE | {"MEGASCALE_NUM_SLICES": "two"}, "SLICES is 'two'"),
+        (GKE | {"TPU_WORKER_ID": "x"}, "TPU_WORKER_ID is 'x'"),
+        (
+            SLURM
+            | {"SLURM_STEP_TASKS_PER_NODE": "2"}
+            | {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "h100:2"},
+            "SLURM_GPUS_ON_NODE is 'h100:2'",
+        ),
+    ],
+)
+def test_odd_variables_are_a_sentence(environ, said):
+    with pytest.raises(UserError, match=said):
+        detect(environ)
+    assert detect(environ, processes=1) is None
+    if "SLURM_GPUS_ON_NODE" not in environ:  # they are shared all the same
+        assert detect(environ, "h:1", 2, 0).process_id == 0
+
+
+def test_all_three_by_hand_still_share_the_node_s_gpus():
+    environ = OPEN_MPI | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    assert detect(environ, "h:1", 4, 3).local_devices == (2, 3)
+
+
+def test_a_size_of_one_announces_nobody():
+    assert detect({"WORLD_SIZE": "1"}) is None
+    assert detect({"WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert detect(SLURM | {"WORLD_SIZE": "1"}) == detect(SLURM)
 
 
 def test_a_tpu_pod_of_gke_names_its_workers():

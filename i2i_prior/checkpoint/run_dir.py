@@ -14,12 +14,15 @@ from i2i_prior.io import disk, files
 WEIGHTS = "weights.safetensors"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(
+    path: Path, value: Any, remedy: str = "choose another workdir"
+) -> None:
     """Writes JSON atomically: readers see the old file or the new one.
 
-    Raises UserError where the disk is full or the folder is not writable.
+    Raises UserError, of which `remedy` is the advice, where the disk is full
+    or the folder is not writable.
     """
-    with disk.write_errors(path, "choose another workdir", FullDiskError):
+    with disk.write_errors(path, remedy, FullDiskError):
         files.write_json(path, value)
 
 

@@ -86,7 +86,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `session` reads."""
     add = parser.add_argument_group(
         "several processes",
-        "SLURM, Kubernetes, MPI and TPU pods are recognised; without one:",
+        "SLURM, Kubernetes, MPI, torchrun, Flux and TPU pods are recognised; "
+        "without one:",
     ).add_argument
     add("--coordinator", metavar="HOST:PORT", help="address of process 0")
     add("--processes", type=int, help="how many there are")

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
         result = compile_in_child(config, topology, options.quick, options.hlo)
     print(report(result))
     if options.json:
-        write_json(Path(options.json), result)
+        write_json(Path(options.json), result, "choose another --json")
     return 0 if result["compiled"] and result["fits"] else 1
 
 

@@ -36,14 +36,19 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
     common.before_jax()
     from i2i_prior.checkpoint.run_dir import write_json
     from i2i_prior.config import load_config
+    from i2i_prior.io.disk import check_output
     from i2i_prior.io.files import nan_to_null
     from i2i_prior.scaling_laws.coord_check import check, plot, verdict
     from i2i_prior.scaling_laws.figures import save_figure
 
+    out = Path(options.out)
+    for name in ("coordinates.json", "coordinates.png"):
+        check_output(out / name)
     config = load_config(options.config, overrides)
     result = check(config, options.widths, options.steps, options.seeds)
-    out = Path(options.out)
-    write_json(out / "coordinates.json", nan_to_null(result))
+    write_json(
+        out / "coordinates.json", nan_to_null(result), "choose another --out"
+    )
     picture = save_figure(out / "coordinates.png", plot, result)
     print(verdict(result))
     print(picture)

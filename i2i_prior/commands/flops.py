@@ -62,7 +62,11 @@ def run(options: argparse.Namespace, overrides: list[str]) -> int:
             "chip_hours": hours * there.chips,
         }
     if options.json:
-        write_json(Path(options.json), as_json(config, model, cost, result))
+        write_json(
+            Path(options.json),
+            as_json(config, model, cost, result),
+            "choose another --json",
+        )
     print(table(config, model, cost, result))
     return 0
 

@@ -13,7 +13,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> int:
     """Writes the report and prints its path."""
+    from i2i_prior.io.disk import write_errors
     from i2i_prior.training.telemetry.run_report import write_report
 
-    print(write_report(Path(options.workdir)))
+    workdir = Path(options.workdir)
+    with write_errors(workdir, "make the folder writable"):
+        print(write_report(workdir))
     return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,4 +35,20 @@ def running(what: str, file: Path) -> Iterator[ModuleType]:
 
 def described(error: Exception) -> str:
     """Type and message of an error in a user's code, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return said + (_moved(error) if isinstance(error, ImportError) else "")
+
+
+def _moved(error: ImportError) -> str:
+    """Modules of this package that have the name of a missing one."""
+    package = __package__.partition(".")[0]
+    asked = re.match(r"cannot import name '(\w+)'", error.msg or "")
+    name = f"{error.name}.{asked[1]}" if asked else error.name or ""
+    if not name.startswith(f"{package}."):
+        return ""
+    root = Path(__file__).parents[1]
+    found = [
+        ".".join((package, *path.relative_to(root).with_suffix("").parts))
+        for path in sorted(root.rglob(f"{name.rpartition('.')[2]}.py"))
+    ]
+    return f"; there is {' and '.join(found)}" if found else ""

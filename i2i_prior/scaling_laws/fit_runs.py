@@ -14,7 +14,7 @@ from i2i_prior.scaling_laws import plots, rates, report, summary
 from i2i_prior.scaling_laws.diagnostics import diagnose
 from i2i_prior.scaling_laws.figures import save_figure
 from i2i_prior.scaling_laws.fitting import fit_all
-from i2i_prior.scaling_laws.laws import Laws
+from i2i_prior.scaling_laws.laws import REMEDY, Laws
 from i2i_prior.scaling_laws.points import LARGEST, Table, read_csv
 from i2i_prior.scaling_laws.recommend import recommend
 from i2i_prior.scaling_laws.result import laws_of, rates_values
@@ -96,7 +96,7 @@ def _write_rates(out: Path, table: Table) -> None:
     }
     file = out / "plots" / "rates.png"
     save_figure(file, plots.rates, found, table.metric)
-    write_json(out / "laws.json", values)
+    write_json(out / "laws.json", values, REMEDY)
     for series, some in rates.by_series(found).items():
         best = ", ".join(
             f"{rate.best:.2g} at N = {rate.n:.3g}"

@@ -113,4 +113,4 @@ class Laws:
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as path, path.open("wb") as stream:
                 np.savez_compressed(stream, **self.draws)  # type: ignore[arg-type]
-        write_json(folder / "laws.json", nan_to_null(self.values))
+        write_json(folder / "laws.json", nan_to_null(self.values), REMEDY)

@@ -66,7 +66,9 @@ def read_launch(sweep: Sweep) -> Launch:
 
 def write_launch(sweep: Sweep, launch: Launch) -> None:
     """Writes the settings. Raises UserError if they cannot be written."""
-    write_json(sweep.path / FILE, vars(launch))
+    write_json(
+        sweep.path / FILE, vars(launch), "make the sweep's folder writable"
+    )
 
 
 @dataclass(frozen=True)

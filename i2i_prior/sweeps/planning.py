@@ -12,6 +12,7 @@ from typing import Any
 
 from i2i_prior.aot.machine import machine
 from i2i_prior.config import flatten, override
+from i2i_prior.config.config import current
 from i2i_prior.errors import UserError
 from i2i_prior.io.python_files import running
 from i2i_prior.sweeps.backends import read_launch
@@ -117,7 +118,7 @@ def _make_plan(
     made = make_plan(spec, count, devices)
     base = flatten(spec.base)
     for text in overrides:
-        name = text.partition("=")[0]
+        name, _ = current(text.partition("=")[0], "")
         if any(flat[name] != base[name] for flat in made.configs.values()):
             raise UserError(
                 f"--config.{name} would have no effect: the sweep sets it "

@@ -68,8 +68,16 @@ class Denoiser:
 
         SiT (arXiv 2401.08740, official code) runs its clock from noise at 0
         to data at 1 and answers data - noise; REPA keeps the clock and only
-        counts to 1 instead of 1000.
+        counts to 1 instead of 1000. Without a size among the doors a model
+        that reads one is told that of the latents.
         """
+        if self.shapes.dit.size_conditions and doors.get("size") is None:
+            factor, batch = self.shapes.latent.factor, x_t.shape[0]
+            height, width = (side * factor for side in x_t.shape[1:3])
+            size = jnp.array([height, width], jnp.float32)
+            aspect = jnp.array([height / width], jnp.float32)
+            doors["size"] = jnp.broadcast_to(size, (batch, 2))
+            doors["aspect"] = jnp.broadcast_to(aspect, (batch, 1))
         convention = self.config.diffusion.time_convention
         if convention == "native":
             time = self.path.network_time(t)

@@ -256,6 +256,15 @@ def test_evaluate_and_report(command, copied, photos):
     assert "FD-thumb8hog" in (copied / "report.html").read_text()
 
 
+def test_a_report_that_cannot_be_written(command, copied):
+    (copied / "report.html").unlink()
+    (copied / "report.html").mkdir()
+    ended = command("report", "--workdir", copied)
+    assert ended.code == 1
+    assert ended.err.startswith(f"error: cannot write {copied} (")
+    assert len(ended.err.splitlines()) == 1
+
+
 def test_evaluate_needs_a_run_directory(command, tmp_path):
     file = tmp_path / "prior.safetensors"
     file.write_bytes(b"weights")

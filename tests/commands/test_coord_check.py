@@ -129,6 +129,17 @@ def test_slopes_are_powers_and_a_diverged_model_is_not_flat():
     assert "muP NOT flat (steepest output: +nan)" in line
 
 
+def test_a_place_that_cannot_be_written_is_said_before_training(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("i2i_prior.scaling_laws.coord_check.check", None)
+    (tmp_path / "file").touch()
+    arguments = "--config", TINY, "--widths", "32,64"
+    ended = command("coordinates", *arguments, "--out", tmp_path / "file/out")
+    assert ended.code == 1
+    assert "is a file" in ended.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -122,6 +122,16 @@ def test_a_run_trains_on_both_shapes_and_resumes(command, shapes, tmp_path):
     assert ended.code == 0, ended.err
     again = [line["loss"] for line in read_metrics(tmp_path / "run")]
     assert again == first
+    # Samples are squares, and the model is told that they are.
+    picture = next(iter(sorted(shapes.iterdir())))
+    options = "--images", picture, "--num", 2, "--guidance", 2, "--steps", 2
+    out = tmp_path / "out"
+    ended = command(
+        "sample", "--workdir", tmp_path / "run", *options, "--out", out
+    )
+    assert ended.code == 0, ended.err
+    with Image.open(out / f"{picture.stem}-1.png") as image:
+        assert image.size == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize(

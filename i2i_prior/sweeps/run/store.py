@@ -158,4 +158,8 @@ def save_sweep(sweep: Sweep) -> None:
     file = sweep.path / "runs.jsonl"
     with write_errors(file, "choose another --out"):
         write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
-    write_json(sweep.path / "sweep.json", {"schema": SCHEMA, **sweep.facts})
+    write_json(
+        sweep.path / "sweep.json",
+        {"schema": SCHEMA, **sweep.facts},
+        "choose another --out",
+    )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from i2i_prior.config import FIELDS, default_config, flatten, set_field
+from i2i_prior.config.config import current
 from i2i_prior.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def axis(
         )
     label = label or name.rpartition(".")[2]
     if not isinstance(values, Mapping):
+        name, _ = current(name, "")
         known = [typed(name, value) for value in values]
         for value, number in Counter(known).items():
             if number > 1:
@@ -197,6 +199,7 @@ def listed(text: str, kind: Callable[[str], Any] = str) -> list[Any]:
 def typed(name: str, value: Any) -> Any:
     """Converts a value to the type of its field, as 1 to 1.0; UserError where
     the field is unknown, the type wrong, or a number not finite."""
+    name, value = current(name, value)
     default = _DEFAULTS.get(name)
     if isinstance(default, str) and not isinstance(value, str):
         raise UserError(f"config field {name} takes text, not {value!r}")
@@ -210,7 +213,10 @@ def typed(name: str, value: Any) -> Any:
 
 
 def _typed_all(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: typed(name, value) for name, value in overrides.items()}
+    return {
+        current(name, "")[0]: typed(name, value)
+        for name, value in overrides.items()
+    }
 
 
 def _shown(label: str, value: Any) -> str | int | float:

@@ -33,6 +33,16 @@ RATES = axis("optim.learning_rate", [1e-4, 2e-4, 4e-4])
 SEEDS = axis("seed", range(7))
 
 
+def test_fields_of_old_names_are_set_under_their_new_ones():
+    [old] = axis("conditioner.choice", ["cls"])
+    assert old.overrides == {"conditioner.tokens_from": "cls"}
+    assert old.labels == {"choice": "cls"}  # run names stay
+    named = axis("clock", {"t": {"diffusion.convention": "unit"}})
+    assert named[0].overrides == {"diffusion.time_convention": "repa"}
+    changed = where([old], lambda _: True, {"conditioner.choice": "patches"})
+    assert changed[0].overrides == {"conditioner.tokens_from": "patches"}
+
+
 def test_a_product_has_all_pairs_with_the_last_axis_fastest():
     points = product(SIZES, RATES)
     assert [tuple(p.labels.values()) for p in points] == [

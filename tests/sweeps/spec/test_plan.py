@@ -276,6 +276,40 @@ def test_torn_files_are_said_and_planned_anew(file, tmp_path, name, text):
     assert open_sweep(out).runs == sweep.runs
 
 
+def test_an_override_of_an_old_name(command, file):
+    def plan(override):
+        arguments = "--config", file, f"--config.{override}"
+        return command("sweep", "plan", *arguments)
+
+    new = plan("diffusion.time_convention=sit")
+    old = plan("diffusion.convention=sit")
+    assert (old.code, old.out) == (new.code, new.out) == (0, new.out)
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        (
+            "import i2i_prior.sweeps.algebra",
+            "there is i2i_prior.sweeps.spec.algebra",
+        ),
+        (
+            "from i2i_prior.sweeps import engines",
+            "there is i2i_prior.sweeps.launch_support.engines",
+        ),
+        ("import i2i_prior.nothing", "No module named 'i2i_prior.nothing'\n"),
+        ("import torches", "No module named 'torches'\n"),
+    ],
+)
+def test_a_module_that_moved_is_named(command, tmp_path, old, said):
+    file = tmp_path / "old.py"
+    file.write_text(f"{old}\n")
+    ended = command("sweep", "plan", "--config", file)
+    assert ended.code == 1
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

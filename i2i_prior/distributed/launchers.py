@@ -27,79 +27,46 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Launcher:
-    """Variables of a launcher; each by the first of its names that is set."""
+    """Variables of a launcher; where several are named, the first one set."""
 
     origin: str  # its name in messages
     count: str
     rank: str
-    local: tuple[str, ...]
-    on_node: tuple[str, ...]
-    # Host of rank 0, where the launcher names it
-    host: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+    on_node: tuple[str, ...] = ()
+    host: tuple[str, ...] = ()  # of rank 0
 
 
-_OPEN_MPI = "OMPI_COMM_WORLD"
-_MPI = (
-    Launcher(
-        "MPI",
-        f"{_OPEN_MPI}_SIZE",
-        f"{_OPEN_MPI}_RANK",
-        (f"{_OPEN_MPI}_LOCAL_RANK",),
-        (f"{_OPEN_MPI}_LOCAL_SIZE",),
-    ),
-    *(
-        Launcher(
-            "MVAPICH",
-            f"{prefix}_COMM_WORLD_SIZE",
-            f"{prefix}_COMM_WORLD_RANK",
-            (f"{prefix}_COMM_WORLD_LOCAL_RANK",),
-            (f"{prefix}_COMM_WORLD_LOCAL_SIZE",),
-        )
-        for prefix in ("MV2", "MVP")
-    ),
-)
+def _mpi(origin: str, prefix: str) -> Launcher:
+    names = ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")
+    count, rank, local, size = (f"{prefix}_COMM_WORLD_{n}" for n in names)
+    return Launcher(origin, count, rank, (local,), (size,))
+
+
+_MPI = _mpi("MPI", "OMPI"), _mpi("MVAPICH", "MV2"), _mpi("MVAPICH", "MVP")
 # Of MPICH, Intel MPI and PALS, and of srun --mpi=pmi2 as well.
 _PMI = Launcher(
-    "MPI",
-    "PMI_SIZE",
-    "PMI_RANK",
-    ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "PALS_LOCAL_RANKID"),
-    ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE"),
+    *("MPI", "PMI_SIZE", "PMI_RANK"),
+    local=("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "PALS_LOCAL_RANKID"),
+    on_node=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE"),
 )
-_OTHERS = (
-    Launcher(
-        "Flux",
-        "FLUX_JOB_SIZE",
-        "FLUX_TASK_RANK",
-        ("FLUX_TASK_LOCAL_ID",),
-        (),
-    ),
-    Launcher(
-        "torchrun",
-        "WORLD_SIZE",
-        "RANK",
-        ("LOCAL_RANK",),
-        ("LOCAL_WORLD_SIZE",),
-        ("MASTER_ADDR",),
-    ),
-    Launcher(
-        "JAXJob",
-        "NUM_PROCESSES",
-        "PROCESS_ID",
-        (),
-        (),
-        ("COORDINATOR_ADDRESS",),
-    ),
-    Launcher(
-        "NNODES",
-        "NNODES",
-        "NODE_RANK",
-        (),
-        (),
-        ("JAX_COORDINATOR_IP", "MASTER_ADDR"),
-    ),
+_TORCHRUN = Launcher(
+    *("torchrun", "WORLD_SIZE", "RANK"),
+    local=("LOCAL_RANK",),
+    on_node=("LOCAL_WORLD_SIZE",),
+    host=("MASTER_ADDR",),
 )
-LAUNCHERS = (*_MPI, _PMI, *_OTHERS)
+_FLUX = Launcher(
+    "Flux", "FLUX_JOB_SIZE", "FLUX_TASK_RANK", ("FLUX_TASK_LOCAL_ID",)
+)
+_JAXJOB = Launcher(
+    "JAXJob", "NUM_PROCESSES", "PROCESS_ID", host=("COORDINATOR_ADDRESS",)
+)
+_NODES = Launcher(
+    *("NNODES", "NNODES", "NODE_RANK"),
+    host=("JAX_COORDINATOR_IP", "MASTER_ADDR"),
+)
+LAUNCHERS = (*_MPI, _PMI, _FLUX, _TORCHRUN, _JAXJOB, _NODES)
 
 
 def number(environ: Environment, name: str, default: int = 0) -> int:
@@ -168,7 +135,7 @@ def _tasks(launcher: Launcher, environ: Environment) -> Tasks:
         return number(environ, name, default)
 
     count, on_node = number(environ, launcher.count), 1
-    if launcher.origin == "Flux":
+    if launcher is _FLUX:
         on_node = count // max(number(environ, "FLUX_JOB_NNODES", count), 1)
     return Tasks(
         count,

@@ -71,9 +71,7 @@ def build(prior: Prior) -> gr.Blocks:
             method = gr.Radio(["lerp", "slerp"], value="lerp", label="walk")
             strip = gr.Image(label="walk")
             gr.Button("Walk").click(
-                walk,
-                [start, end, frames, method, steps, guidance, seed],
-                strip,
+                walk, [start, end, frames, method, steps, guidance, seed], strip
             )
     return page
 

@@ -28,10 +28,7 @@ from i2i_prior.training.resilience.exit_status import (
     end_preempted,
 )
 from i2i_prior.training.resilience.rollback import LossSpike
-from i2i_prior.training.resilience.run_lock import (
-    announce_leaving,
-    run_lock,
-)
+from i2i_prior.training.resilience.run_lock import announce_leaving, run_lock
 from i2i_prior.training.setup import build
 from i2i_prior.training.telemetry.goodput import DATA_WAIT, GoodputTimer
 from i2i_prior.training.validate import validate
@@ -62,9 +59,7 @@ def train(
 
 
 def _train_alone(
-    config: ConfigDict,
-    workdir: Path,
-    profile_steps: tuple[int, int] | None,
+    config: ConfigDict, workdir: Path, profile_steps: tuple[int, int] | None
 ) -> int:
     """Trains in a workdir that is this run's; returns the exit code."""
     goodput = workdir / "goodput.json" if runtime.is_primary() else None

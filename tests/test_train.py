@@ -379,12 +379,7 @@ def test_a_done_run_ends_at_once_and_stays_as_it_is(
 def test_what_a_run_leaves(run_directory, tiny):
     facts = json.loads((run_directory / "metadata.json").read_text())
     assert facts["name"] == "tiny"
-    assert facts["mesh"] == {
-        "replica": 1,
-        "fsdp": 4,
-        "context": 1,
-        "tensor": 1,
-    }
+    assert facts["mesh"] == {"replica": 1, "fsdp": 4, "context": 1, "tensor": 1}
     assert facts["parameters"] == facts["trained_parameters"] > 50_000
     assert facts["data_examples"] == 24
     for name in ("config.json", "report.html", "samples/6.png"):

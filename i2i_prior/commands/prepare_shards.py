@@ -13,13 +13,7 @@ from typing import Any
 from i2i_prior.data.manifest import Plan
 from i2i_prior.data.prepare.encode import Encoding
 from i2i_prior.data.prepare.examples import Maker, Pictures, probe
-from i2i_prior.data.prepare.folder import (
-    Tally,
-    claim,
-    fields_of,
-    finish,
-    tidy,
-)
+from i2i_prior.data.prepare.folder import Tally, claim, fields_of, finish, tidy
 from i2i_prior.data.prepare.options import (
     BATCH_SIZE,
     DTYPE,

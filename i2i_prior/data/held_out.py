@@ -83,10 +83,7 @@ def _decode(
 
 
 def _readable(
-    source: Source,
-    seed: int,
-    cuts: Mapping[str, tuple[str, int]],
-    labels: bool,
+    source: Source, seed: int, cuts: Mapping[str, tuple[str, int]], labels: bool
 ) -> Iterator[tuple[int, dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Yields number, images and label of readable records, in seeded order."""
     for index in np.random.default_rng(seed).permutation(len(source)).tolist():

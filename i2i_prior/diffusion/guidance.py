@@ -22,9 +22,7 @@ def classifier_free(
 
 
 def scale_at(
-    t: jax.Array,
-    scale: ArrayLike,
-    interval: tuple[float, float] = (0.0, 1.0),
+    t: jax.Array, scale: ArrayLike, interval: tuple[float, float] = (0.0, 1.0)
 ) -> jax.Array:
     """The scale in force at times t (B,): 1 outside the interval.
 

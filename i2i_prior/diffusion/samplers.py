@@ -9,12 +9,7 @@ import numpy as np
 
 from i2i_prior.diffusion.paths import Path
 from i2i_prior.diffusion.predictions import PREDICTIONS, to_x0_eps
-from i2i_prior.diffusion.solvers import (
-    SOLVERS,
-    Evaluation,
-    point,
-    time_grid,
-)
+from i2i_prior.diffusion.solvers import SOLVERS, Evaluation, point, time_grid
 from i2i_prior.errors import UserError, check_known
 
 # An eps prediction says nothing about x0 where alpha is 0. So sampling with

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from i2i_prior.distributed.launchers import (
-    Tasks,
     expand_nodes,
     find_tasks,
     number,
@@ -23,6 +22,7 @@ from i2i_prior.errors import UserError
 # The ephemeral ports of jax.distributed.
 _FIRST_PORT, _PORTS = 61440, 4096
 _TPU_PORT = 8482
+_NODES = "SLURM_STEP_NODELIST"
 
 
 @dataclass(frozen=True)
@@ -131,52 +131,43 @@ def _launched(environ: Mapping[str, str]) -> Settings | None:
     if found is None or found[0].count == 1:
         return None
     tasks, host = found
+    hosts, port = [], ""
     if tasks.origin == "SLURM":
-        return _slurm(environ, tasks)
-    # Open MPI 4 names the host that mpirun, and so rank 0, runs on:
-    # "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", tcp6://[...] likewise.
-    uri = environ.get("OMPI_MCA_orte_hnp_uri", "")
-    match = re.search(r"tcp6?://\[?([^,\]/]+?)(?:[,\]]|:\d+$)", uri)
-    if tasks.on_node == tasks.count:
-        host = "127.0.0.1"
-    elif match is not None:
-        host = match[1]
-    elif not host:
-        raise UserError(
-            f"this {tasks.origin} does not name the host of rank 0; add "
-            "--coordinator HOST:PORT with its host and a free port"
-        )
-    # torchrun's own server is at its port.
-    salt = number(environ, "MASTER_PORT")
-    if job := re.match(r"\d+", uri or environ.get("PMIX_NAMESPACE", "")):
-        salt = int(job[0]) // 4096
-    port = "COORDINATOR_PORT" if tasks.origin == "JAXJob" else ""
+        if any(n not in environ for n in ("SLURM_JOB_ID", _NODES)):
+            return None
+        nodes = expand_nodes(environ[_NODES])
+        host, salt = nodes[0], number(environ, "SLURM_JOB_ID")
+        step = environ.get("SLURM_STEP_ID", "0")
+        if step.isdigit():  # two steps of one job may run side by side
+            salt += 131 * int(step)
+        # With more tasks a node it depends on srun's --distribution.
+        hosts = nodes if len(nodes) == tasks.count else []
+    else:
+        # Open MPI 4 names the host that mpirun, and so rank 0, runs on:
+        # "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911", likewise
+        # tcp6://[...].
+        uri = environ.get("OMPI_MCA_orte_hnp_uri", "")
+        match = re.search(r"tcp6?://\[?([^,\]/]+?)(?:[,\]]|:\d+$)", uri)
+        if tasks.on_node == tasks.count:
+            host, hosts = "127.0.0.1", ["127.0.0.1"] * tasks.count
+        elif match is not None:
+            host = match[1]
+        elif not host:
+            raise UserError(
+                f"this {tasks.origin} does not name the host of rank 0; add "
+                "--coordinator HOST:PORT with its host and a free port"
+            )
+        salt = number(environ, "MASTER_PORT")  # torchrun's server is at it
+        if job := re.match(r"\d+", uri or environ.get("PMIX_NAMESPACE", "")):
+            salt = int(job[0]) // 4096
+        port = "COORDINATOR_PORT" if tasks.origin == "JAXJob" else ""
     return Settings(
         f"{host}:{_port(environ, salt, port)}",
         tasks.count,
         tasks.number,
         task_gpus(environ, tasks),
-        hosts=(host,) * tasks.count if host == "127.0.0.1" else (),
+        hosts=tuple(hosts),
         origin=tasks.origin,
-    )
-
-
-def _slurm(environ: Mapping[str, str], tasks: Tasks) -> Settings | None:
-    if "SLURM_JOB_ID" not in environ or "SLURM_STEP_NODELIST" not in environ:
-        return None
-    nodes = expand_nodes(environ["SLURM_STEP_NODELIST"])
-    step = environ.get("SLURM_STEP_ID", "0")
-    salt = number(environ, "SLURM_JOB_ID")
-    if step.isdigit():  # two steps of one job may run side by side
-        salt += 131 * int(step)
-    return Settings(
-        f"{nodes[0]}:{_port(environ, salt)}",
-        tasks.count,
-        tasks.number,
-        task_gpus(environ, tasks),
-        # With more tasks a node it depends on srun's --distribution.
-        hosts=tuple(nodes) if len(nodes) == tasks.count else (),
-        origin="SLURM",
     )
 
 

@@ -66,6 +66,10 @@ _NODES = Launcher(
     *("NNODES", "NNODES", "NODE_RANK"),
     host=("JAX_COORDINATOR_IP", "MASTER_ADDR"),
 )
+# Set by srun alone: a batch script, which is one process, has no step.
+_SLURM = Launcher(
+    "SLURM", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("SLURM_LOCALID",)
+)
 LAUNCHERS = (*_MPI, _PMI, _FLUX, _TORCHRUN, _JAXJOB, _NODES)
 
 
@@ -104,15 +108,13 @@ def find_tasks(
         first = number(environ, "I2I_PRIOR_JOB_INDEX") * (processes // jobs)
         index = number(environ, "JOB_COMPLETION_INDEX")
         return Tasks(processes, first + index), ""
-    slurm, half = slurm_tasks(environ), ""
+    slurm, half = _tasks(_SLURM, environ), ""
     for launcher in LAUNCHERS:
-        if launcher.count not in environ:
-            continue
-        if launcher.rank not in environ:
-            if number(environ, launcher.count) > 1 and not half:
-                half = launcher.rank
-            continue
         found = _tasks(launcher, environ)
+        if found is None:
+            if number(environ, launcher.count) > 1:
+                half = half or launcher.rank
+            continue
         same = slurm and (slurm.count, slurm.number)
         if launcher not in _MPI and same == (found.count, found.number):
             break  # SLURM says the same, and names its nodes
@@ -129,35 +131,22 @@ def find_tasks(
     return (slurm, "") if slurm else None
 
 
-def _tasks(launcher: Launcher, environ: Environment) -> Tasks:
+def _tasks(launcher: Launcher, environ: Environment) -> Tasks | None:
+    if launcher.count not in environ or launcher.rank not in environ:
+        return None
+
     def first(names: tuple[str, ...], default: int) -> int:
         name = next((name for name in names if environ.get(name)), "")
         return number(environ, name, default)
 
     count, on_node = number(environ, launcher.count), 1
-    if launcher is _FLUX:
+    if launcher is _SLURM:
+        on_node = tasks_on_node(environ)
+    elif launcher is _FLUX:
         on_node = count // max(number(environ, "FLUX_JOB_NNODES", count), 1)
-    return Tasks(
-        count,
-        number(environ, launcher.rank),
-        first(launcher.local, 0),
-        first(launcher.on_node, on_node),
-        launcher.origin,
-    )
-
-
-def slurm_tasks(environ: Environment) -> Tasks | None:
-    """Tasks of a SLURM step; None in a batch script alone, which has none."""
-    # srun sets the step's variables.
-    if "SLURM_STEP_NUM_TASKS" not in environ or "SLURM_PROCID" not in environ:
-        return None
-    return Tasks(
-        number(environ, "SLURM_STEP_NUM_TASKS"),
-        number(environ, "SLURM_PROCID"),
-        number(environ, "SLURM_LOCALID"),
-        tasks_on_node(environ),
-        "SLURM",
-    )
+    rank, local = number(environ, launcher.rank), first(launcher.local, 0)
+    on_node = first(launcher.on_node, on_node)
+    return Tasks(count, rank, local, on_node, launcher.origin)
 
 
 def task_gpus(environ: Environment, tasks: Tasks) -> tuple[int, ...] | None:

@@ -246,10 +246,7 @@ def _compare_pairs(
             "or remove them on both sides."
         )
     return {
-        "reference": {
-            "hash": reference.state(),
-            **provenance(reference, None),
-        },
+        "reference": {"hash": reference.state(), **provenance(reference, None)},
         "num_samples": len(generated),
         "networks": {
             name: dict(function.identity)

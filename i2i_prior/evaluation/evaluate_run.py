@@ -172,11 +172,7 @@ def _prompts(
         },
         partial(sample_prompts, config, prompts, encoder),
         partial(
-            collect_reference,
-            config,
-            None,
-            spec,
-            size=config.data.image_size,
+            collect_reference, config, None, spec, size=config.data.image_size
         ),
         lambda: embed_captions(
             section.weights, [prompt.caption for prompt in prompts]

@@ -71,10 +71,7 @@ def batched(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 def _rows(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     """q (R, N, d), k and v (R, M, d), mask (R, 1, M) -> float32 (R, N, d)."""
     scores = jax.lax.dot_general(
-        q,
-        k,
-        (((2,), (2,)), ((0,), (0,))),
-        preferred_element_type=jnp.float32,
+        q, k, (((2,), (2,)), ((0,), (0,))), preferred_element_type=jnp.float32
     )
     scores = scores * q.shape[-1] ** -0.5
     if mask is not None:
@@ -145,10 +142,7 @@ def splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     )
     scaled = q * jnp.asarray(q.shape[3] ** -0.5, q.dtype)
     out = jax.vmap(kernel)(
-        lay(scaled, padded_q),
-        lay(k, padded_kv),
-        lay(v, padded_kv),
-        segments,
+        lay(scaled, padded_q), lay(k, padded_kv), lay(v, padded_kv), segments
     )
     return rearrange(out[:, :, :queries], "b h n d -> b n h d")
 

@@ -17,13 +17,7 @@ from i2i_prior.models.attention_kernels import CHOICES
 from i2i_prior.models.blocks import BLOCKS
 from i2i_prior.models.blocks.modulation import scatter
 from i2i_prior.models.dit_config import DiTConfig, check_inputs, token_count
-from i2i_prior.models.layers import (
-    Linear,
-    Mlp,
-    TimestepEmbedder,
-    xavier,
-    zeros,
-)
+from i2i_prior.models.layers import Linear, Mlp, TimestepEmbedder, xavier, zeros
 from i2i_prior.models.pooled import ClassTable, SizeEmbedder
 from i2i_prior.models.positions import rope_2d, sincos_2d
 from i2i_prior.models.precision import PRECISIONS, Array

@@ -72,10 +72,7 @@ def _clip(activation: str) -> Family:
 
 
 _SIGLIP = Family(
-    cls=False,
-    activation="gelu_tanh",
-    attention_pool=True,
-    partial_patches=True,
+    cls=False, activation="gelu_tanh", attention_pool=True, partial_patches=True
 )
 FAMILIES: dict[str, Family] = {
     "dino": Family(position_offset=0.1),  # arXiv 2104.14294, official code

@@ -16,11 +16,7 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def bicubic_matrix(
-    outputs: int,
-    inputs: int,
-    *,
-    scale: float = 0.0,
-    antialias: bool = False,
+    outputs: int, inputs: int, *, scale: float = 0.0, antialias: bool = False
 ) -> np.ndarray:
     """Weights of torch.nn.functional.interpolate along one axis.
 

@@ -10,13 +10,7 @@ import numpy as np
 from flax import nnx
 
 from i2i_prior.errors import UserError
-from i2i_prior.models.layers import (
-    LayerNorm,
-    Linear,
-    Mlp,
-    PreNormBlock,
-    normal,
-)
+from i2i_prior.models.layers import LayerNorm, Linear, Mlp, PreNormBlock, normal
 from i2i_prior.models.precision import PRECISIONS, Array
 from i2i_prior.models.scan import scan_blocks, stack_blocks
 from i2i_prior.models.text import (
@@ -91,17 +85,9 @@ class ClipTextEncoder(nnx.Module):
             rngs,
         )
         self.norm = LayerNorm(config.width, config.epsilon)
-        self.project = (
-            Linear(
-                config.width,
-                config.projection,
-                bias=False,
-                rngs=rngs,
-                precision=precision,
-            )
-            if config.projection
-            else None
-        )
+        options: Any = {"bias": False, "rngs": rngs, "precision": precision}
+        size = config.projection
+        self.project = Linear(config.width, size, **options) if size else None
         self.config = config
 
     def __call__(self, ids: Array, mask: Array | None = None) -> TextFeatures:

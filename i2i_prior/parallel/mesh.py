@@ -18,12 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from i2i_prior.errors import UserError
 
-REPLICA, FSDP, CONTEXT, TENSOR = AXES = (
-    "replica",
-    "fsdp",
-    "context",
-    "tensor",
-)
+REPLICA, FSDP, CONTEXT, TENSOR = AXES = ("replica", "fsdp", "context", "tensor")
 BATCH = (REPLICA, FSDP)
 
 

@@ -107,11 +107,7 @@ def _optima(values: Values) -> str:
     for name, law in laws.items():
         if law:
             ends = law["interval_95"]
-            row = [
-                name,
-                law["coefficient"],
-                span(ends.get("coefficient")),
-            ]
+            row = [name, law["coefficient"], span(ends.get("coefficient"))]
             row += [law["exponent"], span(ends["exponent"]), None]
             if "offset" in law:
                 row[-1] = f"{law['offset']:.4g} {span(ends['offset'])}"

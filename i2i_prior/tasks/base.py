@@ -106,11 +106,7 @@ class Task(Denoiser):
         return read(self.config, model, batch, noise)
 
     def doors(
-        self,
-        model: Any,
-        inputs: Inputs,
-        batch: dict[str, Array],
-        draws: Draws,
+        self, model: Any, inputs: Inputs, batch: dict[str, Array], draws: Draws
     ) -> dict[str, Array | None]:
         """The DiT's conditions in training, by keyword.
 

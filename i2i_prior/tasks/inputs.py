@@ -96,10 +96,7 @@ def _cached_spec(shapes: Resolved) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def read(
-    config: ConfigDict,
-    model: Any,
-    batch: dict[str, Array],
-    noise: Array | None,
+    config: ConfigDict, model: Any, batch: dict[str, Array], noise: Array | None
 ) -> Inputs:
     """Latents and conditions of a batch.
 

@@ -9,13 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from i2i_prior.aot.child import (
-    environment,
-)
-from i2i_prior.aot.topologies import (
-    check_compiler,
-    parse_topology,
-)
+from i2i_prior.aot.child import environment
+from i2i_prior.aot.topologies import check_compiler, parse_topology
 from i2i_prior.errors import UserError
 
 NAMES = (

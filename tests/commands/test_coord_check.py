@@ -120,11 +120,7 @@ def test_slopes_are_powers_and_a_diverged_model_is_not_flat():
     assert found["standard"] == pytest.approx({"attention": 0.5, "output": 0})
     assert np.isnan(found["mup"]["output"])
     line = verdict(
-        {
-            "slopes": found,
-            "flat": {"standard": False, "mup": False},
-            "steps": 2,
-        }
+        {"slopes": found, "flat": {"standard": False, "mup": False}, "steps": 2}
     )
     assert "muP NOT flat (steepest output: +nan)" in line
 

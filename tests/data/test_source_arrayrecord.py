@@ -145,10 +145,7 @@ def test_a_truncated_shard_is_named(tmp_path, prepared):
     shard = prepared / "data-00002-of-00003.array_record"
     os.truncate(tmp_path / "a.array_record", 100_000)
     os.truncate(shard, 70_000)
-    for place, name in [
-        (tmp_path, "a.array_record"),
-        (prepared, shard.name),
-    ]:
+    for place, name in [(tmp_path, "a.array_record"), (prepared, shard.name)]:
         with pytest.raises(UserError, match=rf"^[^\n]*{name}[^\n]*\.$"):
             open_source(f"arrayrecord:{place}")
     with pytest.raises(UserError, match="holds no record"):

@@ -85,9 +85,7 @@ def test_a_split_is_read_with_its_fields(data_dir):
 def test_parts_versions_and_other_images(data_dir):
     part = open_source(f"tfds:tiny:1.0.0/train[3:]#data_dir={data_dir}")
     assert [value_of(record) for record in part] == [3, 4]
-    whole = open_source(
-        f"tfds:tiny/train#data_dir={data_dir},image=mask",
-    )
+    whole = open_source(f"tfds:tiny/train#data_dir={data_dir},image=mask")
     assert value_of(whole[2]) == 102
     assert whole.fingerprint() != part.fingerprint()
 

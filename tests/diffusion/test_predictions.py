@@ -11,11 +11,7 @@ import pytest
 
 from i2i_prior.diffusion.objectives import add_noise
 from i2i_prior.diffusion.paths import PATHS, get_path
-from i2i_prior.diffusion.predictions import (
-    PREDICTIONS,
-    from_x0_eps,
-    to_x0_eps,
-)
+from i2i_prior.diffusion.predictions import PREDICTIONS, from_x0_eps, to_x0_eps
 from i2i_prior.errors import UserError
 
 TIMES = jnp.array([0.01, 0.3, 0.6, 0.9])

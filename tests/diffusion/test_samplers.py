@@ -129,9 +129,7 @@ def test_gaussians_are_transported_by_the_exact_map(
         flat.mean(0), MEAN + STD * standard.mean(0), atol=0.02
     )
     np.testing.assert_allclose(
-        np.cov(flat.T),
-        np.outer(STD, STD) * np.cov(standard.T),
-        atol=0.03,
+        np.cov(flat.T), np.outer(STD, STD) * np.cov(standard.T), atol=0.03
     )
 
 

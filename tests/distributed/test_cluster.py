@@ -28,10 +28,7 @@ OPEN_MPI = {
     "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
     "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
 }
-GKE = {
-    "TPU_WORKER_HOSTNAMES": "t-0.t,t-1.t,t-2.t,t-3.t",
-    "TPU_WORKER_ID": "2",
-}
+GKE = {"TPU_WORKER_HOSTNAMES": "t-0.t,t-1.t,t-2.t,t-3.t", "TPU_WORKER_ID": "2"}
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,7 @@ def test_only_the_published_weights_have_the_usual_names():
 
 
 @pytest.mark.parametrize(
-    ("model", "name"),
-    [("ViT-L/14@336", "CMMD"), ("ViT-B/32", "CMMD-ViT-B/32")],
+    ("model", "name"), [("ViT-L/14@336", "CMMD"), ("ViT-B/32", "CMMD-ViT-B/32")]
 )
 def test_cmmd_names_its_network(model, name):
     clip = replace(INCEPTION, name="clip", identity={"model": model})

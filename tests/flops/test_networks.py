@@ -19,11 +19,7 @@ from i2i_prior.flops.cost import training_flops
 from i2i_prior.flops.networks import networks, recomputed_macs
 from i2i_prior.flops.trace import count_macs, total, trace
 from i2i_prior.models.autoencoder import AUTOENCODERS, make_autoencoder
-from i2i_prior.models.conditioner import (
-    PYRAMID,
-    Conditioner,
-    ConditionerConfig,
-)
+from i2i_prior.models.conditioner import PYRAMID, Conditioner, ConditionerConfig
 from i2i_prior.models.dit import DiT, DiTConfig
 from i2i_prior.models.encoder_families import FAMILIES
 from i2i_prior.models.functional import make_functional

@@ -19,11 +19,7 @@ from i2i_prior.errors import UserError
 from i2i_prior.inference.encoder import load_encoder
 from i2i_prior.inference.frozen_encoders import open_autoencoder, open_encoder
 from i2i_prior.interop import encoders
-from i2i_prior.interop.autoencoders import (
-    export,
-    functional_of,
-    load_files,
-)
+from i2i_prior.interop.autoencoders import export, functional_of, load_files
 from i2i_prior.interop.files.hashing import hash_of
 from i2i_prior.interop.files.state_dicts import write_state_dict
 from i2i_prior.models.autoencoder_config import AutoencoderConfig

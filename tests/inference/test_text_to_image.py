@@ -11,10 +11,7 @@ pytest.importorskip("ftfy")
 pytest.importorskip("bs4")
 
 from i2i_prior.errors import UserError  # noqa: E402
-from i2i_prior.inference.generator import (  # noqa: E402
-    Generator,
-    draw_noise,
-)
+from i2i_prior.inference.generator import Generator, draw_noise  # noqa: E402
 from i2i_prior.inference.load import load_model  # noqa: E402
 from i2i_prior.inference.text_to_image import draw  # noqa: E402
 from i2i_prior.tasks.registry import make_task  # noqa: E402
@@ -29,10 +26,7 @@ from tests.interop.test_dit_layouts import (  # noqa: E402
     random,
     randomised,
 )
-from tests.interop.test_official_inference import (  # noqa: E402
-    GUIDANCE,
-    official_sample,
-)
+from tests.interop.test_official_inference import GUIDANCE, official_sample  # noqa: E402
 from tests.peers.torch_official import TorchLumosMultiScale  # noqa: E402
 
 

@@ -323,13 +323,7 @@ def test_refusals_name_reason_and_alternative(
 ):
     out = tmp_path / "out.safetensors"
     ended = command(
-        "export",
-        "--workdir",
-        run_directory,
-        "--format",
-        layout,
-        "--out",
-        out,
+        "export", "--workdir", run_directory, "--format", layout, "--out", out
     )
     assert ended.code == 1
     assert reason in ended.err

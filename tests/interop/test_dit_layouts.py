@@ -17,10 +17,7 @@ from i2i_prior.errors import UserError  # noqa: E402
 from i2i_prior.interop.export import export_file, tensors  # noqa: E402
 from i2i_prior.interop.files.state_dicts import read_state_dict  # noqa: E402
 from tests.peers.torch_lumos import TorchLumos  # noqa: E402
-from tests.peers.torch_official import (  # noqa: E402
-    TorchDiT,
-    TorchLumosMultiScale,
-)
+from tests.peers.torch_official import TorchDiT, TorchLumosMultiScale  # noqa: E402
 
 DEPTH, WIDTH, HEADS, SIZE = 2, 48, 4, 8
 LIMIT = 1e-4  # of the largest value of the reference

@@ -15,16 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from i2i_prior.interop.files.state_dicts import (  # noqa: E402
-    StateDict,
-    read_state_dict,
-)
-from tests.interop.state_dicts_compared import (  # noqa: E402
-    B,
-    W,
-    numpy_of,
-    same,
-)
+from i2i_prior.interop.files.state_dicts import StateDict, read_state_dict  # noqa: E402
+from tests.interop.state_dicts_compared import B, W, numpy_of, same  # noqa: E402
 
 WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared/data/weights"
 

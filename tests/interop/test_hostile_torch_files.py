@@ -45,8 +45,7 @@ HUGE = 2**40
         zipped(state(), numbers=NUMBERS[:-1]),
         zipped(state(), change=claims("data/0", file_size=HUGE)),
         zipped(
-            state(),
-            change=claims("data/0", file_size=HUGE, compress_size=HUGE),
+            state(), change=claims("data/0", file_size=HUGE, compress_size=HUGE)
         ),
         zipped(state(), change=claims("data/0", header_offset=10**6)),
         zipped(state(), change=claims("data/0", header_offset=1)),

@@ -159,10 +159,7 @@ def test_interpolation(image_model, parts, photos):
     model, file = image_model
     folder, dino, vae = parts
     prior = Prior.load(
-        file,
-        heads=HEADS,
-        encoder=folder / "dino",
-        autoencoder=folder / "vae",
+        file, heads=HEADS, encoder=folder / "dino", autoencoder=folder / "vae"
     )
     ends = sorted(photos.iterdir())[:2]
     frames = prior.interpolate(*ends, frames=3, endpoint=False, seed=5)

@@ -97,11 +97,7 @@ def test_training_checkpoints(tmp_path):
             "w head",
         ),
         (
-            {
-                "backbone.w": B,
-                "dino_head.last.w": B,
-                "ibot_head.last.w": B,
-            },
+            {"backbone.w": B, "dino_head.last.w": B, "ibot_head.last.w": B},
             "",
             "",
             "w dino_head ibot_head",

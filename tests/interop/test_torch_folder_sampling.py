@@ -100,13 +100,7 @@ def test_doors_of_the_dit(name, pairs):
     """The network alone, with doors that not every run has."""
     config, doors = DOORS[name]
     config = DiTConfig(
-        **{
-            **vars(config),
-            "depth": 2,
-            "width": 32,
-            "heads": 4,
-            "input_size": 8,
-        }
+        **{**vars(config), "depth": 2, "width": 32, "heads": 4, "input_size": 8}
     )
     functional, _ = make_functional(lambda rngs: DiT(config, rngs=rngs))
     parameters = randomised(functional.shapes(), 4)

@@ -18,12 +18,7 @@ from i2i_prior.interop.files.state_dicts import (  # noqa: E402
     read_state_dict,
     write_state_dict,
 )
-from tests.interop.state_dicts_compared import (  # noqa: E402
-    BFLOAT16,
-    B,
-    W,
-    numpy_of,
-)
+from tests.interop.state_dicts_compared import BFLOAT16, B, W, numpy_of  # noqa: E402
 
 
 def lazy(arrays):

@@ -192,8 +192,7 @@ def swept(cluster, make) -> Sweep:
     )
     signal_trainer(sweep, last, signal.SIGKILL)
     wait_for(
-        lambda: set(backend.poll(sweep, sweep.runs).values()) == {"gone"},
-        sweep,
+        lambda: set(backend.poll(sweep, sweep.runs).values()) == {"gone"}, sweep
     )
     return sweep
 

@@ -15,10 +15,7 @@ torch = pytest.importorskip("torch")
 import jax  # noqa: E402
 from flax import nnx  # noqa: E402
 
-from i2i_prior.models.conditioner import (  # noqa: E402
-    Conditioner,
-    ConditionerConfig,
-)
+from i2i_prior.models.conditioner import Conditioner, ConditionerConfig  # noqa: E402
 from i2i_prior.models.dit import DiT, DiTConfig  # noqa: E402
 from tests.peers.torch_lumos import TorchLumos  # noqa: E402
 

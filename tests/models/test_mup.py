@@ -19,14 +19,8 @@ from i2i_prior.models.mup import gradient_factor, update_factor, width_ratio
 from i2i_prior.parallel.mesh import make_mesh
 from i2i_prior.tasks.network import parameter_shapes
 from i2i_prior.tasks.registry import make_task
-from i2i_prior.training.optimizer import (
-    decay_mask,
-    make_optimizer,
-)
-from i2i_prior.training.train_step import (
-    init_state,
-    state_shardings,
-)
+from i2i_prior.training.optimizer import decay_mask, make_optimizer
+from i2i_prior.training.train_step import init_state, state_shardings
 from i2i_prior.training.validate import validate
 from tests.conftest import TINY
 

@@ -30,11 +30,7 @@ from i2i_prior.config import load_config  # noqa: E402
 from i2i_prior.data.pipeline import Pipeline  # noqa: E402
 from i2i_prior.data.sources.registry import open_source  # noqa: E402
 from i2i_prior.parallel.mesh import batch_sharding, make_mesh  # noqa: E402
-from i2i_prior.training.setup import (  # noqa: E402
-    build,
-    data_options,
-    to_device,
-)
+from i2i_prior.training.setup import build, data_options, to_device  # noqa: E402
 
 # (replica, fsdp, context, tensor)
 MESHES = {

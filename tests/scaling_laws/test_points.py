@@ -128,12 +128,7 @@ def test_seeds_with_an_id_each_are_both_kept(file):
 def points_at(flops, budgets=None):
     return [
         Point(
-            str(k),
-            k + 1.0,
-            1.0,
-            c,
-            1.0,
-            budget=budgets[k] if budgets else None,
+            str(k), k + 1.0, 1.0, c, 1.0, budget=budgets[k] if budgets else None
         )
         for k, c in enumerate(flops)
     ]

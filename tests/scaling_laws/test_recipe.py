@@ -70,9 +70,7 @@ def test_without_run_directories_hours_alone():
     assert recommend.recipe([], 1e18, 1e6, 1e9, None) == {}
 
 
-def test_metrics_beside_the_loss_are_ranked_where_four_runs_have_them(
-    tmp_path,
-):
+def test_metrics_beside_the_loss_are_ranked_where_four_runs_have_them(tmp_path):
     loss = [0.5, 0.4, 0.3, 0.2, 0.1]
     fid = [50.0, 30.0, 40.0, 20.0, 10.0]
     points = [Point(str(k), 1.0, 1.0, 6.0, loss[k]) for k in range(5)]

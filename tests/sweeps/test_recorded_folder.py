@@ -159,7 +159,7 @@ def test_what_is_left_is_trained_and_what_is_done_is_not(recorded, command):
     assert lines.startswith(SUBMITTED + STARTED)
     events = [json.loads(line) for line in lines.splitlines()][2:]
     assert [event["event"] for event in events] == [
-        *("submitted", "ended", "started", "ended"),
+        *("submitted", "ended", "started", "ended")
     ]
     assert (events[1]["outcome"], events[3]["outcome"]) == ("lost", "done")
     assert (recorded.attempts(killed) / "log-2.txt").exists()

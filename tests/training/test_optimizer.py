@@ -38,10 +38,7 @@ def test_warm_up_is_linear_and_begins_above_zero(name):
 def test_schedules_at_known_steps():
     def rates(name):
         section = optim(
-            learning_rate=0.5,
-            warmup_steps=10,
-            schedule=name,
-            final_ratio=0.2,
+            learning_rate=0.5, warmup_steps=10, schedule=name, final_ratio=0.2
         )
         schedule = make_schedule(section, 110)
         return [float(schedule(step)) for step in (10, 35, 60, 110, 200)]

@@ -38,10 +38,7 @@ class _Worker:
 
 
 def work(
-    task: Task,
-    jobs: Iterable[int],
-    count: int,
-    tick: Callable[[int], None],
+    task: Task, jobs: Iterable[int], count: int, tick: Callable[[int], None]
 ) -> Iterator[Any]:
     """Yields the results of task(job), in order of completion.
 

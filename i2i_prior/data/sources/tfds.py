@@ -4,12 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from i2i_prior.data.record import (
-    CAPTIONS,
-    Record,
-    fingerprint_of,
-    text_fields,
-)
+from i2i_prior.data.record import CAPTIONS, Record, fingerprint_of, text_fields
 from i2i_prior.data.sources import places
 from i2i_prior.errors import UserError
 

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.features.colour_texture import (
-    FEATURES,
-    load_features,
-)
+from i2i_prior.evaluation.features.colour_texture import FEATURES, load_features
 from i2i_prior.evaluation.features.extractor import Extractor
 
 TAP = "features"  # of a built-in set, or of FILE.py:function

@@ -43,10 +43,7 @@ from i2i_prior.evaluation.measures.frechet import (
     span,
     warn_of_rank,
 )
-from i2i_prior.evaluation.measures.statistics import (
-    FeatureStatistics,
-    merged,
-)
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics, merged
 
 _LEVEL = 0.95
 

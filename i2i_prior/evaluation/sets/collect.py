@@ -22,10 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from i2i_prior.errors import UserError
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.measures.statistics import (
-    FeatureStatistics,
-    merged,
-)
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics, merged
 from i2i_prior.evaluation.sets.moments import (
     BlockMoments,
     gather,

@@ -16,10 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from i2i_prior.evaluation.features.extractor import Extractor
-from i2i_prior.evaluation.measures.statistics import (
-    FeatureStatistics,
-    merged,
-)
+from i2i_prior.evaluation.measures.statistics import FeatureStatistics, merged
 
 
 class BlockMoments:

@@ -197,7 +197,7 @@ def vit_rules(
     has an array or struct with a shape by each name of `ViT`.
     """
     ops: dict[str, Op] = {
-        "patch_embed/kernel": mapping.patch_conv(config.patch),
+        "patch_embed/kernel": mapping.patch_conv(config.patch)
     }
     if "projection/kernel" in layout.names:  # a bare matrix (D, P)
         ops["projection/kernel"] = mapping.SAME

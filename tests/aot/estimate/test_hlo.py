@@ -60,10 +60,7 @@ def layers(mesh, gather_outside: bool):
     return run
 
 
-ARRAYS = (
-    ((ROWS, WIDTH), "data"),
-    ((LAYERS, WIDTH, WIDTH), None, "model"),
-)
+ARRAYS = (((ROWS, WIDTH), "data"), ((LAYERS, WIDTH, WIDTH), None, "model"))
 
 
 def test_a_gather_in_the_layer_loop(mesh):

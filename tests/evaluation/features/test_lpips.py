@@ -37,10 +37,7 @@ def _vgg():
 
 
 # trunk -> (features, where each of the five slices ends)
-TRUNKS = {
-    "alex": (_alex, (2, 5, 8, 10, 12)),
-    "vgg": (_vgg, (4, 9, 16, 23, 30)),
-}
+TRUNKS = {"alex": (_alex, (2, 5, 8, 10, 12)), "vgg": (_vgg, (4, 9, 16, 23, 30))}
 
 
 @pytest.fixture(scope="module", params=TRUNKS)

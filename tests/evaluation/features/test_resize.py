@@ -9,11 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from i2i_prior.evaluation.features.presets import (
-    PRESETS,
-    bilinear,
-    pil_bicubic,
-)
+from i2i_prior.evaluation.features.presets import PRESETS, bilinear, pil_bicubic
 
 torch = pytest.importorskip("torch")
 

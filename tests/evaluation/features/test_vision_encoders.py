@@ -41,10 +41,7 @@ TEXT = {
 }
 IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 CLIP = np.array(
-    [
-        [0.48145466, 0.4578275, 0.40821073],
-        [0.26862954, 0.26130258, 0.27577711],
-    ]
+    [[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]]
 )
 
 
@@ -184,9 +181,7 @@ def test_clip_score_of_a_folder_with_captions(clip, command, tmp_path, images):
     result = json.loads((tmp_path / "result.json").read_text())
     extractor = load_clip(clip[1])
     wanted = clip_score(
-        _features(extractor, images),
-        embed_captions(clip[1], texts),
-        scale=100,
+        _features(extractor, images), embed_captions(clip[1], texts), scale=100
     )
     ((name, value),) = result["metrics"].items()
     assert name == f"CLIP-score-{extractor.identity['model']}-x100"

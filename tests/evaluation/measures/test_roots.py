@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from i2i_prior.errors import UserError
-from i2i_prior.evaluation.measures.frechet import (
-    covariance_root,
-    narrow,
-    span,
-)
+from i2i_prior.evaluation.measures.frechet import covariance_root, narrow, span
 
 
 @pytest.mark.parametrize("decades", [0, 6])

@@ -42,10 +42,7 @@ INCEPTION = Extractor(
     name="inception",
     label="FD-inception:0",
     taps={"pool3": 5, "spatial": 3},
-    identity={
-        "weights_sha256": "ab" * 32,
-        "preset": asdict(PRESETS["adm"]),
-    },
+    identity={"weights_sha256": "ab" * 32, "preset": asdict(PRESETS["adm"])},
     prepare=lambda images: images,
     apply=features,
     traced=False,

@@ -68,9 +68,7 @@ def test_where_changes_and_only_keeps_what_is_asked():
     )
     assert [p.overrides["model.heads"] for p in points] == [4, 3]
     by_point = where(
-        SIZES,
-        lambda p: True,
-        lambda p: {"seed": p.overrides["model.width"]},
+        SIZES, lambda p: True, lambda p: {"seed": p.overrides["model.width"]}
     )
     assert [p.overrides["seed"] for p in by_point] == [64, 96]
     assert only(SIZES, lambda p: p.overrides["model.width"] < 80) == SIZES[:1]

@@ -65,7 +65,7 @@ def test_counts_are_those_of_the_config(spec):
     widths = axis("model.width", [32, 64])
     made = make_plan(spec(product(widths, seeds)), lambda source: 24)
     assert [run.name for run in made.runs] == [
-        *("w32-s0", "w32-s1", "w64-s0", "w64-s1"),
+        *("w32-s0", "w32-s1", "w64-s0", "w64-s1")
     ]
     for run in made.runs:
         config = frozen_like(made.configs[run.id])
@@ -322,10 +322,7 @@ def test_a_module_that_moved_is_named(command, tmp_path, old, said):
         (["--config", "FILE", "--accelerator", "a1"], "topology 'a1'"),
         (["--config", "FILE", "--mfu", "2"], "--mfu is 2"),
         (["--config", "FILE", "--images", "0"], "--images is 0"),
-        (
-            ["--config", "FILE", "--price-per-chip-hour", "2"],
-            "needs a machine",
-        ),
+        (["--config", "FILE", "--price-per-chip-hour", "2"], "needs a machine"),
         (["--config", "FILE", "--out", "FILE"], "is a file"),
         (["--config", "FILE", "--out", "FOLDER"], "holds other things"),
         (["--config", "FILE", "--out", "FILE/deep"], "cannot write"),

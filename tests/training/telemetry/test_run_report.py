@@ -15,10 +15,7 @@ from PIL import Image
 from i2i_prior.errors import UserError
 from i2i_prior.report.charts import curve
 from i2i_prior.report.html import short
-from i2i_prior.report.image_grid import (
-    save_gif,
-    save_png,
-)
+from i2i_prior.report.image_grid import save_gif, save_png
 from i2i_prior.training.telemetry.run_report import write_report
 
 EVIL = "<script>alert('x')</script>"

@@ -26,12 +26,16 @@ def run_lock(workdir: Path) -> Iterator[None]:
       UserError: another process trains there.
     """
     made = [p for p in (workdir, *workdir.parents) if not p.exists()]
-    with contextlib.ExitStack() as held:
-        if runtime.is_primary() and (lock := _acquire(workdir / _FILE)):
-            held.callback(_remove_empty, made)
-            held.callback(os.close, lock)
-            held.callback((workdir / _FILE).unlink, missing_ok=True)
+    lock = _acquire(workdir / _FILE) if runtime.is_primary() else None
+    try:
         yield
+    finally:
+        if lock is not None:
+            with contextlib.suppress(OSError):  # of a disk that has gone away
+                (workdir / _FILE).unlink(missing_ok=True)
+                for folder in made:  # those that are empty
+                    folder.rmdir()
+            os.close(lock)
 
 
 def announce_leaving(workdir: Path) -> None:
@@ -62,9 +66,3 @@ def _acquire(file: Path) -> int | None:
 
 def _is_queued_again() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    with contextlib.suppress(OSError):
-        for folder in folders:
-            folder.rmdir()

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from types import ModuleType
 
 from i2i_prior.commands import COMMANDS, common
-from i2i_prior.errors import CRASHED, UserError
+from i2i_prior.errors import CRASHED, FullDiskError, UserError
+from i2i_prior.io.disk import DISK_FULL
+from i2i_prior.io.log_stream import drop_unwritable, tolerant_stderr
 
 
 def command_module(name: str) -> ModuleType:
@@ -40,7 +42,15 @@ def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parses, runs, and turns a UserError into one sentence and its code."""
+    """Parses, runs, and turns a UserError into one sentence and its code.
+
+    A standard error that cannot be written changes nothing.
+    """
+    with tolerant_stderr():
+        _main(argv)
+
+
+def _main(argv: list[str] | None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     parser = build_parser(arguments)
     options, rest = parser.parse_known_args(arguments)
@@ -67,9 +77,18 @@ def main(argv: list[str] | None = None) -> None:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_unwritable(sys.stdout)
         sys.exit(128 + 13)
-    except Exception:  # its own code: a supervisor starts the run again
+    except Exception as error:  # its own code: a supervisor starts it again
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            place = error.filename or "the output"
+            print(
+                f"error: cannot write {place} ({error.strerror}); free some "
+                "space and run the same command again",
+                file=sys.stderr,
+            )
+            drop_unwritable(sys.stdout)
+            sys.exit(FullDiskError.code)
         traceback.print_exc()
         sys.exit(CRASHED)
 

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from i2i_prior.config import RESUMABLE, config_hash, flatten, from_flat
-from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.errors import UserError
 from i2i_prior.io import disk, files
 
 # File that `i2i-prior import` writes instead of checkpoints.
@@ -22,7 +22,7 @@ def write_json(
     Raises UserError, of which `remedy` is the advice, where the disk is full
     or the folder is not writable.
     """
-    with disk.write_errors(path, remedy, FullDiskError):
+    with disk.write_errors(path, remedy):
         files.write_json(path, value)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from i2i_prior.checkpoint.run_dir import write_json
-from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import write_bytes
 
@@ -88,7 +88,7 @@ def write(
     np.savez(content, times=times, shares=shares, **arrays)
     file = document(workdir, step).with_suffix(".npz")
     remedy = "make the run directory writable"
-    with write_errors(file, remedy, FullDiskError):
+    with write_errors(file, remedy):
         write_bytes(file, content.getvalue())
     levels = []
     for index, (time, share) in enumerate(zip(times, shares, strict=True)):

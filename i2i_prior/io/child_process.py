@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Self
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+_TERM, _USER = (signal.SIGTERM, signal.SIGHUP), (signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (*_TERM, *_USER, signal.SIGINT)
 _TICK = 1.0  # seconds between checks of a silent child
 _POLL = 0.1  # seconds between checks of a child that has no pipe to wait on
 _BLOCK = 1 << 16
@@ -94,10 +95,26 @@ class ChildProcess:
 
 
 @contextlib.contextmanager
+def handled_signals(
+    handler: Callable[[int, FrameType | None], None],
+) -> Iterator[None]:
+    """Handles `STOP_SIGNALS` inside; those that nohup ignores stay ignored."""
+    before = {n: signal.getsignal(n) for n in STOP_SIGNALS}
+    handled = [n for n, old in before.items() if old is not signal.SIG_IGN]
+    for number in handled:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
 def forwarded_signals(
     children: Iterable[ChildProcess] = (),
 ) -> Iterator[list[int]]:
-    """Passes SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C on to child processes.
+    """Passes `STOP_SIGNALS` on to child processes.
 
     Yields the numbers of the signals so far; `children` may grow and shrink.
     """
@@ -108,12 +125,8 @@ def forwarded_signals(
         for child in children:
             child.send_signal(number)
 
-    before = {each: signal.signal(each, forward) for each in STOP_SIGNALS}
-    try:
+    with handled_signals(forward):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run(

@@ -51,25 +51,25 @@ def check_output(path: str | os.PathLike[str], ending: str = "") -> None:
 
 @contextlib.contextmanager
 def write_errors(
-    path: str | os.PathLike[str],
-    remedy: str = "give another place",
-    full: type[UserError] = UserError,
+    path: str | os.PathLike[str], remedy: str = "give another place"
 ) -> Iterator[None]:
     """Turns an OSError of the code inside into a UserError of one sentence.
+
+    That of a full disk is a FullDiskError, whose exit code says that the same
+    command can go on once there is space.
 
     Args:
       path: of the file, or of its folder.
       remedy: the second half of the sentence, as "choose another --out"; on a
         full disk freeing space is offered as well.
-      full: raised where the disk is full; FullDiskError where whoever started
-        this is to start it again.
     """
     try:
         yield
     except OSError as error:
-        kind, advice = UserError, remedy
+        kind: type[UserError] = UserError
+        advice = remedy
         if error.errno in DISK_FULL:
-            kind, advice = full, f"free some space, or {remedy}"
+            kind, advice = FullDiskError, f"free some space, or {remedy}"
         why = error.strerror or error
         raise kind(f"cannot write {path} ({why}); {advice}") from error
 

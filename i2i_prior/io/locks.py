@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from i2i_prior.errors import FullDiskError, UserError
+from i2i_prior.errors import UserError
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.files import read_json_or_empty
 
@@ -36,7 +36,7 @@ def acquire(path: Path, timeout: float = 0.0) -> int | None:
     """
     deadline = time.monotonic() + timeout
     while True:
-        with write_errors(path, "make the folder writable", FullDiskError):
+        with write_errors(path, "make the folder writable"):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         locked = _lock(file, fcntl.LOCK_EX)

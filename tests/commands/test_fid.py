@@ -193,7 +193,7 @@ def test_a_full_disk_does_not_take_the_number_away(
 
     monkeypatch.setattr(np, "savez", full)
     ended = fid(samples, samples, "--save-features", tmp_path / "f.npz")
-    assert ended.code == 1
+    assert ended.code == 74
     assert re.search(r"^error: cannot write .*\(No space left", ended.err, re.M)
     assert ended.out.startswith("FD-colourtexture 0.0")
     assert (tmp_path / "result.json").exists()

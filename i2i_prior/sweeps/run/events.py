@@ -23,7 +23,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from i2i_prior.errors import FullDiskError
 from i2i_prior.io.child_process import STOP_SIGNALS, Exit, signal_name
 from i2i_prior.io.disk import write_errors
 from i2i_prior.io.log_tail import tail_cause
@@ -41,7 +40,7 @@ MAX_INTERRUPTIONS = 100
 def append(folder: Path, event: str, **facts: Any) -> None:
     """Appends one line to a run's `Sweep.attempts`. Raises UserError."""
     text = json.dumps({"event": event, "time": round(time.time(), 3), **facts})
-    with write_errors(folder / FILE, _REMEDY, FullDiskError):
+    with write_errors(folder / FILE, _REMEDY):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / FILE).open("a+b", buffering=0) as file:
             # A line that a full disk cut must not swallow the next one.

@@ -5,7 +5,7 @@ from types import FrameType
 from typing import Self
 
 from i2i_prior.distributed import runtime
-from i2i_prior.io.child_process import STOP_SIGNALS
+from i2i_prior.io.child_process import handled_signals
 
 DONE, DIVERGED, REQUEUE = 0, 65, 75
 _SAVE = "save"
@@ -16,23 +16,21 @@ class Interrupted(Exception):  # noqa: N818 - no error
 
 
 class Preemption:
-    """Notes the first TERM, USR1, USR2 or Ctrl-C; a second Ctrl-C aborts.
+    """Notes the first of `STOP_SIGNALS`; a second Ctrl-C aborts.
 
     Use as a context manager; `requested` is the signal's name or "".
     """
 
     def __init__(self) -> None:
         self.requested = self._polled = ""
-        self._previous: dict[signal.Signals, object] = {}
+        self._handled = handled_signals(self._note)
 
     def __enter__(self) -> Self:
-        for number in STOP_SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handled.__exit__(None, None, None)
 
     def poll(self, save: bool = False) -> tuple[str, bool]:
         """Returns the signal to stop for ("" for none), and True to save.

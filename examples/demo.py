@@ -52,13 +52,8 @@ def build(prior: Prior) -> gr.Blocks:
         return [i.repeat(scale, 0).repeat(scale, 1) for i in images]
 
     def vary(image, num, steps, guidance, seed):
-        found = prior.vary(
-            [opened(image)],
-            int(num),
-            steps=int(steps),
-            guidance=guidance,
-            seed=seed,
-        )
+        options = {"steps": int(steps), "guidance": guidance, "seed": seed}
+        found = prior.vary([opened(image)], int(num), **options)
         return enlarged(found[0])
 
     def walk(start, end, frames, method, steps, guidance, seed):

@@ -10,6 +10,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -87,6 +88,7 @@ class _Start:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.environ.clear()
         os.environ.update(self.environment)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may be nohup'ed
         sys.argv = self.words
         try:
             if self.script:

@@ -129,12 +129,18 @@ def test_sigterm_saves_and_asks_to_be_queued_again(train, tiny_spec, tmp_path):
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_preemption_notes_the_first_signal(number):
-    before = signal.getsignal(number)
-    with Preemption() as preemption:
-        assert preemption.requested == ""
-        os.kill(os.getpid(), number)
-        assert preemption.requested == signal.Signals(number).name
-    assert signal.getsignal(number) is before
+    def handler(*_):
+        raise AssertionError("this is for others")
+
+    before = signal.signal(number, handler)
+    try:
+        with Preemption() as preemption:
+            assert preemption.requested == ""
+            os.kill(os.getpid(), number)
+            assert preemption.requested == signal.Signals(number).name
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_second_ctrl_c_aborts():

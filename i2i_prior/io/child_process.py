@@ -98,9 +98,10 @@ class ChildProcess:
 def handled_signals(
     handler: Callable[[int, FrameType | None], None],
 ) -> Iterator[None]:
-    """Handles `STOP_SIGNALS` inside; those that nohup ignores stay ignored."""
+    """Handles `STOP_SIGNALS` inside; a SIGHUP that nohup ignores stays so."""
     before = {n: signal.getsignal(n) for n in STOP_SIGNALS}
-    handled = [n for n, old in before.items() if old is not signal.SIG_IGN]
+    nohup = before[signal.SIGHUP] is signal.SIG_IGN
+    handled = [n for n in STOP_SIGNALS if not nohup or n != signal.SIGHUP]
     for number in handled:
         signal.signal(number, handler)
     try:

@@ -96,6 +96,19 @@ def test_nohup_is_respected():
     assert seen == [signal.SIGUSR1]
 
 
+def test_an_interrupt_that_a_script_ignores_is_heard():
+    """A shell starts its jobs in the background with SIGINT ignored."""
+    seen = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with handled_signals(lambda number, _: seen.append(number)):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+
+
 def test_a_command_leaves_stderr_as_it_was():
     stream = sys.stderr
     with pytest.raises(SystemExit):

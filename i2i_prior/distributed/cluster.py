@@ -69,9 +69,7 @@ def detect(
     Raises:
       UserError: the settings are incomplete or contradict each other.
     """
-    count = environ.get("I2I_PRIOR_PROCESSES") or environ.get(
-        "JAX_NUM_PROCESSES"
-    )
+    count = _variable(environ, "I2I_PRIOR_PROCESSES", "JAX_NUM_PROCESSES")
     if processes is None and count:
         processes = to_number("the number of processes", count)
     if processes == 1:
@@ -90,13 +88,10 @@ def _explicit(
     processes: int | None,
     process_id: int | None,
 ) -> Settings | None:
-    def variable(ours: str, jax: str) -> str | None:
-        return environ.get(ours) or environ.get(jax)
-
-    coordinator = coordinator or variable(
-        "I2I_PRIOR_COORDINATOR", "JAX_COORDINATOR_ADDRESS"
+    coordinator = coordinator or _variable(
+        environ, "I2I_PRIOR_COORDINATOR", "JAX_COORDINATOR_ADDRESS"
     )
-    own = variable("I2I_PRIOR_PROCESS_ID", "JAX_PROCESS_ID")
+    own = _variable(environ, "I2I_PRIOR_PROCESS_ID", "JAX_PROCESS_ID")
     if process_id is None and own:
         process_id = to_number("the process id", own)
     if coordinator is None and processes is None and process_id is None:
@@ -123,6 +118,10 @@ def _explicit(
         )
     gpus = task_gpus(environ, tasks) if tasks is not None else None
     return Settings(coordinator, processes, process_id, gpus)
+
+
+def _variable(environ: Mapping[str, str], ours: str, jax: str) -> str | None:
+    return environ.get(ours) or environ.get(jax)
 
 
 def _launched(environ: Mapping[str, str]) -> Settings | None:

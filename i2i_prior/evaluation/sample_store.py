@@ -93,16 +93,15 @@ def write_npz(path: Path, folder: Path) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     # ZipInfo has a fixed date: the same images are the same bytes.
     info = zipfile.ZipInfo("arr_0.npy")
-    with write_errors(path, _REMEDY):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_path(path) as partial,
-            zipfile.ZipFile(partial, "w") as archive,
-            archive.open(info, "w", force_zip64=True) as entry,
-        ):
-            np.lib.format.write_array_header_1_0(entry, header)  # type: ignore[arg-type]
-            for images in chunks:
-                entry.write(images.tobytes())
+    with (
+        write_errors(path, _REMEDY),
+        atomic_path(path) as partial,
+        zipfile.ZipFile(partial, "w") as archive,
+        archive.open(info, "w", force_zip64=True) as entry,
+    ):
+        np.lib.format.write_array_header_1_0(entry, header)  # type: ignore[arg-type]
+        for images in chunks:
+            entry.write(images.tobytes())
 
 
 def _read(path: Path, count: int) -> np.ndarray:

@@ -39,10 +39,12 @@ def local_path(place: str | os.PathLike[str]) -> Path:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which then takes its name.
 
+    The folder is made if absent; UserError for a URL, before that.
     The temporary name is unique: a process whose parent was killed may still
     be at the same file. On an exception it is removed.
     """
     path = local_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
     try:
         yield beside
@@ -57,9 +59,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file atomically; makes its folder. Raises OSError."""
-    target = local_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as beside:
+    with atomic_path(Path(path)) as beside:
         beside.write_bytes(content)
 
 

@@ -18,10 +18,11 @@ def save_figure(path: Path, draw: Callable[..., None], *inputs: Any) -> Path:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure, *inputs)
-    with write_errors(path, "choose another --out"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=110, format="png")
+    with (
+        write_errors(path, "choose another --out"),
+        atomic_path(path) as temporary,
+    ):
+        figure.savefig(temporary, dpi=110, format="png")
     return path
 
 

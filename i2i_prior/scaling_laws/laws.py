@@ -109,8 +109,10 @@ class Laws:
     def save(self, folder: Path) -> None:
         """Writes draws.npz, then laws.json. Raises UserError."""
         file = folder / "draws.npz"
-        with write_errors(file, REMEDY):
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(file) as path, path.open("wb") as stream:
-                np.savez_compressed(stream, **self.draws)  # type: ignore[arg-type]
+        with (
+            write_errors(file, REMEDY),
+            atomic_path(file) as path,
+            path.open("wb") as stream,
+        ):
+            np.savez_compressed(stream, **self.draws)  # type: ignore[arg-type]
         write_json(folder / "laws.json", nan_to_null(self.values), REMEDY)

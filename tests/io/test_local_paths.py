@@ -92,6 +92,7 @@ def test_every_option_that_names_an_output_is_known():
 def test_python_is_refused_it_too(tiny, tmp_path, monkeypatch):
     from i2i_prior import Prior
     from i2i_prior.checkpoint.checkpointer import Checkpoints
+    from i2i_prior.interop.files.state_dicts import write_state_dict
     from i2i_prior.train import train
 
     monkeypatch.chdir(tmp_path)
@@ -101,6 +102,7 @@ def test_python_is_refused_it_too(tiny, tmp_path, monkeypatch):
             lambda place=place: Prior.load(place),
             lambda place=place: Checkpoints(place),
             lambda place=place: write_bytes(place, b""),
+            lambda place=place: write_state_dict(f"{place}/x.safetensors", {}),
         ):
             with pytest.raises(UserError, match="is a URL"):
                 call()

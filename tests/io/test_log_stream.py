@@ -84,29 +84,25 @@ def test_a_session_that_drops_saves_the_run(tiny_spec, tmp_path):
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
-def test_nohup_is_respected():
+@pytest.mark.parametrize(
+    ("ignored", "heard"),
+    [
+        (signal.SIGHUP, []),  # by nohup
+        # A shell starts its jobs in the background so, and means nothing.
+        (signal.SIGINT, [signal.SIGINT]),
+    ],
+)
+def test_only_nohup_is_respected(ignored, heard):
     seen = []
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(ignored, signal.SIG_IGN)
     try:
         with handled_signals(lambda number, _: seen.append(number)):
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), ignored)
             os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(ignored) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert seen == [signal.SIGUSR1]
-
-
-def test_an_interrupt_that_a_script_ignores_is_heard():
-    """A shell starts its jobs in the background with SIGINT ignored."""
-    seen = []
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with handled_signals(lambda number, _: seen.append(number)):
-            os.kill(os.getpid(), signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert seen == [signal.SIGINT]
+        signal.signal(ignored, before)
+    assert seen == [*heard, signal.SIGUSR1]
 
 
 def test_a_command_leaves_stderr_as_it_was():

@@ -172,19 +172,18 @@ def write_selection(
     target = Path(path).expanduser()
     counts = {"records": len(kept), "kept": int(kept.sum())}
     about = {"format": 1, "kind": "selection", **header, **counts}
-    with write_errors(f"selection {path}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            atomic_path(target) as part,
-            part.open("w", encoding="utf-8") as file,
-        ):
-            file.write(json.dumps(about) + "\n")
-            for start in range(0, len(kept), _LINE):
-                bits = np.packbits(kept[start : start + _LINE])
-                text = base64.b64encode(bits.tobytes()).decode()
-                line = json.dumps({"from": start, "bits": text})
-                file.write(f"{line}\n")
-            file.writelines(dropped)
+    with (
+        write_errors(f"selection {path}"),
+        atomic_path(target) as part,
+        part.open("w", encoding="utf-8") as file,
+    ):
+        file.write(json.dumps(about) + "\n")
+        for start in range(0, len(kept), _LINE):
+            bits = np.packbits(kept[start : start + _LINE])
+            text = base64.b64encode(bits.tobytes()).decode()
+            line = json.dumps({"from": start, "bits": text})
+            file.write(f"{line}\n")
+        file.writelines(dropped)
 
 
 def _object(file: BinaryIO) -> dict[str, Any]:

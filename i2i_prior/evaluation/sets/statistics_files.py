@@ -83,10 +83,12 @@ def save_statistics(path: Path, collected: Collected) -> None:
     for number, (tap, statistics) in enumerate(collected.statistics.items()):
         mean, cov = _names(tap, number)
         arrays[mean], arrays[cov] = statistics.mean, statistics.cov
-    with write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
+    with (
+        write_errors(path),
+        atomic_path(path) as partial,
+        partial.open("wb") as file,
+    ):
+        np.savez(file, **arrays)
 
 
 def read_statistics(path: str | Path, extractor: Extractor) -> Collected:

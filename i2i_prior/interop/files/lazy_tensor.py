@@ -97,7 +97,9 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     UserError where it cannot be written. On any exception, an older file of the
     name is unchanged.
     """
-    with disk.write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_path(path) as partial, partial.open("wb") as file:
-            yield file
+    with (
+        disk.write_errors(path),
+        files.atomic_path(path) as partial,
+        partial.open("wb") as file,
+    ):
+        yield file
